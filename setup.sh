@@ -1,0 +1,28 @@
+#!/bin/sh
+# Installs what a Debian 12 machine lacks to build, test and run the lab, then builds. Safe to run again.
+set -eu
+cd "$(dirname "$0")"
+
+packages="containerd runc crun iproute2 nftables conntrack nats-server busybox-static docker-registry util-linux procps"
+missing=""
+for package in $packages; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: cannot install Debian packages: not root; run 'apt-get install$missing' as root first" >&2
+    exit 1
+  fi
+  echo "setup: installing Debian packages:$missing"
+  apt-get update -qq
+  # shellcheck disable=SC2086
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+fi
+
+# The stamp is the lock file of the last install, so an unchanged lock installs nothing.
+if ! cmp -s package-lock.json node_modules/.shoal-lock; then
+  npm install --no-audit --no-fund --loglevel=error
+  npx tap build >/dev/null # bakes the plugin list of .taprc into the test runner
+  cp package-lock.json node_modules/.shoal-lock
+fi
+npx tsc -b
