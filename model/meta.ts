@@ -1,0 +1,10 @@
+/** What the store keeps with every object; written by the store alone. */
+export interface Meta {
+  /** Grows with every write of the object; comparable across the whole cluster. */
+  readonly version: number;
+  /** Unix milliseconds, wall clock of the leader that wrote. */
+  readonly createdAtMs: number;
+  readonly updatedAtMs: number;
+}
+
+export type Labels = Readonly<Record<string, string>>;

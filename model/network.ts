@@ -1,0 +1,45 @@
+import type { NetworkId } from "./ids.ts";
+import type { Labels, Meta } from "./meta.ts";
+import type { Annotations } from "./service.ts";
+
+export interface SubnetConfig {
+  /** Canonical CIDR. */
+  readonly subnet: string;
+  readonly gateway?: string;
+  readonly range?: string;
+}
+
+/** Owner: the user. */
+export interface NetworkSpec extends Annotations {
+  /** "overlay", or the predefined "host" and "bridge". */
+  readonly driver: string;
+  readonly driverOptions: Labels;
+  readonly ipv6: boolean;
+  readonly internal: boolean;
+  readonly attachable: boolean;
+  readonly ingress: boolean;
+  readonly ipam: readonly SubnetConfig[];
+}
+
+/** What the allocator decided for an overlay. */
+export interface NetworkState {
+  readonly subnet: string;
+  readonly gateway: string;
+  /** VXLAN network identifier, 4096..16777215. */
+  readonly vni: number;
+}
+
+export interface Network {
+  readonly id: NetworkId;
+  readonly meta: Meta;
+  readonly spec: NetworkSpec;
+  /** Owner: the allocator; absent until allocated and for host-local drivers. */
+  readonly state?: NetworkState;
+}
+
+/** Marks the hidden swarm-scope stand-ins for a host's own networks. */
+export const predefinedLabel = "com.docker.swarm.predefined";
+
+export function isPredefined(network: Pick<Network, "spec">): boolean {
+  return network.spec.labels[predefinedLabel] === "true";
+}

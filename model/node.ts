@@ -1,0 +1,67 @@
+import type { NodeId } from "./ids.ts";
+import type { Labels, Meta } from "./meta.ts";
+import type { Resources } from "./resources.ts";
+import type { Platform } from "./service.ts";
+
+export type NodeRole = "manager" | "worker";
+export type Availability = "active" | "pause" | "drain";
+
+/** Owner: the user. */
+export interface NodeSpec {
+  readonly name?: string;
+  readonly labels: Labels;
+  readonly role: NodeRole;
+  readonly availability: Availability;
+}
+
+/** Owner: the node's agent, sent when its session opens and when it changes. */
+export interface NodeDescription {
+  readonly hostname: string;
+  /** Architecture as `uname -m` prints it. */
+  readonly platform: Platform;
+  readonly resources: Resources;
+  readonly engineVersion: string;
+  readonly engineLabels: Labels;
+  readonly plugins: readonly { readonly type: string; readonly name: string }[];
+}
+
+/**
+ * - `unknown`: the leader has just taken over and has not heard the node yet;
+ * - `unreachable`: its connection closed; nothing moves until the grace is over;
+ * - `down`: the grace is over; its tasks are replaced.
+ * `disconnected` in the Engine API is our `unreachable`.
+ */
+export type NodeState = "unknown" | "ready" | "unreachable" | "down";
+
+/** Owner: the dispatcher. */
+export interface NodeStatus {
+  readonly state: NodeState;
+  readonly message: string;
+  /** Address the managers see, no port. */
+  readonly address: string;
+}
+
+/** Present while the node is a member of the consensus group. Owner: membership. */
+export interface ManagerMember {
+  /** "ip:2377" */
+  readonly address: string;
+  /** "ip:2378", where the consensus peers listen. */
+  readonly raftAddress: string;
+}
+
+export interface Node {
+  readonly id: NodeId;
+  readonly meta: Meta;
+  readonly spec: NodeSpec;
+  readonly description?: NodeDescription;
+  readonly status: NodeStatus;
+  /** Role in effect, as in its certificate; follows `spec.role`. Owner: membership. */
+  readonly role: NodeRole;
+  readonly member?: ManagerMember;
+  /** Small number unique among living nodes, part of link addresses on overlays. Owner: the CA at issue. */
+  readonly index: number;
+  /** PEM of its current certificate; empty until issued. */
+  readonly certificate: string;
+  /** Address of its data path (VXLAN), no port; defaults to `status.address`. */
+  readonly dataPathAddress?: string;
+}

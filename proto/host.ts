@@ -1,0 +1,143 @@
+/**
+ * What crosses between shoald and its two children. Settings travel once, as JSON in the
+ * environment variable `SHOAL_HOST`; everything else over the IPC channel of `child_process.fork`.
+ * A child whose channel closes ends itself: shoald is gone, and its successor starts new ones.
+ */
+import type { ErrorCode } from "../model/errors.ts";
+import type { ClusterId, NodeId } from "../model/ids.ts";
+import type { Availability, NodeRole } from "../model/node.ts";
+
+/** Fixed for the life of shoald; from its flags. */
+export interface HostSettings {
+  /** What must survive a reboot, such as "/var/lib/shoal". */
+  readonly stateDir: string;
+  /** What need not, such as "/run/shoal". */
+  readonly runDir: string;
+  /** The Docker-compatible socket, served by the worker. */
+  readonly socket: string;
+  /** Where the manager serves swarm routes to the worker beside it. */
+  readonly managerSocket: string;
+  readonly hostname: string;
+  /** containerd's socket. */
+  readonly containerd: string;
+  /** Runtime binary for containers: "crun" or "runc", or a path. */
+  readonly runtime: string;
+  /** Directory for the runtime's own state; never shared between two containerds. */
+  readonly runtimeRoot: string;
+  /** Parent cgroup of all containers, such as "/shoal". */
+  readonly cgroupParent: string;
+  /** Registries ("host:port") that may be spoken to over plain HTTP. */
+  readonly insecureRegistries: readonly string[];
+  readonly engineLabels: Readonly<Record<string, string>>;
+  /** CIDR that the host's own bridge takes its addresses from. */
+  readonly bridgeSubnet: string;
+  readonly natsServer: string;
+  readonly logLevel: "debug" | "info" | "warn" | "error";
+}
+
+/** Who this node is in its cluster. Kept by shoald in `<stateDir>/node.json` and `certificates/`. */
+export interface NodeIdentity {
+  readonly nodeId: NodeId;
+  readonly clusterId: ClusterId;
+  /** Role in the certificate. */
+  readonly role: NodeRole;
+  readonly certificatePem: string;
+  /** PKCS#8; never leaves the host. */
+  readonly keyPem: string;
+  readonly rootPem: string;
+  /** "ip:port" of managers last heard of. */
+  readonly managers: readonly string[];
+  /** "ip:port" that this node listens on for other nodes, and the one it tells them. */
+  readonly listenAddress: string;
+  readonly advertiseAddress: string;
+  /** No port; the address VXLAN uses. */
+  readonly dataPathAddress: string;
+}
+
+/** As `/info` calls it. */
+export type LocalNodeState = "inactive" | "pending" | "active" | "error";
+
+export type DaemonToWorker =
+  | {
+      readonly kind: "identity";
+      readonly state: LocalNodeState;
+      readonly error: string;
+      readonly identity?: NodeIdentity;
+    }
+  | { readonly kind: "reply"; readonly id: number; readonly outcome: SwarmOutcome };
+
+export type WorkerToDaemon =
+  /** The front door answers. */
+  | { readonly kind: "ready" }
+  /** What the leader said last; repeated when it changes. */
+  | { readonly kind: "cluster"; readonly facts: ClusterFacts }
+  | { readonly kind: "request"; readonly id: number; readonly operation: SwarmOperation };
+
+export interface ClusterFacts {
+  readonly managers: readonly string[];
+  readonly desiredRole: NodeRole;
+  readonly rootPem: string;
+  /** A higher number than before asks for a new certificate now. */
+  readonly certificateGeneration: number;
+}
+
+/** What a client asked of the front door and only shoald can do. Bodies are parsed by the worker. */
+export type SwarmOperation =
+  | { readonly kind: "init"; readonly request: SwarmInit }
+  | { readonly kind: "join"; readonly request: SwarmJoin }
+  | { readonly kind: "leave"; readonly force: boolean };
+
+export interface SwarmInit {
+  readonly listenAddress: string;
+  readonly advertiseAddress: string;
+  readonly dataPathAddress: string;
+  readonly dataPathPort: number;
+  readonly addressPools: readonly string[];
+  readonly subnetBits: number;
+  readonly forceNewCluster: boolean;
+  readonly availability: Availability;
+  /** `Spec` of the request as it came; the manager reads it. */
+  readonly spec: unknown;
+}
+
+export interface SwarmJoin {
+  readonly listenAddress: string;
+  readonly advertiseAddress: string;
+  readonly dataPathAddress: string;
+  readonly remoteAddresses: readonly string[];
+  readonly joinToken: string;
+  readonly availability: Availability;
+}
+
+export type SwarmOutcome =
+  | { readonly kind: "done"; readonly nodeId: string }
+  | { readonly kind: "failed"; readonly code: ErrorCode; readonly message: string };
+
+export type DaemonToManager =
+  /** First message. `bootstrap` makes a new cluster and its certificates; the others have an identity. */
+  | { readonly kind: "start"; readonly start: ManagerStart }
+  /** The certificate was renewed. */
+  | { readonly kind: "identity"; readonly identity: NodeIdentity }
+  /** Leave the group of managers (unless `alone`), then answer `left` and end. */
+  | { readonly kind: "leave" };
+
+export type ManagerStart =
+  | {
+      readonly kind: "bootstrap";
+      readonly request: SwarmInit;
+      readonly listenAddress: string;
+      readonly advertiseAddress: string;
+      readonly dataPathAddress: string;
+    }
+  /** Certificate of a manager, no data yet: ask `identity.managers` to be added. */
+  | { readonly kind: "join"; readonly identity: NodeIdentity }
+  /** Data on disk. */
+  | { readonly kind: "restart"; readonly identity: NodeIdentity };
+
+export type ManagerToDaemon =
+  | { readonly kind: "bootstrapped"; readonly identity: NodeIdentity }
+  /** Serves requests. */
+  | { readonly kind: "ready" }
+  | { readonly kind: "left" }
+  /** Cannot go on; the text says what to do. shoald shows it in `/info` and retries only if `retry`. */
+  | { readonly kind: "failed"; readonly code: ErrorCode; readonly message: string; readonly retry: boolean };

@@ -1,0 +1,2 @@
+/** Consensus as a library; see README.md. */
+export const packageName = "raft-ts";
