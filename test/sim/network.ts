@@ -1,0 +1,111 @@
+import { ClusterError } from "../../model/errors.ts";
+import type { TaskId } from "../../model/ids.ts";
+import type { PublishedPort } from "../../model/task.ts";
+import type {
+  Attached,
+  AttachedRecord,
+  AttachRequest,
+  HostNetwork,
+  WantedNetworks,
+} from "../../worker/network/network.ts";
+
+const firstEphemeralPort = 49_152;
+
+/** A host's network without a kernel: it remembers what was asked and refuses what the real one would. */
+export class FakeNetwork implements HostNetwork {
+  wanted: WantedNetworks | undefined;
+  applied = 0;
+  closed = false;
+  /** Consulted before every attach; what it returns is thrown. */
+  refuse: (request: AttachRequest) => ClusterError | undefined = () => undefined;
+  readonly #attached = new Map<TaskId, AttachedRecord>();
+
+  /** Tasks left over from a former process, as after a restart. */
+  constructor(leftovers: readonly AttachedRecord[] = []) {
+    for (const record of leftovers) this.#attached.set(record.taskId, record);
+  }
+
+  async apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    this.wanted = wanted;
+    this.applied += 1;
+  }
+
+  async attach(request: AttachRequest, signal: AbortSignal): Promise<Attached> {
+    signal.throwIfAborted();
+    const known = this.#attached.get(request.taskId);
+    if (known !== undefined) return known.attached;
+    const refusal = this.refuse(request);
+    if (refusal !== undefined) throw refusal;
+    for (const { networkId, address } of request.networks) {
+      if (address === "" || this.wanted?.networks.some(({ id }) => id === networkId)) continue;
+      throw new ClusterError("failed-precondition", `network ${networkId} is not known on this host`);
+    }
+    const files = {
+      hosts: `/fake/${request.taskId}/hosts`,
+      resolvConf: `/fake/${request.taskId}/resolv.conf`,
+      hostname: `/fake/${request.taskId}/hostname`,
+    };
+    const attached: Attached = request.host
+      ? { kind: "host", publishedPorts: [], files }
+      : {
+          kind: "namespace",
+          path: `/fake/netns/${request.taskId}`,
+          addresses: request.networks.map(({ networkId, address }, index) => ({
+            networkId: address === "" ? "" : networkId,
+            bridge: address === "" ? "shoal0" : "ov4096",
+            device: `eth${index}`,
+            address: address === "" ? "172.20.0.2/16" : address,
+            gateway: "172.20.0.1",
+            mac: "02:42:ac:14:00:02",
+          })),
+          publishedPorts: this.#publish(request),
+          files,
+        };
+    this.#attached.set(request.taskId, {
+      taskId: request.taskId,
+      containerId: request.containerId,
+      attached,
+    });
+    return attached;
+  }
+
+  async detach(taskId: TaskId, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    this.#attached.delete(taskId);
+  }
+
+  async list(): Promise<readonly AttachedRecord[]> {
+    return [...this.#attached.values()];
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+  }
+
+  #publish(request: AttachRequest): PublishedPort[] {
+    const taken = new Set(
+      [...this.#attached.values()].flatMap(({ attached }) => attached.publishedPorts.map(portKey)),
+    );
+    return request.ports
+      .filter(({ publishMode }) => publishMode === "host")
+      .map(({ protocol, targetPort, publishedPort }) => {
+        let port = { protocol, targetPort, publishedPort: publishedPort || firstEphemeralPort };
+        while (taken.has(portKey(port))) {
+          if (publishedPort !== 0) {
+            throw new ClusterError(
+              "conflict",
+              `port ${publishedPort}/${protocol} is already taken on this host`,
+            );
+          }
+          port = { ...port, publishedPort: port.publishedPort + 1 };
+        }
+        taken.add(portKey(port));
+        return port;
+      });
+  }
+}
+
+function portKey({ protocol, publishedPort }: PublishedPort): string {
+  return `${publishedPort}/${protocol}`;
+}

@@ -1,0 +1,160 @@
+/**
+ * What an agent asks of its host's network, and what it gets. Nothing here touches the kernel;
+ * `open.ts` gives the real one and `test/sim/network.ts` one without a kernel.
+ */
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { PortSpec } from "../../model/service.ts";
+import type { PublishedPort } from "../../model/task.ts";
+
+/** A cluster-wide network that this host takes part in; from `AssignedNetwork`. */
+export interface OverlayNetwork {
+  readonly id: NetworkId;
+  readonly name: string;
+  /** Canonical CIDR. */
+  readonly subnet: string;
+  /** No prefix length; the same address on every host. */
+  readonly gateway: string;
+  /** 4096..16777215 */
+  readonly vni: number;
+  /** True: tasks reach each other and nothing outside. */
+  readonly internal: boolean;
+  /** 0: the underlay's MTU less the 50 bytes that VXLAN adds. */
+  readonly mtu: number;
+}
+
+/** A task's place on an overlay, on whichever host; from `AssignedEndpoint`. */
+export interface OverlayEndpoint {
+  readonly networkId: NetworkId;
+  readonly taskId: TaskId;
+  /** No prefix length. */
+  readonly address: string;
+  readonly nodeId: NodeId;
+  /** Where that node's VXLAN listens, no port. */
+  readonly nodeAddress: string;
+  readonly nodeIndex: number;
+  readonly serviceId: string;
+  readonly serviceName: string;
+  readonly taskName: string;
+  readonly aliases: readonly string[];
+  /** Healthy and wanted: service names and aliases are answered with it. */
+  readonly serving: boolean;
+}
+
+/** This host, as the others see it. */
+export interface NetworkSelf {
+  readonly nodeId: NodeId;
+  readonly nodeIndex?: number;
+  /** The address of the data path, no port; empty while unknown. */
+  readonly address: string;
+}
+
+export interface WantedNetworks {
+  readonly self: NetworkSelf;
+  readonly networks: readonly OverlayNetwork[];
+  readonly endpoints: readonly OverlayEndpoint[];
+}
+
+/** One network of a task. */
+export interface AttachNetwork {
+  readonly networkId: NetworkId;
+  /** CIDR for an overlay; empty for the host's own bridge, which picks one. */
+  readonly address: string;
+  readonly aliases: readonly string[];
+}
+
+export interface AttachRequest {
+  readonly taskId: TaskId;
+  /** Kept for `list`; the network itself does not need it. */
+  readonly containerId: string;
+  /**
+   * Overlays and the host's bridge, the first one carrying the default route. Empty (and neither
+   * `host` nor `none`): the host's bridge alone. The same holds for entries with an empty address.
+   */
+  readonly networks: readonly AttachNetwork[];
+  /** Shares the host's own namespace; `networks` and `ports` are ignored. */
+  readonly host: boolean;
+  /** A namespace with a loopback device and nothing else. */
+  readonly none: boolean;
+  /** Those with `publishMode: "host"` are opened; others are ignored. */
+  readonly ports: readonly PortSpec[];
+  /** The container's host name; also the first name of its own address in its hosts file. */
+  readonly hostname: string;
+  /** Names other tasks of its overlays know it by, beside those of the service. */
+  readonly name?: string;
+  readonly dns?: {
+    readonly nameservers: readonly string[];
+    readonly search: readonly string[];
+    readonly options: readonly string[];
+  };
+  /** "IP name alias…" lines. */
+  readonly extraHosts: readonly string[];
+}
+
+/** Files to be bind-mounted at /etc/hosts, /etc/resolv.conf and /etc/hostname. */
+export interface NetworkFiles {
+  readonly hosts: string;
+  readonly resolvConf: string;
+  readonly hostname: string;
+}
+
+export interface AttachedAddress {
+  /** Empty for the host's own bridge. */
+  readonly networkId: NetworkId | "";
+  /** "ov4098" or "shoal0" */
+  readonly bridge: string;
+  /** Device inside the namespace, "eth0" first. */
+  readonly device: string;
+  /** CIDR */
+  readonly address: string;
+  /** No prefix length. */
+  readonly gateway: string;
+  readonly mac: string;
+}
+
+export type Attached = (
+  | { readonly kind: "host" }
+  | {
+      readonly kind: "namespace";
+      /** A bind mount that a runtime joins; stays until `detach`. */
+      readonly path: string;
+      /** In the order of the request; empty for `none`. */
+      readonly addresses: readonly AttachedAddress[];
+    }
+) & {
+  /** Ports open on the host, published numbers filled in. */
+  readonly publishedPorts: readonly PublishedPort[];
+  readonly files: NetworkFiles;
+};
+
+export interface AttachedRecord {
+  readonly taskId: TaskId;
+  readonly containerId: string;
+  readonly attached: Attached;
+}
+
+/**
+ * The network of one host. All calls may overlap; they are carried out together where possible.
+ * Any call may be repeated after a failure or a restart.
+ */
+export interface HostNetwork {
+  /**
+   * Overlay state wanted on this host. Level-triggered: reconciles devices, routes, neighbours, the
+   * forwarding database, firewall rules and names; settles once the kernel has it all.
+   *
+   * @throws {ClusterError} `internal` with what the kernel refused; `unavailable` when a tool is missing.
+   */
+  apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void>;
+  /**
+   * Makes the task's namespace, or answers again what it made before.
+   *
+   * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply`;
+   *   `conflict` when a published port or an address is taken; otherwise as `apply`.
+   */
+  attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
+  /** Removes all that `attach` made; of a task it does not know, it removes nothing. */
+  detach(taskId: TaskId, signal: AbortSignal): Promise<void>;
+  /** All attached tasks, those of a former process included. */
+  list(): Promise<readonly AttachedRecord[]>;
+  /** Stops answering names and holding ports; leaves devices, namespaces and rules in place. */
+  close(): Promise<void>;
+}
