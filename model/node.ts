@@ -4,6 +4,12 @@ import type { Resources } from "./resources.ts";
 import type { Platform } from "./service.ts";
 
 export type NodeRole = "manager" | "worker";
+/** Organisational unit in a node's certificate; also a DNS name it carries. */
+export const roleUnits = { manager: "swarm-manager", worker: "swarm-worker" } as const satisfies Record<
+  NodeRole,
+  string
+>;
+
 export type Availability = "active" | "pause" | "drain";
 
 /** Owner: the user. */

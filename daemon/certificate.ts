@@ -1,0 +1,200 @@
+import "reflect-metadata";
+import { createHash, webcrypto } from "node:crypto";
+import { connect } from "node:net";
+import { createSecureContext } from "node:tls";
+import { type ChannelCredentials, credentials, Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import * as x509 from "@peculiar/x509";
+import { ClusterError, errorText, type ErrorCode } from "../model/errors.ts";
+import type { ClusterId, NodeId } from "../model/ids.ts";
+import { parseJoinToken, rootDigestOf } from "../model/join-token.ts";
+import type { Availability, NodeRole } from "../model/node.ts";
+import type { NodeIdentity } from "../proto/host.ts";
+import { CertificateAuthorityClient, type IssueResponse } from "../proto/gen/shoal/ca.ts";
+
+const callTimeoutMs = 5_000;
+const keyAlgorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
+/** Every manager's certificate carries this name beside its node id. */
+const managerServerName = "swarm-manager";
+
+export interface JoinRequest {
+  readonly remotes: readonly string[];
+  readonly token: string;
+  readonly availability: Availability;
+  readonly hostname: string;
+  readonly nowMs: number;
+}
+
+/** What a cluster's certificate authority gave this node. */
+export type IssuedCertificate = Pick<
+  NodeIdentity,
+  "nodeId" | "clusterId" | "role" | "certificatePem" | "keyPem" | "rootPem" | "managers"
+>;
+
+/**
+ * Gets a first certificate with a join token. The root certificate is taken from whoever answers, and
+ * believed only when its digest is the one in the token.
+ * @throws {ClusterError} with the last manager's answer when none of `remotes` gives a certificate.
+ */
+export async function requestCertificate(
+  request: JoinRequest,
+  signal: AbortSignal,
+): Promise<IssuedCertificate> {
+  const { rootDigest } = parseJoinToken(request.token);
+  return firstOf(request.remotes, signal, async (remote) => {
+    const rootPem = await fetchRoot(remote);
+    const digest = rootDigestOf(createHash("sha256").update(rootPem).digest());
+    if (digest !== rootDigest) {
+      throw new ClusterError(
+        "unauthenticated",
+        `invalid join token: ${remote} belongs to another cluster than the token (its root certificate differs)`,
+      );
+    }
+    const { csrPem, keyPem } = await newKey();
+    const { token, availability, hostname, nowMs } = request;
+    using client = openClient(remote, credentialsFor({ rootPem }));
+    const response = await unary<IssueResponse>((done) =>
+      client.ca.issue({ csrPem, token, availability, hostname, nowMs }, new Metadata(), deadline(), done),
+    );
+    return issued(response, keyPem, [remote]);
+  });
+}
+
+/** Exchanges a valid certificate for a fresh one; the role is the one that the cluster has decided on. */
+export async function renewCertificate(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
+  const { csrPem, keyPem } = await newKey();
+  const response = await firstOf(identity.managers, signal, async (remote) => {
+    using client = openClient(remote, credentialsFor(identity));
+    return unary<IssueResponse>((done) => client.ca.renew({ csrPem }, new Metadata(), deadline(), done));
+  });
+  return { ...identity, ...issued(response, keyPem, identity.managers) };
+}
+
+/** Unix milliseconds between which the certificate is valid. */
+export function validityOf(certificatePem: string): { notBeforeMs: number; notAfterMs: number } {
+  const certificate = new x509.X509Certificate(firstCertificate(certificatePem));
+  return { notBeforeMs: certificate.notBefore.getTime(), notAfterMs: certificate.notAfter.getTime() };
+}
+
+/** The address that this host reaches `remote` ("host:port") from. */
+export function ownAddressTowards(remote: string): Promise<string> {
+  const split = remote.lastIndexOf(":");
+  return new Promise((resolve, reject) => {
+    const socket = connect({
+      host: remote.slice(0, split),
+      port: Number(remote.slice(split + 1)),
+      timeout: callTimeoutMs,
+    });
+    socket.once("connect", () => {
+      resolve(socket.localAddress ?? "");
+      socket.destroy();
+    });
+    socket.once("timeout", () => socket.destroy(new Error(`${remote} does not answer`)));
+    socket.once("error", reject);
+  });
+}
+
+async function fetchRoot(remote: string): Promise<string> {
+  const blind = credentials.createFromSecureContext(createSecureContext({ minVersion: "TLSv1.3" }), {
+    rejectUnauthorized: false, // The digest in the token vouches for the answer, not the connection.
+    checkServerIdentity: () => undefined,
+  });
+  using client = openClient(remote, blind);
+  const { certificatePem } = await unary<{ certificatePem: string }>((done) =>
+    client.ca.getRoot({}, new Metadata(), deadline(), done),
+  );
+  return certificatePem;
+}
+
+async function newKey(): Promise<{ csrPem: string; keyPem: string }> {
+  const keys = await webcrypto.subtle.generateKey(keyAlgorithm, true, ["sign", "verify"]);
+  const csr = await x509.Pkcs10CertificateRequestGenerator.create({ keys, signingAlgorithm: keyAlgorithm });
+  const pkcs8 = await webcrypto.subtle.exportKey("pkcs8", keys.privateKey);
+  return { csrPem: csr.toString("pem"), keyPem: x509.PemConverter.encode(pkcs8, "PRIVATE KEY") + "\n" };
+}
+
+function issued(response: IssueResponse, keyPem: string, managers: readonly string[]): IssuedCertificate {
+  return {
+    nodeId: response.nodeId as NodeId,
+    clusterId: response.clusterId as ClusterId,
+    role: response.role as NodeRole,
+    certificatePem: response.certificatePem,
+    keyPem,
+    rootPem: response.rootPem,
+    managers: response.managers.length > 0 ? response.managers : managers,
+  };
+}
+
+function credentialsFor(trust: {
+  rootPem: string;
+  certificatePem?: string;
+  keyPem?: string;
+}): ChannelCredentials {
+  const { rootPem, certificatePem, keyPem } = trust;
+  const pair =
+    certificatePem !== undefined && keyPem !== undefined ? { cert: certificatePem, key: keyPem } : {};
+  return credentials.createFromSecureContext(
+    createSecureContext({ minVersion: "TLSv1.3", ca: rootPem, ...pair }),
+  );
+}
+
+function openClient(
+  remote: string,
+  trust: ChannelCredentials,
+): Disposable & { ca: CertificateAuthorityClient } {
+  const ca = new CertificateAuthorityClient(remote, trust, {
+    "grpc.ssl_target_name_override": managerServerName,
+    "grpc.default_authority": managerServerName,
+  });
+  return { ca, [Symbol.dispose]: () => ca.close() };
+}
+
+function deadline(): { deadline: number } {
+  return { deadline: Date.now() + callTimeoutMs };
+}
+
+function unary<Response>(
+  call: (done: (error: ServiceError | null, response: Response) => void) => unknown,
+): Promise<Response> {
+  return new Promise((resolve, reject) => {
+    call((error, response) => (error === null ? resolve(response) : reject(fromStatus(error))));
+  });
+}
+
+const codeOfStatus: Partial<Record<status, ErrorCode>> = {
+  [status.INVALID_ARGUMENT]: "invalid-argument",
+  [status.FAILED_PRECONDITION]: "failed-precondition",
+  [status.UNAUTHENTICATED]: "unauthenticated",
+  [status.PERMISSION_DENIED]: "permission-denied",
+  [status.NOT_FOUND]: "not-found",
+  [status.UNAVAILABLE]: "unavailable",
+  [status.DEADLINE_EXCEEDED]: "unavailable",
+};
+
+function fromStatus(error: ServiceError): ClusterError {
+  return new ClusterError(codeOfStatus[error.code] ?? "internal", error.details, { cause: error });
+}
+
+/** Tries one manager after another; the last failure is the one worth telling. */
+async function firstOf<Result>(
+  remotes: readonly string[],
+  signal: AbortSignal,
+  attempt: (remote: string) => Promise<Result>,
+): Promise<Result> {
+  let last = new ClusterError("unavailable", "no manager is known to ask for a certificate");
+  for (const remote of remotes) {
+    signal.throwIfAborted();
+    try {
+      return await attempt(remote);
+    } catch (cause) {
+      const code = cause instanceof ClusterError ? cause.code : "unavailable";
+      last = new ClusterError(code, `manager ${remote}: ${errorText(cause)}`, { cause });
+      if (code !== "unavailable" && code !== "no-leader") break; // Another manager would say the same.
+    }
+  }
+  throw last;
+}
+
+function firstCertificate(chainPem: string): string {
+  const end = "-----END CERTIFICATE-----";
+  return chainPem.slice(0, chainPem.indexOf(end) + end.length);
+}

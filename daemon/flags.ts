@@ -1,0 +1,115 @@
+import { Command, InvalidArgumentError, Option } from "commander";
+import { existsSync } from "node:fs";
+import { hostname } from "node:os";
+import { delimiter, join, resolve } from "node:path";
+import type { HostSettings } from "../proto/host.ts";
+
+const defaultStateDir = "/var/lib/shoal";
+const defaultRunDir = "/run/shoal";
+/** Beside Docker's 172.17.0.0/16 and its followers, and outside the overlay pool 10.0.0.0/8. */
+const defaultBridgeSubnet = "172.29.0.0/16";
+
+/** What the command line of shoald says, with every default filled in. */
+export interface DaemonSettings {
+  readonly host: HostSettings;
+  /** True: shoald runs containerd itself; false: somebody else does. */
+  readonly ownContainerd: boolean;
+}
+
+interface Flags {
+  stateDir: string;
+  runDir: string;
+  socket?: string;
+  hostname: string;
+  containerd?: string;
+  runtime: string;
+  cgroupParent: string;
+  insecureRegistry: string[];
+  label: Record<string, string>;
+  bridgeSubnet: string;
+  natsServer: string;
+  logLevel: HostSettings["logLevel"];
+}
+
+/** Parses the arguments after the script's name; prints help or the problem and exits by itself. */
+export function parseFlags(argv: readonly string[], version: string): DaemonSettings {
+  const command = new Command("shoald")
+    .description("Shoal's host daemon: keeps this node's worker, manager and containerd running")
+    .version(version, "-v, --version")
+    .option("--state-dir <dir>", "what must survive a reboot", defaultStateDir)
+    .option("--run-dir <dir>", "sockets and other short-lived files", defaultRunDir)
+    .option("--socket <path>", "Docker-compatible socket (default: <run-dir>/shoal.sock)")
+    .option("--hostname <name>", "name of this node in the cluster", hostname())
+    .option("--containerd <socket>", "use this containerd instead of running an own one")
+    .option("--runtime <name>", "container runtime: auto, crun, runc or a path", "auto")
+    .option("--cgroup-parent <path>", "cgroup under which all containers live", "/shoal")
+    .option("--insecure-registry <host:port>", "registry to speak plain HTTP to (repeatable)", collect, [])
+    .option("--label <key=value>", "engine label of this node (repeatable)", collectLabel, {})
+    .option("--bridge-subnet <cidr>", "addresses of the host's own bridge", parseCidr, defaultBridgeSubnet)
+    .option("--nats-server <path>", "nats-server binary", "nats-server")
+    .addOption(
+      new Option("--log-level <level>", "least important line to write")
+        .choices(["debug", "info", "warn", "error"])
+        .default("info"),
+    )
+    .allowExcessArguments(false)
+    .parse([...argv], { from: "user" });
+  const flags = command.opts<Flags>();
+  const stateDir = resolve(flags.stateDir);
+  const runDir = resolve(flags.runDir);
+  return {
+    ownContainerd: flags.containerd === undefined,
+    host: {
+      stateDir,
+      runDir,
+      socket: resolve(flags.socket ?? join(runDir, "shoal.sock")),
+      managerSocket: join(runDir, "manager.sock"),
+      hostname: flags.hostname,
+      containerd: flags.containerd ?? join(runDir, "containerd", "containerd.sock"),
+      runtime: flags.runtime === "auto" ? chooseRuntime() : flags.runtime,
+      runtimeRoot: join(runDir, "runtime"),
+      cgroupParent: flags.cgroupParent,
+      insecureRegistries: flags.insecureRegistry,
+      engineLabels: flags.label,
+      bridgeSubnet: flags.bridgeSubnet,
+      natsServer: flags.natsServer,
+      logLevel: flags.logLevel,
+    },
+  };
+}
+
+/** crun starts containers in half the time of runc, but refuses hosts with both cgroup versions mounted. */
+function chooseRuntime(): string {
+  const hybrid = existsSync("/sys/fs/cgroup/unified/cgroup.procs");
+  return !hybrid && findBinary("crun") !== undefined ? "crun" : "runc";
+}
+
+/** Full path of a program, searched for where a shell would and in the system directories. */
+export function findBinary(name: string): string | undefined {
+  if (name.includes("/")) return existsSync(name) ? name : undefined;
+  const folders = [...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+  return folders.map((folder) => join(folder, name)).find((path) => existsSync(path));
+}
+
+function collect(value: string, previous: string[]): string[] {
+  return [...previous, value];
+}
+
+function collectLabel(value: string, previous: Record<string, string>): Record<string, string> {
+  const split = value.indexOf("=");
+  if (split < 1) throw new InvalidArgumentError(`expected key=value, got '${value}'`);
+  return { ...previous, [value.slice(0, split)]: value.slice(split + 1) };
+}
+
+function parseCidr(value: string): string {
+  const match = /^(\d+)\.(\d+)\.(\d+)\.(\d+)\/(\d+)$/.exec(value);
+  const numbers = match?.slice(1).map(Number) ?? [];
+  const valid = numbers.length === 5 && numbers.slice(0, 4).every((part) => part <= 255);
+  const bits = numbers[4] ?? 0;
+  if (!valid || bits < 8 || bits > 28) {
+    throw new InvalidArgumentError(
+      `expected an IPv4 subnet such as ${defaultBridgeSubnet} (/8 to /28), got '${value}'`,
+    );
+  }
+  return value;
+}

@@ -1,0 +1,104 @@
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { ClusterError, errorText } from "../model/errors.ts";
+import type { NodeIdentity } from "../proto/host.ts";
+
+/** The identity on disk, and whether the manager has data of its own yet. */
+export interface StoredIdentity {
+  readonly identity: NodeIdentity;
+  /** False between receiving a manager's certificate and having joined the group of managers. */
+  readonly managerJoined: boolean;
+}
+
+type NodeFile = Omit<NodeIdentity, "certificatePem" | "keyPem" | "rootPem"> & {
+  readonly managerJoined: boolean;
+};
+
+/**
+ * Reads who this node is.
+ * @returns undefined when the node belongs to no cluster.
+ * @throws {ClusterError} `data-loss` when files are there but make no whole identity.
+ */
+export async function loadIdentity(stateDir: string): Promise<StoredIdentity | undefined> {
+  const path = paths(stateDir);
+  const text = await readIfThere(path.node);
+  if (text === undefined) return undefined;
+  try {
+    const { managerJoined, ...facts } = JSON.parse(text) as NodeFile;
+    // The key file holds key and certificate together, so that a crash never leaves a pair that does not match.
+    const pair = await readFile(path.pair, "utf8");
+    const split = pair.indexOf("-----BEGIN CERTIFICATE-----");
+    if (split < 0) throw new Error(`${path.pair} holds no certificate`);
+    const rootPem = await readFile(path.root, "utf8");
+    const identity = { ...facts, keyPem: pair.slice(0, split), certificatePem: pair.slice(split), rootPem };
+    return { identity, managerJoined };
+  } catch (cause) {
+    throw new ClusterError(
+      "data-loss",
+      `cannot read this node's identity: ${errorText(cause)}; restore ${path.node} and ${path.folder} from a backup, ` +
+        `or remove both and join the cluster again`,
+      { cause },
+    );
+  }
+}
+
+export async function saveIdentity(stateDir: string, stored: StoredIdentity): Promise<void> {
+  const path = paths(stateDir);
+  const { certificatePem, keyPem, rootPem, ...facts } = stored.identity;
+  await mkdir(path.folder, { recursive: true, mode: 0o700 });
+  await writeWhole(path.root, rootPem, 0o644);
+  await writeWhole(path.pair, keyPem.trimEnd() + "\n" + certificatePem, 0o600);
+  const file: NodeFile = { ...facts, managerJoined: stored.managerJoined };
+  await writeWhole(path.node, JSON.stringify(file, null, 2) + "\n", 0o600);
+}
+
+/** Forgets the cluster: identity first, so that a crash half-way leaves a node of no cluster. */
+export async function eraseIdentity(stateDir: string): Promise<void> {
+  const path = paths(stateDir);
+  await rm(path.node, { force: true });
+  await rm(path.folder, { recursive: true, force: true });
+  await eraseManagerData(stateDir);
+}
+
+/** Removes log, snapshots and everything else of the manager; the cluster has them elsewhere. */
+export async function eraseManagerData(stateDir: string): Promise<void> {
+  await rm(join(stateDir, "manager"), { recursive: true, force: true });
+}
+
+function paths(stateDir: string) {
+  const folder = join(stateDir, "certificates");
+  return {
+    node: join(stateDir, "node.json"),
+    folder,
+    root: join(folder, "root.crt"),
+    pair: join(folder, "node.pem"),
+  };
+}
+
+/** Replaces a file so that a reader, or a crash, sees the old content or the new, never a part. */
+async function writeWhole(path: string, content: string, mode: number): Promise<void> {
+  const temporary = `${path}.new`;
+  const file = await open(temporary, "w", mode);
+  try {
+    await file.writeFile(content);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(temporary, path);
+  const folder = await open(dirname(path), "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}

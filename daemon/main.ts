@@ -1,0 +1,116 @@
+import { readFileSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
+import { connect, createServer, type Server } from "node:net";
+import { dirname, join } from "node:path";
+import { ClusterError, errorText } from "../model/errors.ts";
+import { systemClock } from "../runtime/clock.ts";
+import { createLog } from "../runtime/log.ts";
+import { systemRandom } from "../runtime/random.ts";
+import { superviseContainerd } from "./containerd.ts";
+import { type DaemonSettings, findBinary, parseFlags } from "./flags.ts";
+import { loadIdentity } from "./identity.ts";
+import { Shoald } from "./shoald.ts";
+
+/** What shoald cannot do without: the program, and the Debian package that brings it. */
+const requirements = [
+  { program: "ip", debianPackage: "iproute2" },
+  { program: "nft", debianPackage: "nftables" },
+  { program: "nsenter", debianPackage: "util-linux" },
+] as const;
+
+async function main(): Promise<void> {
+  const settings = parseFlags(process.argv.slice(2), ownVersion());
+  const { host } = settings;
+  const binaries = check(settings);
+  await mkdir(host.stateDir, { recursive: true, mode: 0o711 });
+  await mkdir(host.runDir, { recursive: true, mode: 0o711 });
+  await mkdir(dirname(host.socket), { recursive: true });
+  const lock = await lockRunDir(join(host.runDir, "shoald.lock"));
+  const log = createLog("shoald", host.logLevel);
+  const stored = await loadIdentity(host.stateDir);
+  const deps = { clock: systemClock, random: systemRandom, log, settings: host };
+  const containerd = settings.ownContainerd
+    ? superviseContainerd(deps, host, binaries.containerd)
+    : undefined;
+  const shoald = new Shoald(deps, stored);
+  let stopping = false;
+  const stop = (signal: string) => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ signal }, "stopping; containers keep running");
+    containerd?.stop();
+    void shoald.stop().finally(() => {
+      lock.close();
+      process.exit(0);
+    });
+  };
+  process.once("SIGTERM", () => stop("SIGTERM"));
+  process.once("SIGINT", () => stop("SIGINT"));
+}
+
+/** Everything that can be known to be missing before anything is started. */
+function check({ host, ownContainerd }: DaemonSettings): { containerd: string } {
+  if (process.geteuid?.() !== 0) {
+    throw new ClusterError(
+      "permission-denied",
+      "cannot run containers: shoald needs root; start it with sudo or from systemd",
+    );
+  }
+  const wanted = [
+    ...requirements,
+    { program: host.runtime, debianPackage: host.runtime.includes("crun") ? "crun" : "runc" },
+    { program: host.natsServer, debianPackage: "nats-server" },
+    ...(ownContainerd ? [{ program: "containerd", debianPackage: "containerd" }] : []),
+  ];
+  const missing = wanted.filter(({ program }) => findBinary(program) === undefined);
+  if (missing.length > 0) {
+    const programs = missing.map(({ program }) => program).join(", ");
+    const packages = missing.map(({ debianPackage }) => debianPackage).join(" ");
+    throw new ClusterError(
+      "failed-precondition",
+      `cannot find ${programs}; on Debian: apt-get install --no-install-recommends ${packages}`,
+    );
+  }
+  return { containerd: findBinary("containerd") ?? "containerd" };
+}
+
+/** Holds a socket for as long as shoald lives, so that a second one on the same directory is refused. */
+async function lockRunDir(path: string): Promise<Server> {
+  if (await answers(path)) {
+    throw new ClusterError(
+      "failed-precondition",
+      `another shoald already runs on ${dirname(path)}; stop it first, or give --run-dir`,
+    );
+  }
+  await rm(path, { force: true });
+  const server = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(path, resolve);
+  });
+  return server;
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
+}
+
+function ownVersion(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+function fail(reason: unknown): never {
+  process.stderr.write(`shoald: ${errorText(reason)}\n`);
+  process.exit(1);
+}
+
+process.on("unhandledRejection", fail);
+main().catch(fail);

@@ -1,0 +1,125 @@
+import "reflect-metadata"; // Before x509, which needs it while it loads.
+import {
+  AuthorityKeyIdentifierExtension,
+  BasicConstraintsExtension,
+  ExtendedKeyUsage,
+  ExtendedKeyUsageExtension,
+  KeyUsageFlags,
+  KeyUsagesExtension,
+  PemConverter,
+  Pkcs10CertificateRequest,
+  SubjectAlternativeNameExtension,
+  SubjectKeyIdentifierExtension,
+  X509Certificate,
+  X509CertificateGenerator,
+} from "@peculiar/x509";
+import { webcrypto } from "node:crypto";
+import { ClusterError } from "../../model/errors.ts";
+import type { ClusterId, NodeId } from "../../model/ids.ts";
+import { type NodeRole, roleUnits } from "../../model/node.ts";
+import {
+  backdateMs,
+  type CaDeps,
+  keyAlgorithm,
+  newSerial,
+  pemLine,
+  type Root,
+  signingAlgorithm,
+} from "./root.ts";
+
+/** A request for a P-256 key is under 1 KiB; nothing larger is parsed. */
+const csrLimitBytes = 8 * 1024;
+const defaultValidityMs = 90 * 24 * 3_600_000;
+/** Shorter validities than this are taken for a mistake and become the default. */
+const leastValidityMs = 3_600_000;
+
+export interface NodeSubject {
+  readonly nodeId: NodeId;
+  readonly clusterId: ClusterId;
+  readonly role: NodeRole;
+  /** From the cluster's spec. */
+  readonly validityMs: number;
+}
+
+/**
+ * Signs a node's certificate. Of the request only the public key counts; who the node is and what it may do are the
+ * cluster's to say.
+ *
+ * @throws {ClusterError} `invalid-argument` when the request is no PKCS#10 with a P-256 key and its own valid signature.
+ */
+export async function issueFromRequest(
+  deps: CaDeps,
+  root: Root,
+  csrPem: string,
+  subject: NodeSubject,
+): Promise<string> {
+  return issueForKey(deps, root, await publicKeyOfRequest(csrPem), subject);
+}
+
+/** @returns The certificate as PEM. */
+export async function issueForKey(
+  deps: CaDeps,
+  root: Root,
+  publicKey: webcrypto.CryptoKey,
+  subject: NodeSubject,
+): Promise<string> {
+  const rootCertificate = new X509Certificate(root.certificatePem);
+  const signingKey = await webcrypto.subtle.importKey(
+    "pkcs8",
+    PemConverter.decodeFirst(root.keyPem),
+    keyAlgorithm,
+    false,
+    ["sign"],
+  );
+  const unit = roleUnits[subject.role];
+  const names = [unit, subject.nodeId, ...(subject.role === "manager" ? ["swarm-ca"] : [])];
+  const nowMs = deps.clock.now();
+  const validityMs = subject.validityMs < leastValidityMs ? defaultValidityMs : subject.validityMs;
+  const notAfterMs = Math.min(nowMs + validityMs, rootCertificate.notAfter.getTime());
+  const certificate = await X509CertificateGenerator.create({
+    serialNumber: newSerial(deps.random),
+    subject: [{ CN: [subject.nodeId] }, { OU: [unit] }, { O: [subject.clusterId] }],
+    issuer: rootCertificate.subjectName.toJSON(),
+    notBefore: new Date(nowMs - backdateMs),
+    notAfter: new Date(notAfterMs),
+    publicKey,
+    signingKey,
+    signingAlgorithm,
+    extensions: [
+      new BasicConstraintsExtension(false, undefined, true),
+      new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
+      new ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth, ExtendedKeyUsage.serverAuth]),
+      new SubjectAlternativeNameExtension(names.map((value) => ({ type: "dns", value }))),
+      await SubjectKeyIdentifierExtension.create(publicKey),
+      await AuthorityKeyIdentifierExtension.create(rootCertificate.publicKey),
+    ],
+  });
+  return pemLine(certificate.toString("pem"));
+}
+
+async function publicKeyOfRequest(csrPem: string): Promise<webcrypto.CryptoKey> {
+  if (csrPem.length > csrLimitBytes)
+    throw badRequest(`${csrPem.length} bytes, at most ${csrLimitBytes} are accepted`);
+  let request: Pkcs10CertificateRequest;
+  let verified: boolean;
+  try {
+    request = new Pkcs10CertificateRequest(csrPem);
+    verified = await request.verify();
+  } catch (cause) {
+    throw badRequest("no PKCS#10 in PEM form", cause);
+  }
+  if (!verified) throw badRequest("its signature does not fit its key");
+  try {
+    return await request.publicKey.export(keyAlgorithm, ["verify"]);
+  } catch (cause) {
+    throw badRequest("its key is not ECDSA P-256", cause);
+  }
+}
+
+function badRequest(seen: string, cause?: unknown): ClusterError {
+  return new ClusterError(
+    "invalid-argument",
+    `invalid certificate request: ${seen}; expected a PKCS#10 request with an ECDSA P-256 key`,
+    { cause },
+  );
+}

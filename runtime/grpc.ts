@@ -1,0 +1,137 @@
+import type { ChannelOptions, ConnectionInjector, Server } from "@grpc/grpc-js";
+import { Server as GrpcServer, ServerCredentials } from "@grpc/grpc-js";
+import { createServer, type Server as TlsServer, type TLSSocket } from "node:tls";
+import type { Log } from "./log.ts";
+import { type Peer, peerOfSocket, serverContextOptions, type TlsKeeper } from "./tls.ts";
+
+/** Largest message, either way; senders cut what could be larger into pieces. */
+export const messageLimitBytes = 8 * 1024 * 1024;
+const handshakeTimeoutMs = 10_000;
+const connectionLimit = 20_000;
+/** How long streams may take to end by themselves when a listener closes. */
+const drainMs = 500;
+
+/** The names every manager's certificate carries besides its node id. */
+export const managerServerName = "swarm-manager";
+
+const limits = {
+  "grpc.enable_channelz": 0,
+  "grpc.max_receive_message_length": messageLimitBytes,
+  "grpc.max_send_message_length": messageLimitBytes,
+} as const;
+
+/** A peer that is silent this long is asked for a sign of life, and given up when none comes in the same time. */
+const serverKeepaliveMs = 10_000;
+const clientKeepaliveMs = 3_000;
+
+/** Options of every channel between hosts: bounded messages, dead connections noticed, the server's name checked. */
+export function channelOptions(serverName: string = managerServerName): ChannelOptions {
+  return {
+    ...limits,
+    "grpc.ssl_target_name_override": serverName,
+    "grpc.default_authority": serverName,
+    "grpc.keepalive_time_ms": clientKeepaliveMs,
+    "grpc.keepalive_timeout_ms": clientKeepaliveMs,
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 100,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+    "grpc.enable_http_proxy": 0,
+    "grpc.service_config_disable_resolution": 1,
+  };
+}
+
+export function createGrpcServer(): Server {
+  return new GrpcServer({
+    ...limits,
+    "grpc.keepalive_time_ms": serverKeepaliveMs,
+    "grpc.keepalive_timeout_ms": serverKeepaliveMs,
+  });
+}
+
+/** A gRPC listener on which callers with and without a certificate are told apart. */
+export interface GrpcListener {
+  /** As bound; differs from what was asked for when that was 0. */
+  readonly port: number;
+  /** Who makes a call; `refused` when the connection is already gone. */
+  peerOf(call: { getPeer(): string }): Peer;
+  close(): Promise<void>;
+}
+
+/**
+ * Serves `server` over TLS 1.3 on one port. Client certificates are asked for and verified but not demanded, since
+ * joiners have none; each handler must ask `peerOf`. The certificate follows `keeper`.
+ *
+ * grpc-js can only demand certificates or never ask for them, so the TLS server is ours and hands it open connections.
+ *
+ * @throws The system's error when the address cannot be bound.
+ */
+export async function listenGrpc(options: {
+  readonly server: Server;
+  readonly keeper: TlsKeeper;
+  readonly host: string;
+  readonly port: number;
+  readonly log: Log;
+}): Promise<GrpcListener> {
+  const { server, keeper, log } = options;
+  const injector: ConnectionInjector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const peers = new Map<string, Peer>();
+  const sockets = new Set<TLSSocket>();
+  const tls = createServer({
+    ...serverContextOptions(keeper.current),
+    requestCert: true,
+    rejectUnauthorized: false,
+    ALPNProtocols: ["h2"],
+    handshakeTimeout: handshakeTimeoutMs,
+  });
+  tls.maxConnections = connectionLimit;
+  tls.on("secureConnection", (socket) => {
+    socket.on("error", (error) => log.debug({ error: error.message }, "connection failed"));
+    if (socket.alpnProtocol !== "h2") {
+      socket.destroy();
+      return;
+    }
+    const key = `${socket.remoteAddress}:${socket.remotePort}`; // As grpc-js prints a call's peer.
+    const peer = peerOfSocket(socket);
+    peers.set(key, peer);
+    sockets.add(socket);
+    socket.once("close", () => {
+      sockets.delete(socket);
+      if (peers.get(key) === peer) peers.delete(key);
+    });
+    socket.setNoDelay(true);
+    injector.injectConnection(socket);
+  });
+  tls.on("tlsClientError", (error) => log.debug({ error: error.message }, "handshake failed"));
+  await bind(tls, options.host, options.port);
+  tls.on("error", (error) => log.error({ error }, "listener failed"));
+  const unwatch = keeper.watch((identity) => tls.setSecureContext(serverContextOptions(identity)));
+  const bound = tls.address();
+  return {
+    port: typeof bound === "object" && bound !== null ? bound.port : options.port,
+    peerOf: (call) =>
+      peers.get(call.getPeer()) ?? { kind: "refused", address: "", reason: "the connection was closed" },
+    async close() {
+      unwatch();
+      injector.drain(drainMs);
+      const closed = new Promise<void>((resolve) => {
+        tls.close(() => resolve());
+      });
+      const timer = setTimeout(() => {
+        for (const socket of sockets) socket.destroy();
+      }, drainMs);
+      await closed;
+      clearTimeout(timer);
+      server.forceShutdown();
+    },
+  };
+}
+
+function bind(tls: TlsServer, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    tls.once("error", reject);
+    tls.listen({ host, port }, () => {
+      tls.off("error", reject);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,54 @@
+import { ClusterError } from "../model/errors.ts";
+import type { Clock } from "./clock.ts";
+
+/** A signal with a deadline of its own; disposing it frees the timer. */
+export interface Deadline extends Disposable {
+  readonly signal: AbortSignal;
+}
+
+/**
+ * @param what - For the text: "<what> took more than <ms> ms".
+ * @param signal - When given, its abort ends the wait too.
+ */
+export function deadline(clock: Clock, ms: number, what: string, signal?: AbortSignal): Deadline {
+  const controller = new AbortController();
+  const cancel = clock.after(ms, () => controller.abort(timeout(`${what} took more than ${ms} ms`)));
+  const forward = (): void => controller.abort(signal?.reason);
+  if (signal?.aborted === true) forward();
+  signal?.addEventListener("abort", forward, { once: true });
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      cancel();
+      signal?.removeEventListener("abort", forward);
+    },
+  };
+}
+
+/** Settles as `promise` does, or rejects with `deadline-exceeded` after `ms`; the work itself goes on. */
+export async function within<T>(clock: Clock, ms: number, what: string, promise: Promise<T>): Promise<T> {
+  using limit = deadline(clock, ms, what);
+  return await orAborted(promise, limit.signal);
+}
+
+/** Settles as `promise` does, or rejects with the signal's reason once it aborts. */
+export function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(signal.reason as Error);
+    if (signal.aborted) onAbort();
+    signal.addEventListener("abort", onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
+  });
+}
+
+/** Resolves when the signal aborts; for whoever only waits for the end. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+function timeout(message: string): ClusterError {
+  return new ClusterError("deadline-exceeded", message);
+}

@@ -1,0 +1,58 @@
+import t from "tap";
+import { findBinary, parseFlags } from "../../daemon/flags.ts";
+
+t.test("without flags shoald uses the paths of a system service and runs containerd itself", (t) => {
+  const { host, ownContainerd } = parseFlags([], "0");
+  t.match(host, {
+    stateDir: "/var/lib/shoal",
+    runDir: "/run/shoal",
+    socket: "/run/shoal/shoal.sock",
+    managerSocket: "/run/shoal/manager.sock",
+    containerd: "/run/shoal/containerd/containerd.sock",
+    cgroupParent: "/shoal",
+    insecureRegistries: [],
+    logLevel: "info",
+  });
+  t.equal(ownContainerd, true);
+  t.match(host.runtime, /^(crun|runc)$/);
+  t.end();
+});
+
+t.test("every path follows the directories given, and a containerd that is named is not run", (t) => {
+  const { host, ownContainerd } = parseFlags(
+    ["--run-dir", "/tmp/r", "--containerd", "/run/containerd/containerd.sock"],
+    "0",
+  );
+  t.equal(host.socket, "/tmp/r/shoal.sock");
+  t.equal(host.managerSocket, "/tmp/r/manager.sock");
+  t.equal(host.containerd, "/run/containerd/containerd.sock");
+  t.equal(ownContainerd, false);
+  t.end();
+});
+
+t.test("repeated flags add up", (t) => {
+  const { host } = parseFlags(
+    [
+      "--label",
+      "zone=a",
+      "--label",
+      "disk=ssd=fast",
+      "--insecure-registry",
+      "a:5000",
+      "--insecure-registry",
+      "b:5000",
+    ],
+    "0",
+  );
+  t.strictSame(host.engineLabels, { zone: "a", disk: "ssd=fast" });
+  t.strictSame(host.insecureRegistries, ["a:5000", "b:5000"]);
+  t.end();
+});
+
+t.test("a program is found on the path, and a path stands for itself", (t) => {
+  t.match(findBinary("sh"), /\/sh$/);
+  t.equal(findBinary("/bin/sh"), "/bin/sh");
+  t.equal(findBinary("no-such-program"), undefined);
+  t.equal(findBinary("/no/such/program"), undefined);
+  t.end();
+});

@@ -1,0 +1,238 @@
+import { Client, Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { X509Certificate } from "node:crypto";
+import { connect } from "node:tls";
+import t, { type Test } from "tap";
+import { createRoot } from "../../manager/ca/root.ts";
+import {
+  authorize,
+  bidi,
+  callersOf,
+  type Doors,
+  type Roster,
+  type RpcPath,
+  services,
+  unary,
+} from "../../manager/rpc.ts";
+import type { ClusterId, NodeId } from "../../model/ids.ts";
+import { CertificateAuthorityService, GetRootResponse, IssueResponse } from "../../proto/gen/shoal/ca.ts";
+import {
+  ControlService,
+  ForwardResponse,
+  JoinGroupResponse,
+  LeaveGroupResponse,
+} from "../../proto/gen/shoal/control.ts";
+import { DispatcherService } from "../../proto/gen/shoal/dispatcher.ts";
+import { fromServiceError } from "../../proto/status.ts";
+import { channelOptions, createGrpcServer, type GrpcListener, listenGrpc } from "../../runtime/grpc.ts";
+import { silentLog } from "../../runtime/log.ts";
+import {
+  anonymousChannelCredentials,
+  channelCredentials,
+  type TlsIdentity,
+  TlsKeeper,
+  unverifiedChannelCredentials,
+} from "../../runtime/tls.ts";
+import { caDeps, clusterId, identityOf, nodeIdOf } from "./ca/certificates.ts";
+
+const ids = {
+  server: nodeIdOf("s"),
+  worker: nodeIdOf("w"),
+  manager: nodeIdOf("m"),
+  removed: nodeIdOf("r"),
+  demoted: nodeIdOf("d"),
+};
+
+const roster: Roster = {
+  clusterId,
+  isRemoved: (nodeId) => nodeId === ids.removed,
+  roleInEffect: (nodeId) => (nodeId === ids.demoted ? "worker" : undefined),
+};
+
+const allPaths = services.flatMap((service) => Object.values(service).map(({ path }) => path as RpcPath));
+
+t.test("no RPC is without an entry, and no entry without an RPC", (t) => {
+  t.strictSame(Object.keys(callersOf).toSorted(), allPaths.toSorted());
+  for (const path of allPaths) t.ok(callersOf[path].length > 0, path);
+  t.end();
+});
+
+t.test("over real sockets, every RPC refuses whoever it is not for", async (t) => {
+  const root = await createRoot(caDeps);
+  const foreignRoot = await createRoot(caDeps);
+  const { listener, keeper } = await serve(t, root);
+  t.ok(listener.port > 0);
+  const foreign = await identityOf(foreignRoot, ids.manager, "manager");
+  const callers = {
+    none: anonymousChannelCredentials(root.certificatePem),
+    foreign: channelCredentials({ ...foreign, rootPem: root.certificatePem }),
+    "other cluster": channelCredentials(
+      await identityOf(root, ids.manager, "manager", { clusterId: "x".repeat(25) as ClusterId }),
+    ),
+    "no node": channelCredentials(await identityOf(root, "nobody" as NodeId, "manager")),
+    removed: channelCredentials(await identityOf(root, ids.removed, "manager")),
+    demoted: channelCredentials(await identityOf(root, ids.demoted, "manager")),
+    worker: channelCredentials(await identityOf(root, ids.worker, "worker")),
+    manager: channelCredentials(await identityOf(root, ids.manager, "manager")),
+  };
+  const anyone = Object.keys(callers);
+  const expected: Record<RpcPath, readonly string[]> = {
+    "/shoal.v1.CertificateAuthority/GetRoot": anyone,
+    "/shoal.v1.CertificateAuthority/Issue": anyone,
+    "/shoal.v1.CertificateAuthority/Renew": ["demoted", "worker", "manager"],
+    "/shoal.v1.Control/Forward": ["manager"],
+    "/shoal.v1.Control/JoinGroup": ["manager"],
+    "/shoal.v1.Control/LeaveGroup": ["manager"],
+    "/shoal.v1.Dispatcher/Session": ["demoted", "worker", "manager"],
+  };
+  for (const [name, credentials] of Object.entries(callers)) {
+    const client = new Client(`127.0.0.1:${listener.port}`, credentials, channelOptions());
+    for (const path of allPaths) {
+      const outcome = await call(client, path);
+      const want = expected[path].includes(name) ? "ok" : "permission-denied";
+      t.equal(outcome, want, `${path} by ${name}`);
+    }
+    client.close();
+  }
+
+  // The certificate is replaced while the listener runs.
+  const renewed = await identityOf(root, ids.server, "manager");
+  keeper.replace(renewed);
+  const shown = await certificateShownBy(listener.port);
+  t.equal(
+    shown.serialNumber,
+    new X509Certificate(renewed.certificatePem).serialNumber,
+    "the new certificate is shown",
+  );
+});
+
+t.test("a client speaks only to a manager of its own cluster", async (t) => {
+  const root = await createRoot(caDeps);
+  const foreignRoot = await createRoot(caDeps);
+  const { listener } = await serve(t, root);
+  const own = await identityOf(root, ids.worker, "worker");
+  const cases = [
+    { name: "its own root", identity: own, serverName: "swarm-manager", want: "ok" },
+    { name: "by node id", identity: own, serverName: ids.server, want: "ok" },
+    { name: "another node id", identity: own, serverName: ids.manager, want: "unavailable" },
+    { name: "another root", identity: { ...own, rootPem: foreignRoot.certificatePem }, want: "unavailable" },
+  ];
+  for (const { name, identity, serverName, want } of cases) {
+    const options = channelOptions(serverName);
+    const client = new Client(`127.0.0.1:${listener.port}`, channelCredentials(identity), options);
+    t.equal(await call(client, "/shoal.v1.Dispatcher/Session"), want, name);
+    client.close();
+  }
+  const joiner = new Client(
+    `127.0.0.1:${listener.port}`,
+    unverifiedChannelCredentials(),
+    channelOptions(),
+  );
+  t.equal(await call(joiner, "/shoal.v1.CertificateAuthority/GetRoot"), "ok", "a joiner's first contact");
+  joiner.close();
+});
+
+t.test("TLS below 1.3 is refused", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener } = await serve(t, root);
+  const error = await new Promise<unknown>((resolve) => {
+    const socket = connect({
+      host: "127.0.0.1",
+      port: listener.port,
+      maxVersion: "TLSv1.2",
+      rejectUnauthorized: false,
+    });
+    socket.once("error", resolve);
+    socket.once("secureConnect", () => resolve("connected"));
+  });
+  t.match(error, { code: /ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION/ });
+});
+
+t.test("a port that is taken is an error of the call, not of the process", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener, keeper } = await serve(t, root);
+  const server = createGrpcServer();
+  const again = listenGrpc({ server, keeper, host: "127.0.0.1", port: listener.port, log: silentLog });
+  await t.rejects(again, { code: "EADDRINUSE" });
+  server.forceShutdown();
+});
+
+t.test("a certificate without a node's names is refused", (t) => {
+  const peer = {
+    kind: "verified",
+    address: "127.0.0.1",
+    commonName: ids.manager,
+    organizationalUnit: "swarm-ca",
+    organization: clusterId,
+  } as const;
+  t.throws(() => authorize(roster, "/shoal.v1.Control/Forward", peer), { code: "permission-denied" });
+  t.end();
+});
+
+async function serve(t: Test, root: Awaited<ReturnType<typeof createRoot>>) {
+  const identity: TlsIdentity = await identityOf(root, ids.server, "manager");
+  const keeper = new TlsKeeper(identity);
+  const server = createGrpcServer();
+  let listener: GrpcListener | undefined;
+  const doors: Doors = {
+    roster,
+    log: silentLog,
+    peerOf: (call) => listener?.peerOf(call) ?? { kind: "anonymous", address: "" },
+  };
+  server.addService(CertificateAuthorityService, {
+    getRoot: answer(doors, "/shoal.v1.CertificateAuthority/GetRoot", GetRootResponse.create()),
+    issue: answer(doors, "/shoal.v1.CertificateAuthority/Issue", IssueResponse.create()),
+    renew: answer(doors, "/shoal.v1.CertificateAuthority/Renew", IssueResponse.create()),
+  });
+  server.addService(ControlService, {
+    forward: answer(doors, "/shoal.v1.Control/Forward", ForwardResponse.create()),
+    joinGroup: answer(doors, "/shoal.v1.Control/JoinGroup", JoinGroupResponse.create()),
+    leaveGroup: answer(doors, "/shoal.v1.Control/LeaveGroup", LeaveGroupResponse.create()),
+  });
+  server.addService(DispatcherService, {
+    session: bidi(doors, "/shoal.v1.Dispatcher/Session", async () => {}),
+  });
+  listener = await listenGrpc({ server, keeper, host: "127.0.0.1", port: 0, log: silentLog });
+  const closing = listener;
+  t.teardown(() => closing.close());
+  return { listener, keeper };
+}
+
+function answer<Response>(doors: Doors, path: RpcPath, response: Response) {
+  return unary(doors, path, async (_request: unknown) => response);
+}
+
+/** Calls with an empty message, whatever the RPC's types are. */
+function call(client: Client, path: RpcPath): Promise<string> {
+  const method = services.flatMap((service) => Object.values(service)).find((method) => method.path === path);
+  return new Promise((resolve) => {
+    const done = (error: ServiceError | null): void =>
+      resolve(error === null ? "ok" : fromServiceError(error).code);
+    const raw = (value: Buffer): Buffer => value;
+    const options = { deadline: Date.now() + 5_000 };
+    if (method?.requestStream === true) {
+      const stream = client.makeBidiStreamRequest(path, raw, raw, new Metadata(), options);
+      stream.on("error", done);
+      stream.on("data", () => {});
+      stream.on("status", ({ code }) => {
+        if (code === status.OK) done(null);
+      });
+    } else {
+      client.makeUnaryRequest(path, raw, raw, Buffer.alloc(0), new Metadata(), options, done);
+    }
+  });
+}
+
+function certificateShownBy(port: number): Promise<X509Certificate> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(
+      { host: "127.0.0.1", port, rejectUnauthorized: false, ALPNProtocols: ["h2"] },
+      () => {
+        const certificate = socket.getPeerX509Certificate();
+        socket.destroy();
+        if (certificate === undefined) reject(new Error("no certificate was shown"));
+        else resolve(certificate);
+      },
+    );
+    socket.on("error", reject);
+  });
+}
