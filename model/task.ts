@@ -83,6 +83,8 @@ export interface Task {
   readonly networks: readonly NetworkAttachment[];
   /** Iteration of a job; absent for services. */
   readonly jobIteration?: number;
+  /** How often its slot was restarted on this spec version before it; absent means never. Owner: orchestrators. */
+  readonly restarts?: number;
 }
 
 /** The publish settings that a task was created with; a change makes the task outdated. */

@@ -1,0 +1,352 @@
+import t from "tap";
+import { ClusterError } from "../../../model/errors.ts";
+import type { ServiceId, TaskId } from "../../../model/ids.ts";
+import { Store } from "../../../manager/store/store.ts";
+import { createTask, removeTask } from "../../../manager/store/revisions.ts";
+import { VirtualClock, settle } from "../../sim/clock.ts";
+import { loneStore } from "../../sim/lone-store.ts";
+import { clusterObject, id, nodeObject, serviceObject, serviceSpec } from "../../sim/objects.ts";
+
+const web = id<ServiceId>("web");
+
+function heldStore(): { store: Store; proposals: { data: Uint8Array; settle: (error?: unknown) => void }[] } {
+  const proposals: { data: Uint8Array; settle: (error?: unknown) => void }[] = [];
+  const store = new Store({
+    clock: new VirtualClock(),
+    proposer: {
+      propose: (data) =>
+        new Promise((resolve, reject) => {
+          const settleOne = (error?: unknown): void =>
+            error === undefined ? resolve({ index: 0 }) : reject(error);
+          proposals.push({ data, settle: settleOne });
+        }),
+    },
+  });
+  store.setLeading(1);
+  return { store, proposals };
+}
+
+t.test("an update is visible once it resolves, with version and times stamped", async (t) => {
+  const clock = new VirtualClock(1000);
+  const { store } = loneStore(clock);
+  const created = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  t.equal(
+    store.view((v) => v.services.byName("WEB")),
+    created,
+  );
+  t.strictSame(created.meta, { version: 1, createdAtMs: 1000, updatedAtMs: 1000 });
+  await clock.advance(500);
+  const updated = await store.update((tx) => tx.services.update({ ...created, specVersion: 7 }));
+  t.strictSame(updated.meta, { version: 2, createdAtMs: 1000, updatedAtMs: 1500 });
+});
+
+t.test("a stale version is refused with the text that clients know", async (t) => {
+  const { store } = loneStore(new VirtualClock());
+  const first = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  await store.update((tx) => tx.services.update(first));
+  const stale = store.update((tx) => tx.services.update(first));
+  await t.rejects(stale, { code: "version-conflict", message: "update out of sequence" });
+});
+
+t.test("two updates of one object in one entry: the second must have seen the first", async (t) => {
+  const { store, log } = loneStore(new VirtualClock());
+  const first = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  const results = await Promise.allSettled([
+    store.update((tx) => tx.services.update({ ...first, specVersion: 1 })),
+    store.update((tx) => tx.services.update({ ...first, specVersion: 2 })),
+  ]);
+  t.strictSame(
+    results.map((result) => result.status),
+    ["fulfilled", "rejected"],
+  );
+  t.equal(
+    store.view((v) => v.services.get(web)?.specVersion),
+    1,
+  );
+  t.equal(log.length, 2);
+});
+
+t.test("names are unique without regard to case and free again after removal", async (t) => {
+  const { store } = loneStore(new VirtualClock());
+  await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  const twin = { ...serviceObject("other", serviceSpec()), spec: { ...serviceSpec(), name: "Web" } };
+  await t.rejects(
+    store.update((tx) => tx.services.create(twin)),
+    {
+      code: "name-conflict",
+      message: "name conflicts with an existing object: service Web already exists",
+    },
+  );
+  await store.update((tx) => {
+    tx.services.remove(web);
+    tx.services.create(twin);
+  });
+  t.equal(
+    store.view((v) => v.services.byName("web")?.id),
+    id("other"),
+  );
+});
+
+t.test("a write that throws leaves nothing, also for the next one in the same entry", async (t) => {
+  const { store, proposals } = heldStore();
+  const failing = store.update((tx) => {
+    tx.services.create(serviceObject("web", serviceSpec()));
+    throw new ClusterError("invalid-argument", "no");
+  });
+  const seen = store.update((tx) => {
+    tx.nodes.create(nodeObject("n1"));
+    return tx.services.byName("web");
+  });
+  await t.rejects(failing, { code: "invalid-argument" });
+  t.equal(proposals.length, 1);
+  store.apply(1, proposals[0]?.data ?? new Uint8Array());
+  t.equal(await seen, undefined);
+  t.equal(
+    store.view((v) => v.services.count),
+    0,
+  );
+});
+
+t.test("while an entry is on its way, further updates gather into one", async (t) => {
+  const { store, proposals } = heldStore();
+  const one = store.update((tx) => tx.nodes.create(nodeObject("n1")));
+  await settle();
+  const others = ["n2", "n3", "n4"].map((name) => store.update((tx) => tx.nodes.create(nodeObject(name))));
+  await settle();
+  t.equal(proposals.length, 1);
+  t.equal(
+    store.view((v) => v.nodes.count),
+    0,
+    "nothing shows before the commit",
+  );
+  store.apply(1, proposals[0]?.data ?? new Uint8Array());
+  await one;
+  await settle();
+  t.equal(proposals.length, 2);
+  store.apply(2, proposals[1]?.data ?? new Uint8Array());
+  await Promise.all(others);
+  t.equal(
+    store.view((v) => v.nodes.count),
+    4,
+  );
+});
+
+t.test("without leadership an update is refused; losing it answers what waits", async (t) => {
+  const { store, proposals } = heldStore();
+  const flying = store.update((tx) => tx.nodes.create(nodeObject("n1")));
+  await settle();
+  const queued = store.update((tx) => tx.nodes.create(nodeObject("n2")));
+  store.setLeading(undefined);
+  await t.rejects(flying, { code: "no-leader", message: /outcome is unknown/ });
+  await t.rejects(queued, { code: "no-leader" });
+  await t.rejects(
+    store.update(() => 0),
+    { code: "no-leader", message: /^The swarm does not have a leader/ },
+  );
+  store.apply(1, proposals[0]?.data ?? new Uint8Array());
+  t.equal(
+    store.view((v) => v.nodes.count),
+    1,
+    "an entry that commits after all is applied as it is",
+  );
+});
+
+t.test("an entry decided on a state that another entry replaced is void everywhere", async (t) => {
+  const follower = new Store({
+    clock: new VirtualClock(),
+    proposer: { propose: () => Promise.reject(new Error("no")) },
+  });
+  const a = heldStore();
+  const b = heldStore();
+  void a.store.update((tx) => tx.nodes.create(nodeObject("a")));
+  const mine = b.store.update((tx) => {
+    if (tx.nodes.count === 1) tx.nodes.create(nodeObject("b2"));
+    else tx.nodes.create(nodeObject("b"));
+  });
+  await settle();
+  const ofA = a.proposals[0]?.data ?? new Uint8Array();
+  const ofB = b.proposals[0]?.data ?? new Uint8Array();
+  for (const store of [follower, b.store]) {
+    store.apply(1, ofA);
+    store.apply(2, ofB);
+  }
+  t.strictSame(
+    follower.view((v) => v.nodes.list().map((n) => n.id)),
+    [id("a")],
+  );
+  await settle();
+  b.store.apply(3, b.proposals[1]?.data ?? new Uint8Array());
+  await mine;
+  t.ok(
+    b.store.view((v) => v.nodes.has(id("b2"))),
+    "the proposer decided anew on the new state",
+  );
+});
+
+t.test("a refused proposal rejects its updates and the next ones go on", async (t) => {
+  const { store, proposals } = heldStore();
+  const first = store.update((tx) => tx.nodes.create(nodeObject("n1")));
+  await settle();
+  proposals[0]?.settle(new Error("queue full"));
+  await t.rejects(first, { code: "unavailable", message: /queue full/ });
+  const second = store.update((tx) => tx.nodes.create(nodeObject("n2")));
+  await settle();
+  store.apply(5, proposals[1]?.data ?? new Uint8Array());
+  await second;
+  t.equal(
+    store.view((v) => v.nodes.count),
+    1,
+  );
+});
+
+t.test("a batch splits into entries and keeps the steps before the one that fails", async (t) => {
+  const { store, log } = loneStore(new VirtualClock());
+  const service = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  const ids = Array.from({ length: 12_000 }, (_, i) => i + 1);
+  await store.batch(ids, (tx, slot) => {
+    createTask(tx, service, { id: id<TaskId>(`t${slot}x`), slot, desiredState: "running", nowMs: 1 });
+  });
+  t.equal(log.length, 3, "one for the service, two for the tasks");
+  t.equal(
+    store.view((v) => v.tasks.countByService(web)),
+    12_000,
+  );
+  const failing = store.batch([1, 2, 3], (tx, i) => {
+    tx.nodes.create(nodeObject(`n${i}`));
+    if (i === 2) throw new ClusterError("conflict", "second");
+  });
+  await t.rejects(failing, { message: "second" });
+  t.strictSame(
+    store.view((v) => v.nodes.list().map((n) => n.id)),
+    [id("n1")],
+  );
+});
+
+t.test("indexes follow every change, inside a transaction and after it", async (t) => {
+  const { store } = loneStore(new VirtualClock());
+  const node = id<never>("n1");
+  await store.update((tx) => {
+    const service = tx.services.create(serviceObject("web", serviceSpec()));
+    const task = createTask(tx, service, {
+      id: id<TaskId>("t1"),
+      slot: 3,
+      desiredState: "running",
+      nowMs: 1,
+    });
+    t.strictSame(tx.tasks.bySlot(web, 3), [task]);
+    t.equal(tx.tasks.byNode(node).length, 0);
+    tx.tasks.update({ ...task, nodeId: node });
+    t.equal(tx.tasks.byNode(node).length, 1);
+    t.equal(tx.tasks.countByService(web), 1);
+  });
+  t.equal(
+    store.view((v) => v.tasks.byNode(node)[0]?.id),
+    id("t1"),
+  );
+  t.equal(
+    store.view((v) => v.revisions.count),
+    1,
+  );
+  await store.update((tx) => {
+    for (const service of tx.services.list()) tx.services.update({ ...service, specVersion: 9 });
+    for (const task of tx.tasks.byService(web)) removeTask(tx, task);
+    t.equal(tx.tasks.byNode(node).length, 0);
+  });
+  t.equal(
+    store.view((v) => v.tasks.count + v.tasks.byNode(node).length),
+    0,
+  );
+  t.equal(
+    store.view((v) => v.revisions.count),
+    0,
+    "an old revision goes with its last task",
+  );
+});
+
+t.test("a follower and a restored snapshot hold exactly what the leader holds", async (t) => {
+  const clock = new VirtualClock();
+  const { store, log } = loneStore(clock);
+  const service = await store.update((tx) => {
+    tx.clusters.create(clusterObject());
+    tx.nodes.create(nodeObject("n1"));
+    return tx.services.create(serviceObject("web", serviceSpec()));
+  });
+  await clock.advance(10);
+  const task = await store.update((tx) =>
+    createTask(tx, service, {
+      id: id<TaskId>("t1"),
+      slot: 1,
+      desiredState: "ready",
+      nowMs: clock.now(),
+      restarts: 2,
+    }),
+  );
+  await clock.advance(10);
+  await store.update((tx) =>
+    tx.tasks.update({
+      ...task,
+      nodeId: id("n1"),
+      networks: [{ networkId: id("net"), address: "10.0.1.2/24", aliases: ["a"] }],
+      status: {
+        state: "failed",
+        atMs: clock.now() - 50,
+        message: "odd text",
+        error: "task: non-zero exit (1)",
+        containerId: "ab".repeat(32),
+        pid: 0,
+        exitCode: -1,
+        ports: [{ protocol: "tcp", targetPort: 80, publishedPort: 8080 }],
+        appliedAtMs: clock.now(),
+      },
+    }),
+  );
+  const everything = (s: Store): unknown =>
+    s.view((v) => [v.cluster, v.nodes.list(), v.services.list(), v.tasks.list(), v.revisions.list()]);
+  const follower = new Store({ clock, proposer: { propose: () => Promise.reject(new Error("no")) } });
+  log.forEach((data, i) => follower.apply(i + 1, data));
+  t.strictSame(everything(follower), everything(store));
+  const restored = new Store({ clock, proposer: { propose: () => Promise.reject(new Error("no")) } });
+  const bytes = Buffer.concat([...store.snapshot()]);
+  const odd = Array.from({ length: Math.ceil(bytes.length / 7) }, (_, i) => bytes.subarray(i * 7, i * 7 + 7));
+  using watch = restored.watch(["tasks"]);
+  restored.restore(odd);
+  t.strictSame(everything(restored), everything(store));
+  t.equal(restored.appliedIndex, store.appliedIndex);
+  t.strictSame(watch.take(), [{ kind: "resync" }]);
+  t.throws(() => restored.restore(bytes.subarray(0, -3)), { code: "data-loss" });
+  t.strictSame(everything(restored), everything(store), "a damaged snapshot replaces nothing");
+});
+
+t.test("a watch sees each commit once and ends with its signal", async (t) => {
+  const { store } = loneStore(new VirtualClock());
+  const scope = new AbortController();
+  const kinds: string[][] = [];
+  const reading = (async () => {
+    for await (const events of store.watch(["nodes"], scope.signal)) {
+      kinds.push(events.map((event) => event.kind));
+    }
+  })();
+  await store.update((tx) => {
+    tx.nodes.create(nodeObject("n1"));
+    tx.nodes.create(nodeObject("n2"));
+    tx.services.create(serviceObject("web", serviceSpec()));
+  });
+  await settle();
+  await store.update((tx) => tx.nodes.remove(id("n1")));
+  await settle();
+  scope.abort();
+  await reading;
+  t.strictSame(kinds, [["created", "created"], ["removed"]]);
+});
+
+t.test("waitApplied settles at its index, or with its signal", async (t) => {
+  const { store } = loneStore(new VirtualClock());
+  const waiting = store.waitApplied(3);
+  store.apply(2, new Uint8Array());
+  store.apply(4, new Uint8Array());
+  await waiting;
+  const scope = new AbortController();
+  const never = store.waitApplied(9, scope.signal);
+  scope.abort(new Error("gone"));
+  await t.rejects(never, { message: "gone" });
+});
