@@ -36,6 +36,8 @@ export interface BindOptions {
   readonly propagation?: "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave";
   readonly nonRecursive?: boolean;
   readonly createMountpoint?: boolean;
+  readonly readOnlyNonRecursive?: boolean;
+  readonly readOnlyForceRecursive?: boolean;
 }
 
 export interface VolumeOptions {
@@ -49,6 +51,8 @@ export interface VolumeOptions {
 export interface TmpfsOptions {
   readonly sizeBytes?: number;
   readonly mode?: number;
+  /** Further mount options, such as ["noexec"] or ["uid", "1000"]. */
+  readonly options?: readonly (readonly string[])[];
 }
 
 export interface FileTarget {

@@ -77,7 +77,9 @@ export function parseJsonBody(contentType: string | undefined, body: string): un
   try {
     return JSON.parse(body) as unknown;
   } catch (cause) {
-    throw new ClusterError("invalid-argument", `invalid JSON: ${(cause as Error).message}`, { cause });
+    const detail = (cause as Error).message;
+    const text = detail.includes("after JSON") ? "unexpected content after JSON" : `invalid JSON: ${detail}`;
+    throw new ClusterError("invalid-argument", text, { cause });
   }
 }
 

@@ -1,2 +1,37 @@
-/** Consensus as a library; see README.md. */
-export const packageName = "raft-ts";
+export {
+  type ConfChange,
+  type ConfChangeResult,
+  bootstrapEntry,
+  changeConfiguration,
+  decodeConfiguration,
+  encodeConfiguration,
+} from "./confchange.ts";
+export type { ProposeResult, RefusalReason } from "./leader.ts";
+export {
+  type AppendMessage,
+  type AppendReplyMessage,
+  type Configuration,
+  type Entry,
+  type EntryKind,
+  type HardState,
+  type HeartbeatMessage,
+  type HeartbeatReplyMessage,
+  type MemberId,
+  type Message,
+  RaftInvariantError,
+  type ReadMessage,
+  type ReadReplyMessage,
+  type SnapshotMessage,
+  type SnapshotMeta,
+  type TimeoutNowMessage,
+  type VoteMessage,
+  type VoteReplyMessage,
+  entryBytes,
+} from "./message.ts";
+export { type PeerStatus, RaftNode, type RaftStatus } from "./node.ts";
+export type { ProgressState } from "./progress.ts";
+export { type VoteResult, membersOf, reachedByQuorum, voteResult, votersOf } from "./quorum.ts";
+export type { ReadState } from "./readindex.ts";
+export type { Ready, SoftState } from "./ready.ts";
+export type { RaftOptions, RoleKind } from "./state.ts";
+export { MemoryStorage, type Storage, emptySnapshot } from "./storage.ts";

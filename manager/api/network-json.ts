@@ -1,0 +1,116 @@
+/** A swarm network: Engine API JSON to model and back. */
+import { ClusterError } from "../../model/errors.ts";
+import { isPredefined, type Network, type NetworkSpec, type SubnetConfig } from "../../model/network.ts";
+import { apiTime } from "../../runtime/http.ts";
+import type { JsonObject } from "./json-reader.ts";
+import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
+import { present } from "./parse.ts";
+
+/** @throws {ClusterError} for what a swarm network cannot be. */
+export function parseNetworkSpec(json: JsonObject): NetworkSpec {
+  const ipam = json.object("IPAM");
+  const ipamDriver = ipam.text("Driver");
+  if (ipamDriver !== "" && ipamDriver !== "default") {
+    throw new ClusterError("unimplemented", `IPAM driver "${ipamDriver}" is not available; default is`);
+  }
+  if (json.flag("ConfigOnly") || json.object("ConfigFrom").text("Network") !== "") {
+    throw new ClusterError(
+      "unimplemented",
+      "configuration-only networks are not available for driver overlay",
+    );
+  }
+  return {
+    name: json.text("Name"),
+    labels: json.labels("Labels"),
+    driver: json.optionalText("Driver") ?? "overlay",
+    driverOptions: json.labels("Options"),
+    ipv6: json.flag("EnableIPv6"),
+    internal: json.flag("Internal"),
+    attachable: json.flag("Attachable"),
+    ingress: json.flag("Ingress"),
+    ipam: ipam.objects("Config").map(parseSubnet),
+  };
+}
+
+function parseSubnet(json: JsonObject): SubnetConfig {
+  if (Object.keys(json.labels("AuxiliaryAddresses")).length > 0) {
+    throw new ClusterError("unimplemented", "auxiliary addresses are not available for driver overlay");
+  }
+  return {
+    subnet: json.text("Subnet"),
+    ...present({ gateway: json.optionalText("Gateway"), range: json.optionalText("IPRange") }),
+  };
+}
+
+export interface NetworkDetails {
+  readonly Services?: Json;
+  readonly Peers?: readonly Json[];
+}
+
+/** As `/networks` shows it; `Containers` is for the host that runs them to fill in. */
+export function printNetwork(network: Network, details: NetworkDetails = {}): Json {
+  const { spec } = network;
+  return {
+    Name: spec.name,
+    Id: network.id,
+    Created: apiTime(network.meta.createdAtMs),
+    Scope: "swarm",
+    Driver: spec.driver,
+    EnableIPv4: true,
+    EnableIPv6: spec.ipv6,
+    IPAM: { Driver: "default", Options: null, Config: printSubnets(network) },
+    Internal: spec.internal,
+    Attachable: spec.attachable,
+    Ingress: spec.ingress,
+    ConfigFrom: { Network: "" },
+    ConfigOnly: false,
+    Containers: {},
+    Options: printDriverOptions(network),
+    Labels: spec.labels,
+    ...details,
+  };
+}
+
+/** As it stands in a task's `NetworksAttachments`. */
+export function printAttachedNetwork(network: Network): Json {
+  const { spec } = network;
+  const driver = { Name: spec.driver, Options: unlessEmpty(printDriverOptions(network)) };
+  return {
+    ...printMeta(network),
+    Spec: {
+      Name: spec.name,
+      Labels: spec.labels,
+      DriverConfiguration: { Name: spec.driver, Options: unlessEmpty(spec.driverOptions) },
+      IPv6Enabled: unlessEmpty(spec.ipv6),
+      Internal: unlessEmpty(spec.internal),
+      Attachable: unlessEmpty(spec.attachable),
+      Ingress: unlessEmpty(spec.ingress),
+      IPAMOptions: {
+        Driver: { Name: "default" },
+        Configs: unlessEmpty(
+          spec.ipam.map(({ subnet, gateway, range }) => ({ Subnet: subnet, Gateway: gateway, Range: range })),
+        ),
+      },
+      Scope: "swarm",
+    },
+    DriverState: driver,
+    IPAMOptions: isPredefined(network)
+      ? undefined
+      : { Driver: { Name: "default" }, Configs: printSubnets(network) },
+  };
+}
+
+function printSubnets({ state, spec }: Network): Json[] {
+  if (state !== undefined) return [{ Subnet: state.subnet, Gateway: state.gateway }];
+  return spec.ipam.map(({ subnet, gateway, range }) => ({
+    Subnet: subnet,
+    Gateway: gateway,
+    IPRange: range,
+  }));
+}
+
+const vniOption = "com.docker.network.driver.overlay.vxlanid_list";
+
+function printDriverOptions({ spec, state }: Network): Readonly<Record<string, string>> {
+  return state === undefined ? spec.driverOptions : { ...spec.driverOptions, [vniOption]: String(state.vni) };
+}

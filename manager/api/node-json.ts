@@ -1,0 +1,89 @@
+/** A node: Engine API JSON to model and back. */
+import { ClusterError } from "../../model/errors.ts";
+import type { Node, NodeDescription, NodeSpec, NodeState } from "../../model/node.ts";
+import type { JsonObject } from "./json-reader.ts";
+import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
+import { oneOf, present } from "./parse.ts";
+
+export function parseNodeSpec(json: JsonObject): NodeSpec {
+  const role = oneOf(json.text("Role"), ["manager", "worker"], "node role");
+  const availability = oneOf(json.text("Availability"), ["active", "pause", "drain"], "node availability");
+  if (role === undefined) throw new ClusterError("invalid-argument", 'invalid Role: ""');
+  if (availability === undefined) throw new ClusterError("invalid-argument", 'invalid Availability: ""');
+  return {
+    labels: json.labels("Labels"),
+    role,
+    availability,
+    ...present({ name: json.optionalText("Name") }),
+  };
+}
+
+export interface NodeFacts {
+  readonly leader: boolean;
+  readonly reachable: boolean;
+  /** `TLSInfo` of the cluster's CA. */
+  readonly tlsInfo: Json | undefined;
+}
+
+export function printNode(node: Node, { leader, reachable, tlsInfo }: NodeFacts): Json {
+  return {
+    ...printMeta(node),
+    Spec: {
+      Name: node.spec.name,
+      Labels: node.spec.labels,
+      Role: node.spec.role,
+      Availability: node.spec.availability,
+    },
+    Description: printDescription(node.description, tlsInfo),
+    Status: {
+      State: printState(node.status.state),
+      Message: unlessEmpty(node.status.message),
+      Addr: node.status.address,
+    },
+    ManagerStatus:
+      node.member === undefined
+        ? undefined
+        : {
+            Leader: leader || undefined,
+            Reachability: leader || reachable ? "reachable" : "unreachable",
+            Addr: node.member.address,
+          },
+  };
+}
+
+function printDescription(description: NodeDescription | undefined, tlsInfo: Json | undefined): Json {
+  if (description === undefined) {
+    return { Hostname: "", Platform: {}, Resources: {}, Engine: {}, TLSInfo: tlsInfo };
+  }
+  const { hostname, platform, resources, engineVersion, engineLabels, plugins } = description;
+  return {
+    Hostname: hostname,
+    Platform: { Architecture: platform.architecture, OS: platform.os },
+    Resources: {
+      NanoCPUs: resources.nanoCpus,
+      MemoryBytes: resources.memoryBytes,
+      GenericResources: unlessEmpty(
+        Object.entries(resources.generic).map(([kind, count]) => ({
+          DiscreteResourceSpec: { Kind: kind, Value: count },
+        })),
+      ),
+    },
+    Engine: {
+      EngineVersion: engineVersion,
+      Labels: unlessEmpty(engineLabels),
+      Plugins: unlessEmpty(plugins.map(({ type, name }) => ({ Type: type, Name: name }))),
+    },
+    TLSInfo: tlsInfo,
+  };
+}
+
+export function printState(state: NodeState): string {
+  switch (state) {
+    case "unknown":
+    case "ready":
+    case "down":
+      return state;
+    case "unreachable":
+      return "disconnected";
+  }
+}

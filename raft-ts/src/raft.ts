@@ -1,0 +1,104 @@
+import { stepCandidate, tickCandidate } from "./candidate.ts";
+import { stepFollower, tickFollower } from "./follower.ts";
+import { stepLeader, tickLeader } from "./leader.ts";
+import type { Message, VoteMessage } from "./message.ts";
+import type { RaftState } from "./state.ts";
+
+/** One tick of the caller's clock. */
+export function tick(s: RaftState): void {
+  switch (s.role.kind) {
+    case "follower":
+      tickFollower(s);
+      return;
+    case "pre-candidate":
+    case "candidate":
+      tickCandidate(s);
+      return;
+    case "leader":
+      tickLeader(s, s.role);
+      return;
+  }
+}
+
+/** Takes in one message: first its term (§5.1), then votes, which any role can give, then the role's business. */
+export function step(s: RaftState, message: Message): void {
+  if (message.to !== s.id) return;
+  const isRequest = message.type === "pre-vote" || message.type === "vote";
+  if (isRequest && !message.transfer && s.leaseHolds && message.term > s.term) {
+    // We hear from a leader: an election now would only disturb (thesis §4.2.3).
+    return;
+  }
+  if (message.term > s.term) adoptTerm(s, message);
+  else if (message.term < s.term) {
+    answerOldTerm(s, message);
+    return;
+  }
+  if (isRequest) {
+    answerVote(s, message);
+    return;
+  }
+  if (isFromLeader(message) && (s.role.kind === "pre-candidate" || s.role.kind === "candidate")) {
+    s.becomeFollower(s.term, message.from); // Somebody else won this term.
+  }
+  switch (s.role.kind) {
+    case "follower":
+      stepFollower(s, message);
+      return;
+    case "pre-candidate":
+    case "candidate":
+      stepCandidate(s, message);
+      return;
+    case "leader":
+      stepLeader(s, s.role, message);
+      return;
+  }
+}
+
+function adoptTerm(s: RaftState, message: Message): void {
+  // A pre-vote, and the consent to one, speak of a term that nobody has entered yet.
+  if (message.type === "pre-vote") return;
+  if (message.type === "pre-vote-reply" && message.granted) return;
+  s.becomeFollower(message.term, isFromLeader(message) ? message.from : undefined);
+}
+
+function answerOldTerm(s: RaftState, message: Message): void {
+  if (isFromLeader(message)) {
+    // A leader of the past, or one that this member outran: our term makes it step down.
+    s.send({
+      type: "append-reply",
+      from: s.id,
+      to: message.from,
+      term: s.term,
+      index: 0,
+      rejected: true,
+      hintIndex: 0,
+      hintTerm: 0,
+    });
+  } else if (message.type === "pre-vote") {
+    // Lets the asker catch up with the term, or it would ask forever.
+    s.send({ type: "pre-vote-reply", from: s.id, to: message.from, term: s.term, granted: false });
+  }
+}
+
+function answerVote(s: RaftState, message: VoteMessage): void {
+  const free =
+    s.vote === message.from ||
+    (s.vote === undefined && s.leader === undefined) ||
+    (message.type === "pre-vote" && message.term > s.term);
+  const granted = free && s.log.isUpToDate(message.lastIndex, message.lastTerm);
+  const { from: to } = message;
+  if (message.type === "pre-vote") {
+    const term = granted ? message.term : s.term;
+    s.send({ type: "pre-vote-reply", from: s.id, to, term, granted });
+    return;
+  }
+  if (granted) {
+    s.vote = to;
+    s.resetElectionTimer();
+  }
+  s.send({ type: "vote-reply", from: s.id, to, term: s.term, granted });
+}
+
+function isFromLeader(message: Message): boolean {
+  return message.type === "append" || message.type === "heartbeat" || message.type === "snapshot";
+}

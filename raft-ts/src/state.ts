@@ -1,0 +1,187 @@
+import { ConfigurationHistory } from "./confchange.ts";
+import { RaftLog } from "./log.ts";
+import { type MemberId, type Message, invariant } from "./message.ts";
+import type { Progress } from "./progress.ts";
+import { votersOf } from "./quorum.ts";
+import type { ReadQueue, ReadState } from "./readindex.ts";
+import type { Storage } from "./storage.ts";
+
+/** Timing in ticks, limits in bytes or counts. */
+export interface RaftOptions {
+  readonly id: MemberId;
+  readonly storage: Storage;
+  /** A uniform integer `0 <= n < bound`; only election jitter asks for it. */
+  readonly random: (bound: number) => number;
+  /** Silence after which a follower may campaign; the actual wait is drawn from `[n, 2n)`. Default 8. */
+  readonly electionTicks?: number;
+  /** Default 2; must be less than `electionTicks`. */
+  readonly heartbeatTicks?: number;
+  /** One append message carries at most this much, or one entry. Default 1 MiB. */
+  readonly maxMessageBytes?: number;
+  /** Unacknowledged appends per peer. Default 256 messages. */
+  readonly maxInflightCount?: number;
+  /** Unacknowledged appends per peer. Default 8 MiB. */
+  readonly maxInflightBytes?: number;
+  /** Committed entries in one `Ready`. Default 4 MiB. */
+  readonly maxCommittedBytes?: number;
+  /** Proposals appended and not yet applied here; more are refused. Default 64 MiB. */
+  readonly maxUncommittedBytes?: number;
+  /** Reads that wait for confirmation; more are refused. Default 16,384. */
+  readonly maxPendingReads?: number;
+}
+
+export type ResolvedOptions = Required<RaftOptions>;
+
+export type RoleKind = Role["kind"];
+
+/** The role and what only that role knows. */
+export type Role =
+  | { readonly kind: "follower" }
+  | { readonly kind: "pre-candidate"; readonly votes: Map<MemberId, boolean> }
+  | { readonly kind: "candidate"; readonly votes: Map<MemberId, boolean> }
+  | LeaderRole;
+
+export interface LeaderRole {
+  readonly kind: "leader";
+  readonly progress: Map<MemberId, Progress>;
+  readonly reads: ReadQueue;
+  /** Index of the empty entry this leadership began with; once committed, reads and changes may go on. */
+  readonly termStartIndex: number;
+  heartbeatElapsed: number;
+  uncommittedBytes: number;
+  transferTo: MemberId | undefined;
+  /** Something may be sendable; looked at once per `Ready`, so that proposals travel in batches. */
+  flushDue: boolean;
+}
+
+/** All the mutable state of one member; the role files decide what happens to it. */
+export class RaftState {
+  readonly options: ResolvedOptions;
+  readonly id: MemberId;
+  readonly log: RaftLog;
+  readonly history: ConfigurationHistory;
+  term: number;
+  vote: MemberId | undefined;
+  leader: MemberId | undefined;
+  role: Role = { kind: "follower" };
+  electionElapsed = 0;
+  electionDeadline: number;
+  /** May leave at once. */
+  messages: Message[] = [];
+  /** Promise something that has to be on disk first. */
+  messagesAfterPersist: Message[] = [];
+  readStates: ReadState[] = [];
+
+  constructor(options: RaftOptions) {
+    this.options = resolveOptions(options);
+    this.id = options.id;
+    const { storage } = options;
+    this.log = new RaftLog(storage);
+    const { term, vote } = storage.initialState();
+    this.term = term;
+    this.vote = vote;
+    this.history = new ConfigurationHistory(storage.snapshot());
+    this.history.appended(this.log.entriesFrom(this.log.firstIndex(), Number.MAX_SAFE_INTEGER) ?? []);
+    this.electionDeadline = drawElectionDeadline(this.options);
+  }
+
+  /** Whether this member may stand for election. */
+  get promotable(): boolean {
+    if (this.log.pendingSnapshot !== undefined) return false;
+    if (votersOf(this.history.latest).has(this.id)) return true;
+    // Until its removal is committed it may be the only one with a log that can win (thesis §4.2.2).
+    return (
+      this.history.latestIndex > this.log.commit && votersOf(this.history.at(this.log.commit)).has(this.id)
+    );
+  }
+
+  /** Whether a leader was heard from recently enough that elections are none of our business (§6 lease). */
+  get leaseHolds(): boolean {
+    return this.leader !== undefined && this.electionElapsed < this.options.electionTicks;
+  }
+
+  send(message: Message): void {
+    switch (message.type) {
+      case "pre-vote":
+      case "vote":
+      case "pre-vote-reply":
+      case "vote-reply":
+      case "append-reply":
+      case "heartbeat-reply":
+        this.messagesAfterPersist.push(message);
+        return;
+      case "append":
+      case "heartbeat":
+      case "snapshot":
+      case "read":
+      case "read-reply":
+      case "timeout-now":
+        this.messages.push(message);
+        return;
+    }
+  }
+
+  becomeFollower(term: number, leader: MemberId | undefined): void {
+    this.#enterTerm(term);
+    this.role = { kind: "follower" };
+    this.leader = leader;
+  }
+
+  /** Asks whether an election could be won, without touching the term (thesis §9.6). */
+  becomePreCandidate(): void {
+    invariant(this.role.kind !== "leader", () => "a leader cannot become a candidate");
+    this.electionElapsed = 0;
+    this.electionDeadline = drawElectionDeadline(this.options);
+    this.role = { kind: "pre-candidate", votes: new Map() };
+    this.leader = undefined;
+  }
+
+  becomeCandidate(): void {
+    invariant(this.role.kind !== "leader", () => "a leader cannot become a candidate");
+    this.#enterTerm(this.term + 1);
+    this.vote = this.id;
+    this.role = { kind: "candidate", votes: new Map() };
+    this.leader = undefined;
+  }
+
+  /** Timers start over; called on every change of role. */
+  resetElectionTimer(): void {
+    this.electionElapsed = 0;
+    this.electionDeadline = drawElectionDeadline(this.options);
+  }
+
+  #enterTerm(term: number): void {
+    invariant(term >= this.term, () => `term ${term}: already at ${this.term}`);
+    if (term > this.term) {
+      this.term = term;
+      this.vote = undefined;
+    }
+    this.resetElectionTimer();
+  }
+}
+
+function drawElectionDeadline({ electionTicks, random }: ResolvedOptions): number {
+  return electionTicks + random(electionTicks);
+}
+
+function resolveOptions(options: RaftOptions): ResolvedOptions {
+  const resolved = {
+    electionTicks: 8,
+    heartbeatTicks: 2,
+    maxMessageBytes: 1024 * 1024,
+    maxInflightCount: 256,
+    maxInflightBytes: 8 * 1024 * 1024,
+    maxCommittedBytes: 4 * 1024 * 1024,
+    maxUncommittedBytes: 64 * 1024 * 1024,
+    maxPendingReads: 16_384,
+    ...options,
+  };
+  const { electionTicks, heartbeatTicks } = resolved;
+  if (!(heartbeatTicks >= 1 && heartbeatTicks < electionTicks)) {
+    throw new RangeError(
+      `raft options: heartbeatTicks is ${heartbeatTicks}, electionTicks is ${electionTicks}; ` +
+        "heartbeatTicks must be at least 1 and less than electionTicks",
+    );
+  }
+  return resolved;
+}

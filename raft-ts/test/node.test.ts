@@ -1,0 +1,165 @@
+import t from "tap";
+import { MemoryStorage, type Message, RaftNode, bootstrapEntry, encodeConfiguration } from "../src/index.ts";
+import { bytes, group } from "./cluster.ts";
+
+/** Member `a` of three, with `entries` (term by index, after the founding entry) on its disk. */
+function member(terms: readonly number[]): { node: RaftNode; storage: MemoryStorage } {
+  const storage = new MemoryStorage();
+  storage.append([
+    bootstrapEntry(group(["a", "b", "c"])),
+    ...terms.map((term, at) => ({ term, index: at + 2, kind: "data" as const, data: bytes("x") })),
+  ]);
+  storage.setHardState({ term: terms.at(-1) ?? 1, vote: undefined, commit: 1 });
+  return {
+    storage,
+    node: new RaftNode({ id: "a", storage, random: () => 0, maxUncommittedBytes: 100 }),
+  };
+}
+
+/** Carries out all work; returns the messages. */
+function settle({ node, storage }: { node: RaftNode; storage: MemoryStorage }): Message[] {
+  const sent: Message[] = [];
+  while (node.hasReady()) {
+    const ready = node.ready();
+    storage.append(ready.entries);
+    if (ready.hardState !== undefined) storage.setHardState(ready.hardState);
+    sent.push(...ready.messages, ...ready.messagesAfterPersist);
+    node.advance();
+  }
+  return sent;
+}
+
+function elect(subject: { node: RaftNode; storage: MemoryStorage }): number {
+  for (let tick = 0; tick < 8; tick += 1) subject.node.tick();
+  settle(subject);
+  const term = subject.node.status().term + 1;
+  subject.node.step({ type: "pre-vote-reply", from: "b", to: "a", term, granted: true });
+  settle(subject);
+  subject.node.step({ type: "vote-reply", from: "b", to: "a", term, granted: true });
+  settle(subject);
+  return term;
+}
+
+const accepted = { type: "append-reply", to: "a", rejected: false, hintIndex: 0, hintTerm: 0 } as const;
+
+t.test(
+  "an entry of an old term on a majority is not committed before one of the new term is (§5.4.2)",
+  (t) => {
+    const subject = member([2]);
+    const term = elect(subject);
+    subject.node.step({ ...accepted, from: "b", term, index: 2 });
+    settle(subject);
+    t.equal(subject.node.status().commit, 1, "counting replicas says nothing about an old term");
+    subject.node.step({ ...accepted, from: "b", term, index: 3 });
+    settle(subject);
+    t.equal(subject.node.status().commit, 3);
+    t.end();
+  },
+);
+
+t.test("the leader's own copy counts only when it is on disk", (t) => {
+  const subject = member([]);
+  const term = elect(subject);
+  subject.node.step({ ...accepted, from: "b", term, index: 2 });
+  settle(subject);
+  t.equal(subject.node.propose(bytes("x")).kind, "accepted");
+  const ready = subject.node.ready();
+  t.ok(ready.mustSync);
+  subject.node.step({ ...accepted, from: "b", term, index: 3 });
+  t.equal(subject.node.status().commit, 2, "one durable copy of three");
+  subject.storage.append(ready.entries);
+  subject.node.advance();
+  t.equal(subject.node.status().commit, 3, "two durable copies of three");
+  t.end();
+});
+
+t.test("votes wait for the disk, appends of a leader do not", (t) => {
+  const subject = member([]);
+  subject.node.step({
+    type: "vote",
+    from: "b",
+    to: "a",
+    term: 2,
+    lastIndex: 1,
+    lastTerm: 1,
+    transfer: false,
+  });
+  const ready = subject.node.ready();
+  t.strictSame(ready.hardState, { term: 2, vote: "b", commit: 1 });
+  t.ok(ready.mustSync);
+  t.strictSame(ready.messages, []);
+  t.match(ready.messagesAfterPersist, [{ type: "vote-reply", granted: true }]);
+  t.end();
+});
+
+t.test("entries replaced while they were being written are written again", (t) => {
+  const subject = member([]);
+  const append = { type: "append", to: "a", commit: 1 } as const;
+  const entry = (term: number, index: number) => ({
+    term,
+    index,
+    kind: "data" as const,
+    data: bytes(`${term}`),
+  });
+  const from1 = { ...append, from: "b", term: 2, prevIndex: 1, prevTerm: 1 };
+  subject.node.step({ ...from1, entries: [entry(2, 2), entry(2, 3)] });
+  const first = subject.node.ready();
+  subject.node.step({ ...from1, from: "c", term: 3, entries: [entry(3, 2), entry(3, 3)] });
+  subject.storage.append(first.entries);
+  subject.node.advance();
+  const second = subject.node.ready();
+  t.strictSame(
+    second.entries.map(({ term, index }) => ({ term, index })),
+    [
+      { term: 3, index: 2 },
+      { term: 3, index: 3 },
+    ],
+  );
+  t.end();
+});
+
+t.test("proposals beyond the uncommitted limit are refused, a single large one is not", (t) => {
+  const subject = member([]);
+  const term = elect(subject);
+  t.equal(subject.node.propose(new Uint8Array(200)).kind, "accepted", "nothing else waits");
+  t.match(subject.node.propose(new Uint8Array(1)), { kind: "refused", reason: "too-much-uncommitted" });
+  settle(subject);
+  subject.node.step({ ...accepted, from: "b", term, index: 3 });
+  settle(subject);
+  t.equal(subject.node.propose(new Uint8Array(1)).kind, "accepted", "committed and applied makes room");
+  t.end();
+});
+
+t.test("a member that lost entries it acknowledged stops with advice", (t) => {
+  const subject = member([]);
+  const heartbeat: Message = { type: "heartbeat", from: "b", to: "a", term: 2, commit: 9, round: 0 };
+  t.throws(() => subject.node.step(heartbeat), {
+    name: "RaftInvariantError",
+    message: /join as a new member/,
+  });
+  t.end();
+});
+
+t.test("a configuration counts from its append and goes away with its entry", (t) => {
+  const subject = member([]);
+  const append = { type: "append", to: "a", prevIndex: 1, prevTerm: 1, commit: 1 } as const;
+  const data = encodeConfiguration(group(["a", "b", "c", "d"]));
+  const config = { term: 2, index: 2, kind: "config", data } as const;
+  subject.node.step({ ...append, from: "b", term: 2, entries: [config] });
+  t.strictSame(subject.node.status().configuration.voters, ["a", "b", "c", "d"]);
+  t.equal(subject.node.status().settled, false);
+  settle(subject);
+  const other = { term: 3, index: 2, kind: "empty", data: new Uint8Array() } as const;
+  subject.node.step({ ...append, from: "c", term: 3, entries: [other] });
+  t.strictSame(subject.node.status().configuration.voters, ["a", "b", "c"]);
+  t.end();
+});
+
+t.test("a member that was never told of a group stays quiet", (t) => {
+  const storage = new MemoryStorage();
+  const node = new RaftNode({ id: "n", storage, random: () => 0 });
+  for (let tick = 0; tick < 100; tick += 1) node.tick();
+  t.equal(node.hasReady(), false);
+  t.equal(node.status().role, "follower");
+  t.end();
+});
