@@ -173,7 +173,8 @@ export class Host {
     const init = (await this.processes()).find(isInit);
     if (init === undefined)
       throw new Error(`cannot run ${argv[0] ?? ""} on ${this.name}: the host is not up`);
-    return run(["nsenter", "-t", String(init.pid), "-n", "-m", "-p", "-u", "-i", "--", ...argv]);
+    const enter = ["nsenter", "-t", String(init.pid), "-n", "-m", "-p", "-u", "-i", "--", ...argv];
+    return run(["sh", "-c", 'echo $$ >"$0" && exec "$@"', this.#cgroup.procsFile, ...enter]);
   }
 
   /** Waits until the payload's socket takes connections. */
