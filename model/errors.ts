@@ -2,6 +2,7 @@
 export const errorCodes = {
   "invalid-argument": { http: 400, grpc: 3 },
   "failed-precondition": { http: 400, grpc: 9 },
+  "too-large": { http: 413, grpc: 8 },
   unauthenticated: { http: 401, grpc: 16 },
   "permission-denied": { http: 403, grpc: 7 },
   "not-found": { http: 404, grpc: 5 },

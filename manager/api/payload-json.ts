@@ -62,7 +62,10 @@ function canonicalBase64(text: string): string {
 }
 
 /** Data of a secret never leaves through the API. */
-export function printPayload(kind: PayloadKind, object: Secret | Config): Json {
+export function printPayload(
+  kind: PayloadKind,
+  object: Omit<Secret | Config, "id"> & { readonly id: string },
+): Json {
   const { name, labels, data, templating } = object.spec;
   return {
     ...printMeta(object),

@@ -1,0 +1,47 @@
+import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
+import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
+import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Random } from "../../runtime/random.ts";
+import type { TableName } from "../store/tables.ts";
+import type { StoreView, Transaction } from "../store/transaction.ts";
+import type { Watch } from "../store/watch.ts";
+
+/** The part of the store that the API touches. */
+export interface ApiStore {
+  view<R>(read: (view: StoreView) => R): R;
+  update<R>(write: (tx: Transaction) => R, signal?: AbortSignal): Promise<R>;
+  watch(tables: readonly TableName[], signal?: AbortSignal): Watch;
+}
+
+/** Unforeseen failures of requests end here; their text is not shown to clients. */
+export interface ApiLog {
+  error(fields: object, message: string): void;
+}
+
+export interface ApiDeps {
+  readonly store: ApiStore;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: ApiLog;
+  readonly nodeId: NodeId;
+  readonly cluster: {
+    isLeader(): boolean;
+    leaderAddress(): string | undefined;
+    leaderId(): NodeId | undefined;
+    /** Settles when the store here holds everything that was committed before the call. @throws `no-leader` */
+    readBarrier(signal: AbortSignal): Promise<void>;
+    reachable(nodeId: NodeId): boolean;
+  };
+  /** @throws {ClusterError} `no-leader` only when no leader has seen the request: it is tried again then. */
+  forward(request: ForwardRequest, signal: AbortSignal): Promise<ForwardResponse>;
+  logs(
+    selector: { readonly serviceIds: readonly ServiceId[]; readonly taskIds: readonly TaskId[] },
+    options: LogOptions,
+    signal: AbortSignal,
+  ): AsyncIterable<LogLine>;
+  readonly joinTokens: {
+    /** Writes a new token of that kind into the transaction's cluster object. */
+    rotate(kind: "worker" | "manager", tx: Transaction): void;
+  };
+}

@@ -1,0 +1,101 @@
+/** What a new swarm network must be, and who still needs one that is to go. */
+import { ClusterError } from "../../model/errors.ts";
+import { isPredefined, type Network, type NetworkSpec, predefinedLabel } from "../../model/network.ts";
+import { isRunnable } from "../../model/task.ts";
+import { nameProblems } from "../../model/validate.ts";
+import type { StoreView } from "../store/transaction.ts";
+import { contains, overlaps, parseAddress, parseSubnet } from "./subnet.ts";
+
+const predefinedNames = ["bridge", "host", "none", "default"];
+
+/** @throws {ClusterError} with the first problem. */
+export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
+  if (predefinedNames.includes(spec.name)) {
+    throw new ClusterError(
+      "permission-denied",
+      `operation is not permitted on predefined ${spec.name} network`,
+    );
+  }
+  const problem = nameProblems(spec.name)[0];
+  if (problem !== undefined) throw invalid(problem);
+  if (spec.driver !== "overlay") {
+    throw invalid(`network driver "${spec.driver}" is not available for the swarm; overlay is`);
+  }
+  if (Object.hasOwn(spec.labels, predefinedLabel)) {
+    throw invalid(`label ${predefinedLabel} is reserved for networks of the swarm itself`);
+  }
+  if (spec.ingress && spec.attachable) throw invalid("ingress network cannot be attachable");
+  if (spec.ingress) throw later("ingress networks");
+  if (spec.ipv6) throw later("IPv6 on overlay networks");
+  if (Object.hasOwn(spec.driverOptions, "encrypted")) throw later("encryption of overlay networks");
+  if (view.networks.byName(spec.name) !== undefined) {
+    throw new ClusterError("name-conflict", `network with name ${spec.name} already exists`);
+  }
+  checkSubnets(view, spec);
+}
+
+function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
+  if (ipam.length > 1) throw later("more than one subnet on an overlay network");
+  for (const { subnet, gateway, range } of ipam) {
+    if (subnet === "") continue;
+    const block = parseSubnet(subnet);
+    if (block === undefined)
+      throw invalid(`invalid subnet ${subnet}: an IPv4 CIDR such as 10.1.0.0/24 is expected`);
+    if (gateway !== undefined) {
+      const at = parseAddress(gateway.split("/")[0] ?? "");
+      if (at === undefined || at < block.first || at > block.last) {
+        throw invalid(`invalid gateway ${gateway}: an address inside ${subnet} is expected`);
+      }
+    }
+    if (range !== undefined) {
+      const inner = parseSubnet(range);
+      if (inner === undefined || !contains(block, inner)) {
+        throw invalid(`invalid ip-range ${range}: a CIDR inside ${subnet} is expected`);
+      }
+    }
+    for (const other of view.networks.list()) {
+      const taken = other.state?.subnet ?? other.spec.ipam[0]?.subnet ?? "";
+      const theirs = parseSubnet(taken);
+      if (theirs !== undefined && overlaps(block, theirs)) {
+        throw invalid(
+          `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${taken} of network ${other.spec.name}`,
+        );
+      }
+    }
+  }
+}
+
+/** What refers to a network, such as "service <id>"; undefined when it is free to go. */
+export function networkUser(view: StoreView, network: Network): string | undefined {
+  const service = view.services
+    .list()
+    .find(({ spec }) => spec.task.networks.some((each) => each.networkId === network.id));
+  if (service !== undefined) return `service ${service.id}`;
+  // Tasks of a service that is gone are on their way out: `stack rm` removes its networks right after its services.
+  const task = view.tasks
+    .byNetwork(network.id)
+    .find((each) => isRunnable(each) && view.services.has(each.serviceId));
+  return task === undefined ? undefined : `task ${task.id}`;
+}
+
+/** @throws {ClusterError} while the network is in use or part of the swarm itself. */
+export function checkNetworkRemoval(view: StoreView, network: Network): void {
+  if (isPredefined(network)) {
+    throw new ClusterError(
+      "permission-denied",
+      `${network.spec.name} is a pre-defined network and cannot be removed`,
+    );
+  }
+  const user = networkUser(view, network);
+  if (user !== undefined) {
+    throw new ClusterError("failed-precondition", `network ${network.id} is in use by ${user}`);
+  }
+}
+
+function invalid(message: string): ClusterError {
+  return new ClusterError("invalid-argument", message);
+}
+
+function later(what: string): ClusterError {
+  return new ClusterError("unimplemented", `${what} is not available yet`);
+}

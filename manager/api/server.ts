@@ -1,0 +1,289 @@
+/** The manager's REST server: a unix socket that the worker beside it passes swarm routes to. */
+import type { IncomingMessage } from "node:http";
+import { rm } from "node:fs/promises";
+import { Readable } from "node:stream";
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
+import {
+  apiVersion,
+  commonHeaders,
+  compareVersions,
+  jsonContentType,
+  notFoundMessage,
+  parseJsonBody,
+  splitVersion,
+  versionProblem,
+} from "../../runtime/http.ts";
+import type { Call, Reply, Route } from "./call.ts";
+import type { ApiDeps } from "./deps.ts";
+import { errorReply } from "./error.ts";
+import { EventFeed, eventRoutes } from "./events.ts";
+import { forwardedHeader, forwardedHeaders, forwardUnlessLeader, freshRead } from "./forward.ts";
+import { jsonObject } from "./json-reader.ts";
+import { logRoutes } from "./logs.ts";
+import { networkRoutes } from "./network.ts";
+import { nodeRoutes } from "./node.ts";
+import { payloadRoutes } from "./payload.ts";
+import { serviceRoutes } from "./service.ts";
+import { swarmRoutes } from "./swarm.ts";
+import { taskRoutes } from "./task.ts";
+
+/** A request that takes longer is given up, but for streams. */
+export const requestDeadlineMs = 20_000;
+/** Holds the largest config in base64 with room to spare, and stays below one gRPC message. */
+export const bodyLimitBytes = 3 * 1024 * 1024;
+const pathPartLimit = 1_024;
+
+export interface Api {
+  /** Serves on a unix socket; a stale one is replaced. */
+  listen(socket: string): Promise<void>;
+  /** Carries out a request that another manager passed on. @throws `no-leader` when this one does not lead. */
+  inject(request: ForwardRequest): Promise<ForwardResponse>;
+  /** Ends streams, then settles. */
+  close(): Promise<void>;
+}
+
+export function createApi(deps: ApiDeps): Api {
+  const ending = new AbortController();
+  const open = new Set<AbortController>();
+  const feed = new EventFeed(deps);
+  const feeding = feed.run(ending.signal).catch((reason: unknown) => {
+    if (!ending.signal.aborted) deps.log.error({ error: errorText(reason) }, "the event feed ended");
+  });
+  const routes = [
+    ...swarmRoutes,
+    ...nodeRoutes,
+    ...serviceRoutes,
+    ...taskRoutes,
+    ...networkRoutes,
+    ...payloadRoutes,
+    ...logRoutes,
+    ...eventRoutes(feed),
+  ];
+  const app = build(deps, routes, open);
+  return {
+    async listen(socket) {
+      await rm(socket, { force: true });
+      await app.listen({ path: socket });
+    },
+    async inject(request) {
+      if (!deps.cluster.isLeader()) throw new ClusterError("no-leader", "this manager does not lead");
+      const response = await app.inject({
+        method: request.method as "POST",
+        url: request.url,
+        headers: { ...request.headers, [forwardedHeader]: "1" },
+        payload: Buffer.from(request.body),
+      });
+      return {
+        status: response.statusCode,
+        headers: { "content-type": String(response.headers["content-type"] ?? jsonContentType) },
+        body: response.rawPayload,
+      };
+    },
+    async close() {
+      const reason = new ClusterError("unavailable", "the manager is stopping");
+      ending.abort(reason);
+      for (const each of open) each.abort(reason);
+      await app.close();
+      await feeding;
+    },
+  };
+}
+
+function build(deps: ApiDeps, routes: readonly Route[], open: Set<AbortController>): FastifyInstance {
+  const versions = new WeakMap<IncomingMessage, string>();
+  const app = fastify({
+    logger: false,
+    bodyLimit: bodyLimitBytes,
+    forceCloseConnections: true,
+    exposeHeadRoutes: false,
+    routerOptions: { maxParamLength: pathPartLimit },
+    rewriteUrl(request) {
+      const { version, url } = splitVersion(request.url ?? "/");
+      versions.set(request, version);
+      return url;
+    },
+    frameworkErrors: (error, _request, reply) => void fail(reply, fromFramework(error, "")),
+  });
+  const versionOf = (request: FastifyRequest): string => versions.get(request.raw) ?? apiVersion;
+
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
+  app.addHook("onRequest", async (request, reply) => {
+    reply.headers(commonHeaders);
+    const problem = versionProblem(versionOf(request));
+    if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
+  });
+  app.setErrorHandler((error, request, reply) => {
+    const reason = fromFramework(error, request.headers["content-type"] ?? "");
+    if (!(reason instanceof ClusterError)) {
+      deps.log.error(
+        { method: request.method, url: request.url, error: errorDetail(reason) },
+        "a request failed",
+      );
+    }
+    // Clients older than 1.24 read errors as plain text.
+    if (compareVersions(versionOf(request), "1.24") < 0) {
+      const { status, body } = errorReply(reason);
+      return reply.code(status).type("text/plain; charset=utf-8").send(`${body.message}\n`);
+    }
+    return fail(reply, reason);
+  });
+  app.setNotFoundHandler((_request, reply) => fail(reply, new ClusterError("not-found", notFoundMessage)));
+
+  for (const route of routes) {
+    app.route({
+      method: route.method,
+      url: route.path,
+      handler: (request, reply) => answer(deps, { route, request, reply, version: versionOf(request), open }),
+    });
+  }
+  return app;
+}
+
+interface Exchange {
+  readonly route: Route;
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  readonly version: string;
+  /** Requests and streams not yet at their end. */
+  readonly open: Set<AbortController>;
+}
+
+async function answer(
+  deps: ApiDeps,
+  { route, request, reply, version, open }: Exchange,
+): Promise<FastifyReply> {
+  const life = new AbortController();
+  const { signal } = life;
+  open.add(life);
+  const cancelDeadline = deps.clock.after(requestDeadlineMs, () =>
+    life.abort(new ClusterError("deadline-exceeded", "context deadline exceeded")),
+  );
+  reply.raw.once("close", () => {
+    open.delete(life);
+    life.abort(new ClusterError("unavailable", "the client is gone"));
+  });
+  // The reply is not awaited: it settles with the end of the stream, which has no deadline.
+  try {
+    if (route.method === "GET") {
+      if (route.local !== true) await bounded(freshRead(deps, signal), signal);
+    } else if (request.headers[forwardedHeader] === undefined) {
+      const forwarding = forwardUnlessLeader(deps, () => toForward(request), signal);
+      const passed = await bounded(forwarding, signal);
+      if (passed !== undefined) {
+        return reply.code(passed.status).headers(passed.headers).send(Buffer.from(passed.body));
+      }
+    }
+    const handling = (async () => route.handle(deps, toCall(request, version, signal)))();
+    return send(reply, await bounded(handling, signal));
+  } finally {
+    cancelDeadline();
+  }
+}
+
+/** Settles at the latest when the signal aborts, whatever the work does about it. */
+async function bounded<R>(work: Promise<R>, signal: AbortSignal): Promise<R> {
+  let onAbort = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(signal.reason as Error);
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}
+
+function toCall(request: FastifyRequest, version: string, signal: AbortSignal): Call {
+  const at = request.url.indexOf("?");
+  return {
+    params: request.params as Record<string, string>,
+    query: new URLSearchParams(at < 0 ? "" : request.url.slice(at + 1)),
+    body: () =>
+      jsonObject(
+        parseJsonBody(request.headers["content-type"], bodyBytes(request).toString("utf8")) ?? {},
+        "",
+      ),
+    header: (name) => {
+      const value = request.headers[name];
+      return typeof value === "string" ? value : undefined;
+    },
+    version,
+    signal,
+  };
+}
+
+function toForward(request: FastifyRequest): ForwardRequest {
+  const headers: Record<string, string> = {};
+  for (const name of forwardedHeaders) {
+    const value = request.headers[name];
+    if (typeof value === "string") headers[name] = value;
+  }
+  return { method: request.method, url: request.originalUrl, headers, body: bodyBytes(request) };
+}
+
+function bodyBytes(request: FastifyRequest): Buffer {
+  return Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+}
+
+function send(reply: FastifyReply, outcome: Reply): FastifyReply {
+  switch (outcome.kind) {
+    case "json":
+      return sendJson(reply, outcome.status, outcome.value);
+    case "empty":
+      return reply.code(outcome.status).send();
+    case "stream": {
+      reply.code(200).header("content-type", outcome.contentType);
+      const body = Readable.from(outcome.chunks, { objectMode: false, highWaterMark: 64 * 1024 });
+      // Headers go out at once: clients wait for them before they wait for the first line.
+      reply.raw.once("pipe", () => reply.raw.flushHeaders());
+      return reply.send(body);
+    }
+  }
+}
+
+function fail(reply: FastifyReply, reason: unknown): FastifyReply {
+  const { status, body } = errorReply(reason);
+  return sendJson(reply.headers(commonHeaders), status, body);
+}
+
+/** As bytes, so that no charset is added to the content type: clients compare the whole header. */
+function sendJson(reply: FastifyReply, status: number, value: unknown): FastifyReply {
+  return reply
+    .code(status)
+    .header("content-type", jsonContentType)
+    .send(Buffer.from(`${JSON.stringify(value)}\n`));
+}
+
+/** The framework's own refusals, in our words. */
+function fromFramework(error: unknown, contentType: string): unknown {
+  if (error instanceof ClusterError || !(error instanceof Error)) return error;
+  const { code = "", statusCode } = error as { code?: string; statusCode?: number };
+  switch (code) {
+    case "FST_ERR_CTP_BODY_TOO_LARGE":
+      return new ClusterError(
+        "too-large",
+        `request body too large: at most ${bodyLimitBytes} bytes are accepted`,
+      );
+    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
+      return new ClusterError(
+        "invalid-argument",
+        `unsupported Content-Type header (${contentType}): must be '${jsonContentType}'`,
+      );
+    case "FST_ERR_BAD_URL":
+    case "FST_ERR_MAX_PARAM_LENGTH":
+      return new ClusterError("not-found", notFoundMessage);
+    default:
+      return statusCode !== undefined && statusCode < 500
+        ? new ClusterError("invalid-argument", error.message, { cause: error })
+        : error;
+  }
+}
+
+function errorDetail(reason: unknown): string {
+  return reason instanceof Error ? (reason.stack ?? reason.message) : String(reason);
+}

@@ -1,0 +1,85 @@
+/** What a new or changed service needs from the rest of the cluster; runs inside the transaction. */
+import { ClusterError } from "../../model/errors.ts";
+import type { NetworkId } from "../../model/ids.ts";
+import { isPredefined, type Network } from "../../model/network.ts";
+import type { ServiceSpec } from "../../model/service.ts";
+import { serviceProblems } from "../../model/validate.ts";
+import type { StoreView } from "../store/transaction.ts";
+
+/**
+ * Network names become ids, and every rule is checked.
+ *
+ * @returns The spec to store.
+ * @throws {ClusterError} with the first problem, in the API's words.
+ */
+export function checkService(view: StoreView, given: ServiceSpec): ServiceSpec {
+  refuseWhatIsToCome(given);
+  const problem = serviceProblems(given)[0];
+  if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
+  const spec = resolveNetworks(view, given);
+  checkReferences(view, spec);
+  return spec;
+}
+
+function refuseWhatIsToCome({ mode, endpoint }: ServiceSpec): void {
+  if (mode.kind === "replicated-job" || mode.kind === "global-job") {
+    throw new ClusterError(
+      "unimplemented",
+      `${mode.kind} mode is not available yet; replicated and global are`,
+    );
+  }
+  const ingress = endpoint.ports.find((port) => port.publishMode === "ingress");
+  if (ingress === undefined || endpoint.mode === "dnsrr") return;
+  const { publishedPort, protocol, targetPort } = ingress;
+  throw new ClusterError(
+    "invalid-argument",
+    `published port ${publishedPort}/${protocol}: ingress mode is not available yet; publish it on the task's own host with mode=host (docker: --publish mode=host,published=${publishedPort},target=${targetPort})`,
+  );
+}
+
+function resolveNetworks(view: StoreView, spec: ServiceSpec): ServiceSpec {
+  const networks = spec.task.networks.map((reference) => ({
+    ...reference,
+    networkId: attachable(view, reference.networkId).id,
+  }));
+  return { ...spec, task: { ...spec.task, networks } };
+}
+
+function attachable(view: StoreView, wanted: string): Network {
+  const network = view.networks.get(wanted as NetworkId) ?? view.networks.byName(wanted);
+  if (network === undefined) throw new ClusterError("not-found", `network ${wanted} not found`);
+  if (network.spec.ingress) {
+    throw new ClusterError(
+      "invalid-argument",
+      `Service cannot be explicitly attached to the ingress network "${network.spec.name}"`,
+    );
+  }
+  if (network.spec.driver !== "overlay" && !isPredefined(network)) {
+    throw new ClusterError(
+      "permission-denied",
+      `The network ${wanted} cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.`,
+    );
+  }
+  return network;
+}
+
+function checkReferences(view: StoreView, { task: { container } }: ServiceSpec): void {
+  const secrets = container.secrets.filter(({ secretId }) => !view.secrets.has(secretId));
+  refuseMissing(
+    "secret",
+    secrets.map((each) => each.secretName),
+  );
+  const configs = container.configs.filter(({ configId }) => !view.configs.has(configId));
+  refuseMissing(
+    "config",
+    configs.map((each) => each.configName),
+  );
+}
+
+function refuseMissing(kind: "secret" | "config", names: readonly string[]): void {
+  if (names.length === 0) return;
+  throw new ClusterError(
+    "invalid-argument",
+    `${kind}${names.length > 1 ? "s" : ""} not found: ${names.join(", ")}`,
+  );
+}

@@ -1,0 +1,83 @@
+/** `/tasks` */
+import { ClusterError } from "../../model/errors.ts";
+import { revisionKey } from "../../model/service.ts";
+import { type Task, taskName, taskStates } from "../../model/task.ts";
+import { type Filters, parseFilters } from "../../runtime/http.ts";
+import type { StoreView } from "../store/transaction.ts";
+import { type Call, json, param, type Reply, type Route } from "./call.ts";
+import type { ApiDeps } from "./deps.ts";
+import type { Json } from "./json-writer.ts";
+import { anyOf, hasPrefix, labelsMatch } from "./query.ts";
+import { resolve, resolveById, resolveNode } from "./resolve.ts";
+import { printTask } from "./task-json.ts";
+import { isUpToDate } from "./up-to-date.ts";
+
+export const taskRoutes: readonly Route[] = [
+  { method: "GET", path: "/tasks", handle: listTasks },
+  { method: "GET", path: "/tasks/:id", handle: inspectTask },
+];
+
+const filterKeys = ["id", "name", "service", "node", "label", "desired-state", "runtime", "_up-to-date"];
+
+/** `GET /tasks`: an array, history included. */
+function listTasks({ store }: ApiDeps, call: Call): Reply {
+  const filters = parseFilters(call.query.get("filters"), filterKeys);
+  for (const state of filters.get("desired-state") ?? []) {
+    if (!Object.hasOwn(taskStates, state.toLowerCase())) {
+      throw new ClusterError("invalid-argument", `invalid desired-state filter: '${state}'`);
+    }
+  }
+  return json(store.view((view) => selectTasks(view, filters).map((task) => print(view, task))));
+}
+
+/** `GET /tasks/{id}` */
+function inspectTask({ store }: ApiDeps, call: Call): Reply {
+  return json(store.view((view) => print(view, resolveById("task", param(call, "id"), view.tasks))));
+}
+
+function print(view: StoreView, task: Task): Json {
+  return printTask(task, { revision: revisionOf(view, task), network: (id) => view.networks.get(id) });
+}
+
+function revisionOf(view: StoreView, { serviceId, specVersion }: Task) {
+  return view.revisions.get(revisionKey(serviceId, specVersion));
+}
+
+/** @throws {ClusterError} `not-found` for a service or node that is filtered on and unknown. */
+function selectTasks(view: StoreView, filters: Filters): Task[] {
+  const upToDate = filters.get("_up-to-date")?.some((each) => each.toLowerCase() === "true") ?? false;
+  return candidates(view, filters).filter((task) => {
+    const revision = revisionOf(view, task);
+    const service = view.services.get(task.serviceId);
+    if (upToDate && (service === undefined || !isUpToDate(task, service, revision))) return false;
+    if (filters.has("label")) {
+      const labels = {
+        ...revision?.serviceLabels,
+        ...service?.spec.labels,
+        ...revision?.task.container.labels,
+      };
+      if (!labelsMatch(labels, filters.get("label"))) return false;
+    }
+    return (
+      anyOf(filters, "id", hasPrefix(task.id)) &&
+      anyOf(filters, "name", (wanted) => hasPrefix(taskName(revision?.serviceName ?? "", task))(wanted)) &&
+      anyOf(filters, "desired-state", (wanted) => wanted.toLowerCase() === task.desiredState) &&
+      anyOf(filters, "runtime", (wanted) => wanted === "container")
+    );
+  });
+}
+
+/** Uses an index where a filter allows it: a cluster may hold a million tasks. */
+function candidates(view: StoreView, filters: Filters): readonly Task[] {
+  const services =
+    filters.get("service")?.map((wanted) => resolve("service", wanted, view.services).id) ?? [];
+  const nodes = filters.get("node")?.map((wanted) => resolveNode(view, wanted).id) ?? [];
+  if (services.length > 0) {
+    const ofServices = [...new Set(services)].flatMap((id) => view.tasks.byService(id));
+    return nodes.length === 0
+      ? ofServices
+      : ofServices.filter((task) => task.nodeId !== undefined && nodes.includes(task.nodeId));
+  }
+  if (nodes.length > 0) return [...new Set(nodes)].flatMap((id) => view.tasks.byNode(id));
+  return view.tasks.list();
+}
