@@ -122,11 +122,7 @@ t.test("a client speaks only to a manager of its own cluster", async (t) => {
     t.equal(await call(client, "/shoal.v1.Dispatcher/Session"), want, name);
     client.close();
   }
-  const joiner = new Client(
-    `127.0.0.1:${listener.port}`,
-    unverifiedChannelCredentials(),
-    channelOptions(),
-  );
+  const joiner = new Client(`127.0.0.1:${listener.port}`, unverifiedChannelCredentials(), channelOptions());
   t.equal(await call(joiner, "/shoal.v1.CertificateAuthority/GetRoot"), "ok", "a joiner's first contact");
   joiner.close();
 });

@@ -1,0 +1,155 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Clock } from "../../runtime/clock.ts";
+import { fabricPort } from "../../runtime/fabric.ts";
+import type { Log } from "../../runtime/log.ts";
+import { runLoop } from "../../runtime/loop.ts";
+import type { Random } from "../../runtime/random.ts";
+import { aborted } from "../../runtime/signal.ts";
+import type { TlsKeeper } from "../../runtime/tls.ts";
+import type { Store } from "../store/store.ts";
+import { printConfig } from "./config.ts";
+
+const stopTimeoutMs = 3_000;
+const predecessorTimeoutMs = 2_000;
+const restartDelays = { firstMs: 200, limitMs: 10_000, factor: 2, jitterRatio: 0.2 } as const;
+/** How much of what nats-server said last is kept for the log when it ends. */
+const keptOutputBytes = 4_096;
+
+export interface FabricServerDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly store: Store;
+  readonly tls: TlsKeeper;
+}
+
+export interface FabricServerOptions {
+  readonly binary: string;
+  readonly clusterId: string;
+  /** Private to the manager; certificate and key are written there. */
+  readonly folder: string;
+  /** 4222 unless a test says otherwise. */
+  readonly port?: number;
+}
+
+/**
+ * Runs nats-server for as long as the signal allows: started again when it ends, told again who the nodes are when that
+ * changes, and given a new certificate when there is one. Never rejects; nothing else depends on it.
+ */
+export async function superviseFabric(
+  deps: FabricServerDeps,
+  options: FabricServerOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  const configFile = join(options.folder, "nats.conf");
+  let child: ChildProcess | undefined;
+  const stopWatching = deps.tls.watch(() => void refresh());
+  const serve = runLoop(deps, "nats-server", serveOnce, signal, restartDelays);
+  const follow = runLoop(deps, "nats-server users", followNodes, signal);
+  await Promise.all([serve, follow]);
+  stopWatching();
+
+  async function serveOnce(loop: AbortSignal): Promise<void> {
+    await writeFiles(deps, options, configFile);
+    await endPredecessor(deps, configFile);
+    await untilExit(loop);
+  }
+
+  async function untilExit(loop: AbortSignal): Promise<void> {
+    let output = "";
+    const server = spawn(options.binary, ["-c", configFile], { stdio: ["ignore", "ignore", "pipe"] });
+    server.stderr.on("data", (chunk: Buffer) => {
+      output = (output + chunk.toString("utf8")).slice(-keptOutputBytes);
+    });
+    const exited = new Promise<string>((resolve) => {
+      server.once("error", (error) => resolve(error.message));
+      server.once("exit", (code, kill) => resolve(kill ?? `exit code ${code}`));
+    });
+    child = server;
+    const reason = await Promise.race([exited, aborted(loop)]);
+    child = undefined;
+    if (reason !== undefined) throw new Error(`nats-server ended (${reason}): ${output.trim()}`);
+    const cancelKill = deps.clock.after(stopTimeoutMs, () => server.kill("SIGKILL"));
+    server.kill("SIGTERM");
+    await exited;
+    cancelKill();
+  }
+
+  async function followNodes(loop: AbortSignal): Promise<void> {
+    using commits = deps.store.watch(["nodes"], loop);
+    let known = "";
+    for await (const events of commits) {
+      if (events.length === 0) continue;
+      const { managers, workers } = nodesOf(deps.store);
+      const current = `${managers.join()} ${workers.join()}`;
+      if (current !== known) await refresh();
+      known = current;
+    }
+  }
+
+  async function refresh(): Promise<void> {
+    await writeFiles(deps, options, configFile);
+    child?.kill("SIGHUP"); // nats-server reads its configuration and certificates again; connections stay.
+  }
+}
+
+function nodesOf(store: Store): { managers: string[]; workers: string[] } {
+  const nodes = store.view((view) => [...view.nodes.list()]);
+  const ids = (role: string) =>
+    nodes
+      .filter((node) => node.role === role)
+      .map((node) => node.id as string)
+      .toSorted();
+  return { managers: ids("manager"), workers: ids("worker") };
+}
+
+async function writeFiles(
+  { store, tls }: FabricServerDeps,
+  options: FabricServerOptions,
+  configFile: string,
+): Promise<void> {
+  const { folder, clusterId, port = fabricPort } = options;
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const files = {
+    certificateFile: join(folder, "node.crt"),
+    keyFile: join(folder, "node.key"),
+    rootFile: join(folder, "root.crt"),
+  };
+  const { certificatePem, keyPem, rootPem } = tls.current;
+  await writeWhole(files.certificateFile, certificatePem);
+  await writeWhole(files.keyFile, keyPem);
+  await writeWhole(files.rootFile, rootPem);
+  await writeWhole(
+    configFile,
+    printConfig({ clusterId, ...files, pidFile: pidFileOf(configFile), port, ...nodesOf(store) }),
+  );
+}
+
+async function writeWhole(path: string, content: string): Promise<void> {
+  await writeFile(`${path}.new`, content, { mode: 0o600 });
+  await rename(`${path}.new`, path);
+}
+
+function pidFileOf(configFile: string): string {
+  return `${configFile}.pid`;
+}
+
+/**
+ * A manager that was killed leaves its nats-server behind, which holds the port. It is known by its pid file, and ended
+ * only when the process of that number still runs with our configuration.
+ */
+async function endPredecessor({ clock, log }: FabricServerDeps, configFile: string): Promise<void> {
+  const pid = Number(await readFile(pidFileOf(configFile), "utf8").catch(() => ""));
+  if (!Number.isInteger(pid) || pid <= 1 || !(await isOurs(pid, configFile))) return;
+  log.info({ pid }, "ending the nats-server of an earlier manager process");
+  process.kill(pid, "SIGKILL");
+  const endMs = clock.monotonic() + predecessorTimeoutMs;
+  while (clock.monotonic() < endMs && (await isOurs(pid, configFile))) await clock.sleep(20);
+}
+
+async function isOurs(pid: number, configFile: string): Promise<boolean> {
+  const command = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+  return command.split("\0").includes(configFile);
+}
