@@ -1,0 +1,267 @@
+/**
+ * A containerd and a registry of a test's own: own mount and network namespace, own directories,
+ * sockets and cgroup. Everything it makes is below one temporary directory and goes with `stop`.
+ */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import {
+  type EngineDeps,
+  type EngineSettings,
+  openContainerdEngine,
+} from "../../worker/engine/containerd.ts";
+import type { Engine } from "../../worker/engine/engine.ts";
+import { systemClock } from "../../runtime/clock.ts";
+import { systemRandom } from "../../runtime/random.ts";
+
+const insideVariable = "SHOAL_TEST_NAMESPACES";
+const readyMs = 15_000;
+const registryPort = 5000;
+
+/**
+ * Runs the calling test file again inside a mount and a network namespace of its own, where crun finds
+ * pure cgroups v1 or v2 and loopback is private. True inside; outside it ends the process with the
+ * result of the run inside.
+ */
+export function insideNamespaces(moduleUrl: string): boolean {
+  if (process.env[insideVariable] === "yes") return true;
+  const script = 'umount /sys/fs/cgroup/unified 2>/dev/null; ip link set lo up; exec "$@"';
+  const args = [
+    "-m",
+    "-n",
+    "--propagation",
+    "slave",
+    "sh",
+    "-c",
+    script,
+    "sh",
+    process.execPath,
+    fileURLToPath(moduleUrl),
+  ];
+  const { status, error } = spawnSync("unshare", args, {
+    stdio: "inherit",
+    env: { ...process.env, [insideVariable]: "yes" },
+  });
+  if (error !== undefined) throw error;
+  process.exit(status ?? 1);
+}
+
+export interface TestHost {
+  readonly directory: string;
+  readonly settings: EngineSettings;
+  /** "127.0.0.1:5000", inside the namespace only. */
+  readonly registry: string;
+  /** What the engine warned of, in order. */
+  readonly warnings: string[];
+  openEngine(): Promise<Engine>;
+  killContainerd(): Promise<void>;
+  startContainerd(): Promise<void>;
+  /** Process ids of the shims of this containerd. */
+  shims(): number[];
+  stop(): Promise<void>;
+}
+
+/** @param name - Makes directory and cgroup; what a crashed run of the same name left is removed first. */
+export async function startTestHost(name: string): Promise<TestHost> {
+  const directory = join(tmpdir(), `shoal-test-${name}`);
+  const cgroupParent = `/shoal-test-${name}`;
+  const socket = join(directory, "containerd.sock");
+  const settings: EngineSettings = {
+    stateDir: join(directory, "state"),
+    runDir: join(directory, "run"),
+    hostname: "testhost",
+    containerd: socket,
+    runtime: "crun",
+    runtimeRoot: join(directory, "runtime"),
+    cgroupParent,
+    insecureRegistries: [`127.0.0.1:${registryPort}`],
+  };
+  const warnings: string[] = [];
+  const deps: EngineDeps = {
+    clock: systemClock,
+    random: systemRandom,
+    warn: (message, error) => void warnings.push(`${message}: ${String(error)}`),
+  };
+  await clear();
+  await mkdir(directory, { recursive: true });
+  let containerd: ChildProcess | undefined;
+  let registry: ChildProcess | undefined;
+  const engines = new Set<Engine>();
+  const host: TestHost = {
+    directory,
+    settings,
+    registry: `127.0.0.1:${registryPort}`,
+    warnings,
+
+    async openEngine() {
+      const engine = await openContainerdEngine(deps, settings);
+      engines.add(engine);
+      return engine;
+    },
+
+    async killContainerd() {
+      await end(containerd, "SIGKILL");
+      containerd = undefined;
+    },
+
+    async startContainerd() {
+      const config = join(directory, "containerd.toml");
+      await writeFile(config, 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n');
+      const paths = [
+        "--root",
+        join(directory, "root"),
+        "--state",
+        join(directory, "containerd"),
+        "--address",
+        socket,
+      ];
+      containerd = start("containerd", ["--config", config, "--log-level", "warn", ...paths]);
+      await reachable({ path: socket }, "containerd", containerd);
+    },
+
+    shims() {
+      return ownProcesses("containerd-shim");
+    },
+
+    async stop() {
+      for (const engine of engines) await engine.close();
+      await end(containerd, "SIGKILL");
+      await end(registry, "SIGKILL");
+      await clear();
+    },
+  };
+  try {
+    await host.startContainerd();
+    registry = await startRegistry();
+    return host;
+  } catch (error) {
+    await host.stop();
+    throw error;
+  }
+
+  async function startRegistry(): Promise<ChildProcess> {
+    const config = join(directory, "registry.yml");
+    const lines = [
+      "version: 0.1",
+      "log: { level: error, accesslog: { disabled: true } }",
+      `storage: { filesystem: { rootdirectory: ${join(directory, "registry")} } }`,
+      `http: { addr: "127.0.0.1:${registryPort}" }`,
+    ];
+    await writeFile(config, `${lines.join("\n")}\n`);
+    const child = start("docker-registry", ["serve", config]);
+    await reachable({ host: "127.0.0.1", port: registryPort }, "docker-registry", child);
+    return child;
+  }
+
+  function start(command: string, args: string[]): ChildProcess {
+    const log = openSync(join(directory, `${command}.log`), "a");
+    const child = spawn(command, args, { stdio: ["ignore", log, log] });
+    closeSync(log);
+    return child;
+  }
+
+  async function clear(): Promise<void> {
+    for (const program of ["containerd-shim", "containerd", "docker-registry"]) {
+      for (const pid of ownProcesses(program)) killQuietly(pid);
+    }
+    await cgroupEmptied();
+    for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+      const target = line.split(" ")[4] ?? "";
+      if (target.startsWith(`${directory}/`)) spawnSync("umount", ["-l", target]);
+    }
+    await rm(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+  }
+
+  /** Processes whose command line names this test's directory. */
+  function ownProcesses(program: string): number[] {
+    return readdirSync("/proc")
+      .filter((entry) => /^\d+$/.test(entry))
+      .map(Number)
+      .filter((pid) => {
+        const [path = "", ...args] = textOf(`/proc/${pid}/cmdline`).split("\0");
+        return (
+          (path.split("/").at(-1) ?? "").startsWith(program) &&
+          args.some((arg) => arg.startsWith(`${directory}/`))
+        );
+      });
+  }
+
+  /** Ends what still runs in the containers and removes their cgroups. */
+  async function cgroupEmptied(): Promise<void> {
+    const base = "/sys/fs/cgroup";
+    const trees = [base, ...readdirSync(base).map((entry) => join(base, entry))].map((path) =>
+      join(path, cgroupParent),
+    );
+    for (const tree of trees.filter((path) => existsSync(path))) {
+      for (let attempt = 0; attempt < 50; attempt++) {
+        const groups = [...readdirSync(tree, { withFileTypes: true })]
+          .filter((entry) => entry.isDirectory())
+          .map((entry) => join(tree, entry.name));
+        for (const group of groups) {
+          for (const pid of textOf(join(group, "cgroup.procs")).split("\n"))
+            if (pid !== "") killQuietly(Number(pid));
+          rmdirQuietly(group);
+        }
+        if (rmdirQuietly(tree)) break;
+        await systemClock.sleep(50);
+      }
+    }
+  }
+}
+
+async function reachable(
+  address: { path: string } | { host: string; port: number },
+  what: string,
+  child: ChildProcess,
+): Promise<void> {
+  const deadlineMs = Date.now() + readyMs;
+  while (Date.now() < deadlineMs) {
+    if (child.exitCode !== null) throw new Error(`${what} ended with code ${child.exitCode}`);
+    const open = await new Promise<boolean>((resolve) => {
+      const socket = connect(address);
+      socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
+      socket.once("connect", () => socket.destroy());
+    });
+    if (open) return;
+    await systemClock.sleep(20);
+  }
+  throw new Error(`${what} did not answer within ${readyMs} ms`);
+}
+
+function end(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<void> {
+  if (child === undefined || child.exitCode !== null || child.signalCode !== null) return Promise.resolve();
+  return new Promise((resolve) => {
+    child.once("exit", () => resolve());
+    child.kill(signal);
+  });
+}
+
+function killQuietly(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch {
+    // Gone already.
+  }
+}
+
+function rmdirQuietly(path: string): boolean {
+  try {
+    rmdirSync(path);
+    return true;
+  } catch {
+    return !existsSync(path);
+  }
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,82 @@
+/** One container as this process knows it; `lifecycle.ts` changes it, `monitor.ts` compares it with containerd. */
+import type { Mount } from "../../proto/gen/containerd/types.ts";
+import type { OutputFile } from "../logs/file.ts";
+import type { ContainerRecord, ContainerState, ExitStatus } from "./engine.ts";
+import type { OciProcess } from "./oci.ts";
+import type { StoredContainer, StoredState } from "./records.ts";
+
+/** What somebody is doing with it right now; containerd's view is not compared meanwhile. */
+export type Activity = "creating" | "starting" | "removing" | undefined;
+
+export class Container {
+  readonly id: string;
+  readonly stored: StoredContainer;
+  status: ContainerState;
+  activity: Activity;
+  output: OutputFile | undefined;
+  /** Mounts of its snapshot, while they are known. */
+  rootfs: readonly Mount[] | undefined;
+  /** For commands run inside; read back from containerd after a restart. */
+  process: OciProcess | undefined;
+  /** An exit that came while it was being started. */
+  earlyExit: ExitStatus | undefined;
+  oomKilled = false;
+  /** Removal of the ended task and the last of its output; never rejects. */
+  cleanup: Promise<void> = Promise.resolve();
+  #waiting: (() => void)[] = [];
+
+  constructor(stored: StoredContainer, status: ContainerState) {
+    this.id = stored.id;
+    this.stored = stored;
+    this.status = status;
+  }
+
+  get record(): ContainerRecord {
+    const { chainId: _chain, log: _log, ...fixed } = this.stored;
+    return { ...fixed, status: this.status };
+  }
+
+  setStatus(status: ContainerState): void {
+    this.status = status;
+    this.wake();
+  }
+
+  wake(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const resolve of waiting) resolve();
+  }
+
+  /** Settles at the next change of status, at removal, or when the signal aborts. */
+  async change(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
+    const stop = new AbortController();
+    await new Promise<void>((resolve) => {
+      this.#waiting.push(resolve);
+      signal.addEventListener("abort", () => resolve(), { once: true, signal: stop.signal });
+    });
+    stop.abort();
+  }
+}
+
+export function statusOfStored({ startedAtMs, pid, oomKilled = false, exit }: StoredState): ContainerState {
+  if (exit !== undefined)
+    return { state: "stopped", ...(startedAtMs !== undefined && { startedAtMs }), exit };
+  if (startedAtMs !== undefined && pid !== undefined)
+    return { state: "running", pid, startedAtMs, oomKilled };
+  return { state: "created" };
+}
+
+export function storedState(status: ContainerState): StoredState {
+  switch (status.state) {
+    case "created":
+      return {};
+    case "running":
+      return { startedAtMs: status.startedAtMs, pid: status.pid, oomKilled: status.oomKilled };
+    case "stopped":
+      return {
+        ...(status.startedAtMs !== undefined && { startedAtMs: status.startedAtMs }),
+        exit: status.exit,
+      };
+  }
+}

@@ -1,0 +1,298 @@
+/** The engine over containerd: opens what is there, then hands each call to the file that does it. */
+import { join } from "node:path";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { RegistryAuth } from "../../model/service.ts";
+import type { HostSettings } from "../../proto/host.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Random } from "../../runtime/random.ts";
+import { OutputFile } from "../logs/file.ts";
+import { outputReader } from "../logs/follow.ts";
+import type { LogReader } from "../logs/reader.ts";
+import { openPayloads } from "../mounts/secret.ts";
+import { openVolumes } from "../mounts/volume.ts";
+import { Connection } from "./connection.ts";
+import { Container, statusOfStored } from "./container.ts";
+import { createContainer, type CreateDeps } from "./create.ts";
+import type {
+  ContainerCreate,
+  ContainerRecord,
+  Distribution,
+  Engine,
+  EngineEvent,
+  EngineInfo,
+  ExecRequest,
+  ExecResult,
+  ExitStatus,
+  Image,
+  PullOptions,
+  Started,
+  StopOptions,
+} from "./engine.ts";
+import { EventQueue } from "./event-queue.ts";
+import { execInContainer } from "./exec.ts";
+import { describeHost, type HostDescription, imageArchitecture } from "./host.ts";
+import { Images } from "./images.ts";
+import { killContainer, removeContainer, startContainer, stopContainer, waitContainer } from "./lifecycle.ts";
+import { type MonitorDeps, runMonitor } from "./monitor.ts";
+import { Records } from "./records.ts";
+import { Runtime } from "./runtime.ts";
+import { snapshotter } from "./snapshots.ts";
+import { Tasks } from "./task.ts";
+
+/** Opening goes on without containerd after this long; calls then fail until it is there. */
+const firstContactMs = 10_000;
+
+export type EngineSettings = Pick<
+  HostSettings,
+  | "stateDir"
+  | "runDir"
+  | "hostname"
+  | "containerd"
+  | "runtime"
+  | "runtimeRoot"
+  | "cgroupParent"
+  | "insecureRegistries"
+>;
+
+export interface EngineDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** What went wrong where nobody waits for the outcome. */
+  readonly warn: (message: string, error: unknown) => void;
+}
+
+/**
+ * Opens the engine over what an earlier one left. Settles once every container has been compared with
+ * containerd, or, when containerd does not answer, after `firstContactMs`.
+ */
+export async function openContainerdEngine(deps: EngineDeps, settings: EngineSettings): Promise<Engine> {
+  const engine = await ContainerdEngine.open(deps, settings);
+  await engine.firstContact();
+  return engine;
+}
+
+class ContainerdEngine implements Engine {
+  readonly #deps: MonitorDeps & CreateDeps;
+  readonly #containers = new Map<string, Container>();
+  readonly #images: Images;
+  readonly #host: HostDescription;
+  readonly #rootDir: string;
+  readonly #events = new EventQueue();
+  readonly #closing = new AbortController();
+  readonly #contact = new AbortController();
+  readonly #creating = new Set<string>();
+  #monitor: Promise<void> = Promise.resolve();
+  #connected = false;
+  #version = { version: "", revision: "" };
+
+  private constructor(deps: EngineDeps, settings: EngineSettings, host: HostDescription) {
+    const { clock, random, warn } = deps;
+    const { stateDir, runDir, cgroupParent } = settings;
+    const connection = new Connection(settings.containerd);
+    this.#host = host;
+    this.#rootDir = stateDir;
+    this.#images = new Images({
+      connection,
+      insecureRegistries: settings.insecureRegistries,
+      platform: { os: "linux", architecture: imageArchitecture(host.machine) },
+    });
+    this.#deps = {
+      clock,
+      random,
+      warn,
+      connection,
+      host,
+      tasks: new Tasks(connection),
+      runtime: new Runtime(settings.runtime, settings.runtimeRoot),
+      records: new Records(join(stateDir, "containers")),
+      volumes: openVolumes({ clock, directory: join(stateDir, "volumes") }),
+      payloads: openPayloads(join(runDir, "payloads")),
+      runDirectory: join(runDir, "containers"),
+      cgroupVersion: host.cgroupVersion,
+      cgroupPath: (id) => join("/", cgroupParent, id),
+      emit: (event) => this.#events.send(event),
+      users: new Map(),
+      containers: this.#containers,
+      remains: new Set(),
+      connected: (version) => {
+        this.#version = { version: version.version, revision: version.revision };
+        this.#connected = true;
+        this.#contact.abort();
+        this.#events.send({ kind: "engine", action: "connected", atMs: clock.now() });
+      },
+      disconnected: () => {
+        if (this.#connected) this.#events.send({ kind: "engine", action: "disconnected", atMs: clock.now() });
+        this.#connected = false;
+      },
+    };
+  }
+
+  static async open(deps: EngineDeps, settings: EngineSettings): Promise<ContainerdEngine> {
+    const engine = new ContainerdEngine(deps, settings, await describeHost(settings.hostname));
+    await engine.#load();
+    engine.#monitor = runMonitor(engine.#deps, engine.#closing.signal);
+    return engine;
+  }
+
+  async firstContact(): Promise<void> {
+    const { clock } = this.#deps;
+    await clock.sleep(firstContactMs, this.#contact.signal).catch(() => {});
+  }
+
+  async pull(reference: string, options: PullOptions, signal: AbortSignal): Promise<Image> {
+    const { image } = await this.#images.pull(reference, options, signal);
+    const atMs = this.#deps.clock.now();
+    this.#events.send({ kind: "image", action: "pull", atMs, id: image.id, reference: image.reference });
+    return image;
+  }
+
+  image(reference: string): Promise<Image | undefined> {
+    return this.#images.find(reference);
+  }
+
+  images(): Promise<readonly Image[]> {
+    return this.#images.list();
+  }
+
+  async removeImage(reference: string): Promise<void> {
+    const image = await this.#images.find(reference);
+    const user = [...this.#containers.values()].find(({ stored }) => stored.imageId === image?.id);
+    if (user !== undefined) {
+      throw new ClusterError(
+        "conflict",
+        `conflict: unable to remove repository reference ${JSON.stringify(reference)} (must force) - container ${user.id.slice(0, 12)} is using its referenced image ${image?.id.slice(7, 19)}`,
+      );
+    }
+    const { id, reference: name } = await this.#images.remove(reference);
+    this.#events.send({ kind: "image", action: "delete", atMs: this.#deps.clock.now(), id, reference: name });
+  }
+
+  resolve(reference: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution> {
+    return this.#images.resolve(reference, auth, signal);
+  }
+
+  async create(request: ContainerCreate, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const { id } = request;
+    if (this.#containers.has(id) || this.#creating.has(id)) {
+      throw new ClusterError("conflict", `cannot create container ${id}: the id is already in use`);
+    }
+    this.#creating.add(id);
+    try {
+      const image = await this.#images.find(request.image);
+      if (image === undefined) throw new ClusterError("not-found", `No such image: ${request.image}`);
+      this.#containers.set(id, await createContainer(this.#deps, request, image));
+    } finally {
+      this.#creating.delete(id);
+    }
+  }
+
+  async start(id: string, signal: AbortSignal): Promise<Started> {
+    signal.throwIfAborted();
+    return startContainer(this.#deps, this.#require(id));
+  }
+
+  async stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined> {
+    return stopContainer(this.#deps, this.#require(id), options, abort);
+  }
+
+  async kill(id: string, signal: string): Promise<void> {
+    await killContainer(this.#deps, this.#require(id), signal);
+  }
+
+  async wait(id: string, abort: AbortSignal): Promise<ExitStatus> {
+    return waitContainer(this.#require(id), abort);
+  }
+
+  async remove(id: string): Promise<void> {
+    const container = this.#containers.get(id);
+    if (container === undefined) return;
+    if (container.activity !== undefined) {
+      throw new ClusterError("conflict", `cannot remove container ${id}: it is ${container.activity}`);
+    }
+    await removeContainer(this.#deps, container);
+    this.#containers.delete(id);
+    const { name, image, labels } = container.stored;
+    const atMs = this.#deps.clock.now();
+    this.#events.send({ kind: "container", action: "destroy", atMs, id, name, image, labels });
+  }
+
+  async exec(id: string, request: ExecRequest, abort: AbortSignal): Promise<ExecResult> {
+    return execInContainer(this.#deps, this.#require(id), request, abort);
+  }
+
+  async list(): Promise<readonly ContainerRecord[]> {
+    return [...this.#containers.values()].map(({ record }) => record);
+  }
+
+  async inspect(id: string): Promise<ContainerRecord | undefined> {
+    return this.#containers.get(id)?.record;
+  }
+
+  logs(id: string): LogReader {
+    const { output, stored } = this.#require(id);
+    if (output !== undefined) return outputReader(output);
+    throw new ClusterError(
+      "failed-precondition",
+      `configured logging driver does not support reading: container ${id} has ${stored.logDriver}`,
+    );
+  }
+
+  events(abort: AbortSignal): AsyncIterable<EngineEvent> {
+    return this.#events.subscribe(abort);
+  }
+
+  async info(): Promise<EngineInfo> {
+    const { cgroupVersion, kernelVersion, operatingSystem, machine, cpuCount, memoryBytes } = this.#host;
+    return {
+      connected: this.#connected,
+      ...this.#version,
+      runtime: this.#deps.runtime.binary,
+      storageDriver: snapshotter,
+      cgroupVersion,
+      kernelVersion,
+      operatingSystem,
+      architecture: machine,
+      cpuCount,
+      memoryBytes,
+      rootDir: this.#rootDir,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    this.#images.close();
+    this.#deps.connection.close();
+    await this.#monitor;
+    for (const { output } of this.#containers.values()) output?.close();
+  }
+
+  #require(id: string): Container {
+    const container = this.#containers.get(id);
+    if (container === undefined) throw new ClusterError("not-found", `No such container: ${id}`);
+    return container;
+  }
+
+  /** What an earlier process left on disk; half-made containers are removed with all that belongs to them. */
+  async #load(): Promise<void> {
+    const { clock, records, volumes, payloads, warn } = this.#deps;
+    const { containers, remains } = await records.load();
+    for (const { container: stored, state } of containers) {
+      const container = new Container(stored, statusOfStored(state));
+      if (stored.log.kept) {
+        container.output = await OutputFile.open({ clock, warn }, records.path(stored.id), stored.log);
+        if (container.status.state === "running") container.output.watch();
+      }
+      this.#containers.set(stored.id, container);
+    }
+    for (const id of remains) {
+      await payloads.remove(id);
+      this.#deps.remains.add(id);
+    }
+    const used = new Set(containers.flatMap(({ container }) => container.mounts.map(({ name }) => name)));
+    for (const { name, anonymous } of await volumes.list()) {
+      if (anonymous && !used.has(name)) await volumes.remove(name);
+    }
+  }
+}

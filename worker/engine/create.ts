@@ -1,0 +1,298 @@
+/** Makes a container: record, snapshot, files, mounts, specification. */
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { HealthCheck } from "../../model/service.ts";
+import type { Random } from "../../runtime/random.ts";
+import { defaultOutputLimits, OutputFile } from "../logs/file.ts";
+import { bindMount, planMounts } from "../mounts/plan.ts";
+import { resolveMount, type ResolvedMount } from "../mounts/resolve.ts";
+import { isNotFound, toEngineError } from "./connection.ts";
+import { Container } from "./container.ts";
+import type { ContainerCreate, Image } from "./engine.ts";
+import { hostsText, resolvConfText } from "./files.ts";
+import type { HostDescription } from "./host.ts";
+import { emitContainer, type LifecycleDeps, removeFromContainerd } from "./lifecycle.ts";
+import type { OciMount, OciSpec } from "./oci.ts";
+import type { LogLimits, StoredContainer } from "./records.ts";
+import { readInLayers } from "./rootfs.ts";
+import { runtimeName } from "./runtime.ts";
+import { hostnameOf, ociSpec } from "./spec.ts";
+import { lowerDirectories, prepareSnapshot, snapshotter } from "./snapshots.ts";
+import { type ProcessUser, resolveUser } from "./user.ts";
+
+const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+const userCacheLimit = 256;
+const logDrivers = ["json-file", "local", "journald", ""];
+
+export interface CreateDeps extends LifecycleDeps {
+  readonly random: Random;
+  readonly host: HostDescription;
+  /** User and groups per image; an image never changes. */
+  readonly users: Map<string, ProcessUser>;
+}
+
+/** Everything that `createContainer` will have to undo when it fails. */
+export async function createContainer(
+  deps: CreateDeps,
+  request: ContainerCreate,
+  image: Image,
+): Promise<Container> {
+  const { records, payloads, volumes, connection, tasks, warn } = deps;
+  const { id } = request;
+  const made: ResolvedMount[] = [];
+  try {
+    return await make(deps, request, image, made);
+  } catch (error) {
+    const undo = [
+      removeFromContainerd(connection, tasks, id),
+      payloads.remove(id),
+      records.remove(id),
+      ...made.flatMap(({ record }) =>
+        record.anonymous && record.name !== undefined ? [volumes.remove(record.name)] : [],
+      ),
+    ];
+    for (const result of await Promise.allSettled(undo)) {
+      if (result.status === "rejected") warn(`cannot undo the creation of ${id}`, result.reason);
+    }
+    if (isNotFound(error))
+      throw new ClusterError("not-found", `No such image: ${request.image}`, { cause: error });
+    throw toEngineError(error, `cannot create container ${request.name}`);
+  }
+}
+
+async function make(
+  deps: CreateDeps,
+  request: ContainerCreate,
+  image: Image,
+  made: ResolvedMount[],
+): Promise<Container> {
+  const { records, clock, host, connection, runtime, payloads } = deps;
+  const { id, spec } = request;
+  requirePossible(deps, request);
+  const planned = planMounts(spec, image.config.volumes);
+  const log = logLimitsOf(request);
+  // A directory without a record is what a crash leaves to be swept.
+  await mkdir(records.path(id), { recursive: true, mode: 0o700 });
+  const prepared = prepareSnapshot(connection, id, image.chainId);
+  const layers = async (): Promise<string[]> => lowerDirectories(await prepared);
+  // Each part may fail while another is under way; all are awaited before anything is undone.
+  const parts = await settled([
+    prepared,
+    userOf(deps, request, image, layers),
+    resolveAll(deps, planned, layers, made),
+    writeFiles(deps, request),
+    payloads.write(id, request),
+  ] as const);
+  const [rootfs, user, mounts, files, payloadMounts] = parts;
+  const oci = ociSpec({
+    id,
+    spec,
+    image: image.config,
+    resources: request.resources,
+    network: request.network,
+    user,
+    mounts: [...mounts.map((mount) => mount.oci), ...files, ...payloadMounts],
+    cgroupPath: deps.cgroupPath(id),
+    host,
+    ...(host.apparmor && { apparmorProfile: "docker-default" }),
+  });
+  const stored = storedOf(deps, request, image, oci, mounts, log);
+  await records.create(stored);
+  const { containers } = connection;
+  const [, output] = await settled([
+    connection.call(containers, "create", {
+      container: {
+        id,
+        labels: {},
+        image: image.reference,
+        runtime: { name: runtimeName, options: runtime.options },
+        spec: { typeUrl: specType, value: Buffer.from(JSON.stringify(oci)) },
+        snapshotter,
+        snapshotKey: id,
+      },
+    }),
+    log.kept ? OutputFile.create({ clock, warn: deps.warn }, records.path(id), log) : undefined,
+  ] as const);
+  const container = new Container(stored, { state: "created" });
+  container.output = output;
+  container.rootfs = rootfs;
+  container.process = oci.process;
+  emitContainer(deps, container, "create");
+  return container;
+}
+
+function requirePossible({ host }: CreateDeps, { id, spec }: ContainerCreate): void {
+  if (!/^[0-9a-f]{64}$/.test(id)) {
+    throw new ClusterError(
+      "invalid-argument",
+      `invalid container id ${JSON.stringify(id)}: 64 hexadecimal digits are accepted`,
+    );
+  }
+  if (spec.init === true && host.initPath === undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      "an init process was asked for and this host has none: install the Debian package tini, or leave out --init",
+    );
+  }
+}
+
+/** @throws {ClusterError} `invalid-argument` for options that json-file would refuse. */
+export function logLimitsOf({ log }: Pick<ContainerCreate, "log">): LogLimits {
+  const { name = "json-file", options = {} } = log ?? {};
+  if (name === "none") return { ...defaultOutputLimits, kept: false };
+  if (!logDrivers.includes(name)) {
+    throw new ClusterError("invalid-argument", `logger: no log driver named '${name}' is registered`);
+  }
+  const size = options["max-size"];
+  const files = options["max-file"];
+  const maxBytes = size === undefined ? defaultOutputLimits.maxBytes : bytesOf(size);
+  const maxFiles = files === undefined ? defaultOutputLimits.maxFiles : Number(files);
+  if (!Number.isInteger(maxFiles) || maxFiles < 1) {
+    throw new ClusterError("invalid-argument", `invalid max-file: ${files}: a number from 1 on is accepted`);
+  }
+  return { maxBytes, maxFiles, kept: true };
+}
+
+/** "10m", "1g", "512k", "100". */
+function bytesOf(text: string): number {
+  const [, digits, unit = ""] = /^(\d+(?:\.\d+)?)\s*([kmgt]?)b?$/i.exec(text) ?? [];
+  const factor = { "": 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 }[unit.toLowerCase()];
+  if (digits === undefined || factor === undefined || Number(digits) <= 0) {
+    throw new ClusterError("invalid-argument", `invalid size: '${text}'`);
+  }
+  return Math.floor(Number(digits) * factor);
+}
+
+async function userOf(
+  { users }: CreateDeps,
+  { spec }: ContainerCreate,
+  image: Image,
+  layers: () => Promise<string[]>,
+): Promise<ProcessUser> {
+  const user = spec.user ?? image.config.user;
+  const key = JSON.stringify([image.chainId, user, spec.groups]);
+  const known = users.get(key);
+  if (known !== undefined) return known;
+  const directories = await layers();
+  const [passwd, group] = await Promise.all([
+    readInLayers(directories, "/etc/passwd"),
+    readInLayers(directories, "/etc/group"),
+  ]);
+  const found = resolveUser(user, spec.groups, passwd, group);
+  if (users.size >= userCacheLimit) users.clear();
+  users.set(key, found);
+  return found;
+}
+
+async function resolveAll(
+  { random, volumes, runDirectory }: CreateDeps,
+  planned: ReturnType<typeof planMounts>,
+  layers: () => Promise<string[]>,
+  made: ResolvedMount[],
+): Promise<readonly ResolvedMount[]> {
+  const deps = { random, volumes, temporaryDirectory: join(runDirectory, "fill") };
+  // One after the other: two may name the same fresh volume.
+  for (const mount of planned) made.push(await resolveMount(deps, mount, layers));
+  return made;
+}
+
+/** /etc/hosts, /etc/hostname and /etc/resolv.conf, those of the caller or our own. */
+async function writeFiles(deps: CreateDeps, request: ContainerCreate): Promise<OciMount[]> {
+  const { id, spec, network, files = {} } = request;
+  const onHost = network.kind === "host";
+  const directory = join(deps.runDirectory, id);
+  const hostname = hostnameOf({ id, spec, network, host: deps.host });
+  const texts = {
+    "/etc/hosts": async () =>
+      hostsText({
+        base: onHost ? await textOf("/etc/hosts") : "",
+        lines: spec.hosts,
+        entries: request.hosts ?? [],
+      }),
+    "/etc/hostname": async () => `${hostname}\n`,
+    "/etc/resolv.conf": async () =>
+      resolvConfText(spec.dns, request.resolver, await textOf("/etc/resolv.conf"), onHost),
+  };
+  const given: Readonly<Record<string, string | undefined>> = {
+    "/etc/hosts": files.hosts,
+    "/etc/hostname": files.hostname,
+    "/etc/resolv.conf": files.resolvConf,
+  };
+  await mkdir(directory, { recursive: true, mode: 0o711 });
+  return Promise.all(
+    Object.entries(texts).map(async ([target, text]) => {
+      const own = given[target];
+      if (own !== undefined) return bindMount(own, target, false);
+      const path = join(directory, target.slice("/etc/".length));
+      await writeFile(path, await text(), { mode: 0o644 });
+      return bindMount(path, target, false);
+    }),
+  );
+}
+
+function storedOf(
+  { clock }: CreateDeps,
+  request: ContainerCreate,
+  image: Image,
+  oci: OciSpec,
+  mounts: readonly ResolvedMount[],
+  log: LogLimits,
+): StoredContainer {
+  const { spec } = request;
+  const healthcheck = healthcheckOf(spec.healthcheck, image.config.healthcheck);
+  return {
+    id: request.id,
+    name: request.name,
+    image: request.image,
+    imageId: image.id,
+    labels: { ...image.config.labels, ...request.labels },
+    createdAtMs: clock.now(),
+    args: oci.process.args,
+    env: oci.process.env,
+    user: spec.user ?? image.config.user,
+    workingDir: oci.process.cwd,
+    hostname: oci.hostname,
+    tty: spec.tty,
+    stopSignal: spec.stopSignal ?? image.config.stopSignal ?? "SIGTERM",
+    ...(healthcheck !== undefined && { healthcheck }),
+    network: request.network,
+    mounts: mounts.map(({ record }) => record),
+    resources: request.resources,
+    logDriver: request.log?.name ?? "json-file",
+    chainId: image.chainId,
+    log,
+  };
+}
+
+/** The spec's check, with what it leaves open from the image; "NONE" switches both off. */
+export function healthcheckOf(
+  own: HealthCheck | undefined,
+  image: HealthCheck | undefined,
+): HealthCheck | undefined {
+  const test = own !== undefined && own.test.length > 0 ? own.test : (image?.test ?? []);
+  if (test.length === 0 || test[0] === "NONE") return undefined;
+  const pick = (key: "intervalMs" | "timeoutMs" | "startPeriodMs" | "startIntervalMs" | "retries"): number =>
+    own?.[key] || image?.[key] || 0;
+  return {
+    test,
+    intervalMs: pick("intervalMs"),
+    timeoutMs: pick("timeoutMs"),
+    startPeriodMs: pick("startPeriodMs"),
+    startIntervalMs: pick("startIntervalMs"),
+    retries: pick("retries"),
+  };
+}
+
+/** All of them, or the first failure once none is under way any more. */
+async function settled<const Parts extends readonly unknown[]>(
+  parts: Parts,
+): Promise<{ -readonly [Index in keyof Parts]: Awaited<Parts[Index]> }> {
+  await Promise.allSettled(parts);
+  return Promise.all(parts);
+}
+
+async function textOf(path: string): Promise<string> {
+  return readFile(path, "utf8").catch(() => "");
+}

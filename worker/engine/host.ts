@@ -1,0 +1,89 @@
+/** Facts of this host, read once when the engine opens. */
+import { readFileSync, statfsSync } from "node:fs";
+import { access, constants, readFile } from "node:fs/promises";
+import { cpus, hostname, release, totalmem } from "node:os";
+import { join } from "node:path";
+
+import type { HostFacts } from "./spec.ts";
+
+const cgroup2Magic = 0x6367_7270;
+/** Capabilities of Linux 5.9 and later. */
+const lastCapabilityDefault = 40;
+const initNames = ["docker-init", "tini-static", "tini"];
+
+export interface HostDescription extends HostFacts {
+  readonly kernelVersion: string;
+  readonly operatingSystem: string;
+  readonly cpuCount: number;
+  readonly memoryBytes: number;
+}
+
+export async function describeHost(hostName: string): Promise<HostDescription> {
+  const cgroupVersion = statfsSync("/sys/fs/cgroup").type === cgroup2Magic ? 2 : 1;
+  const [initPath, osRelease, lastCapability, apparmor] = await Promise.all([
+    findInit(),
+    textOf("/etc/os-release"),
+    textOf("/proc/sys/kernel/cap_last_cap"),
+    textOf("/sys/module/apparmor/parameters/enabled"),
+  ]);
+  return {
+    cgroupVersion,
+    machine: machineName(),
+    lastCapability: Number.parseInt(lastCapability, 10) || lastCapabilityDefault,
+    swapLimit: await hasSwapLimit(cgroupVersion),
+    apparmor: apparmor.startsWith("Y"),
+    ...(initPath !== undefined && { initPath }),
+    hostname: hostName === "" ? hostname() : hostName,
+    kernelVersion: release(),
+    operatingSystem: /^PRETTY_NAME="?([^"\n]*)"?$/m.exec(osRelease)?.[1] ?? "Linux",
+    cpuCount: cpus().length,
+    memoryBytes: totalmem(),
+  };
+}
+
+/** As images name architectures. */
+export function imageArchitecture(machine: string): string {
+  const names: Readonly<Record<string, string>> = { x86_64: "amd64", aarch64: "arm64" };
+  return names[machine] ?? machine;
+}
+
+/** How often the kernel killed something in a container's cgroup for memory; 0 if it cannot be read. */
+export function readOomKills(cgroupVersion: 1 | 2, cgroupPath: string): number {
+  const path =
+    cgroupVersion === 2
+      ? join("/sys/fs/cgroup", cgroupPath, "memory.events")
+      : join("/sys/fs/cgroup/memory", cgroupPath, "memory.oom_control");
+  try {
+    return Number(/^oom_kill (\d+)$/m.exec(readFileSync(path, "utf8"))?.[1] ?? 0);
+  } catch {
+    return 0; // Gone with the container, or not ours to see.
+  }
+}
+
+function machineName(): string {
+  const names: Readonly<Record<string, string>> = { x64: "x86_64", arm64: "aarch64", ppc64: "ppc64le" };
+  return names[process.arch] ?? process.arch;
+}
+
+async function findInit(): Promise<string | undefined> {
+  for (const directory of (process.env["PATH"] ?? "/usr/bin:/bin").split(":")) {
+    for (const name of initNames) {
+      const path = join(directory, name);
+      const usable = await access(path, constants.X_OK).then(
+        () => true,
+        () => false,
+      );
+      if (usable) return path;
+    }
+  }
+  return undefined;
+}
+
+async function hasSwapLimit(cgroupVersion: 1 | 2): Promise<boolean> {
+  if (cgroupVersion === 2) return (await textOf("/proc/swaps")).trim().split("\n").length > 1;
+  return (await textOf("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")) !== "";
+}
+
+async function textOf(path: string): Promise<string> {
+  return readFile(path, "utf8").catch(() => "");
+}

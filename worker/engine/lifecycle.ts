@@ -1,0 +1,304 @@
+/** What is done to one container: start, end, stop, remove. Each step can be found again after a crash. */
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Payloads } from "../mounts/secret.ts";
+import type { Volumes } from "../mounts/volume.ts";
+import { type Connection, detailOf, isAway, isNotFound, toEngineError, unlessGone } from "./connection.ts";
+import { type Container, storedState } from "./container.ts";
+import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
+import { readOomKills } from "./host.ts";
+import type { Records } from "./records.ts";
+import { type Runtime, startRefusal } from "./runtime.ts";
+import { signalNumber } from "./signals.ts";
+import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
+import type { Tasks } from "./task.ts";
+
+/** After SIGKILL the kernel ends a container at once, unless it hangs in the kernel itself. */
+const killWaitMs = 30_000;
+/** A start is tried again after containerd went away in the middle of it. */
+const startAttempts = 3;
+const lostExitCode = 137;
+const sigkill = 9;
+
+export interface LifecycleDeps {
+  readonly clock: Clock;
+  readonly connection: Connection;
+  readonly tasks: Tasks;
+  readonly runtime: Runtime;
+  readonly records: Records;
+  readonly volumes: Volumes;
+  readonly payloads: Payloads;
+  readonly runDirectory: string;
+  readonly cgroupVersion: 1 | 2;
+  readonly cgroupPath: (id: string) => string;
+  readonly emit: (event: EngineEvent) => void;
+  readonly warn: (message: string, error: unknown) => void;
+}
+
+type ContainerEvent = Extract<EngineEvent, { kind: "container" }>;
+
+export function emitContainer(
+  { clock, emit }: Pick<LifecycleDeps, "clock" | "emit">,
+  container: Container,
+  action: ContainerEvent["action"],
+  extra: Pick<ContainerEvent, "exit" | "signal"> = {},
+): void {
+  const { id, name, image, labels } = container.stored;
+  emit({ kind: "container", action, atMs: clock.now(), id, name, image, labels, ...extra });
+}
+
+export async function startContainer(deps: LifecycleDeps, container: Container): Promise<Started> {
+  const { clock, records, tasks } = deps;
+  const { id } = container;
+  if (container.status.state !== "created" || container.activity !== undefined) {
+    throw new ClusterError(
+      "conflict",
+      `cannot start container ${id}: it is ${container.activity ?? container.status.state}: a created one is accepted`,
+    );
+  }
+  container.activity = "starting";
+  try {
+    const pid = await runTask(deps, container);
+    const startedAtMs = clock.now();
+    const { oomKilled } = container;
+    container.setStatus({ state: "running", pid, startedAtMs, oomKilled });
+    container.output?.watch();
+    emitContainer(deps, container, "start");
+    await records.saveState(id, storedState(container.status));
+    container.activity = undefined;
+    const { earlyExit } = container;
+    if (earlyExit !== undefined) await endContainer(deps, container, earlyExit);
+    return { pid, startedAtMs };
+  } catch (error) {
+    if (isAway(error)) throw toEngineError(error, `cannot start container ${id}`);
+    const { exitCode, text } = startRefusal(detailOf(error), container.process?.args[0] ?? "");
+    await tasks.delete(id).catch((reason: unknown) => deps.warn(`cannot remove the task of ${id}`, reason));
+    const exit: ExitStatus = { exitCode, atMs: clock.now(), oomKilled: false, error: text };
+    container.output?.end();
+    container.setStatus({ state: "stopped", exit });
+    await records.saveState(id, storedState(container.status));
+    throw new ClusterError("failed-precondition", text, { cause: error });
+  } finally {
+    container.activity = undefined;
+  }
+}
+
+/** Creates and starts the task; finds out how far it came when containerd went away meanwhile. */
+async function runTask(deps: LifecycleDeps, container: Container): Promise<number> {
+  const { tasks } = deps;
+  const { id } = container;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const task = attempt === 1 ? undefined : await tasks.get(id);
+      if (task?.state === "running") return task.pid;
+      if (task?.state === "stopped") {
+        container.earlyExit = { exitCode: task.exitCode, atMs: task.atMs, oomKilled: false, error: "" };
+        return 0;
+      }
+      if (task === undefined) await createTask(deps, container);
+      return await tasks.start(id);
+    } catch (error) {
+      if (attempt >= startAttempts) throw error;
+      if (!isAway(error) && !(await usesOtherRuntime(deps, container, error))) throw error;
+    }
+  }
+}
+
+async function createTask(
+  { tasks, runtime, connection }: LifecycleDeps,
+  container: Container,
+): Promise<void> {
+  const { id, stored, output } = container;
+  container.rootfs ??= await snapshotMounts(connection, id);
+  const io = {
+    stdout: output?.stdoutPath ?? "",
+    stderr: stored.tty ? "" : (output?.stderrPath ?? ""),
+    terminal: stored.tty,
+  };
+  await tasks.create(id, container.rootfs, io, runtime.options);
+}
+
+/** The runtime is also part of containerd's record, which its shim reads when it cleans up. */
+async function usesOtherRuntime(
+  { connection, runtime, warn }: LifecycleDeps,
+  container: Container,
+  error: unknown,
+): Promise<boolean> {
+  const before = runtime.binary;
+  const refusal = detailOf(error);
+  if (!runtime.fallBack(refusal)) return false;
+  warn(`${before} cannot run on this host, ${runtime.binary} is used instead`, error);
+  const { containers } = connection;
+  const { container: known } = await connection.call(containers, "get", { id: container.id });
+  if (known?.runtime === undefined) return false;
+  await unlessGone(connection.call(containers, "delete", { id: container.id }));
+  const changed = { ...known, runtime: { name: known.runtime.name, options: runtime.options } };
+  await connection.call(containers, "create", { container: changed });
+  return true;
+}
+
+/** A container has ended, seen by an event or by comparing. Only the first report counts. */
+export async function endContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  exit: ExitStatus,
+): Promise<void> {
+  const { records, tasks, warn, cgroupVersion, cgroupPath } = deps;
+  const { id, status } = container;
+  if (container.activity === "starting") {
+    container.earlyExit ??= exit;
+    return;
+  }
+  if (status.state !== "running") return;
+  // The cgroup lives until the task is deleted, so this also sees what happened while we were away.
+  const oomKilled =
+    container.oomKilled || status.oomKilled || readOomKills(cgroupVersion, cgroupPath(id)) > 0;
+  const ended: ExitStatus = { ...exit, oomKilled, atMs: exit.atMs > 0 ? exit.atMs : deps.clock.now() };
+  container.output?.look();
+  container.setStatus({ state: "stopped", startedAtMs: status.startedAtMs, exit: ended });
+  emitContainer(deps, container, "die", { exit: ended });
+  container.cleanup = (async () => {
+    await records.saveState(id, storedState(container.status));
+    await tasks.delete(id);
+    container.output?.end();
+  })()
+    // The next comparison finds the task again.
+    .catch((error: unknown) => warn(`cannot clean up after container ${id}`, error));
+  await container.cleanup;
+}
+
+/** The exit of a container whose task containerd no longer knows. */
+export function lostExit(clock: Clock): ExitStatus {
+  return {
+    exitCode: lostExitCode,
+    atMs: clock.now(),
+    oomKilled: false,
+    error: "its process was lost with its shim or its host",
+  };
+}
+
+export async function waitContainer(container: Container, abort: AbortSignal): Promise<ExitStatus> {
+  for (;;) {
+    if (container.status.state === "stopped") return container.status.exit;
+    if (container.activity === "removing") {
+      throw new ClusterError("not-found", `No such container: ${container.id}`);
+    }
+    abort.throwIfAborted();
+    await container.change(abort);
+  }
+}
+
+export async function killContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  signal: string,
+): Promise<void> {
+  const number = signalNumber(signal);
+  const { id, status } = container;
+  const killed =
+    status.state === "running" && (await call(deps.tasks.kill(id, number), `cannot kill container ${id}`));
+  if (!killed)
+    throw new ClusterError("conflict", `cannot kill container: ${id}: container ${id} is not running`);
+  emitContainer(deps, container, "kill", { signal });
+}
+
+export async function stopContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  options: StopOptions,
+  abort: AbortSignal,
+): Promise<ExitStatus | undefined> {
+  const { id, stored, status } = container;
+  if (status.state === "created") return undefined;
+  if (status.state === "stopped") return status.exit;
+  const signal = options.signal ?? stored.stopSignal;
+  const number = signalNumber(signal);
+  emitContainer(deps, container, "kill", { signal });
+  await call(deps.tasks.kill(id, number), `cannot stop container ${id}`);
+  const exit =
+    (await endedWithin(deps, container, options.graceMs, abort)) ?? (await forceEnd(deps, container, abort));
+  emitContainer(deps, container, "stop");
+  return exit;
+}
+
+/** Removes all that there is of it. Safe to repeat: the record goes last. */
+export async function removeContainer(deps: LifecycleDeps, container: Container): Promise<void> {
+  const { connection, records, volumes, payloads, runDirectory } = deps;
+  const { id, stored } = container;
+  if (container.status.state === "running") await forceEnd(deps, container, new AbortController().signal);
+  container.activity = "removing";
+  try {
+    await container.cleanup;
+    await call(
+      Promise.all([removeFromContainerd(connection, deps.tasks, id), payloads.remove(id)]),
+      `cannot remove container ${id}`,
+    );
+    container.output?.close();
+    for (const mount of stored.mounts) {
+      if (mount.type === "volume" && mount.anonymous && mount.name !== undefined)
+        await volumes.remove(mount.name);
+    }
+    await rm(join(runDirectory, id), { recursive: true, force: true });
+    await records.remove(id);
+    container.wake();
+  } catch (error) {
+    container.activity = undefined;
+    throw error;
+  }
+}
+
+/** Task, record and snapshot, in whatever state they are. */
+export async function removeFromContainerd(connection: Connection, tasks: Tasks, id: string): Promise<void> {
+  const { containers } = connection;
+  try {
+    await connection.call(containers, "delete", { id });
+  } catch (error) {
+    if (!isNotFound(error)) {
+      // A task is still there: its end was not seen.
+      await tasks.kill(id, sigkill);
+      await tasks.delete(id);
+      await unlessGone(connection.call(containers, "delete", { id }));
+    }
+  }
+  await removeSnapshot(connection, id);
+}
+
+async function forceEnd(deps: LifecycleDeps, container: Container, abort: AbortSignal): Promise<ExitStatus> {
+  const { id } = container;
+  await call(deps.tasks.kill(id, sigkill), `cannot kill container ${id}`);
+  const exit = await endedWithin(deps, container, killWaitMs, abort);
+  if (exit !== undefined) return exit;
+  throw new ClusterError(
+    "deadline-exceeded",
+    `container ${id} did not end within ${killWaitMs / 1000} s of SIGKILL`,
+  );
+}
+
+async function endedWithin(
+  { clock }: LifecycleDeps,
+  container: Container,
+  limitMs: number,
+  abort: AbortSignal,
+): Promise<ExitStatus | undefined> {
+  const late = new AbortController();
+  const cancel = clock.after(limitMs, () => late.abort());
+  try {
+    return await waitContainer(container, AbortSignal.any([abort, late.signal]));
+  } catch (error) {
+    if (!late.signal.aborted || abort.aborted) throw error;
+    return undefined;
+  } finally {
+    cancel();
+  }
+}
+
+async function call<Result>(promise: Promise<Result>, doing: string): Promise<Result> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw toEngineError(error, doing);
+  }
+}

@@ -1,0 +1,193 @@
+/** What comes from registries: indexes, manifests and image configurations, OCI and Docker forms. Pure. */
+import { ClusterError } from "../../model/errors.ts";
+import type { HealthCheck, Platform } from "../../model/service.ts";
+import type { ImageConfig } from "./engine.ts";
+import { digestPattern } from "./reference.ts";
+
+/** Larger manifests and configurations are refused before they are parsed. */
+export const manifestLimitBytes = 4 * 2 ** 20;
+export const configLimitBytes = 8 * 2 ** 20;
+const layerCountLimit = 512;
+
+export const manifestTypes = [
+  "application/vnd.oci.image.index.v1+json",
+  "application/vnd.docker.distribution.manifest.list.v2+json",
+  "application/vnd.oci.image.manifest.v1+json",
+  "application/vnd.docker.distribution.manifest.v2+json",
+] as const;
+
+export interface Descriptor {
+  readonly mediaType: string;
+  readonly digest: string;
+  readonly size: number;
+}
+
+export interface IndexEntry extends Descriptor {
+  readonly platform?: Platform & { readonly variant?: string };
+}
+
+export type Manifest =
+  | { readonly kind: "index"; readonly mediaType: string; readonly manifests: readonly IndexEntry[] }
+  | {
+      readonly kind: "manifest";
+      readonly mediaType: string;
+      readonly config: Descriptor;
+      readonly layers: readonly Descriptor[];
+    };
+
+/** @throws {ClusterError} `failed-precondition` saying what is wrong with it. */
+export function parseManifest(bytes: Uint8Array, contentType: string): Manifest {
+  const json = parseObject(bytes, "manifest");
+  const mediaType = textOf(json["mediaType"]) ?? contentType.split(";")[0]?.trim() ?? "";
+  if (json["schemaVersion"] === 1)
+    throw malformed("schema 1 manifests are too old, schema 2 or OCI is accepted");
+  if (Array.isArray(json["manifests"])) {
+    const entries = json["manifests"]
+      .slice(0, layerCountLimit)
+      .map((entry: unknown) => indexEntry(objectOf(entry)));
+    return { kind: "index", mediaType: mediaType || manifestTypes[0], manifests: entries };
+  }
+  const layers = json["layers"];
+  if (!Array.isArray(layers)) throw malformed("neither manifests nor layers");
+  if (layers.length > layerCountLimit)
+    throw malformed(`${layers.length} layers, at most ${layerCountLimit} are accepted`);
+  return {
+    kind: "manifest",
+    mediaType: mediaType || manifestTypes[2],
+    config: descriptorOf(objectOf(json["config"])),
+    layers: layers.map((layer: unknown) => descriptorOf(objectOf(layer))),
+  };
+}
+
+/** The entry for a platform; amd64 also takes variants, arm64 its v8. */
+export function chooseEntry(entries: readonly IndexEntry[], wanted: Platform): IndexEntry | undefined {
+  const fitting = entries.filter(
+    ({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture,
+  );
+  // The plain one first: it runs everywhere.
+  return fitting.find(({ platform }) => (platform?.variant ?? "") === "") ?? fitting[0];
+}
+
+export interface ParsedConfig {
+  readonly config: ImageConfig;
+  readonly diffIds: readonly string[];
+  readonly architecture: string;
+  readonly os: string;
+  readonly createdAtMs: number;
+}
+
+export function parseConfig(bytes: Uint8Array): ParsedConfig {
+  const json = parseObject(bytes, "image configuration");
+  const config = objectOf(json["config"] ?? {});
+  const diffIds = objectOf(json["rootfs"])["diff_ids"];
+  if (
+    !Array.isArray(diffIds) ||
+    !diffIds.every((id): id is string => typeof id === "string" && digestPattern.test(id))
+  ) {
+    throw malformed("image configuration without rootfs.diff_ids");
+  }
+  const stopSignal = textOf(config["StopSignal"]);
+  const healthcheck = healthOf(config["Healthcheck"]);
+  return {
+    config: {
+      env: textsOf(config["Env"]),
+      entrypoint: commandOf(config["Entrypoint"]),
+      cmd: commandOf(config["Cmd"]),
+      user: textOf(config["User"]) ?? "",
+      workingDir: textOf(config["WorkingDir"]) ?? "",
+      labels: labelsOf(config["Labels"]),
+      ...(stopSignal !== undefined && stopSignal !== "" && { stopSignal }),
+      ...(healthcheck !== undefined && { healthcheck }),
+      exposedPorts: Object.keys(objectOf(config["ExposedPorts"] ?? {})),
+      volumes: Object.keys(objectOf(config["Volumes"] ?? {})),
+    },
+    diffIds,
+    architecture: textOf(json["architecture"]) ?? "",
+    os: textOf(json["os"]) ?? "",
+    createdAtMs: Date.parse(textOf(json["created"]) ?? "") || 0,
+  };
+}
+
+/** The platforms of a configuration or index, without attestations ("unknown"). */
+export function platformsOf(entries: readonly IndexEntry[]): (Platform & { variant?: string })[] {
+  return entries.flatMap(({ platform }) =>
+    platform === undefined || platform.os === "unknown" ? [] : [{ ...platform }],
+  );
+}
+
+function indexEntry(json: Record<string, unknown>): IndexEntry {
+  const descriptor = descriptorOf(json);
+  if (json["platform"] === undefined) return descriptor;
+  const platform = objectOf(json["platform"]);
+  const variant = textOf(platform["variant"]);
+  return {
+    ...descriptor,
+    platform: {
+      architecture: textOf(platform["architecture"]) ?? "",
+      os: textOf(platform["os"]) ?? "",
+      ...(variant !== undefined && variant !== "" && { variant }),
+    },
+  };
+}
+
+function descriptorOf(json: Record<string, unknown>): Descriptor {
+  const { mediaType, digest, size } = json;
+  if (typeof digest !== "string" || !digestPattern.test(digest))
+    throw malformed(`digest ${JSON.stringify(digest)}`);
+  if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0)
+    throw malformed(`size ${JSON.stringify(size)}`);
+  return { mediaType: textOf(mediaType) ?? "", digest, size };
+}
+
+function healthOf(value: unknown): HealthCheck | undefined {
+  if (value === undefined || value === null) return undefined;
+  const json = objectOf(value);
+  const milliseconds = (key: string): number =>
+    Math.round((typeof json[key] === "number" ? json[key] : 0) / 1e6);
+  return {
+    test: textsOf(json["Test"]),
+    intervalMs: milliseconds("Interval"),
+    timeoutMs: milliseconds("Timeout"),
+    startPeriodMs: milliseconds("StartPeriod"),
+    startIntervalMs: milliseconds("StartInterval"),
+    retries: typeof json["Retries"] === "number" ? json["Retries"] : 0,
+  };
+}
+
+function parseObject(bytes: Uint8Array, what: string): Record<string, unknown> {
+  try {
+    return objectOf(JSON.parse(Buffer.from(bytes).toString("utf8")));
+  } catch (cause) {
+    throw malformed(`${what} is not a JSON object`, { cause });
+  }
+}
+
+function objectOf(value: unknown): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw malformed("a JSON object was expected");
+  return value as Record<string, unknown>;
+}
+
+function textOf(value: unknown): string | undefined {
+  return typeof value === "string" ? value : undefined;
+}
+
+function textsOf(value: unknown): string[] {
+  return Array.isArray(value) ? value.filter((item) => typeof item === "string") : [];
+}
+
+/** Old configurations have a plain string here, which a shell runs. */
+function commandOf(value: unknown): string[] {
+  return typeof value === "string" ? ["/bin/sh", "-c", value] : textsOf(value);
+}
+
+function labelsOf(value: unknown): Record<string, string> {
+  if (typeof value !== "object" || value === null) return {};
+  return Object.fromEntries(
+    Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
+  );
+}
+
+function malformed(seen: string, options?: { cause: unknown }): ClusterError {
+  return new ClusterError("failed-precondition", `cannot use the image: ${seen}`, options);
+}

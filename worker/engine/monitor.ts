@@ -1,0 +1,175 @@
+/**
+ * Keeps what we know of running containers equal to what containerd knows: listens to its events, and
+ * compares everything when the connection opens and now and then. Events only come early; the
+ * comparison alone would do.
+ */
+import { ClusterError } from "../../model/errors.ts";
+import { TaskExit, TaskOOM } from "../../proto/gen/containerd/events.ts";
+import type { Envelope } from "../../proto/gen/containerd/events.ts";
+import { isAlreadyThere, containerdNamespace, received } from "./connection.ts";
+import { type Container, storedState } from "./container.ts";
+import { endContainer, type LifecycleDeps, lostExit, removeFromContainerd } from "./lifecycle.ts";
+import { millisecondsOf, type TaskView } from "./task.ts";
+
+const retryMs = 200;
+/** The subscription may take effect a little after the first comparison. */
+const secondLookMs = 1_000;
+const compareEveryMs = 30_000;
+const topics = ['topic=="/tasks/exit"', 'topic=="/tasks/oom"'];
+
+export interface MonitorDeps extends LifecycleDeps {
+  readonly containers: ReadonlyMap<string, Container>;
+  /** Directories without a record: containers that were being made or removed when we ended. */
+  readonly remains: Set<string>;
+  /** Called after every comparison that follows a new connection. */
+  readonly connected: (version: { readonly version: string; readonly revision: string }) => void;
+  readonly disconnected: () => void;
+}
+
+/** Runs until the signal aborts. */
+export async function runMonitor(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
+  const { clock, connection, warn } = deps;
+  let said = "";
+  while (!signal.aborted) {
+    try {
+      await connection.ready(signal);
+      await follow(deps, signal);
+      said = "";
+    } catch (error) {
+      if (signal.aborted) return;
+      deps.disconnected();
+      const text = String(error);
+      if (text !== said) warn("lost containerd", error);
+      said = text;
+      await clock.sleep(retryMs, signal).catch(() => {});
+    }
+  }
+}
+
+async function follow(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
+  const { clock, connection, warn } = deps;
+  const { version, namespaces } = connection;
+  const facts = await connection.call(version, "version", {}, { signal });
+  await connection
+    .call(namespaces, "create", { namespace: { name: containerdNamespace, labels: {} } }, { signal })
+    .catch((error: unknown) => {
+      if (!isAlreadyThere(error)) throw error;
+    });
+  const [metadata, options] = connection.streamSettings({});
+  const stop = new AbortController();
+  const events = received(
+    connection.events.subscribe({ filters: topics }, metadata, options),
+    AbortSignal.any([signal, stop.signal]),
+  );
+  const look = (): void => {
+    compare(deps).catch((error: unknown) => {
+      if (!signal.aborted) warn("cannot compare containers with containerd", error);
+    });
+  };
+  const cancels: (() => void)[] = [];
+  try {
+    const listening = (async () => {
+      for await (const envelope of events) await onEvent(deps, envelope);
+    })();
+    // Awaited below; until then a failure must not be unhandled.
+    listening.catch(() => {});
+    await compare(deps);
+    deps.connected(facts);
+    cancels.push(clock.after(secondLookMs, look), clock.every(compareEveryMs, look));
+    await listening;
+    throw new ClusterError("unavailable", "containerd ended the stream of events");
+  } finally {
+    stop.abort();
+    for (const cancel of cancels) cancel();
+  }
+}
+
+async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope): Promise<void> {
+  if (event === undefined || namespace !== containerdNamespace) return;
+  if (topic === "/tasks/oom") {
+    const container = deps.containers.get(TaskOOM.decode(event.value).containerId);
+    if (container !== undefined) await noteOom(deps, container);
+    return;
+  }
+  const { containerId, id, exitStatus, exitedAt } = TaskExit.decode(event.value);
+  const container = deps.containers.get(containerId);
+  // Commands inside containers end too; whoever ran them waits for them.
+  if (container === undefined || id !== containerId) return;
+  const exit = { exitCode: exitStatus, atMs: millisecondsOf(exitedAt), oomKilled: false, error: "" };
+  // Not awaited: one that ends slowly must not hold up the others' news.
+  endContainer(deps, container, exit).catch((error: unknown) =>
+    deps.warn(`cannot end container ${containerId}`, error),
+  );
+}
+
+async function noteOom(deps: MonitorDeps, container: Container): Promise<void> {
+  container.oomKilled = true;
+  const { id, name, image, labels } = container.stored;
+  deps.emit({ kind: "container", action: "oom", atMs: deps.clock.now(), id, name, image, labels });
+  if (container.status.state !== "running") return;
+  container.status = { ...container.status, oomKilled: true };
+  await deps.records.saveState(id, storedState(container.status));
+}
+
+/** Every container of ours against every task there is. */
+export async function compare(deps: MonitorDeps): Promise<void> {
+  const tasks = await deps.tasks.list();
+  const ended: Promise<void>[] = [];
+  for (const container of deps.containers.values()) {
+    if (container.activity === undefined) ended.push(compareOne(deps, container, tasks.get(container.id)));
+  }
+  await Promise.all(ended);
+  // Half-made by an earlier process of ours.
+  for (const id of deps.remains) {
+    await removeFromContainerd(deps.connection, deps.tasks, id);
+    await deps.records.remove(id);
+    deps.remains.delete(id);
+  }
+}
+
+async function compareOne(
+  deps: MonitorDeps,
+  container: Container,
+  task: TaskView | undefined,
+): Promise<void> {
+  const { clock, tasks, records } = deps;
+  const { id, status } = container;
+  switch (status.state) {
+    case "running":
+      if (task === undefined) {
+        // It may have been started after the list was made.
+        if (clock.now() - status.startedAtMs < secondLookMs && (await tasks.get(id)) !== undefined) return;
+        await endContainer(deps, container, lostExit(clock));
+      } else if (task.state === "stopped") {
+        await endContainer(deps, container, { ...exitOf(task), error: "" });
+      }
+      return;
+    case "created": {
+      if (task === undefined) return;
+      // We ended in the middle of starting it. A process that never ran is removed; one that did counts.
+      if (task.state === "created") {
+        await tasks.kill(id, 9);
+        await tasks.delete(id);
+        return;
+      }
+      const pid = task.state === "running" ? task.pid : 0;
+      container.setStatus({ state: "running", pid, startedAtMs: clock.now(), oomKilled: false });
+      container.output?.watch();
+      await records.saveState(id, storedState(container.status));
+      if (task.state === "stopped") await endContainer(deps, container, { ...exitOf(task), error: "" });
+      return;
+    }
+    case "stopped":
+      if (task?.state === "stopped") await tasks.delete(id);
+      if (container.output?.ended === false) container.output.end();
+      return;
+  }
+}
+
+function exitOf(task: Extract<TaskView, { state: "stopped" }>): {
+  exitCode: number;
+  atMs: number;
+  oomKilled: boolean;
+} {
+  return { exitCode: task.exitCode, atMs: task.atMs, oomKilled: false };
+}

@@ -1,0 +1,406 @@
+/** A client of OCI registries: manifests and blobs over HTTP(S), with basic and token authentication. */
+import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
+import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { RegistryAuth } from "../../model/service.ts";
+import { type Challenge, parseChallenges } from "./challenge.ts";
+import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
+import { printReference, type Reference, registryHost } from "./reference.ts";
+
+/** A registry that says nothing for this long is out of reach. */
+const idleTimeoutMs = 30_000;
+const redirectLimit = 5;
+const tokenLimitBytes = 1 << 20;
+const errorLimitBytes = 64 << 10;
+const attempts = 3;
+const retryDelayMs = 250;
+/** Tokens without a lifetime live this long (token specification), less what a request may take. */
+const tokenLifetimeMs = 60_000;
+const tokenMarginMs = 10_000;
+
+export interface RemoteManifest {
+  readonly mediaType: string;
+  /** As the registry says; empty if it does not. Verified by whoever uses the bytes. */
+  readonly digest: string;
+  readonly size: number;
+}
+
+interface Token {
+  readonly header: string;
+  readonly untilMs: number;
+}
+
+export class Registry {
+  readonly #insecure: ReadonlySet<string>;
+  readonly #tokens = new Map<string, Token>();
+  readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
+  readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
+
+  /** @param insecure - "host:port" or "host" that may be spoken to over plain HTTP. */
+  constructor(insecure: readonly string[]) {
+    this.#insecure = new Set(insecure);
+  }
+
+  /** What a tag or digest is now; one small request. */
+  async head(
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<RemoteManifest> {
+    const response = await this.#manifest("HEAD", reference, auth, signal);
+    response.resume();
+    return remoteManifest(response);
+  }
+
+  async manifest(
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<RemoteManifest & { readonly bytes: Buffer }> {
+    const response = await this.#manifest("GET", reference, auth, signal);
+    const bytes = await readBody(response, manifestLimitBytes);
+    return { ...remoteManifest(response), size: bytes.length, bytes };
+  }
+
+  /**
+   * A blob from `offset` on. The answer may begin at 0 all the same: its status is then 200, not 206.
+   * The caller reads or destroys the body.
+   */
+  async blob(
+    reference: Reference,
+    digest: string,
+    offset: number,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const headers = offset > 0 ? { range: `bytes=${offset}-` } : {};
+    const response = await this.#send("GET", reference, `/blobs/${digest}`, headers, auth, signal);
+    if (response.statusCode !== 200 && response.statusCode !== 206) await refuse(response, reference);
+    return response;
+  }
+
+  close(): void {
+    this.#http.destroy();
+    this.#https.destroy();
+  }
+
+  async #manifest(
+    method: "GET" | "HEAD",
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const path = `/manifests/${reference.digest ?? reference.tag ?? "latest"}`;
+    const headers = { accept: manifestTypes.join(", ") };
+    const response = await this.#send(method, reference, path, headers, auth, signal);
+    if (response.statusCode !== 200) await refuse(response, reference);
+    return response;
+  }
+
+  /** Sends, answers one challenge, and repeats what may be passing: broken connections, 5xx and 429. */
+  async #send(
+    method: "GET" | "HEAD",
+    reference: Reference,
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const url = new URL(`/v2/${reference.path}${path}`, this.#base(reference.domain));
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const response = await this.#authorized(method, url, reference, headers, auth, signal);
+        const code = response.statusCode ?? 0;
+        if (attempt >= attempts || (code < 500 && code !== 429)) return response;
+        response.destroy();
+      } catch (error) {
+        signal.throwIfAborted();
+        if (error instanceof ClusterError) throw error;
+        if (attempt >= attempts) {
+          const verb = method === "HEAD" ? "Head" : "Get";
+          throw new ClusterError("unavailable", `${verb} "${url.href}": ${errorText(error)}`, {
+            cause: error,
+          });
+        }
+      }
+      await delay(retryDelayMs * attempt, signal);
+    }
+  }
+
+  async #authorized(
+    method: "GET" | "HEAD",
+    url: URL,
+    reference: Reference,
+    headers: Readonly<Record<string, string>>,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    const key = JSON.stringify([
+      reference.domain,
+      reference.path,
+      auth?.username,
+      auth?.password,
+      auth?.identityToken,
+    ]);
+    const known = this.#tokens.get(key);
+    const first =
+      auth?.registryToken !== undefined
+        ? `Bearer ${auth.registryToken}`
+        : known !== undefined && known.untilMs > Date.now()
+          ? known.header
+          : undefined;
+    const response = await this.#follow(method, url, withAuthorization(headers, first), signal);
+    if (response.statusCode !== 401) return response;
+    const challenges = parseChallenges(response.headers["www-authenticate"] ?? "");
+    const token = await this.#answer(challenges, reference, auth, signal);
+    if (token === undefined) return response;
+    response.destroy();
+    this.#tokens.set(key, token);
+    return this.#follow(method, url, withAuthorization(headers, token.header), signal);
+  }
+
+  async #answer(
+    challenges: readonly Challenge[],
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<Token | undefined> {
+    const basic = basicHeader(auth);
+    for (const challenge of challenges) {
+      switch (challenge.kind) {
+        case "bearer":
+          return this.#fetchToken(challenge, reference, auth, signal);
+        case "basic":
+          if (basic !== undefined) return { header: basic, untilMs: Infinity };
+      }
+    }
+    return undefined;
+  }
+
+  async #fetchToken(
+    challenge: Extract<Challenge, { kind: "bearer" }>,
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<Token> {
+    const realm = parseRealm(challenge.realm);
+    // Credentials never travel in the clear to a host that was not allowed it.
+    if (realm.protocol !== "https:" && !this.#isInsecure(realm.host) && !this.#isInsecure(reference.domain)) {
+      throw new ClusterError(
+        "unauthenticated",
+        `cannot authenticate with ${reference.domain}: its token service ${realm.origin} is not reached over https`,
+      );
+    }
+    const scope = challenge.scope ?? `repository:${reference.path}:pull`;
+    const parameters = { scope, ...(challenge.service !== undefined && { service: challenge.service }) };
+    const response =
+      auth?.identityToken !== undefined && auth.identityToken !== ""
+        ? await this.#post(
+            realm,
+            {
+              ...parameters,
+              grant_type: "refresh_token",
+              client_id: "shoal",
+              refresh_token: auth.identityToken,
+            },
+            signal,
+          )
+        : await this.#follow(
+            "GET",
+            withQuery(realm, parameters),
+            withAuthorization({}, basicHeader(auth)),
+            signal,
+          );
+    if (response.statusCode !== 200) await refuse(response, reference);
+    const body = JSON.parse((await readBody(response, tokenLimitBytes)).toString("utf8")) as Record<
+      string,
+      unknown
+    >;
+    const token = body["token"] ?? body["access_token"];
+    if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
+      throw new ClusterError("unauthenticated", `the token service ${realm.origin} sent no token`);
+    }
+    const seconds = body["expires_in"];
+    const lifetimeMs = typeof seconds === "number" && seconds > 0 ? seconds * 1000 : tokenLifetimeMs;
+    return { header: `Bearer ${token}`, untilMs: Date.now() + lifetimeMs - tokenMarginMs };
+  }
+
+  /** Follows redirects; the authorization goes to the first host only. */
+  async #follow(
+    method: "GET" | "HEAD",
+    url: URL,
+    headers: Readonly<Record<string, string>>,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    let target = url;
+    let sent = headers;
+    for (let redirects = 0; ; redirects++) {
+      const response = await this.#request(method, target, sent, undefined, signal);
+      const { location } = response.headers;
+      const code = response.statusCode ?? 0;
+      if (code < 300 || code > 399 || location === undefined) return response;
+      response.destroy();
+      if (redirects >= redirectLimit)
+        throw new ClusterError("unavailable", `${url.href}: too many redirects`);
+      const next = new URL(location, target);
+      if (next.protocol !== "https:" && target.protocol === "https:") {
+        throw new ClusterError("unavailable", `${url.href}: redirected to plain HTTP at ${next.host}`);
+      }
+      if (next.host !== target.host) {
+        const { authorization: _dropped, ...rest } = sent as Record<string, string>;
+        sent = rest;
+      }
+      target = next;
+    }
+  }
+
+  #post(url: URL, form: Readonly<Record<string, string>>, signal: AbortSignal): Promise<IncomingMessage> {
+    const body = new URLSearchParams(form).toString();
+    return this.#request("POST", url, { "content-type": "application/x-www-form-urlencoded" }, body, signal);
+  }
+
+  #request(
+    method: string,
+    url: URL,
+    headers: Readonly<Record<string, string>>,
+    body: string | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    return new Promise((resolve, reject) => {
+      const secure = url.protocol === "https:";
+      const send = secure ? httpsRequest : httpRequest;
+      const agent = secure ? this.#https : this.#http;
+      const options = { method, headers: { "user-agent": "shoal", ...headers }, agent, signal };
+      const request = send(url, options, resolve);
+      request.setTimeout(idleTimeoutMs, () => {
+        request.destroy(new Error(`no answer within ${idleTimeoutMs / 1000} s`));
+      });
+      request.on("error", reject);
+      request.end(body);
+    });
+  }
+
+  #base(domain: string): string {
+    return `${this.#isInsecure(domain) ? "http" : "https"}://${registryHost(domain)}`;
+  }
+
+  #isInsecure(host: string): boolean {
+    return this.#insecure.has(host) || this.#insecure.has(host.replace(/:\d+$/, ""));
+  }
+}
+
+/** The whole body, refused as soon as it is larger than the limit. */
+export async function readBody(response: IncomingMessage, limitBytes: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > limitBytes) {
+      response.destroy();
+      throw new ClusterError(
+        "failed-precondition",
+        `the registry sent more than ${limitBytes} bytes where less is accepted`,
+      );
+    }
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks, size);
+}
+
+function remoteManifest(response: IncomingMessage): RemoteManifest {
+  const digest = response.headers["docker-content-digest"];
+  return {
+    mediaType: (response.headers["content-type"] ?? "").split(";")[0]?.trim() ?? "",
+    digest: typeof digest === "string" ? digest : "",
+    size: Number(response.headers["content-length"] ?? 0),
+  };
+}
+
+/** Docker's texts, since clients match on them. */
+async function refuse(response: IncomingMessage, reference: Reference): Promise<never> {
+  const code = response.statusCode ?? 0;
+  const said = await registryMessage(response);
+  const name = printReference(reference);
+  switch (code) {
+    case 401:
+      throw new ClusterError(
+        "unauthenticated",
+        `pull access denied for ${reference.path}, repository does not exist or may require 'docker login': ${said || "no basic auth credentials"}`,
+      );
+    case 403:
+      throw new ClusterError(
+        "permission-denied",
+        `pull access denied for ${reference.path}: ${said || "denied"}`,
+      );
+    case 404:
+      throw new ClusterError("not-found", `manifest for ${name} not found: ${said || "manifest unknown"}`);
+    case 429:
+      throw new ClusterError(
+        "resource-exhausted",
+        `toomanyrequests: ${said || `${reference.domain} limits the rate of pulls`}`,
+      );
+    default:
+      throw new ClusterError(
+        "unavailable",
+        `the registry ${reference.domain} answered ${code} for ${name}: ${said}`,
+      );
+  }
+}
+
+async function registryMessage(response: IncomingMessage): Promise<string> {
+  const text = await readBody(response, errorLimitBytes).then(
+    (body) => body.toString("utf8"),
+    () => "",
+  );
+  try {
+    const body = JSON.parse(text) as { errors?: { code?: string; message?: string }[]; details?: string };
+    const first = body.errors?.[0];
+    if (first === undefined) return typeof body.details === "string" ? body.details : "";
+    return `${String(first.code).toLowerCase().replaceAll("_", " ")}: ${String(first.message)}`;
+  } catch {
+    return text.slice(0, 200).trim();
+  }
+}
+
+function basicHeader(auth: RegistryAuth | undefined): string | undefined {
+  if (auth?.username === undefined || auth.username === "") return undefined;
+  return `Basic ${Buffer.from(`${auth.username}:${auth.password ?? ""}`).toString("base64")}`;
+}
+
+function withAuthorization(
+  headers: Readonly<Record<string, string>>,
+  authorization: string | undefined,
+): Record<string, string> {
+  return authorization === undefined ? { ...headers } : { ...headers, authorization };
+}
+
+function withQuery(url: URL, parameters: Readonly<Record<string, string>>): URL {
+  const target = new URL(url);
+  for (const [key, value] of Object.entries(parameters)) target.searchParams.append(key, value);
+  return target;
+}
+
+function parseRealm(realm: string): URL {
+  try {
+    return new URL(realm);
+  } catch (cause) {
+    throw new ClusterError("unauthenticated", `the registry names a token service that is no URL: ${realm}`, {
+      cause,
+    });
+  }
+}
+
+function delay(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(done, ms);
+    const aborted = (): void => done(signal.reason as Error);
+    signal.addEventListener("abort", aborted, { once: true });
+    function done(reason?: Error): void {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", aborted);
+      if (reason === undefined) resolve();
+      else reject(reason);
+    }
+  });
+}

@@ -1,0 +1,122 @@
+/** Snapshots of image layers and of containers, in containerd's overlayfs snapshotter. */
+import { createHash } from "node:crypto";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { Mount } from "../../proto/gen/containerd/types.ts";
+import {
+  type Connection,
+  isAlreadyThere,
+  isNotFound,
+  toEngineError,
+  unlessGone,
+  unpackTimeoutMs,
+} from "./connection.ts";
+import type { Descriptor } from "./manifest.ts";
+
+export const snapshotter = "overlayfs";
+
+/** The name of the snapshot that holds layers 0..i, for each i (OCI image specification, "Layer ChainID"). */
+export function chainIds(diffIds: readonly string[]): string[] {
+  const chain: string[] = [];
+  for (const diffId of diffIds) {
+    const parent = chain.at(-1);
+    chain.push(parent === undefined ? diffId : `sha256:${sha256(`${parent} ${diffId}`)}`);
+  }
+  return chain;
+}
+
+export async function snapshotExists(connection: Connection, key: string): Promise<boolean> {
+  const { snapshots } = connection;
+  try {
+    await connection.call(snapshots, "stat", { snapshotter, key });
+    return true;
+  } catch (error) {
+    if (isNotFound(error)) return false;
+    throw error;
+  }
+}
+
+export interface LayerUnpack {
+  readonly layer: Descriptor;
+  readonly diffId: string;
+  readonly chainId: string;
+  /** Chain id below; empty for the lowest layer. */
+  readonly parent: string;
+  readonly lease: string;
+}
+
+/** Applies one downloaded layer on its parent. Nothing to do when its snapshot exists. */
+export async function unpackLayer(
+  connection: Connection,
+  unpack: LayerUnpack,
+  signal: AbortSignal,
+): Promise<"unpacked" | "exists"> {
+  const { layer, diffId, chainId, parent, lease } = unpack;
+  if (await snapshotExists(connection, chainId)) return "exists";
+  const { snapshots, diff } = connection;
+  const key = `extract-${Date.now().toString(36)}-${process.pid} ${chainId}`;
+  const { mounts } = await connection.call(
+    snapshots,
+    "prepare",
+    { snapshotter, key, parent, labels: {} },
+    { lease },
+  );
+  try {
+    const { applied } = await connection.call(
+      diff,
+      "apply",
+      { diff: { ...layer }, mounts },
+      { signal, lease, timeoutMs: unpackTimeoutMs },
+    );
+    if (applied?.digest !== diffId) {
+      throw new ClusterError(
+        "data-loss",
+        `layer ${layer.digest} holds ${applied?.digest ?? "nothing"} where the image says ${diffId}`,
+      );
+    }
+    await connection.call(snapshots, "commit", { snapshotter, name: chainId, key, labels: {} }, { lease });
+    return "unpacked";
+  } catch (error) {
+    await removeSnapshot(connection, key).catch(() => {});
+    if (isAlreadyThere(error)) return "exists";
+    throw toEngineError(error, `cannot unpack layer ${layer.digest}`);
+  }
+}
+
+/** A container's own writable layer. */
+export async function prepareSnapshot(connection: Connection, key: string, parent: string): Promise<Mount[]> {
+  const { snapshots } = connection;
+  // Without this label the next garbage collection takes it: no lease covers the time between create and start.
+  const labels = { "containerd.io/gc.root": new Date().toISOString() };
+  const { mounts } = await connection.call(snapshots, "prepare", {
+    snapshotter,
+    key,
+    parent,
+    labels,
+  });
+  return mounts;
+}
+
+export async function snapshotMounts(connection: Connection, key: string): Promise<Mount[]> {
+  const { snapshots } = connection;
+  const { mounts } = await connection.call(snapshots, "mounts", { snapshotter, key });
+  return mounts;
+}
+
+export async function removeSnapshot(connection: Connection, key: string): Promise<void> {
+  const { snapshots } = connection;
+  await unlessGone(connection.call(snapshots, "remove", { snapshotter, key }));
+}
+
+/** The directories of an image's layers below a container's own, highest first. */
+export function lowerDirectories(mounts: readonly Mount[]): string[] {
+  const [mount] = mounts;
+  if (mount === undefined) return [];
+  if (mount.type === "bind") return [mount.source];
+  const lower = mount.options.find((option) => option.startsWith("lowerdir="));
+  return lower === undefined ? [] : lower.slice("lowerdir=".length).split(":");
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}

@@ -1,0 +1,91 @@
+/** containerd's calls about tasks (running containers), in our words. */
+import { status } from "@grpc/grpc-js";
+
+import { type Process, Status } from "../../proto/gen/containerd/tasks.ts";
+import type { Mount } from "../../proto/gen/containerd/types.ts";
+import type { Any } from "../../proto/gen/google/protobuf/any.ts";
+import type { Timestamp } from "../../proto/gen/google/protobuf/timestamp.ts";
+import { type Connection, isNotFound, statusOf } from "./connection.ts";
+
+export interface TaskIo {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly terminal: boolean;
+}
+
+export type TaskView =
+  | { readonly state: "created" | "running"; readonly pid: number }
+  | { readonly state: "stopped"; readonly exitCode: number; readonly atMs: number };
+
+export class Tasks {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  async create(id: string, rootfs: readonly Mount[], io: TaskIo, options: Any): Promise<void> {
+    const { tasks } = this.#connection;
+    const request = { containerId: id, rootfs: [...rootfs], stdin: "", ...io, options };
+    await this.#connection.call(tasks, "create", request);
+  }
+
+  /** @returns The process id on the host. */
+  async start(id: string, execId = ""): Promise<number> {
+    const { tasks } = this.#connection;
+    const { pid } = await this.#connection.call(tasks, "start", { containerId: id, execId });
+    return pid;
+  }
+
+  /** False when there was nothing left to signal. */
+  async kill(id: string, signal: number, execId = ""): Promise<boolean> {
+    const { tasks } = this.#connection;
+    try {
+      await this.#connection.call(tasks, "kill", { containerId: id, execId, signal, all: false });
+      return true;
+    } catch (error) {
+      const code = statusOf(error);
+      if (code === status.NOT_FOUND || code === status.FAILED_PRECONDITION) return false;
+      throw error;
+    }
+  }
+
+  /** Removes an ended task. A task whose shim died meanwhile is as good as removed. */
+  async delete(id: string): Promise<void> {
+    const { tasks } = this.#connection;
+    try {
+      await this.#connection.call(tasks, "delete", { containerId: id });
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+
+  async get(id: string): Promise<TaskView | undefined> {
+    const { tasks } = this.#connection;
+    try {
+      const { process } = await this.#connection.call(tasks, "get", { containerId: id, execId: "" });
+      return process === undefined ? undefined : viewOf(process);
+    } catch (error) {
+      if (isNotFound(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Every task, by container id. */
+  async list(): Promise<Map<string, TaskView>> {
+    const { tasks } = this.#connection;
+    const { tasks: processes } = await this.#connection.call(tasks, "list", { filter: "" });
+    return new Map(processes.map((process) => [process.id, viewOf(process)]));
+  }
+}
+
+export function millisecondsOf(timestamp: Timestamp | undefined): number {
+  if (timestamp === undefined || timestamp.seconds <= 0) return 0;
+  return timestamp.seconds * 1000 + Math.floor(timestamp.nanos / 1e6);
+}
+
+function viewOf({ status: state, pid, exitStatus, exitedAt }: Process): TaskView {
+  if (state === Status.STOPPED)
+    return { state: "stopped", exitCode: exitStatus, atMs: millisecondsOf(exitedAt) };
+  return { state: state === Status.CREATED ? "created" : "running", pid };
+}

@@ -1,0 +1,271 @@
+/**
+ * One container's output on disk. The shim appends to two plain files, whether we live or not, so a
+ * container never blocks on us. This side only notes how long the files were at which time, and gives
+ * the space of old output back to the file system.
+ *
+ *     stdout.log  stderr.log   written by the shim, never by us
+ *     output.index             written by us alone, see index-file.ts
+ *
+ * Space is freed by punching holes, not by truncating: sizes only grow, so nothing that the shim writes
+ * meanwhile can be lost. Lines written while we were away get the time at which we came back.
+ */
+import {
+  closeSync,
+  type FSWatcher,
+  openSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  watch,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { open, readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import type { Clock } from "../../runtime/clock.ts";
+import { runTool } from "../mounts/tool.ts";
+import {
+  decodeRecords,
+  dropOldest,
+  encodeRecords,
+  type IndexRecord,
+  thinOut,
+  totalBytes,
+} from "./index-file.ts";
+
+export interface OutputLimits {
+  readonly maxBytes: number;
+  readonly maxFiles: number;
+}
+
+export const defaultOutputLimits: OutputLimits = { maxBytes: 10 * 2 ** 20, maxFiles: 3 };
+
+/** While output keeps coming, the files are looked at this often; it is also the precision of times. */
+const sampleEveryMs = 40;
+/** Only where the kernel has no watches left. */
+const pollEveryMs = 1_000;
+const recordLimit = 200_000;
+const outputMode = 0o600;
+
+export interface OutputDeps {
+  readonly clock: Clock;
+  /** What failed in the background, such as freeing space. */
+  readonly warn: (message: string, error: unknown) => void;
+}
+
+export class OutputFile {
+  readonly stdoutPath: string;
+  readonly stderrPath: string;
+  readonly #indexPath: string;
+  readonly #directory: string;
+  readonly #deps: OutputDeps;
+  readonly #limits: OutputLimits;
+  readonly #followers = new Set<() => void>();
+  #first: IndexRecord = { timeMs: 0, stdoutBytes: 0, stderrBytes: 0 };
+  #last: IndexRecord = { timeMs: 0, stdoutBytes: 0, stderrBytes: 0 };
+  #count = 0;
+  #generation = 0;
+  #ended = false;
+  #fd: number | undefined;
+  #watcher: FSWatcher | undefined;
+  #cancelTimer: (() => void) | undefined;
+  #cancelPoll: (() => void) | undefined;
+  #dirty = false;
+  #freeing = false;
+
+  private constructor(deps: OutputDeps, directory: string, limits: OutputLimits) {
+    this.#deps = deps;
+    this.#directory = directory;
+    this.#limits = limits;
+    this.stdoutPath = join(directory, "stdout.log");
+    this.stderrPath = join(directory, "stderr.log");
+    this.#indexPath = join(directory, "output.index");
+  }
+
+  /** Makes the files of a new container. */
+  static async create(deps: OutputDeps, directory: string, limits: OutputLimits): Promise<OutputFile> {
+    const file = new OutputFile(deps, directory, limits);
+    await Promise.all([touch(file.stdoutPath), touch(file.stderrPath)]);
+    file.#begin([{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
+    writeFileSync(file.#indexPath, encodeRecords([file.#last]), { mode: outputMode });
+    return file;
+  }
+
+  /** Goes on with the files of a container that was there before us. */
+  static async open(deps: OutputDeps, directory: string, limits: OutputLimits): Promise<OutputFile> {
+    const file = new OutputFile(deps, directory, limits);
+    const records = decodeRecords(await readFile(file.#indexPath).catch(() => Buffer.alloc(0)));
+    if (records.length > 0) {
+      file.#begin(records);
+      // A torn record at the end would shift those appended after it.
+      file.#rewrite(records);
+    } else file.#rewrite([{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
+    file.look();
+    return file;
+  }
+
+  /** Output before these sizes is gone. */
+  get first(): IndexRecord {
+    return this.#first;
+  }
+
+  /** Nothing more will come. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** Changes when the index was rewritten rather than appended to. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  get recordCount(): number {
+    return this.#count;
+  }
+
+  /** Looks when something was written; costs nothing while nothing is. */
+  watch(): void {
+    if (this.#watcher !== undefined || this.#cancelPoll !== undefined || this.#ended) return;
+    try {
+      this.#watcher = watch(this.#directory, { persistent: false }, (_event, name) => {
+        if (name === "stdout.log" || name === "stderr.log" || name === null) this.#touched();
+      });
+      this.#watcher.on("error", () => this.#poll());
+    } catch {
+      this.#poll();
+    }
+    this.look();
+  }
+
+  /** Notes new output now. */
+  look(): void {
+    if (this.#ended) return;
+    const stdoutBytes = sizeOf(this.stdoutPath);
+    const stderrBytes = sizeOf(this.stderrPath);
+    const { timeMs } = this.#last;
+    if (stdoutBytes < this.#last.stdoutBytes || stderrBytes < this.#last.stderrBytes) {
+      // Somebody truncated the files: what is there now is all there is.
+      this.#rewrite([{ timeMs: this.#deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
+    }
+    if (stdoutBytes === this.#last.stdoutBytes && stderrBytes === this.#last.stderrBytes) return;
+    this.#append({ timeMs: Math.max(timeMs, this.#deps.clock.now()), stdoutBytes, stderrBytes });
+    this.#bound();
+    this.#wake();
+  }
+
+  /** The container has ended and its shim has written everything. */
+  end(): void {
+    this.look();
+    this.#ended = true;
+    this.close();
+    this.#wake();
+  }
+
+  /** Stops looking; the files stay. */
+  close(): void {
+    this.#watcher?.close();
+    this.#watcher = undefined;
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    this.#cancelPoll?.();
+    this.#cancelPoll = undefined;
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
+  }
+
+  /** All records, or those from the `from`th on. */
+  async records(from: number): Promise<IndexRecord[]> {
+    const bytes = await readFile(this.#indexPath);
+    return decodeRecords(bytes).slice(from);
+  }
+
+  /** Calls back at every change; the result ends it. */
+  onChange(listener: () => void): () => void {
+    this.#followers.add(listener);
+    return () => void this.#followers.delete(listener);
+  }
+
+  #begin(records: readonly IndexRecord[]): void {
+    this.#first = records[0] ?? this.#first;
+    this.#last = records.at(-1) ?? this.#last;
+    this.#count = records.length;
+  }
+
+  #touched(): void {
+    this.#dirty = true;
+    if (this.#cancelTimer !== undefined) return;
+    this.#dirty = false;
+    this.look();
+    this.#cancelTimer = this.#deps.clock.after(sampleEveryMs, () => {
+      this.#cancelTimer = undefined;
+      if (this.#dirty) this.#touched();
+    });
+  }
+
+  #poll(): void {
+    this.#watcher?.close();
+    this.#watcher = undefined;
+    this.#cancelPoll ??= this.#deps.clock.every(pollEveryMs, () => this.look());
+  }
+
+  #append(record: IndexRecord): void {
+    this.#fd ??= openSync(this.#indexPath, "a", outputMode);
+    writeSync(this.#fd, encodeRecords([record]));
+    this.#last = record;
+    this.#count++;
+  }
+
+  #rewrite(records: readonly IndexRecord[]): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
+    writeFileSync(`${this.#indexPath}.new`, encodeRecords(records), { mode: outputMode });
+    renameSync(`${this.#indexPath}.new`, this.#indexPath);
+    this.#generation++;
+    this.#begin(records);
+  }
+
+  #bound(): void {
+    const { maxBytes, maxFiles } = this.#limits;
+    const tooMuch = totalBytes(this.#last) - totalBytes(this.#first) > maxBytes * maxFiles;
+    if ((!tooMuch && this.#count <= recordLimit) || this.#freeing) return;
+    this.#freeing = true;
+    this.#free(tooMuch)
+      .catch((error: unknown) => this.#deps.warn(`cannot free old output in ${this.#directory}`, error))
+      .finally(() => {
+        this.#freeing = false;
+      });
+  }
+
+  async #free(tooMuch: boolean): Promise<void> {
+    const { maxBytes, maxFiles } = this.#limits;
+    // As if the oldest of `maxFiles` files were dropped; a single file is halved.
+    const keepBytes = maxFiles > 1 ? maxBytes * (maxFiles - 1) : maxBytes / 2;
+    // Read and replaced in one go, so that no record can come between.
+    const before = decodeRecords(readFileSync(this.#indexPath));
+    this.#rewrite(tooMuch ? dropOldest(before, keepBytes) : thinOut(before));
+    if (!tooMuch) return;
+    const { stdoutBytes, stderrBytes } = this.#first;
+    await punch(this.stdoutPath, stdoutBytes);
+    await punch(this.stderrPath, stderrBytes);
+  }
+
+  #wake(): void {
+    for (const follower of this.#followers) follower();
+  }
+}
+
+/** Frees all but the last byte before `end`, which tells a reader whether a line begins there. */
+async function punch(path: string, end: number): Promise<void> {
+  if (end < 2) return;
+  await runTool("fallocate", ["--punch-hole", "--offset", "0", "--length", String(end - 1), path]);
+}
+
+async function touch(path: string): Promise<void> {
+  const file = await open(path, "a", outputMode);
+  await file.close();
+}
+
+function sizeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+}

@@ -1,0 +1,146 @@
+/** Planned mounts made real: sources checked, volumes made and filled from the image. */
+import { chmod, chown, lstat, mkdir, mkdtemp, readdir, realpath, rmdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+
+import { ClusterError } from "../../model/errors.ts";
+import { newContainerId, type Random } from "../../runtime/random.ts";
+import type { MountRecord } from "../engine/engine.ts";
+import type { OciMount } from "../engine/oci.ts";
+import { findInLayers } from "../engine/rootfs.ts";
+import { bindOptions, cleanPath, type PlannedMount } from "./plan.ts";
+import { runTool } from "./tool.ts";
+import type { Volumes } from "./volume.ts";
+
+export interface ResolveDeps {
+  readonly random: Random;
+  readonly volumes: Volumes;
+  /** For the short life of mounts while an image's content is copied. */
+  readonly temporaryDirectory: string;
+}
+
+export interface ResolvedMount {
+  readonly oci: OciMount;
+  readonly record: MountRecord;
+}
+
+/** @param layers - Layer directories of the image, highest first; asked for only when a volume is filled. */
+export async function resolveMount(
+  deps: ResolveDeps,
+  mount: PlannedMount,
+  layers: () => Promise<readonly string[]>,
+): Promise<ResolvedMount> {
+  const { target, readOnly } = mount;
+  switch (mount.type) {
+    case "bind": {
+      const { source, options, createSource } = mount;
+      await requireSource(source, createSource);
+      return {
+        oci: { destination: target, type: "bind", source, options },
+        record: { type: "bind", source, target, readOnly, anonymous: false },
+      };
+    }
+    case "tmpfs":
+      return {
+        oci: { destination: target, type: "tmpfs", source: "tmpfs", options: mount.options },
+        record: { type: "tmpfs", source: "", target, readOnly, anonymous: false },
+      };
+    case "volume":
+      return resolveVolume(deps, mount, layers);
+  }
+}
+
+async function resolveVolume(
+  deps: ResolveDeps,
+  mount: Extract<PlannedMount, { type: "volume" }>,
+  layers: () => Promise<readonly string[]>,
+): Promise<ResolvedMount> {
+  const { volumes, random } = deps;
+  const { target, readOnly, volume } = mount;
+  const anonymous = mount.name === "";
+  const name = anonymous ? newContainerId(random) : mount.name;
+  const { fresh, mountpoint } = await volumes.ensure(name, { labels: volume.labels ?? {}, anonymous });
+  try {
+    if (fresh) {
+      if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());
+      await volumes.filled(name);
+    }
+    const source = await subpathOf(mountpoint, volume.subpath);
+    return {
+      oci: { destination: target, type: "bind", source, options: bindOptions(readOnly) },
+      record: { type: "volume", name, source: mountpoint, target, readOnly, anonymous },
+    };
+  } catch (error) {
+    if (anonymous) await volumes.remove(name);
+    throw error;
+  }
+}
+
+async function requireSource(source: string, create: boolean): Promise<void> {
+  try {
+    await stat(source);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
+    if (create) {
+      await mkdir(source, { recursive: true });
+      return;
+    }
+    throw new ClusterError(
+      "invalid-argument",
+      `invalid mount config for type "bind": bind source path does not exist: ${source}`,
+      { cause },
+    );
+  }
+}
+
+/** What the image has at the target becomes the first content of an empty volume, owner and mode included. */
+async function fillVolume(
+  { temporaryDirectory }: ResolveDeps,
+  mountpoint: string,
+  target: string,
+  layers: readonly string[],
+): Promise<void> {
+  if ((await readdir(mountpoint)).length > 0) return;
+  if ((await findInLayers(layers, target))?.kind !== "directory") return;
+  const [only] = layers;
+  if (layers.length === 1 && only !== undefined) return copyContent([only], target, mountpoint);
+  // Several layers are merged by the kernel, for just as long as the copying takes.
+  await mkdir(temporaryDirectory, { recursive: true });
+  const merged = await mkdtemp(join(temporaryDirectory, "image-"));
+  try {
+    await runTool("mount", ["-t", "overlay", "-o", `ro,lowerdir=${layers.join(":")}`, "overlay", merged]);
+    try {
+      await copyContent([merged], target, mountpoint);
+    } finally {
+      await runTool("umount", [merged]);
+    }
+  } finally {
+    await rmdir(merged);
+  }
+}
+
+async function copyContent(layers: readonly string[], target: string, mountpoint: string): Promise<void> {
+  const found = await findInLayers(layers, target);
+  if (found?.kind !== "directory") return;
+  await runTool("cp", ["-a", "-T", "--", found.path, mountpoint]);
+  const { mode, uid, gid } = await lstat(found.path);
+  await chown(mountpoint, uid, gid);
+  await chmod(mountpoint, mode & 0o7777);
+}
+
+/** A directory inside the volume; links that lead out of it are refused. */
+async function subpathOf(mountpoint: string, subpath: string | undefined): Promise<string> {
+  if (subpath === undefined || subpath === "") return mountpoint;
+  const inside = cleanPath(`/${subpath}`);
+  const path = await realpath(join(mountpoint, inside)).catch((cause: unknown) => {
+    throw new ClusterError(
+      "invalid-argument",
+      `cannot access path ${inside} of the volume: it does not exist`,
+      { cause },
+    );
+  });
+  const root = await realpath(mountpoint);
+  if (path !== root && !path.startsWith(`${root}/`)) {
+    throw new ClusterError("invalid-argument", `invalid subpath ${subpath}: it leads out of the volume`);
+  }
+  return path;
+}
