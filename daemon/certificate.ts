@@ -1,20 +1,24 @@
 import "reflect-metadata";
 import { createHash, webcrypto } from "node:crypto";
 import { connect } from "node:net";
-import { createSecureContext } from "node:tls";
-import { type ChannelCredentials, credentials, Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { type ChannelCredentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import * as x509 from "@peculiar/x509";
-import { ClusterError, errorText, type ErrorCode } from "../model/errors.ts";
+import { ClusterError, errorText } from "../model/errors.ts";
 import type { ClusterId, NodeId } from "../model/ids.ts";
 import { parseJoinToken, rootDigestOf } from "../model/join-token.ts";
 import type { Availability, NodeRole } from "../model/node.ts";
 import type { NodeIdentity } from "../proto/host.ts";
+import { fromServiceError } from "../proto/status.ts";
+import { channelOptions } from "../runtime/grpc.ts";
+import {
+  anonymousChannelCredentials,
+  channelCredentials,
+  unverifiedChannelCredentials,
+} from "../runtime/tls.ts";
 import { CertificateAuthorityClient, type IssueResponse } from "../proto/gen/shoal/ca.ts";
 
 const callTimeoutMs = 5_000;
 const keyAlgorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
-/** Every manager's certificate carries this name beside its node id. */
-const managerServerName = "swarm-manager";
 
 export interface JoinRequest {
   readonly remotes: readonly string[];
@@ -51,7 +55,7 @@ export async function requestCertificate(
     }
     const { csrPem, keyPem } = await newKey();
     const { token, availability, hostname, nowMs } = request;
-    using client = openClient(remote, credentialsFor({ rootPem }));
+    using client = openClient(remote, anonymousChannelCredentials(rootPem));
     const response = await unary<IssueResponse>((done) =>
       client.ca.issue({ csrPem, token, availability, hostname, nowMs }, new Metadata(), deadline(), done),
     );
@@ -63,7 +67,7 @@ export async function requestCertificate(
 export async function renewCertificate(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
   const { csrPem, keyPem } = await newKey();
   const response = await firstOf(identity.managers, signal, async (remote) => {
-    using client = openClient(remote, credentialsFor(identity));
+    using client = openClient(remote, channelCredentials(identity));
     return unary<IssueResponse>((done) => client.ca.renew({ csrPem }, new Metadata(), deadline(), done));
   });
   return { ...identity, ...issued(response, keyPem, identity.managers) };
@@ -94,11 +98,7 @@ export function ownAddressTowards(remote: string): Promise<string> {
 }
 
 async function fetchRoot(remote: string): Promise<string> {
-  const blind = credentials.createFromSecureContext(createSecureContext({ minVersion: "TLSv1.3" }), {
-    rejectUnauthorized: false, // The digest in the token vouches for the answer, not the connection.
-    checkServerIdentity: () => undefined,
-  });
-  using client = openClient(remote, blind);
+  using client = openClient(remote, unverifiedChannelCredentials());
   const { certificatePem } = await unary<{ certificatePem: string }>((done) =>
     client.ca.getRoot({}, new Metadata(), deadline(), done),
   );
@@ -124,27 +124,11 @@ function issued(response: IssueResponse, keyPem: string, managers: readonly stri
   };
 }
 
-function credentialsFor(trust: {
-  rootPem: string;
-  certificatePem?: string;
-  keyPem?: string;
-}): ChannelCredentials {
-  const { rootPem, certificatePem, keyPem } = trust;
-  const pair =
-    certificatePem !== undefined && keyPem !== undefined ? { cert: certificatePem, key: keyPem } : {};
-  return credentials.createFromSecureContext(
-    createSecureContext({ minVersion: "TLSv1.3", ca: rootPem, ...pair }),
-  );
-}
-
 function openClient(
   remote: string,
   trust: ChannelCredentials,
 ): Disposable & { ca: CertificateAuthorityClient } {
-  const ca = new CertificateAuthorityClient(remote, trust, {
-    "grpc.ssl_target_name_override": managerServerName,
-    "grpc.default_authority": managerServerName,
-  });
+  const ca = new CertificateAuthorityClient(remote, trust, channelOptions());
   return { ca, [Symbol.dispose]: () => ca.close() };
 }
 
@@ -156,22 +140,8 @@ function unary<Response>(
   call: (done: (error: ServiceError | null, response: Response) => void) => unknown,
 ): Promise<Response> {
   return new Promise((resolve, reject) => {
-    call((error, response) => (error === null ? resolve(response) : reject(fromStatus(error))));
+    call((error, response) => (error === null ? resolve(response) : reject(fromServiceError(error))));
   });
-}
-
-const codeOfStatus: Partial<Record<status, ErrorCode>> = {
-  [status.INVALID_ARGUMENT]: "invalid-argument",
-  [status.FAILED_PRECONDITION]: "failed-precondition",
-  [status.UNAUTHENTICATED]: "unauthenticated",
-  [status.PERMISSION_DENIED]: "permission-denied",
-  [status.NOT_FOUND]: "not-found",
-  [status.UNAVAILABLE]: "unavailable",
-  [status.DEADLINE_EXCEEDED]: "unavailable",
-};
-
-function fromStatus(error: ServiceError): ClusterError {
-  return new ClusterError(codeOfStatus[error.code] ?? "internal", error.details, { cause: error });
 }
 
 /** Tries one manager after another; the last failure is the one worth telling. */

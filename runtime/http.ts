@@ -2,11 +2,13 @@ import { ClusterError, errorCodes, toClusterError } from "../model/errors.ts";
 
 /** Newest version of the Engine API that is spoken here, and the oldest that is accepted. */
 export const apiVersion = "1.50";
+/** Of shoald itself; what clients show as the version of the engine. */
+export const productVersion = "0.1.0";
 export const minApiVersion = "1.24";
 
 /** What every response of the front door and of the manager's API carries. */
 export const commonHeaders: Readonly<Record<string, string>> = {
-  server: "Docker/shoal (linux)",
+  server: `Docker/${productVersion} (linux)`,
   "api-version": apiVersion,
   ostype: "linux",
   "docker-experimental": "false",

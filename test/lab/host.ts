@@ -10,8 +10,8 @@ export type HostRole = "manager" | "worker";
 export type HostProcess = (typeof hostProcesses)[number];
 export const hostProcesses = ["shoald", "worker", "manager", "containerd"] as const;
 
-/** What a host runs: the product, or only a containerd for tests of the engine. */
-export type HostPayload = "shoald" | "containerd";
+/** What a host runs: the product; only a containerd, for tests of the engine; or Docker's daemon, to compare with. */
+export type HostPayload = "shoald" | "containerd" | "dockerd";
 
 export interface HostOptions {
   /** The lab's name; the first part of the names of namespaces and cgroups. */
@@ -42,6 +42,14 @@ while :; do
 done
 `;
 
+const runDir = "/run/shoal";
+
+const socketNames: Readonly<Record<HostPayload, string>> = {
+  shoald: "shoal.sock",
+  containerd: "containerd.sock",
+  dockerd: "docker.sock",
+};
+
 /** One host of the lab: boot it, kill it, look into it. */
 export class Host {
   readonly name: string;
@@ -62,7 +70,7 @@ export class Host {
     this.netns = `${lab}${index}`;
     this.role = role;
     this.dir = `${dir}/${this.name}`;
-    this.socket = payload === "shoald" ? `${this.dir}/shoal.sock` : `${this.dir}/containerd.sock`;
+    this.socket = `${this.dir}/${socketNames[payload]}`;
     this.index = index;
     this.#payload = payload;
     this.#cgroup = new LabCgroup(this.netns);
@@ -137,7 +145,7 @@ export class Host {
   }
 
   /** Those of the product's processes that run now. */
-  async ownProcesses(): Promise<Partial<Record<HostProcess | "nats-server", ProcessInfo>>> {
+  async ownProcesses(): Promise<Partial<Record<HostProcess | "nats-server" | "dockerd", ProcessInfo>>> {
     const all = await this.processes();
     const init = all.find(isInit);
     const children = (parent: ProcessInfo | undefined): ProcessInfo[] =>
@@ -155,6 +163,7 @@ export class Host {
       manager: ofShoald("manager"),
       containerd: named("containerd"),
       "nats-server": named("nats-server"),
+      dockerd: named("dockerd"),
     };
     return Object.fromEntries(Object.entries(found).filter(([, info]) => info !== undefined));
   }
@@ -182,21 +191,18 @@ export class Host {
     await waitFor(`answer on ${this.socket}; see ${this.dir}/shoald.log`, { timeoutMs }, look);
   }
 
-  async #command(): Promise<string[]> {
-    const runDir = "/run/shoal";
-    if (this.#payload === "containerd") {
-      const config = `${this.dir}/containerd.toml`;
-      await writeFile(config, 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n');
-      const paths = [
-        "--root",
-        `${this.dir}/containerd`,
-        "--state",
-        `${runDir}/containerd`,
-        "--address",
-        this.socket,
-      ];
-      return ["containerd", "--config", config, "--log-level", "warn", ...paths];
+  #command(): Promise<string[]> | string[] {
+    switch (this.#payload) {
+      case "shoald":
+        return this.#shoaldCommand();
+      case "containerd":
+        return this.#containerdCommand();
+      case "dockerd":
+        return this.#dockerdCommand();
     }
+  }
+
+  #shoaldCommand(): string[] {
     const main = fileURLToPath(new URL("../../daemon/main.js", import.meta.url));
     if (!existsSync(main))
       throw new Error(`cannot boot ${this.name}: ${main} is missing: run npx tsc -b first`);
@@ -209,8 +215,6 @@ export class Host {
       "cgroup-parent": this.#cgroup.containersParent,
       "insecure-registry": registryAddress,
       label: `rack=${this.index % 2 === 1 ? "a" : "b"}`,
-      "bridge-subnet": "172.18.0.0/16",
-      "nats-server": "nats-server",
       "log-level": "info",
     };
     return [
@@ -218,6 +222,41 @@ export class Host {
       main,
       ...Object.entries(flags).flatMap(([flag, value]) => [`--${flag}`, value]),
     ];
+  }
+
+  async #containerdCommand(): Promise<string[]> {
+    const config = `${this.dir}/containerd.toml`;
+    await writeFile(config, 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n');
+    const paths = [
+      "--root",
+      `${this.dir}/containerd`,
+      "--state",
+      `${runDir}/containerd`,
+      "--address",
+      this.socket,
+    ];
+    return ["containerd", "--config", config, "--log-level", "warn", ...paths];
+  }
+
+  #dockerdCommand(): string[] {
+    const paths = [
+      "--data-root",
+      `${this.dir}/data`,
+      "--exec-root",
+      "/run/docker",
+      "--pidfile",
+      "/run/docker.pid",
+    ];
+    const network = ["--userland-proxy=false", "--insecure-registry", registryAddress];
+    const others = [
+      "--storage-driver",
+      "overlay2",
+      "--cgroup-parent",
+      this.#cgroup.containersParent,
+      "-l",
+      "warn",
+    ];
+    return ["dockerd", "-H", `unix://${this.socket}`, ...paths, ...network, ...others];
   }
 }
 

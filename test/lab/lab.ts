@@ -22,7 +22,7 @@ export interface LabOptions {
   readonly managers?: number;
   /** Default 2. */
   readonly workers?: number;
-  /** Default `shoald`, which is also made a swarm of. */
+  /** Default `shoald`; of these and of `dockerd` a swarm is made. */
   readonly payload?: HostPayload;
   /** Told what is being done, a line each. */
   readonly onStep?: (step: string) => void;
@@ -52,10 +52,12 @@ export class Lab {
   readonly dir: string;
   readonly hosts: readonly Host[];
   readonly lan: Lan;
+  readonly #payload: HostPayload;
 
   private constructor(name: string, dir: string, payload: HostPayload, roles: readonly HostRole[]) {
     this.name = name;
     this.dir = dir;
+    this.#payload = payload;
     this.lan = new Lan(name);
     this.hosts = roles.map(
       (role, at) => new Host(this.lan, { lab: name, index: at + 1, role, dir, payload }),
@@ -75,7 +77,7 @@ export class Lab {
         `cannot bring up the lab: ${managers} managers and ${workers} workers asked for, 1 to ${maxHosts} hosts are accepted`,
       );
     }
-    await checkMachine();
+    await checkMachine(payload);
     onStep("clearing what an earlier lab left");
     await clearLab({ name, dir });
     const roles = Array.from({ length: managers + workers }, (_, at): HostRole =>
@@ -89,12 +91,12 @@ export class Lab {
     await lab.lan.startRegistry(dir);
     onStep(`booting ${roles.length} hosts, pushing images`);
     await Promise.all([lab.#pushImages(), ...lab.hosts.map((host) => lab.#boot(host))]);
-    if (payload === "shoald") {
+    if (payload !== "containerd") {
       onStep("forming the swarm");
       await formSwarm(lab.hosts);
       await waitForNodes(lab.hosts, bootTimeoutMs);
     }
-    await writeFile(join(dir, "cluster.json"), JSON.stringify(lab.#clusterFile(), undefined, 1));
+    await writeFile(join(dir, "cluster.json"), JSON.stringify(lab.clusterFile(), undefined, 1));
     return lab;
   }
 
@@ -180,10 +182,11 @@ export class Lab {
     return [...others, registryAddress.replace(/:.*/, "")];
   }
 
-  #clusterFile(): ClusterFile {
+  /** What is written to `cluster.json`. */
+  clusterFile(): ClusterFile {
     const main = fileURLToPath(new URL("main.js", import.meta.url));
     return {
-      name: "shoal",
+      name: this.#payload === "dockerd" ? "docker-swarm" : "shoal",
       image: `${registryAddress}/bb:1`,
       hosts: this.hosts.map(({ name, addr, socket, netns, role }) => ({
         name,
@@ -256,7 +259,7 @@ async function runningDir(name: string): Promise<string | undefined> {
   return undefined;
 }
 
-const neededCommands = {
+const neededCommands: Readonly<Record<string, string>> = {
   ip: "iproute2",
   nft: "nftables",
   unshare: "util-linux",
@@ -265,12 +268,13 @@ const neededCommands = {
   "nats-server": "nats-server",
   "docker-registry": "docker-registry",
   busybox: "busybox-static",
-} as const;
+};
 
-async function checkMachine(): Promise<void> {
+async function checkMachine(payload: HostPayload): Promise<void> {
   if (process.getuid?.() !== 0) throw new Error("cannot bring up the lab: not root; namespaces need root");
   const directories = [...(process.env["PATH"] ?? "").split(":"), "/usr/sbin", "/sbin"];
-  const missing = Object.entries(neededCommands)
+  const needed = payload === "dockerd" ? { ...neededCommands, dockerd: "docker.io" } : neededCommands;
+  const missing = Object.entries(needed)
     .filter(([command]) => !directories.some((directory) => existsSync(join(directory, command))))
     .map(([, debianPackage]) => debianPackage);
   if (missing.length === 0) return;

@@ -52,6 +52,8 @@ export interface JoinGroupRequest {
   address: string;
   /** "ip:2378" */
   raftAddress: string;
+  /** Of the caller's consensus state; a node that joins with fresh state is a new member. */
+  memberId: string;
 }
 
 export interface JoinGroupResponse {
@@ -397,7 +399,7 @@ export const ForwardResponse_HeadersEntry: MessageFns<ForwardResponse_HeadersEnt
 };
 
 function createBaseJoinGroupRequest(): JoinGroupRequest {
-  return { address: "", raftAddress: "" };
+  return { address: "", raftAddress: "", memberId: "" };
 }
 
 export const JoinGroupRequest: MessageFns<JoinGroupRequest> = {
@@ -407,6 +409,9 @@ export const JoinGroupRequest: MessageFns<JoinGroupRequest> = {
     }
     if (message.raftAddress !== "") {
       writer.uint32(18).string(message.raftAddress);
+    }
+    if (message.memberId !== "") {
+      writer.uint32(26).string(message.memberId);
     }
     return writer;
   },
@@ -440,6 +445,14 @@ export const JoinGroupRequest: MessageFns<JoinGroupRequest> = {
             message.raftAddress = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.memberId = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -459,6 +472,7 @@ export const JoinGroupRequest: MessageFns<JoinGroupRequest> = {
     const message = createBaseJoinGroupRequest();
     message.address = object.address ?? "";
     message.raftAddress = object.raftAddress ?? "";
+    message.memberId = object.memberId ?? "";
     return message;
   },
 };

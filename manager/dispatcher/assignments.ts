@@ -1,0 +1,180 @@
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { Network } from "../../model/network.ts";
+import type { Node } from "../../model/node.ts";
+import { revisionKey, type Revision } from "../../model/service.ts";
+import { isTerminal, stateAtLeast, type Task, taskName, taskStates } from "../../model/task.ts";
+import type {
+  AssignedEndpoint,
+  AssignedNetwork,
+  AssignedPayload,
+  AssignedTask,
+} from "../../proto/gen/shoal/dispatcher.ts";
+import type { StoreView } from "../store/transaction.ts";
+
+/** VXLAN takes 50 bytes of the usual 1,500. */
+const overlayMtu = 1450;
+
+/** Whether the worker is told of the task: placed and allocated, and not yet reaped. */
+export function isAssigned(task: Task, nodeId: NodeId): boolean {
+  return task.nodeId === nodeId && stateAtLeast(task.status.state, "assigned");
+}
+
+/** Whether the worker needs the task's networks and payloads: it may still run. */
+export function needsResources(task: Task, nodeId: NodeId): boolean {
+  return isAssigned(task, nodeId) && !isTerminal(task);
+}
+
+export function networksOf(task: Task): readonly NetworkId[] {
+  return [...new Set(task.networks.map(({ networkId }) => networkId))];
+}
+
+/** The revision's JSON is made once and shared by every task and session that sends it. */
+const revisionJson = new WeakMap<Revision, Buffer>();
+
+/** @returns undefined while the revision is missing, which no committed state has. */
+export function assignedTask(view: StoreView, task: Task): AssignedTask | undefined {
+  const revision = view.revisions.get(revisionKey(task.serviceId, task.specVersion));
+  if (revision === undefined) return undefined;
+  let json = revisionJson.get(revision);
+  if (json === undefined) {
+    json = Buffer.from(JSON.stringify(revision));
+    revisionJson.set(revision, json);
+  }
+  return {
+    id: task.id,
+    serviceId: task.serviceId,
+    slot: task.slot,
+    specVersion: task.specVersion,
+    desiredState: task.desiredState,
+    revisionJson: json,
+    networks: task.networks.map(({ networkId, address, aliases }) => ({
+      networkId,
+      address,
+      aliases: [...aliases],
+    })),
+    statusState: task.status.state,
+    jobIteration: task.jobIteration ?? 0,
+  };
+}
+
+/** The worker's own status is the true one, so a mere change of status is not sent back to it. */
+export function sameTask(a: Task, b: Task): boolean {
+  return (
+    a.desiredState === b.desiredState &&
+    a.jobIteration === b.jobIteration &&
+    (a.networks === b.networks || sameJson(a.networks, b.networks))
+  );
+}
+
+/** @returns undefined while an overlay has no subnet yet. */
+export function assignedNetwork(network: Network): AssignedNetwork | undefined {
+  const { id, spec, state } = network;
+  if (spec.driver === "overlay" && state === undefined) return undefined;
+  return {
+    id,
+    name: spec.name,
+    driver: spec.driver,
+    subnet: state?.subnet ?? "",
+    gateway: state?.gateway ?? "",
+    vni: state?.vni ?? 0,
+    internal: spec.internal,
+    mtu: spec.driver === "overlay" ? overlayMtu : 0,
+  };
+}
+
+export function endpointKey(networkId: NetworkId, taskId: TaskId): string {
+  return `${networkId}/${taskId}`;
+}
+
+/**
+ * Where the task can be reached on a network, as every node of that network is told.
+ *
+ * @returns undefined when it is nowhere yet, is nowhere any more, or the network is local to a host.
+ */
+export function assignedEndpoint(
+  view: StoreView,
+  task: Task,
+  networkId: NetworkId,
+): AssignedEndpoint | undefined {
+  const attachment = task.networks.find((attachment) => attachment.networkId === networkId);
+  if (attachment === undefined || attachment.address === "" || task.nodeId === undefined) return undefined;
+  if (!needsResources(task, task.nodeId)) return undefined;
+  const node = view.nodes.get(task.nodeId);
+  const revision = view.revisions.get(revisionKey(task.serviceId, task.specVersion));
+  if (node === undefined || revision === undefined) return undefined;
+  return {
+    key: endpointKey(networkId, task.id),
+    networkId,
+    taskId: task.id,
+    address: attachment.address.split("/")[0] ?? "",
+    nodeId: node.id,
+    nodeAddress: dataPathOf(node),
+    nodeIndex: node.index,
+    serviceId: task.serviceId,
+    serviceName: revision.serviceName,
+    taskName: taskName(revision.serviceName, task),
+    aliases: [...attachment.aliases],
+    serving: isServing(task, node),
+  };
+}
+
+function isServing(task: Task, node: Node): boolean {
+  return (
+    task.status.state === "running" &&
+    taskStates[task.desiredState] <= taskStates.running &&
+    node.status.state !== "down"
+  );
+}
+
+export function dataPathOf(node: Node): string {
+  return node.dataPathAddress ?? node.status.address;
+}
+
+/** Whether other nodes have to hear of a task's change. */
+export function changesEndpoints(task: Task, previous: Task): boolean {
+  if (task.networks.length === 0 && previous.networks.length === 0) return false;
+  return (
+    task.networks !== previous.networks ||
+    task.nodeId !== previous.nodeId ||
+    task.desiredState !== previous.desiredState ||
+    endpointPhase(task) !== endpointPhase(previous)
+  );
+}
+
+function endpointPhase(task: Task): "absent" | "silent" | "running" {
+  if (!stateAtLeast(task.status.state, "assigned") || isTerminal(task)) return "absent";
+  return task.status.state === "running" ? "running" : "silent";
+}
+
+/** Whether the endpoints of a node's tasks look different because the node changed. */
+export function changesNodeEndpoints(node: Node, previous: Node): boolean {
+  return (
+    dataPathOf(node) !== dataPathOf(previous) ||
+    node.index !== previous.index ||
+    (node.status.state === "down") !== (previous.status.state === "down")
+  );
+}
+
+/** Ids of the secrets and configs that a task names. */
+export function payloadsOf(view: StoreView, task: Task): readonly string[] {
+  const container = view.revisions.get(revisionKey(task.serviceId, task.specVersion))?.task.container;
+  if (container === undefined) return [];
+  return [
+    ...container.secrets.map(({ secretId }) => secretId),
+    ...container.configs.map(({ configId }) => configId),
+  ];
+}
+
+/** @returns undefined when the object is gone; the worker then rejects the task. */
+export function assignedPayload(view: StoreView, id: string): AssignedPayload | undefined {
+  const secret = view.secrets.get(id as Parameters<typeof view.secrets.get>[0]);
+  if (secret !== undefined) return { id, kind: "secret", data: Buffer.from(secret.spec.data, "base64") };
+  const config = view.configs.get(id as Parameters<typeof view.configs.get>[0]);
+  if (config !== undefined) return { id, kind: "config", data: Buffer.from(config.spec.data, "base64") };
+  return undefined;
+}
+
+/** For small values of the same shape. */
+export function sameJson(a: unknown, b: unknown): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b);
+}

@@ -1,0 +1,78 @@
+import { ClusterError } from "../../model/errors.ts";
+import type { NodeDescription } from "../../model/node.ts";
+import type { NodeDescriptionMessage } from "../../proto/gen/shoal/dispatcher.ts";
+
+const descriptionLimitBytes = 256 * 1024;
+
+/**
+ * Reads what a node says of itself.
+ *
+ * @throws {ClusterError} `invalid-argument`, naming the field, when it is not a `NodeDescription`.
+ */
+export function readDescription(message: NodeDescriptionMessage | undefined): NodeDescription {
+  const json = message?.json ?? Buffer.alloc(0);
+  if (json.length > descriptionLimitBytes) throw invalid(`${json.length} bytes`);
+  let value: unknown;
+  try {
+    value = JSON.parse(json.toString("utf8"));
+  } catch (cause) {
+    throw invalid("no JSON", cause);
+  }
+  const description = record(value, "description");
+  const platform = record(description["platform"], "platform");
+  const resources = record(description["resources"], "resources");
+  return {
+    hostname: text(description["hostname"], "hostname"),
+    platform: {
+      architecture: text(platform["architecture"], "architecture"),
+      os: text(platform["os"], "os"),
+    },
+    resources: {
+      nanoCpus: count(resources["nanoCpus"], "nanoCpus"),
+      memoryBytes: count(resources["memoryBytes"], "memoryBytes"),
+      generic: mapOf(resources["generic"], "generic", count),
+    },
+    engineVersion: text(description["engineVersion"], "engineVersion"),
+    engineLabels: mapOf(description["engineLabels"], "engineLabels", text),
+    plugins: list(description["plugins"], "plugins").map((value) => {
+      const plugin = record(value, "plugins");
+      return { type: text(plugin["type"], "type"), name: text(plugin["name"], "name") };
+    }),
+  };
+}
+
+function record(value: unknown, name: string): Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw invalid(`${name} is no object`);
+  return value as Record<string, unknown>;
+}
+
+function list(value: unknown, name: string): readonly unknown[] {
+  if (!Array.isArray(value)) throw invalid(`${name} is no list`);
+  return value as readonly unknown[];
+}
+
+function text(value: unknown, name: string): string {
+  if (typeof value !== "string") throw invalid(`${name} is no text`);
+  return value;
+}
+
+function count(value: unknown, name: string): number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0)
+    throw invalid(`${name} is no count`);
+  return value;
+}
+
+function mapOf<T>(
+  value: unknown,
+  name: string,
+  read: (value: unknown, name: string) => T,
+): Record<string, T> {
+  return Object.fromEntries(
+    Object.entries(record(value, name)).map(([key, item]) => [key, read(item, name)]),
+  );
+}
+
+function invalid(seen: string, cause?: unknown): ClusterError {
+  return new ClusterError("invalid-argument", `invalid node description: ${seen}`, { cause });
+}

@@ -1,0 +1,315 @@
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { Task } from "../../model/task.ts";
+import type {
+  AssignedEndpoint,
+  AssignedNetwork,
+  AssignedPayload,
+  AssignedTask,
+  Assignments,
+} from "../../proto/gen/shoal/dispatcher.ts";
+import type { StoreView } from "../store/transaction.ts";
+import {
+  assignedEndpoint,
+  assignedNetwork,
+  assignedPayload,
+  assignedTask,
+  endpointKey,
+  isAssigned,
+  needsResources,
+  networksOf,
+  payloadsOf,
+  sameJson,
+  sameTask,
+} from "./assignments.ts";
+
+/** What has to be said to a worker so that it has what it should have. */
+export interface Difference {
+  readonly tasks: AssignedTask[];
+  readonly networks: AssignedNetwork[];
+  readonly endpoints: AssignedEndpoint[];
+  readonly payloads: AssignedPayload[];
+  readonly removedTasks: string[];
+  readonly removedNetworks: string[];
+  readonly removedEndpoints: string[];
+  readonly removedPayloads: string[];
+}
+
+/** Told when a node begins or ceases to need a network, so that events of a network find its nodes. */
+export interface NetworkUse {
+  begins(networkId: NetworkId): void;
+  ends(networkId: NetworkId): void;
+}
+
+interface Needs {
+  readonly networks: readonly NetworkId[];
+  readonly payloads: readonly string[];
+}
+
+/**
+ * What one worker was sent, and what has to be looked at again. Marks are cheap and say only where to look;
+ * `take` compares the marked items with the store. So the work follows what changed, not how much there is.
+ */
+export class NodeAssignments {
+  readonly #nodeId: NodeId;
+  readonly #use: NetworkUse;
+  readonly #tasks = new Map<TaskId, Task>();
+  readonly #needs = new Map<TaskId, Needs>();
+  readonly #networkUsers = new Map<NetworkId, number>();
+  readonly #payloadUsers = new Map<string, number>();
+  readonly #networks = new Map<NetworkId, AssignedNetwork>();
+  readonly #endpoints = new Map<NetworkId, Map<TaskId, AssignedEndpoint>>();
+  readonly #payloads = new Set<string>();
+  #markedTasks = new Map<TaskId, "compare" | "resend">();
+  #markedNetworks = new Set<NetworkId>();
+  #markedEndpoints = new Map<NetworkId, Set<TaskId>>();
+  #markedPayloads = new Set<string>();
+
+  constructor(nodeId: NodeId, use: NetworkUse) {
+    this.#nodeId = nodeId;
+    this.#use = use;
+  }
+
+  /** @param how - `resend` when something the task refers to changed, though the task did not. */
+  markTask(taskId: TaskId, how: "compare" | "resend"): void {
+    if (how === "resend" || !this.#markedTasks.has(taskId)) this.#markedTasks.set(taskId, how);
+  }
+
+  markNetwork(networkId: NetworkId): void {
+    if (this.#networkUsers.has(networkId)) this.#markedNetworks.add(networkId);
+  }
+
+  markEndpoint(networkId: NetworkId, taskId: TaskId): void {
+    if (!this.#networkUsers.has(networkId)) return;
+    const marked = this.#markedEndpoints.get(networkId);
+    if (marked === undefined) this.#markedEndpoints.set(networkId, new Set([taskId]));
+    else marked.add(taskId);
+  }
+
+  markPayload(id: string): void {
+    if (this.#payloadUsers.has(id)) this.#markedPayloads.add(id);
+  }
+
+  /** Marks everything there is and everything that was sent; for the start, and when events were lost. */
+  markAll(view: StoreView): void {
+    for (const task of view.tasks.byNode(this.#nodeId)) this.markTask(task.id, "compare");
+    for (const taskId of this.#tasks.keys()) this.markTask(taskId, "compare");
+    for (const networkId of this.#networkUsers.keys()) {
+      this.markNetwork(networkId);
+      for (const task of view.tasks.byNetwork(networkId)) this.markEndpoint(networkId, task.id);
+      for (const taskId of this.#endpoints.get(networkId)?.keys() ?? []) this.markEndpoint(networkId, taskId);
+    }
+    for (const id of this.#payloadUsers.keys()) this.#markedPayloads.add(id);
+  }
+
+  /** Takes everything marked since the last call. @returns undefined when there is nothing to say. */
+  take(view: StoreView): Difference | undefined {
+    const difference: Difference = {
+      tasks: [],
+      networks: [],
+      endpoints: [],
+      payloads: [],
+      removedTasks: [],
+      removedNetworks: [],
+      removedEndpoints: [],
+      removedPayloads: [],
+    };
+    const tasks = this.#markedTasks;
+    this.#markedTasks = new Map();
+    for (const [taskId, how] of tasks) this.#takeTask(view, taskId, how, difference);
+    const networks = this.#markedNetworks;
+    this.#markedNetworks = new Set();
+    for (const networkId of networks) this.#takeNetwork(view, networkId, difference);
+    const endpoints = this.#markedEndpoints;
+    this.#markedEndpoints = new Map();
+    for (const [networkId, taskIds] of endpoints) {
+      if (!this.#networkUsers.has(networkId)) continue; // Its last user went in this very round.
+      for (const taskId of taskIds) this.#takeEndpoint(view, networkId, taskId, difference);
+    }
+    const payloads = this.#markedPayloads;
+    this.#markedPayloads = new Set();
+    for (const id of payloads) this.#takePayload(view, id, difference);
+    return isEmpty(difference) ? undefined : difference;
+  }
+
+  /** The node has no session any more. */
+  release(): void {
+    for (const networkId of this.#networkUsers.keys()) this.#use.ends(networkId);
+    this.#networkUsers.clear();
+  }
+
+  #takeTask(view: StoreView, taskId: TaskId, how: "compare" | "resend", difference: Difference): void {
+    const task = view.tasks.get(taskId);
+    const sent = this.#tasks.get(taskId);
+    if (task === undefined || !isAssigned(task, this.#nodeId)) {
+      this.#setNeeds(taskId, undefined);
+      if (sent === undefined) return;
+      this.#tasks.delete(taskId);
+      difference.removedTasks.push(taskId);
+      return;
+    }
+    this.#setNeeds(taskId, this.#needsOf(view, task));
+    const changed = sent === undefined || how === "resend" || !sameTask(sent, task);
+    const item = changed ? assignedTask(view, task) : undefined;
+    if (item !== undefined) difference.tasks.push(item);
+    if (sent !== undefined || item !== undefined) this.#tasks.set(taskId, task);
+  }
+
+  #needsOf(view: StoreView, task: Task): Needs | undefined {
+    if (!needsResources(task, this.#nodeId)) return undefined;
+    const networks = networksOf(task);
+    const payloads = payloadsOf(view, task);
+    return networks.length === 0 && payloads.length === 0 ? undefined : { networks, payloads };
+  }
+
+  /** Counts users; whatever gains its first or loses its last one is marked. */
+  #setNeeds(taskId: TaskId, needs: Needs | undefined): void {
+    const before = this.#needs.get(taskId);
+    if (before === undefined && needs === undefined) return;
+    for (const networkId of needs?.networks ?? []) this.#countNetwork(networkId, 1);
+    for (const id of needs?.payloads ?? []) this.#countPayload(id, 1);
+    for (const networkId of before?.networks ?? []) this.#countNetwork(networkId, -1);
+    for (const id of before?.payloads ?? []) this.#countPayload(id, -1);
+    if (needs === undefined) this.#needs.delete(taskId);
+    else this.#needs.set(taskId, needs);
+  }
+
+  #countNetwork(networkId: NetworkId, by: 1 | -1): void {
+    const count = (this.#networkUsers.get(networkId) ?? 0) + by;
+    if (count > 0) this.#networkUsers.set(networkId, count);
+    else this.#networkUsers.delete(networkId);
+    if (count === 1 && by === 1) this.#use.begins(networkId);
+    if (count === 0) this.#use.ends(networkId);
+    if (count === 0 || (count === 1 && by === 1)) this.#markedNetworks.add(networkId);
+  }
+
+  #countPayload(id: string, by: 1 | -1): void {
+    const count = (this.#payloadUsers.get(id) ?? 0) + by;
+    if (count > 0) this.#payloadUsers.set(id, count);
+    else this.#payloadUsers.delete(id);
+    if (count === 0 || (count === 1 && by === 1)) this.#markedPayloads.add(id);
+  }
+
+  #takeNetwork(view: StoreView, networkId: NetworkId, difference: Difference): void {
+    const network = this.#networkUsers.has(networkId) ? view.networks.get(networkId) : undefined;
+    const item = network && assignedNetwork(network);
+    const sent = this.#networks.get(networkId);
+    if (item === undefined) {
+      if (sent === undefined) return;
+      this.#networks.delete(networkId);
+      difference.removedNetworks.push(networkId);
+      for (const taskId of this.#endpoints.get(networkId)?.keys() ?? []) {
+        difference.removedEndpoints.push(endpointKey(networkId, taskId));
+      }
+      this.#endpoints.delete(networkId);
+      return;
+    }
+    if (sent !== undefined && sameJson(sent, item)) return;
+    this.#networks.set(networkId, item);
+    difference.networks.push(item);
+    if (sent !== undefined) return;
+    for (const task of view.tasks.byNetwork(networkId)) {
+      this.#takeEndpoint(view, networkId, task.id, difference);
+    }
+  }
+
+  #takeEndpoint(view: StoreView, networkId: NetworkId, taskId: TaskId, difference: Difference): void {
+    if (!this.#networks.has(networkId)) return; // Comes with the network.
+    const task = view.tasks.get(taskId);
+    const item = task && assignedEndpoint(view, task, networkId);
+    let sentOnes = this.#endpoints.get(networkId);
+    const sent = sentOnes?.get(taskId);
+    if (item === undefined) {
+      if (sent === undefined) return;
+      sentOnes?.delete(taskId);
+      difference.removedEndpoints.push(sent.key);
+      return;
+    }
+    if (sent !== undefined && sameJson(sent, item)) return;
+    if (sentOnes === undefined) {
+      sentOnes = new Map();
+      this.#endpoints.set(networkId, sentOnes);
+    }
+    sentOnes.set(taskId, item);
+    difference.endpoints.push(item);
+  }
+
+  #takePayload(view: StoreView, id: string, difference: Difference): void {
+    const item = this.#payloadUsers.has(id) ? assignedPayload(view, id) : undefined;
+    if (item !== undefined && !this.#payloads.has(id)) {
+      this.#payloads.add(id); // Their data never changes.
+      difference.payloads.push(item);
+    } else if (item === undefined && this.#payloads.delete(id)) {
+      difference.removedPayloads.push(id);
+    }
+  }
+}
+
+function isEmpty(difference: Difference): boolean {
+  return Object.values(difference).every((items: readonly unknown[]) => items.length === 0);
+}
+
+/** What a piece of assignments may weigh; far below what a message may. */
+export const pieceLimitBytes = 1024 * 1024;
+const itemOverheadBytes = 160;
+
+export interface Sequence {
+  /** Whether the worker is to forget everything else. */
+  readonly complete: boolean;
+  readonly appliesTo: number;
+  readonly resultsIn: number;
+}
+
+/** Cuts a difference into messages that the worker takes as one; at least one, the last without `more`. */
+export function toMessages(difference: Difference, sequence: Sequence, limitBytes: number): Assignments[] {
+  const messages: Assignments[] = [];
+  let bytes = 0;
+  let current = emptyMessage(sequence);
+  function room(sizeBytes: number): Assignments {
+    const needed = sizeBytes + itemOverheadBytes;
+    if (bytes > 0 && bytes + needed > limitBytes) {
+      messages.push({ ...current, more: true });
+      current = emptyMessage(sequence);
+      bytes = 0;
+    }
+    bytes += needed;
+    return current;
+  }
+  for (const id of difference.removedTasks) room(id.length).removedTasks.push(id);
+  for (const id of difference.removedEndpoints) room(id.length).removedEndpoints.push(id);
+  for (const id of difference.removedNetworks) room(id.length).removedNetworks.push(id);
+  for (const id of difference.removedPayloads) room(id.length).removedPayloads.push(id);
+  for (const item of difference.networks) room(0).networks.push(item);
+  for (const item of difference.endpoints) room(itemOverheadBytes).endpoints.push(item);
+  for (const item of difference.payloads) room(item.data.length).payloads.push(item);
+  for (const item of difference.tasks) room(item.revisionJson.length).tasks.push(item);
+  messages.push(current);
+  return messages;
+}
+
+function emptyMessage({ complete, appliesTo, resultsIn }: Sequence): Assignments {
+  return {
+    complete,
+    appliesTo,
+    resultsIn,
+    tasks: [],
+    networks: [],
+    endpoints: [],
+    payloads: [],
+    removedTasks: [],
+    removedNetworks: [],
+    removedEndpoints: [],
+    removedPayloads: [],
+    more: false,
+  };
+}
+
+export const noDifference: Difference = {
+  tasks: [],
+  networks: [],
+  endpoints: [],
+  payloads: [],
+  removedTasks: [],
+  removedNetworks: [],
+  removedEndpoints: [],
+  removedPayloads: [],
+};

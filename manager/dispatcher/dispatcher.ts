@@ -1,0 +1,545 @@
+import type { ServerDuplexStream } from "@grpc/grpc-js";
+import { heartbeatGrace } from "../../model/defaults.ts";
+import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
+import type { NetworkId, NodeId } from "../../model/ids.ts";
+import type { Node, NodeState } from "../../model/node.ts";
+import { stateAtLeast, taskStates } from "../../model/task.ts";
+import type { Hello, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal/dispatcher.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import { newId, type Random } from "../../runtime/random.ts";
+import { aborted, deadline, orAborted } from "../../runtime/signal.ts";
+import type { StoreEvent } from "../store/change.ts";
+import type { Store } from "../store/store.ts";
+import type { Transaction } from "../store/transaction.ts";
+import { changesEndpoints, changesNodeEndpoints, networksOf } from "./assignments.ts";
+import { readDescription } from "./description.ts";
+import { NodeAssignments } from "./difference.ts";
+import { changesManagers, heartbeatPeriodMs, sessionInfo } from "./info.ts";
+import { Liveness } from "./liveness.ts";
+import { Session } from "./session.ts";
+import { applyReport, readReports, refuseStranger } from "./status.ts";
+
+/** How often the deadlines are looked at. */
+const tickMs = 100;
+/** A node not heard by a new leader gets this many heartbeat periods, at least `unheardGraceLeastMs`. */
+const unheardGrace = 6;
+const unheardGraceLeastMs = 6_000;
+/** Nodes that found a new leader by then were never `unknown`; that saves two writes for each of them. */
+const settleMs = 1_000;
+/** Nodes down this long will not come back; their tasks are written off. */
+const orphanAfterMs = 24 * 3_600_000;
+const orphanCheckMs = 60_000;
+const helloTimeoutMs = 10_000;
+/** A worker with more unanswered batches than this is not read from until some are answered. */
+const statusesInFlightLimit = 8;
+
+export interface DispatcherDeps {
+  readonly store: Pick<Store, "view" | "update" | "batch" | "watch">;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  /** This manager, the leader. */
+  readonly nodeId: NodeId;
+}
+
+/** Who called; as the role check found out. */
+export interface DispatcherPeer {
+  readonly nodeId: NodeId;
+  readonly address: string;
+}
+
+type WorkerStream = ServerDuplexStream<WorkerMessage, ManagerMessage>;
+
+/**
+ * What a leader has of its workers, for one term: their sessions, when they were last heard, and what they still have
+ * to be told. Everything here is rebuilt from the store and from the workers' own calls by the next leader.
+ */
+export class Dispatcher {
+  readonly #deps: DispatcherDeps;
+  readonly #signal: AbortSignal;
+  readonly #liveness: Liveness;
+  readonly #sessions = new Map<NodeId, Session>();
+  readonly #sessionsOf = new Map<NetworkId, Set<Session>>();
+  readonly #downSinceMs = new Map<NodeId, number>();
+  /** Nodes to be marked down; kept until it is written. */
+  readonly #overdue = new Set<NodeId>();
+  #writingDowns = false;
+
+  /** @param signal - The leadership; when it aborts every session ends with a redirect. */
+  constructor(deps: DispatcherDeps, signal: AbortSignal) {
+    this.#deps = deps;
+    this.#signal = signal;
+    this.#liveness = new Liveness(deps.clock.monotonic());
+    signal.addEventListener("abort", () => this.#endAll(), { once: true });
+  }
+
+  get sessionCount(): number {
+    return this.#sessions.size;
+  }
+
+  isConnected(nodeId: NodeId): boolean {
+    return this.#sessions.has(nodeId);
+  }
+
+  /** The leader's loop: watches the clock for silent nodes and the store for what workers must be told. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { store, clock, log } = this.#deps;
+    using watch = store.watch(
+      ["tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
+      signal,
+    );
+    this.#expectAll();
+    const cancels = [
+      clock.every(tickMs, () => this.#tick()),
+      clock.after(settleMs, () => this.#inBackground("marking unheard nodes", this.#markUnknown())),
+      clock.every(orphanCheckMs, () => this.#inBackground("writing off lost tasks", this.#orphanTasks())),
+    ];
+    try {
+      for (const session of this.#sessions.values()) this.#markAll(session);
+      for await (const events of watch) {
+        const touched = new Set<Session>();
+        let everyone = false;
+        for (const event of events) if (this.#mark(event, touched)) everyone = true;
+        if (everyone) for (const session of this.#sessions.values()) this.#inform(session);
+        store.view((view) => {
+          for (const session of touched) session.flush(view);
+        });
+      }
+    } finally {
+      for (const cancel of cancels) cancel();
+      log.debug({}, "dispatcher ended");
+    }
+  }
+
+  /**
+   * `Dispatcher.Session`: registers the worker, then sends and receives until either side ends it.
+   *
+   * @throws {ClusterError} `not-found` for a node that is not in the cluster, `invalid-argument` for a message that
+   *   cannot be read, `permission-denied` for a status of another node's task.
+   */
+  async serve(stream: WorkerStream, peer: DispatcherPeer, callSignal: AbortSignal): Promise<void> {
+    const { clock, log, random } = this.#deps;
+    const session = new Session({
+      sessionId: newId(random),
+      nodeId: peer.nodeId,
+      assignments: new NodeAssignments(peer.nodeId, {
+        begins: (networkId) => this.#beginUse(session, networkId),
+        ends: (networkId) => this.#endUse(session, networkId),
+      }),
+      stream,
+      wake: () => this.#deps.store.view((view) => session.flush(view)),
+    });
+    const over = AbortSignal.any([callSignal, this.#signal, session.signal]);
+    try {
+      const hello = await this.#hello(stream, clock, over);
+      const description = readDescription(hello.description);
+      if (!this.#deps.store.view((view) => view.nodes.has(peer.nodeId))) throw noSuchNode(peer.nodeId);
+      const replaced = this.#sessions.get(peer.nodeId);
+      replaced?.end(new ClusterError("unavailable", "another session of this node took over"));
+      this.#sessions.set(peer.nodeId, session);
+      this.#heard(session);
+      await this.#deps.store.update((tx) => this.#register(tx, peer, hello, description), over);
+      this.#downSinceMs.delete(peer.nodeId);
+      log.info({ node: peer.nodeId, address: peer.address }, "node registered");
+      const info = this.#deps.store.view((view) => this.#infoFor(session, view));
+      stream.on("data", (message: WorkerMessage) => this.#receive(session, stream, message));
+      this.#deps.store.view((view) => session.start(view, info));
+      stream.resume();
+      await this.#untilOver(stream, over);
+    } catch (error) {
+      if (!over.aborted) throw error;
+    } finally {
+      this.#close(session);
+    }
+    if (this.#signal.aborted || callSignal.aborted) return; // The door says where to go next; or nobody listens.
+    if (session.signal.aborted) throw session.signal.reason;
+  }
+
+  #hello(stream: WorkerStream, clock: Clock, over: AbortSignal): Promise<Hello> {
+    const first = new Promise<Hello>((resolve, reject) => {
+      stream.once("data", (message: WorkerMessage) => {
+        stream.pause(); // What follows is read once the node is registered.
+        if (message.body?.$case === "hello") resolve(message.body.value);
+        else reject(new ClusterError("invalid-argument", "the first message of a session must be Hello"));
+      });
+      stream.once("end", () => reject(new ClusterError("unavailable", "the session ended before Hello")));
+    });
+    const limit = deadline(clock, helloTimeoutMs, "waiting for Hello", over);
+    return orAborted(first, limit.signal).finally(() => limit[Symbol.dispose]());
+  }
+
+  #untilOver(stream: WorkerStream, over: AbortSignal): Promise<void> {
+    const ended = new Promise<void>((resolve) => {
+      stream.once("end", resolve);
+    });
+    return Promise.race([ended, aborted(over)]);
+  }
+
+  #register(
+    tx: Transaction,
+    peer: DispatcherPeer,
+    hello: Hello,
+    description: NonNullable<Node["description"]>,
+  ): void {
+    const node = tx.nodes.get(peer.nodeId);
+    if (node === undefined) throw noSuchNode(peer.nodeId);
+    const address = addressSeen(node, peer.address, hello.dataPathAddress);
+    const { dataPathAddress: _previous, ...rest } = node;
+    tx.nodes.update({
+      ...rest,
+      description,
+      status: { state: "ready", message: "", address },
+      ...(hello.dataPathAddress !== "" && { dataPathAddress: hello.dataPathAddress }),
+    });
+  }
+
+  #receive(session: Session, stream: WorkerStream, message: WorkerMessage): void {
+    if (session.signal.aborted) return;
+    this.#heard(session);
+    const { body } = message;
+    switch (body?.$case) {
+      case undefined:
+      case "heartbeat":
+        return;
+      case "hello":
+        session.end(new ClusterError("invalid-argument", "a session has only one Hello"));
+        return;
+      case "applied":
+        session.appliedSequence = Math.max(session.appliedSequence, body.value.sequence);
+        return;
+      case "description":
+        this.#endOnFailure(session, this.#describe(session, body.value));
+        return;
+      case "statuses": {
+        session.statusesInFlight += 1;
+        if (isHeldBack(session)) stream.pause();
+        const { sequence, statuses } = body.value;
+        const work = this.#takeStatuses(session, statuses).then(() => {
+          session.statusesInFlight -= 1;
+          stream.resume();
+          session.acknowledge(sequence);
+        });
+        this.#endOnFailure(session, work);
+        return;
+      }
+      default:
+        unreachable(body);
+    }
+  }
+
+  async #describe(session: Session, message: NonNullable<Hello["description"]>): Promise<void> {
+    const description = readDescription(message);
+    await this.#deps.store.update((tx) => {
+      const node = tx.nodes.get(session.nodeId);
+      if (node !== undefined) tx.nodes.update({ ...node, description });
+    }, this.#signal);
+  }
+
+  async #takeStatuses(session: Session, statuses: Parameters<typeof readReports>[0]): Promise<void> {
+    const { store, clock } = this.#deps;
+    const reports = readReports(statuses);
+    store.view((view) => {
+      for (const { taskId } of reports) {
+        const task = view.tasks.get(taskId);
+        if (task !== undefined) refuseStranger(task.nodeId, session.nodeId, taskId);
+      }
+    });
+    const nowMs = clock.now();
+    await store.batch(reports, (tx, report) => applyReport(tx, session.nodeId, report, nowMs), this.#signal);
+  }
+
+  /** A session whose word could not be taken is over: the worker reconnects and says everything again. */
+  #endOnFailure(session: Session, work: Promise<void>): void {
+    work.catch((error: unknown) => {
+      if (this.#signal.aborted) return;
+      if (!(error instanceof ClusterError))
+        this.#deps.log.error({ node: session.nodeId, error }, "session failed");
+      session.end(error instanceof Error ? error : new ClusterError("internal", errorText(error)));
+    });
+  }
+
+  #close(session: Session): void {
+    session.assignments.release();
+    session.end(new ClusterError("unavailable", "the session is over"));
+    if (this.#sessions.get(session.nodeId) !== session) return; // Replaced.
+    this.#sessions.delete(session.nodeId);
+    if (this.#signal.aborted) return;
+    this.#inBackground("marking a node unreachable", this.#markUnreachable(session.nodeId));
+  }
+
+  /** Nothing moves because of it: the grace that runs since the last heartbeat decides. */
+  async #markUnreachable(nodeId: NodeId): Promise<void> {
+    await this.#deps.store.update((tx) => {
+      const node = tx.nodes.get(nodeId);
+      if (node?.status.state !== "ready" || this.#sessions.has(nodeId)) return;
+      tx.nodes.update(withState(node, "unreachable", "connection closed"));
+    }, this.#signal);
+  }
+
+  #heard(session: Session): void {
+    const periodMs = this.#deps.store.view(heartbeatPeriodMs);
+    this.#liveness.expect(session.nodeId, periodMs * heartbeatGrace);
+  }
+
+  /** A new leader has heard nobody yet; everyone not known to be down gets time to come. */
+  #expectAll(): void {
+    const { store, clock } = this.#deps;
+    store.view((view) => {
+      const graceMs = Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace);
+      for (const { id, status } of view.nodes.list()) {
+        if (status.state === "down") {
+          if (!this.#downSinceMs.has(id)) this.#downSinceMs.set(id, clock.monotonic());
+        } else if (!this.#sessions.has(id)) this.#liveness.expect(id, graceMs);
+      }
+    });
+  }
+
+  async #markUnknown(): Promise<void> {
+    const { store } = this.#deps;
+    const unheard = store.view((view) =>
+      view.nodes
+        .list()
+        .filter(
+          ({ id, status }) =>
+            !this.#sessions.has(id) && (status.state === "ready" || status.state === "unreachable"),
+        ),
+    );
+    await store.batch(
+      unheard.map(({ id }) => id),
+      (tx, id) => {
+        const node = tx.nodes.get(id);
+        if (node === undefined || node.status.state === "down" || this.#sessions.has(id)) return;
+        const message = 'Node moved to "unknown" state due to leadership change in cluster';
+        tx.nodes.update(withState(node, "unknown", message));
+      },
+      this.#signal,
+    );
+  }
+
+  #tick(): void {
+    const { clock, log } = this.#deps;
+    for (const session of this.#sessions.values()) if (isHeldBack(session)) this.#heard(session);
+    const lostMs = this.#liveness.tick(clock.monotonic());
+    if (lostMs > 0)
+      log.debug({ lostMs: Math.round(lostMs) }, "this manager was busy or stopped; nodes get the time back");
+    for (const nodeId of this.#liveness.takeOverdue()) this.#overdue.add(nodeId);
+    if (this.#overdue.size > 0 && !this.#writingDowns)
+      this.#inBackground("marking nodes down", this.#writeDowns());
+  }
+
+  async #writeDowns(): Promise<void> {
+    const { store, clock, log } = this.#deps;
+    const nodeIds = [...this.#overdue];
+    this.#writingDowns = true;
+    try {
+      await store.batch(
+        nodeIds,
+        (tx, nodeId) => {
+          const node = tx.nodes.get(nodeId);
+          if (node === undefined || node.status.state === "down") return;
+          if (this.#liveness.isExpected(nodeId)) return; // Heard meanwhile.
+          const message =
+            node.status.state === "unknown"
+              ? 'heartbeat failure for node in "unknown" state'
+              : "heartbeat failure";
+          tx.nodes.update(withState(node, "down", message));
+        },
+        this.#signal,
+      );
+    } finally {
+      this.#writingDowns = false;
+    }
+    for (const nodeId of nodeIds) {
+      this.#overdue.delete(nodeId);
+      if (this.#liveness.isExpected(nodeId)) continue;
+      this.#downSinceMs.set(nodeId, clock.monotonic());
+      this.#sessions.get(nodeId)?.end(new ClusterError("unavailable", "heartbeat failure"));
+      log.warn({ node: nodeId }, "node is down: heartbeat failure");
+    }
+  }
+
+  async #orphanTasks(): Promise<void> {
+    const { store, clock } = this.#deps;
+    const nowMs = clock.monotonic();
+    const lost = [...this.#downSinceMs].filter(([, sinceMs]) => nowMs - sinceMs >= orphanAfterMs);
+    for (const [nodeId] of lost) {
+      const taskIds = store.view((view) => view.tasks.byNode(nodeId).map(({ id }) => id));
+      await store.batch(
+        taskIds,
+        (tx, taskId) => {
+          const task = tx.tasks.get(taskId);
+          if (task === undefined || tx.nodes.get(nodeId)?.status.state === "ready") return;
+          if (
+            !stateAtLeast(task.status.state, "assigned") ||
+            taskStates[task.status.state] > taskStates.running
+          )
+            return;
+          const atMs = clock.now();
+          const message = "node was down too long";
+          tx.tasks.update({
+            ...task,
+            status: { ...task.status, state: "orphaned", atMs, message, appliedAtMs: atMs },
+          });
+        },
+        this.#signal,
+      );
+      this.#downSinceMs.delete(nodeId);
+    }
+  }
+
+  /** Finds out whom an event concerns. @returns True when it shows in everyone's session information. */
+  #mark(event: StoreEvent, touched: Set<Session>): boolean {
+    if (event.kind === "resync") {
+      this.#expectAll();
+      for (const session of this.#sessions.values()) {
+        this.#markAll(session);
+        touched.add(session);
+      }
+      return true;
+    }
+    const previous = event.kind === "updated" ? event.previous : undefined;
+    switch (event.table) {
+      case "tasks": {
+        const { object: task } = event;
+        const before = previous as typeof task | undefined;
+        for (const nodeId of new Set([task.nodeId, before?.nodeId])) {
+          const session = nodeId && this.#sessions.get(nodeId);
+          if (!session) continue;
+          session.assignments.markTask(task.id, "compare");
+          touched.add(session);
+        }
+        if (before !== undefined && !changesEndpoints(task, before)) return false;
+        for (const networkId of new Set([...networksOf(task), ...(before ? networksOf(before) : [])])) {
+          for (const session of this.#sessionsOf.get(networkId) ?? []) {
+            session.assignments.markEndpoint(networkId, task.id);
+            touched.add(session);
+          }
+        }
+        return false;
+      }
+      case "nodes": {
+        const { object: node } = event;
+        const before = previous as Node | undefined;
+        if (event.kind === "created") this.#liveness.expect(node.id, unheardGraceLeastMs);
+        if (event.kind === "removed") this.#forget(node.id);
+        if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
+          this.#markTasksOf(node.id, touched);
+        }
+        const session = this.#sessions.get(node.id);
+        if (session !== undefined && node.role !== before?.role) this.#inform(session);
+        return event.kind === "removed" ? node.member !== undefined : changesManagers(node, before);
+      }
+      case "networks":
+        for (const session of this.#sessionsOf.get(event.object.id) ?? []) {
+          session.assignments.markNetwork(event.object.id);
+          touched.add(session);
+        }
+        return false;
+      case "revisions": {
+        if (event.kind !== "updated") return false; // Their tasks have events of their own.
+        const { serviceId, specVersion } = event.object;
+        for (const task of this.#deps.store.view((view) => view.tasks.byRevision(serviceId, specVersion))) {
+          const session = task.nodeId && this.#sessions.get(task.nodeId);
+          if (!session) continue;
+          session.assignments.markTask(task.id, "resend");
+          touched.add(session);
+        }
+        return false;
+      }
+      case "secrets":
+      case "configs":
+        for (const session of this.#sessions.values()) {
+          session.assignments.markPayload(event.object.id);
+          touched.add(session);
+        }
+        return false;
+      case "cluster":
+        return true;
+      case "services":
+        return false;
+    }
+  }
+
+  #markTasksOf(nodeId: NodeId, touched: Set<Session>): void {
+    for (const task of this.#deps.store.view((view) => view.tasks.byNode(nodeId))) {
+      for (const networkId of networksOf(task)) {
+        for (const session of this.#sessionsOf.get(networkId) ?? []) {
+          session.assignments.markEndpoint(networkId, task.id);
+          touched.add(session);
+        }
+      }
+    }
+  }
+
+  #markAll(session: Session): void {
+    this.#deps.store.view((view) => session.assignments.markAll(view));
+  }
+
+  /** A removed node is not waited for, and its session ends for good. */
+  #forget(nodeId: NodeId): void {
+    this.#liveness.forget(nodeId);
+    this.#downSinceMs.delete(nodeId);
+    this.#overdue.delete(nodeId);
+    this.#sessions
+      .get(nodeId)
+      ?.end(new ClusterError("permission-denied", `node ${nodeId} was removed from swarm`));
+  }
+
+  #inform(session: Session): void {
+    if (!session.started) return;
+    session.inform(this.#deps.store.view((view) => this.#infoFor(session, view)));
+  }
+
+  #infoFor(
+    { sessionId, nodeId }: Session,
+    view: Parameters<typeof sessionInfo>[0],
+  ): ReturnType<typeof sessionInfo> {
+    return sessionInfo(view, { sessionId, nodeId, leaderId: this.#deps.nodeId });
+  }
+
+  #beginUse(session: Session, networkId: NetworkId): void {
+    const sessions = this.#sessionsOf.get(networkId);
+    if (sessions === undefined) this.#sessionsOf.set(networkId, new Set([session]));
+    else sessions.add(session);
+  }
+
+  #endUse(session: Session, networkId: NetworkId): void {
+    const sessions = this.#sessionsOf.get(networkId);
+    sessions?.delete(session);
+    if (sessions?.size === 0) this.#sessionsOf.delete(networkId);
+  }
+
+  #endAll(): void {
+    for (const session of this.#sessions.values())
+      session.end(new ClusterError("unavailable", "this manager does not lead any more"));
+  }
+
+  #inBackground(work: string, promise: Promise<void>): void {
+    promise.catch((error: unknown) => {
+      if (!this.#signal.aborted)
+        this.#deps.log.warn({ work, error: errorText(error) }, "could not write node states");
+    });
+  }
+}
+
+/** It is we who do not listen, so its silence means nothing. */
+function isHeldBack(session: Session): boolean {
+  return session.statusesInFlight >= statusesInFlightLimit;
+}
+
+function noSuchNode(nodeId: NodeId): ClusterError {
+  return new ClusterError("not-found", `node ${nodeId} not found`);
+}
+
+function withState(node: Node, state: NodeState, message: string): Node {
+  return { ...node, status: { ...node.status, state, message } };
+}
+
+/** A worker beside its own manager may come over loopback, which says nothing to other nodes. */
+function addressSeen(node: Node, seen: string, dataPathAddress: string): string {
+  const loopback = seen === "" || seen === "::1" || seen.startsWith("127.");
+  if (!loopback) return seen;
+  const own = node.member?.address ?? "";
+  return own.slice(0, own.lastIndexOf(":")) || dataPathAddress || seen;
+}

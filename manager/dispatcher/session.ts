@@ -1,0 +1,112 @@
+import type { NodeId } from "../../model/ids.ts";
+import type { Assignments, ManagerMessage, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
+import type { StoreView } from "../store/transaction.ts";
+import { sameJson } from "./assignments.ts";
+import { NodeAssignments, noDifference, pieceLimitBytes, toMessages } from "./difference.ts";
+
+/** The sending half of the stream; grpc-js's `ServerDuplexStream` is one. */
+export interface SessionStream {
+  /** False: wait for `drain` before the next one. */
+  write(message: ManagerMessage): boolean;
+  once(event: "drain", listener: () => void): unknown;
+}
+
+/**
+ * One worker's session, the sending side: what it was told and what it is still to be told. A slow worker makes
+ * nothing pile up: while its stream is full, changes are only marked and go out together later.
+ */
+export class Session {
+  readonly sessionId: string;
+  readonly nodeId: NodeId;
+  readonly assignments: NodeAssignments;
+  readonly #stream: SessionStream;
+  /** Asks for a flush, once the stream has room again. */
+  readonly #wake: () => void;
+  readonly #controller = new AbortController();
+  #queue: Assignments[] = [];
+  #info: SessionInfo | undefined;
+  #sequence = 0;
+  #full = false;
+  #started = false;
+  /** Highest sequence that the worker says it has carried out. */
+  appliedSequence = 0;
+  /** Batches of statuses that wait for their commit. */
+  statusesInFlight = 0;
+
+  constructor(options: {
+    readonly sessionId: string;
+    readonly nodeId: NodeId;
+    readonly assignments: NodeAssignments;
+    readonly stream: SessionStream;
+    readonly wake: () => void;
+  }) {
+    this.sessionId = options.sessionId;
+    this.nodeId = options.nodeId;
+    this.assignments = options.assignments;
+    this.#stream = options.stream;
+    this.#wake = options.wake;
+  }
+
+  /** Aborts when the session is over; the reason says why. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** True once the first complete set may be sent. */
+  get started(): boolean {
+    return this.#started;
+  }
+
+  end(reason: Error): void {
+    this.#controller.abort(reason);
+  }
+
+  /** Says hello back and sends everything the worker should have. */
+  start(view: StoreView, info: SessionInfo): void {
+    this.#started = true;
+    this.inform(info);
+    this.assignments.markAll(view);
+    const difference = this.assignments.take(view) ?? noDifference;
+    this.#sequence = 1;
+    this.#queue = toMessages(difference, { complete: true, appliesTo: 0, resultsIn: 1 }, pieceLimitBytes);
+    this.flush(view);
+  }
+
+  /** Sends the information if it differs from what was sent. */
+  inform(info: SessionInfo): void {
+    if (!this.#started || (this.#info !== undefined && sameJson(this.#info, info))) return;
+    this.#info = info;
+    this.#write({ body: { $case: "info", value: info } });
+  }
+
+  acknowledge(sequence: number): void {
+    this.#write({ body: { $case: "statusAck", value: { sequence } } });
+  }
+
+  /** Sends what is marked, as far as the stream takes it. */
+  flush(view: StoreView): void {
+    while (this.#started && !this.#full && !this.signal.aborted) {
+      const message = this.#queue.shift();
+      if (message !== undefined) {
+        this.#write({ body: { $case: "assignments", value: message } });
+        continue;
+      }
+      const difference = this.assignments.take(view);
+      if (difference === undefined) return;
+      const appliesTo = this.#sequence;
+      this.#sequence += 1;
+      const sequence = { complete: false, appliesTo, resultsIn: this.#sequence };
+      this.#queue = toMessages(difference, sequence, pieceLimitBytes);
+    }
+  }
+
+  #write(message: ManagerMessage): void {
+    if (this.signal.aborted) return;
+    if (this.#stream.write(message) || this.#full) return;
+    this.#full = true;
+    this.#stream.once("drain", () => {
+      this.#full = false;
+      this.#wake();
+    });
+  }
+}

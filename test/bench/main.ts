@@ -1,0 +1,70 @@
+import { Command, InvalidArgumentError, Option } from "commander";
+import { readFile, writeFile } from "node:fs/promises";
+import type { ClusterFile } from "../lab/lab.ts";
+import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
+import { drive } from "./drive.ts";
+import { machine, markdownTable } from "./report.ts";
+
+interface Flags {
+  readonly managers: number;
+  readonly workers: number;
+  readonly replicas: number;
+  readonly scale: number;
+  readonly rounds: number;
+  readonly overlay?: "dnsrr" | "vip";
+  readonly kill: boolean;
+  readonly docker: ClusterBenchOptions["docker"];
+  readonly cluster?: string;
+  readonly markdown?: string;
+}
+
+const program = new Command("bench").description("figures, side by side with what else there is");
+
+program
+  .command("cluster")
+  .description("deploy, scale, update and lose hosts; beside Docker Swarm where dockerd is installed")
+  .option("--managers <n>", "", count, 3)
+  .option("--workers <n>", "", count, 2)
+  .option("--replicas <n>", "of the first deployment", count, 50)
+  .option("--scale <n>", "scaled up to", count, 150)
+  .option("--rounds <n>", "each in fresh clusters; medians are printed", count, 1)
+  .addOption(new Option("--overlay <mode>", "tasks on an overlay network").choices(["dnsrr", "vip"]))
+  .option("--no-kill", "lose no host")
+  .addOption(new Option("--docker <when>", "").choices(["auto", "only", "never"]).default("auto"))
+  .option("--cluster <file>", "measure a cluster that is up, by its cluster.json; its hosts are killed")
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ overlay, cluster, markdown, ...flags }: Flags) => {
+    const options: ClusterBenchOptions = { ...flags, network: overlay ?? "host" };
+    const say = (line: string): void => console.log(line);
+    const columns =
+      cluster === undefined ? await benchCluster(options, say) : [await driveFile(cluster, options, say)];
+    const network = overlay === undefined ? "on the hosts' network" : `on an overlay (${overlay})`;
+    const rounds = flags.rounds === 1 ? "one round" : `medians of ${flags.rounds} rounds`;
+    const note = `${flags.managers} managers and ${flags.workers} workers on one machine (${machine()}), tasks ${network}, ${rounds}.`;
+    const table = markdownTable(columns, note);
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, `# Figures\n\n${table}`);
+    if (columns.some(({ figures }) => Object.values(figures).some(Number.isNaN))) process.exitCode = 1;
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  console.error(`bench: ${error instanceof Error ? error.message : String(error)}`);
+  process.exitCode = 1;
+}
+
+async function driveFile(
+  file: string,
+  options: ClusterBenchOptions,
+  say: (line: string) => void,
+): Promise<{ title: string; figures: Awaited<ReturnType<typeof drive>> }> {
+  const cluster = JSON.parse(await readFile(file, "utf8")) as ClusterFile;
+  const figures = await drive(cluster, options, (name, seconds) => say(`  ${name} ${seconds.toFixed(3)}`));
+  return { title: cluster.name, figures };
+}
+
+function count(value: string): number {
+  if (!/^\d{1,5}$/.test(value)) throw new InvalidArgumentError("a whole number is accepted.");
+  return Number(value);
+}

@@ -1,0 +1,299 @@
+import * as fc from "fast-check";
+import t from "tap";
+import {
+  assignedEndpoint,
+  assignedNetwork,
+  assignedPayload,
+  assignedTask,
+} from "../../../manager/dispatcher/assignments.ts";
+import {
+  isAssigned,
+  needsResources,
+  networksOf,
+  payloadsOf,
+} from "../../../manager/dispatcher/assignments.ts";
+import { type Difference, NodeAssignments, toMessages } from "../../../manager/dispatcher/difference.ts";
+import type { StoreEvent } from "../../../manager/store/change.ts";
+import type { StoreView, Transaction } from "../../../manager/store/transaction.ts";
+import type { NetworkId, NodeId, SecretId, ServiceId } from "../../../model/ids.ts";
+import { revisionKey } from "../../../model/service.ts";
+import type { DesiredState, Task, TaskState } from "../../../model/task.ts";
+import type { Assignments } from "../../../proto/gen/shoal/dispatcher.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+import { loneStore } from "../../sim/lone-store.ts";
+import { id, networkObject, nodeObject, taskId, taskSpec } from "../../sim/objects.ts";
+
+/** What the worker holds: every item by its key, without the state that is never sent again. */
+type Held = Map<string, string>;
+
+const here = id<NodeId>("node0");
+const nodeWords = ["node0", "node1"] as const;
+const networkWords = ["net0", "net1", "net2"] as const;
+const states = ["pending", "assigned", "running", "failed"] as const satisfies readonly TaskState[];
+const desired = ["ready", "running", "shutdown"] as const satisfies readonly DesiredState[];
+
+type Step =
+  | {
+      readonly kind: "put";
+      readonly task: number;
+      readonly node: number;
+      readonly state: number;
+      readonly desired: number;
+      readonly networks: readonly number[];
+    }
+  | { readonly kind: "remove"; readonly task: number }
+  | { readonly kind: "node"; readonly node: number; readonly down: boolean; readonly address: number }
+  | { readonly kind: "allocate"; readonly network: number }
+  | { readonly kind: "take" };
+
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      kind: fc.constant("put" as const),
+      task: fc.nat(5),
+      node: fc.nat(1),
+      state: fc.nat(states.length - 1),
+      desired: fc.nat(desired.length - 1),
+      networks: fc.subarray([0, 1, 2]),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("remove" as const), task: fc.nat(5) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("node" as const),
+      node: fc.nat(1),
+      down: fc.boolean(),
+      address: fc.nat(2),
+    }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("allocate" as const), network: fc.nat(2) }) },
+  { weight: 2, arbitrary: fc.constant({ kind: "take" as const }) },
+);
+
+t.test("whatever happens, the differences add up to what the node should have", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
+      const { store } = loneStore(new VirtualClock());
+      await store.update(seed);
+      using watch = store.watch(["tasks", "nodes", "networks"]);
+      const uses = new Set<NetworkId>();
+      const assignments = new NodeAssignments(here, {
+        begins: (networkId) => void uses.add(networkId),
+        ends: (networkId) => void uses.delete(networkId),
+      });
+      const held: Held = new Map();
+      const check = (): void => {
+        for (const event of watch.take())
+          markEvent(
+            event,
+            assignments,
+            store.view((view) => view.tasks.list()),
+          );
+        store.view((view) => {
+          const difference = assignments.take(view);
+          if (difference !== undefined) apply(held, difference);
+          const want = expected(view);
+          if (print(held) !== print(want)) {
+            throw new Error(
+              `held ${JSON.stringify([...held.keys()])}, wanted ${JSON.stringify([...want.keys()])}`,
+            );
+          }
+          if (assignments.take(view) !== undefined) throw new Error("a second look found more");
+        });
+      };
+      store.view((view) => assignments.markAll(view));
+      check();
+      for (const step of steps) {
+        if (step.kind === "take") check();
+        else await store.update((tx) => perform(tx, step));
+      }
+      check();
+    }),
+    { numRuns: 300 },
+  );
+});
+
+t.test("pieces stay under the limit, are one unit, and lose nothing", (t) => {
+  const { store } = loneStore(new VirtualClock());
+  return store.update(seed).then(() => {
+    store.view((view) => {
+      const task = taskOf({ kind: "put", task: 0, node: 0, state: 1, desired: 1, networks: [] });
+      const one = assignedTask(view, { ...task, meta: { version: 1, createdAtMs: 0, updatedAtMs: 0 } });
+      t.ok(one);
+      if (one === undefined) return;
+      const tasks = Array.from({ length: 50 }, (_, index) => ({ ...one, id: `task${index}` }));
+      const difference: Difference = { ...nothing, tasks, removedTasks: ["gone"] };
+      const messages = toMessages(difference, { complete: true, appliesTo: 0, resultsIn: 1 }, 5_000);
+      t.ok(messages.length > 5);
+      t.strictSame(
+        messages.map(({ more }) => more),
+        messages.map((_, index) => index < messages.length - 1),
+      );
+      t.ok(messages.every(({ complete, resultsIn }) => complete && resultsIn === 1));
+      t.strictSame(
+        messages.flatMap((message) => message.tasks.map((task) => task.id)),
+        tasks.map((task) => task.id),
+      );
+      const empty = toMessages(nothing, { complete: true, appliesTo: 0, resultsIn: 1 }, 5_000);
+      t.equal(empty.length, 1, "even nothing is said");
+    });
+  });
+});
+
+const nothing: Difference = {
+  tasks: [],
+  networks: [],
+  endpoints: [],
+  payloads: [],
+  removedTasks: [],
+  removedNetworks: [],
+  removedEndpoints: [],
+  removedPayloads: [],
+};
+
+function seed(tx: Transaction): void {
+  for (const word of nodeWords) tx.nodes.create({ ...nodeObject(word), index: word === "node0" ? 1 : 2 });
+  for (const word of networkWords) tx.networks.create(networkObject(word));
+  tx.secrets.create({ id: id<SecretId>("secret"), spec: { name: "s", labels: {}, data: "c2VjcmV0" } });
+  const spec = taskSpec();
+  const file = { name: "s", uid: "0", gid: "0", mode: 0o444 };
+  for (const specVersion of [0, 1]) {
+    const secrets = specVersion === 0 ? [] : [{ secretId: id<SecretId>("secret"), secretName: "s", file }];
+    tx.revisions.create({
+      id: revisionKey(id<ServiceId>("web"), specVersion),
+      serviceId: id<ServiceId>("web"),
+      specVersion,
+      serviceName: "web",
+      serviceLabels: {},
+      task: { ...spec, container: { ...spec.container, secrets } },
+      endpoint: { mode: "vip", ports: [] },
+    });
+  }
+}
+
+function taskOf(step: Extract<Step, { kind: "put" }>): Omit<Task, "meta"> {
+  return {
+    id: taskId(`task${step.task}`),
+    serviceId: id<ServiceId>("web"),
+    specVersion: step.task % 2,
+    slot: step.task + 1,
+    nodeId: id<NodeId>(nodeWords[step.node] ?? "node0"),
+    desiredState: desired[step.desired] ?? "running",
+    status: { state: states[step.state] ?? "assigned", atMs: 0, message: "", error: "", appliedAtMs: 0 },
+    networks: step.networks.map((network) => ({
+      networkId: id<NetworkId>(networkWords[network] ?? "net0"),
+      address: `10.0.${network}.${step.task + 2}/24`,
+      aliases: [],
+    })),
+  };
+}
+
+function perform(tx: Transaction, step: Step): void {
+  switch (step.kind) {
+    case "put": {
+      const task = taskOf(step);
+      const known = tx.tasks.get(task.id);
+      if (known === undefined) tx.tasks.create(task);
+      else tx.tasks.update({ ...task, meta: known.meta });
+      return;
+    }
+    case "remove":
+      if (tx.tasks.has(taskId(`task${step.task}`))) tx.tasks.remove(taskId(`task${step.task}`));
+      return;
+    case "node": {
+      const node = tx.nodes.get(id<NodeId>(nodeWords[step.node] ?? "node0"));
+      if (node === undefined) return;
+      const state = step.down ? "down" : "ready";
+      tx.nodes.update({ ...node, status: { state, message: "", address: `10.9.0.${step.address}` } });
+      return;
+    }
+    case "allocate": {
+      const network = tx.networks.get(id<NetworkId>(networkWords[step.network] ?? "net0"));
+      if (network === undefined) return;
+      const subnet = `10.0.${step.network}`;
+      tx.networks.update({
+        ...network,
+        state: { subnet: `${subnet}.0/24`, gateway: `${subnet}.1`, vni: 4096 },
+      });
+      return;
+    }
+    case "take":
+      return;
+  }
+}
+
+function print(held: Held): string {
+  const keys = [...held.keys()].toSorted();
+  return JSON.stringify(keys.map((key) => [key, held.get(key)]));
+}
+
+/** As the dispatcher does it, without its short cuts: those must not make a difference. */
+function markEvent(event: StoreEvent, assignments: NodeAssignments, tasks: readonly Task[]): void {
+  if (event.kind === "resync") throw new Error("not in this test");
+  const markEndpoints = (task: Task): void => {
+    for (const networkId of networksOf(task)) assignments.markEndpoint(networkId, task.id);
+  };
+  switch (event.table) {
+    case "tasks":
+      assignments.markTask(event.object.id, "compare");
+      markEndpoints(event.object);
+      if (event.kind === "updated") markEndpoints(event.previous);
+      return;
+    case "nodes":
+      for (const task of tasks) if (task.nodeId === event.object.id) markEndpoints(task);
+      return;
+    case "networks":
+      assignments.markNetwork(event.object.id);
+      return;
+    case "cluster":
+    case "services":
+    case "secrets":
+    case "configs":
+    case "revisions":
+      return; // They do not change in this test.
+  }
+}
+
+function apply(held: Held, difference: Difference): void {
+  const [message] = toMessages(difference, { complete: false, appliesTo: 0, resultsIn: 1 }, 1e9);
+  if (message === undefined) throw new Error("no message");
+  const { removedTasks, removedNetworks, removedEndpoints, removedPayloads }: Assignments = message;
+  const drop = (prefix: string, keys: readonly string[]): void => {
+    for (const key of keys)
+      if (!held.delete(prefix + key)) throw new Error(`removed what was never sent: ${key}`);
+  };
+  drop("t:", removedTasks);
+  drop("n:", removedNetworks);
+  drop("e:", removedEndpoints);
+  drop("p:", removedPayloads);
+  for (const task of message.tasks) held.set(`t:${task.id}`, JSON.stringify({ ...task, statusState: "" }));
+  for (const network of message.networks) held.set(`n:${network.id}`, JSON.stringify(network));
+  for (const endpoint of message.endpoints) held.set(`e:${endpoint.key}`, JSON.stringify(endpoint));
+  for (const payload of message.payloads) held.set(`p:${payload.id}`, JSON.stringify(payload));
+}
+
+/** From scratch, the slow and obvious way. */
+function expected(view: StoreView): Held {
+  const want: Held = new Map();
+  const own = view.tasks.list().filter((task) => isAssigned(task, here));
+  for (const task of own) {
+    want.set(`t:${task.id}`, JSON.stringify({ ...assignedTask(view, task), statusState: "" }));
+  }
+  const live = own.filter((task) => needsResources(task, here));
+  for (const id of new Set(live.flatMap((task) => payloadsOf(view, task)))) {
+    want.set(`p:${id}`, JSON.stringify(assignedPayload(view, id)));
+  }
+  for (const networkId of new Set(live.flatMap(networksOf))) {
+    const network = view.networks.get(networkId);
+    const item = network && assignedNetwork(network);
+    if (item === undefined) continue;
+    want.set(`n:${networkId}`, JSON.stringify(item));
+    for (const task of view.tasks.list()) {
+      const endpoint = assignedEndpoint(view, task, networkId);
+      if (endpoint !== undefined) want.set(`e:${endpoint.key}`, JSON.stringify(endpoint));
+    }
+  }
+  return want;
+}

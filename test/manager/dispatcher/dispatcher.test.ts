@@ -1,0 +1,428 @@
+import { EventEmitter } from "node:events";
+import t, { type Test } from "tap";
+import { Dispatcher } from "../../../manager/dispatcher/dispatcher.ts";
+import { serveSession } from "../../../manager/dispatcher/service.ts";
+import type { Store } from "../../../manager/store/store.ts";
+import type { Transaction } from "../../../manager/store/transaction.ts";
+import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Node } from "../../../model/node.ts";
+import { revisionKey } from "../../../model/service.ts";
+import { type TaskState, taskStates } from "../../../model/task.ts";
+import type { Assignments, ManagerMessage, WorkerMessage } from "../../../proto/gen/shoal/dispatcher.ts";
+import { silentLog } from "../../../runtime/log.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { settle, VirtualClock } from "../../sim/clock.ts";
+import { loneStore } from "../../sim/lone-store.ts";
+import { clusterObject, id, nodeObject, taskId, taskSpec } from "../../sim/objects.ts";
+
+const leader = id<NodeId>("leader");
+const worker = id<NodeId>("worker");
+const other = id<NodeId>("other");
+
+/** Time that can also pass without any timer firing, as when the process is stopped. */
+class PausableClock extends VirtualClock {
+  #skippedMs = 0;
+
+  override now(): number {
+    return super.now() + this.#skippedMs;
+  }
+
+  override monotonic(): number {
+    return super.monotonic() + this.#skippedMs;
+  }
+
+  pause(ms: number): void {
+    this.#skippedMs += ms;
+  }
+
+  /** As `pause`, for spans in which nothing but one timer matters. */
+  async jump(ms: number): Promise<void> {
+    this.pause(ms);
+    await settle();
+  }
+}
+
+class FakeStream extends EventEmitter {
+  readonly sent: ManagerMessage[] = [];
+  full = false;
+  #paused = false;
+  #waiting: WorkerMessage[] = [];
+  over: Promise<unknown> = Promise.resolve();
+  readonly controller = new AbortController();
+
+  write(message: ManagerMessage): boolean {
+    this.sent.push(message);
+    return !this.full;
+  }
+
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    while (!this.#paused && this.#waiting.length > 0) this.emit("data", this.#waiting.shift());
+  }
+
+  send(message: WorkerMessage): void {
+    if (this.#paused || this.listenerCount("data") === 0) this.#waiting.push(message);
+    else this.emit("data", message);
+  }
+
+  close(): void {
+    this.controller.abort(new Error("gone"));
+  }
+
+  infos() {
+    return this.sent.flatMap(({ body }) => (body?.$case === "info" ? [body.value] : []));
+  }
+
+  assignments(): Assignments[] {
+    return this.sent.flatMap(({ body }) => (body?.$case === "assignments" ? [body.value] : []));
+  }
+
+  last() {
+    return this.sent.at(-1)?.body;
+  }
+}
+
+t.test("a worker registers, is told everything, and reports", async (t) => {
+  const { store, connect } = await cluster(t);
+  const session = await connect(worker);
+  t.match(session.infos(), [
+    { heartbeatPeriodMs: 1_000, desiredRole: "worker", managers: [{ nodeId: leader, leader: true }] },
+  ]);
+  t.match(nodeOf(store, worker), {
+    status: { state: "ready", address: "10.9.0.7" },
+    description: { hostname: "worker-host" },
+    dataPathAddress: "10.8.0.7",
+  });
+  const [complete] = session.assignments();
+  t.match(complete, { complete: true, resultsIn: 1, more: false, tasks: [] });
+
+  await store.update((tx) => createTask(tx, "one", worker, "assigned"));
+  await settle();
+  t.match(session.assignments()[1], {
+    complete: false,
+    appliesTo: 1,
+    resultsIn: 2,
+    tasks: [{ id: taskId("one") }],
+  });
+
+  session.send(statusOf("one", "running", 7));
+  await settle();
+  t.match(store.view((view) => view.tasks.get(taskId("one")))?.status, {
+    state: "running",
+    message: "started",
+  });
+  t.match(session.last(), { $case: "statusAck", value: { sequence: 7 } });
+  t.equal(session.assignments().length, 2, "its own status is not sent back");
+
+  await store.update((tx) => tx.tasks.remove(taskId("one")));
+  await settle();
+  t.match(session.assignments()[2], { appliesTo: 2, resultsIn: 3, removedTasks: [taskId("one")] });
+});
+
+t.test("statuses never go back, and only a task's own node may report it", async (t) => {
+  const { store, connect } = await cluster(t);
+  await store.update((tx) => {
+    createTask(tx, "mine", worker, "running");
+    createTask(tx, "foreign", other, "assigned");
+  });
+  const session = await connect(worker);
+  session.send(statusOf("mine", "preparing", 1));
+  session.send(statusOf("unknown", "running", 2));
+  await settle();
+  t.equal(store.view((view) => view.tasks.get(taskId("mine")))?.status.state, "running");
+  t.match(
+    session.last(),
+    { $case: "statusAck", value: { sequence: 2 } },
+    "reports of tasks that are gone are dropped",
+  );
+  session.send(statusOf("foreign", "running", 3));
+  t.match(await session.over, { code: "permission-denied" });
+  t.equal(store.view((view) => view.tasks.get(taskId("foreign")))?.status.state, "assigned");
+
+  const again = await connect(worker);
+  again.send({
+    body: { $case: "statuses", value: { sequence: 1, statuses: [{ ...status("mine"), state: 832 }] } },
+  });
+  t.match(await again.over, { code: "invalid-argument" });
+});
+
+t.test("a closed connection makes a node unreachable, the grace makes it down", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  const session = await connect(worker);
+  await clock.advance(1_000);
+  session.close();
+  await settle();
+  t.match(nodeOf(store, worker)?.status, { state: "unreachable" });
+  await clock.advance(1_800);
+  t.match(
+    nodeOf(store, worker)?.status,
+    { state: "unreachable" },
+    "the grace runs from the last sign of life",
+  );
+  await clock.advance(400);
+  t.match(nodeOf(store, worker)?.status, { state: "down", message: "heartbeat failure" });
+  await connect(worker);
+  t.match(nodeOf(store, worker)?.status, { state: "ready", message: "" });
+});
+
+t.test("a silent session ends, one with heartbeats does not", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  const silent = await connect(worker);
+  const lively = await connect(other);
+  const cancel = clock.every(1_000, () => lively.send({ body: { $case: "heartbeat", value: {} } }));
+  await clock.advance(3_500);
+  t.match(await silent.over, { code: "unavailable", message: "heartbeat failure" });
+  t.equal(nodeOf(store, worker)?.status.state, "down");
+  await clock.advance(10_000);
+  t.equal(nodeOf(store, other)?.status.state, "ready");
+  cancel();
+});
+
+t.test("a new leader gives nodes time: unknown after a second, down after the longer grace", async (t) => {
+  const { store, clock, connect } = await cluster(t, { state: "ready" });
+  t.equal(nodeOf(store, worker)?.status.state, "ready");
+  await connect(other);
+  await clock.advance(1_100);
+  t.match(nodeOf(store, worker)?.status, { state: "unknown", message: /leadership change/ });
+  t.equal(nodeOf(store, other)?.status.state, "ready", "it came in time");
+  await clock.advance(4_500);
+  t.equal(nodeOf(store, worker)?.status.state, "unknown");
+  await clock.advance(1_000);
+  t.match(nodeOf(store, worker)?.status, { state: "down", message: /unknown/ });
+});
+
+t.test("a pause of the manager makes no node look dead", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  const session = await connect(worker);
+  await clock.advance(500);
+  clock.pause(10_000);
+  await clock.advance(1_000);
+  t.equal(nodeOf(store, worker)?.status.state, "ready");
+  session.send({ body: { $case: "heartbeat", value: {} } });
+  await clock.advance(2_500);
+  t.equal(nodeOf(store, worker)?.status.state, "ready");
+  await clock.advance(1_000);
+  t.equal(nodeOf(store, worker)?.status.state, "down", "the grace still ends");
+});
+
+t.test("a node has one session: the newer one", async (t) => {
+  const { store, connect } = await cluster(t);
+  const first = await connect(worker);
+  const second = await connect(worker);
+  t.match(await first.over, { code: "unavailable", message: /took over/ });
+  await settle();
+  t.equal(nodeOf(store, worker)?.status.state, "ready", "the old one's end does not count");
+  await store.update((tx) => createTask(tx, "one", worker, "assigned"));
+  await settle();
+  t.equal(second.assignments().length, 2);
+});
+
+t.test("who is not in the cluster, or does not begin with Hello, gets no session", async (t) => {
+  const { open } = await cluster(t);
+  const stranger = open(id<NodeId>("stranger"));
+  stranger.send(hello("x"));
+  t.match(await stranger.over, { code: "not-found" });
+  const rude = open(worker);
+  rude.send({ body: { $case: "heartbeat", value: {} } });
+  t.match(await rude.over, { code: "invalid-argument" });
+  const broken = open(worker);
+  broken.send({
+    body: { $case: "hello", value: { description: { json: Buffer.from("{}") }, dataPathAddress: "" } },
+  });
+  t.match(await broken.over, { code: "invalid-argument", message: /platform/ });
+});
+
+t.test("a removed node's session ends for good", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  const session = await connect(worker);
+  await store.update((tx) => tx.nodes.remove(worker));
+  t.match(await session.over, { code: "permission-denied", message: /was removed from swarm/ });
+  await clock.advance(10_000);
+  t.equal(nodeOf(store, worker), undefined);
+});
+
+t.test("role and managers reach the worker when they change", async (t) => {
+  const { store, connect } = await cluster(t);
+  const session = await connect(worker);
+  await store.update((tx) => tx.nodes.update({ ...must(tx.nodes.get(worker)), role: "manager" }));
+  await settle();
+  t.match(session.infos().at(-1), { desiredRole: "manager" });
+  await store.update((tx) => {
+    const member = { address: "10.9.0.9:2377", raftAddress: "10.9.0.9:2378" };
+    tx.nodes.update({ ...must(tx.nodes.get(other)), member });
+  });
+  await settle();
+  t.equal(session.infos().at(-1)?.managers.length, 2);
+  t.equal(session.infos().length, 3, "nothing is said twice");
+});
+
+t.test("a worker that does not read gets everything at once, later", async (t) => {
+  const { store, connect } = await cluster(t);
+  const session = await connect(worker);
+  session.full = true;
+  await store.update((tx) => createTask(tx, "t0", worker, "assigned")); // Fills it.
+  await settle();
+  for (const name of ["t1", "t2", "t3"]) {
+    await store.update((tx) => createTask(tx, name, worker, "assigned"));
+    await settle();
+  }
+  t.equal(session.assignments().length, 2);
+  session.full = false;
+  session.emit("drain");
+  await settle();
+  t.strictSame(
+    session.assignments()[2]?.tasks.map((task) => task.id),
+    ["t1", "t2", "t3"].map(taskId),
+  );
+});
+
+t.test("losing the leadership redirects every worker; a follower does so at once", async (t) => {
+  const { connect, lose } = await cluster(t);
+  const session = await connect(worker);
+  lose();
+  t.equal(await session.over, undefined);
+  t.match(session.last(), { $case: "redirect", value: { leaderAddress: "10.9.0.2:2377" } });
+
+  const stream = new FakeStream();
+  const door = { dispatcher: () => undefined, leaderAddress: () => undefined };
+  await serveSession(
+    door,
+    stream as never,
+    { nodeId: worker, address: "10.9.0.7" },
+    new AbortController().signal,
+  );
+  t.match(stream.last(), { $case: "redirect", value: { leaderAddress: "" } });
+});
+
+t.test("tasks of a node that is down for a day are written off", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  await store.update((tx) => {
+    createTask(tx, "lost", worker, "running");
+    createTask(tx, "done", worker, "complete");
+  });
+  const session = await connect(worker);
+  session.close();
+  await clock.advance(4_000);
+  t.equal(nodeOf(store, worker)?.status.state, "down");
+  await clock.jump(24 * 3_600_000);
+  await clock.advance(61_000);
+  t.equal(store.view((view) => view.tasks.get(taskId("lost")))?.status.state, "orphaned");
+  t.equal(store.view((view) => view.tasks.get(taskId("done")))?.status.state, "complete");
+});
+
+async function cluster(t: Test, options: { readonly state?: "ready" | "unknown" } = {}) {
+  const clock = new PausableClock();
+  const { store } = loneStore(clock);
+  await store.update((tx) => {
+    tx.clusters.create(clusterObject());
+    const member = { address: "10.9.0.1:2377", raftAddress: "10.9.0.1:2378" };
+    tx.nodes.create({ ...nodeObject("leader", { state: "down" }), role: "manager", member });
+    tx.nodes.create(nodeObject("worker", { state: options.state ?? "unknown" }));
+    tx.nodes.create(nodeObject("other", { state: options.state ?? "unknown" }));
+    tx.revisions.create({
+      id: revisionKey(id<ServiceId>("web"), 0),
+      serviceId: id<ServiceId>("web"),
+      specVersion: 0,
+      serviceName: "web",
+      serviceLabels: {},
+      task: taskSpec(),
+      endpoint: { mode: "vip", ports: [] },
+    });
+  });
+  const leadership = new AbortController();
+  const deps = { store, clock, random: seededRandom(1), log: silentLog, nodeId: leader };
+  const dispatcher = new Dispatcher(deps, leadership.signal);
+  const running = dispatcher.run(leadership.signal);
+  t.teardown(async () => {
+    leadership.abort(new Error("over"));
+    await running;
+    if (clock.waiting > 0) throw new Error(`${clock.waiting} timers are left`);
+  });
+  const door = {
+    dispatcher: () => (leadership.signal.aborted ? undefined : dispatcher),
+    leaderAddress: () => "10.9.0.2:2377",
+  };
+  function open(nodeId: NodeId): FakeStream {
+    const stream = new FakeStream();
+    const served = serveSession(
+      door,
+      stream as never,
+      { nodeId, address: "10.9.0.7" },
+      stream.controller.signal,
+    );
+    stream.over = served.catch((error: unknown) => error);
+    return stream;
+  }
+  async function connect(nodeId: NodeId): Promise<FakeStream> {
+    const stream = open(nodeId);
+    stream.send(hello(nodeId.replace(/0+$/, "")));
+    await settle();
+    return stream;
+  }
+  return { store, clock, open, connect, lose: () => leadership.abort(new Error("lost")) };
+}
+
+function hello(name: string): WorkerMessage {
+  const description = {
+    hostname: `${name}-host`,
+    platform: { architecture: "x86_64", os: "linux" },
+    resources: { nanoCpus: 1e9, memoryBytes: 1e9, generic: {} },
+    engineVersion: "1",
+    engineLabels: {},
+    plugins: [{ type: "Network", name: "overlay" }],
+  };
+  return {
+    body: {
+      $case: "hello",
+      value: { description: { json: Buffer.from(JSON.stringify(description)) }, dataPathAddress: "10.8.0.7" },
+    },
+  };
+}
+
+function status(task: string) {
+  return {
+    taskId: taskId(task),
+    state: taskStates.running as number,
+    atMs: 1,
+    message: "started",
+    error: "",
+    containerId: "",
+    pid: 0,
+    ports: [],
+  };
+}
+
+function statusOf(task: string, state: TaskState, sequence: number): WorkerMessage {
+  return {
+    body: {
+      $case: "statuses",
+      value: { sequence, statuses: [{ ...status(task), state: taskStates[state] }] },
+    },
+  };
+}
+
+function createTask(tx: Transaction, name: string, nodeId: NodeId, state: TaskState): void {
+  tx.tasks.create({
+    id: taskId(name) satisfies TaskId,
+    serviceId: id<ServiceId>("web"),
+    specVersion: 0,
+    slot: 1,
+    nodeId,
+    desiredState: "running",
+    status: { state, atMs: 0, message: "", error: "", appliedAtMs: 0 },
+    networks: [],
+  });
+}
+
+function nodeOf(store: Store, nodeId: NodeId): Node | undefined {
+  return store.view((view) => view.nodes.get(nodeId));
+}
+
+function must<T>(value: T | undefined): T {
+  if (value === undefined) throw new Error("expected a value");
+  return value;
+}

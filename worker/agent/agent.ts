@@ -1,0 +1,403 @@
+import { errorText } from "../../model/errors.ts";
+import { taskStates } from "../../model/task.ts";
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { NodeDescription } from "../../model/node.ts";
+import type { TaskStatus } from "../../model/task.ts";
+import type { ClusterFacts, NodeIdentity } from "../../proto/host.ts";
+import type { Assignments, DispatcherClient, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import { LoopGroup } from "../../runtime/loop.ts";
+import { newContainerId } from "../../runtime/random.ts";
+import type { Random } from "../../runtime/random.ts";
+import { orAborted } from "../../runtime/signal.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { HealthState } from "../health/state.ts";
+import type { HostNetwork, WantedNetworks } from "../network/network.ts";
+import { Limit } from "../task/limit.ts";
+import { taskLabel } from "../task/request.ts";
+import { TaskRunner } from "../task/runner.ts";
+import type { RunnerEvents } from "../task/runner.ts";
+import type { TaskWorld } from "../task/controller.ts";
+import { emptySet, receive } from "./assignment.ts";
+import type { AssignedSet, Assignment } from "./assignment.ts";
+import type { Journal } from "./journal.ts";
+import { ManagerPool } from "./managers.ts";
+import { planTasks } from "./plan.ts";
+import type { LocalTask } from "./plan.ts";
+import { Reporter } from "./reporter.ts";
+import { keepSession, SessionLine, StatusSender } from "./session.ts";
+
+/** How many tasks of a node pull or start at a time; the rest wait their turn. */
+const pullLimit = 8;
+const startLimit = 8;
+/** Pause before the host's network is tried again after it refused. */
+const networkRetryMs = 1_000;
+
+export interface AgentDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly engine: Engine;
+  readonly network: HostNetwork;
+  readonly journal: Journal;
+  connect(address: string): DispatcherClient;
+  /** What the leader said; called when it changes. */
+  onFacts(facts: ClusterFacts): void;
+  onHealth(containerId: string, state: HealthState): void;
+}
+
+/** Of one node in one cluster: keeps its tasks as the managers want them. */
+export class Agent {
+  readonly #deps: AgentDeps;
+  readonly #identity: NodeIdentity;
+  readonly #description: NodeDescription;
+  readonly #loops: LoopGroup;
+  readonly #managers: ManagerPool;
+  readonly #reporter: Reporter;
+  readonly #line = new SessionLine();
+  readonly #runners = new Map<TaskId, TaskRunner>();
+  readonly #world: TaskWorld;
+  #set: AssignedSet = emptySet;
+  #partial: AssignedSet | undefined;
+  /** The open session has not sent its complete set yet. */
+  #awaitsComplete = true;
+  #hasSwept = false;
+  #facts = "";
+  #nodeIndex: number | undefined;
+  #adding: Promise<void> = Promise.resolve();
+  /** Sequence that the host's network is to reach, the one it has, and who waits for it. */
+  #networkWanted = 0;
+  #networkDone = 0;
+  #networkWork: Promise<void> | undefined;
+
+  constructor(deps: AgentDeps, identity: NodeIdentity, description: NodeDescription) {
+    this.#deps = deps;
+    this.#identity = identity;
+    this.#description = description;
+    this.#loops = new LoopGroup(deps);
+    this.#managers = new ManagerPool(identity.managers);
+    const sender = new StatusSender(deps.clock, this.#line);
+    this.#reporter = new Reporter(() => sender.schedule(this.#reporter));
+    this.#world = this.#makeWorld();
+  }
+
+  /** Takes up the journal's tasks, then looks for the leader. Containers that run are left running. */
+  start(): void {
+    for (const task of this.#deps.journal.tasks.values()) {
+      const { assignment, status } = task;
+      this.#reporter.report(assignment.taskId, status);
+      const containerId = task.containerId ?? newContainerId(this.#deps.random);
+      this.#run(assignment, containerId, status, "journal");
+    }
+    this.#loops.background(
+      "session",
+      keepSession(
+        { ...this.#deps, managers: this.#managers, reporter: this.#reporter },
+        {
+          description: () => this.#description,
+          dataPathAddress: this.#identity.dataPathAddress,
+          onInfo: (info, isNew) => this.#takeInfo(info, isNew),
+          onAssignments: (message) => this.#takeAssignments(message),
+          onEnd: () => (this.#partial = undefined),
+        },
+        this.#line,
+        this.#loops.signal,
+      ),
+    );
+  }
+
+  /** Managers that shoald has heard of since. */
+  setManagers(addresses: readonly string[]): void {
+    this.#managers.replace(addresses);
+  }
+
+  get managers(): readonly string[] {
+    return this.#managers.addresses;
+  }
+
+  /** Task of a container, for those who list them. */
+  taskStatus(taskId: string): TaskStatus | undefined {
+    return this.#runners.get(taskId as TaskId)?.status;
+  }
+
+  /** Ends the agent; containers, network and journal stay as they are. */
+  async stop(): Promise<void> {
+    await this.#loops.stop("agent is ending");
+    await Promise.all([...this.#runners.values()].map((runner) => runner.close()));
+  }
+
+  /** The node has left its cluster: every task is stopped and removed. Settles when that is done. */
+  async removeAll(signal: AbortSignal): Promise<void> {
+    await this.#loops.stop("node has left the cluster");
+    await this.#adding;
+    const runners = [...this.#runners.values()];
+    for (const runner of runners) runner.remove();
+    await orAborted(Promise.all(runners.map(({ done }) => done)), signal);
+    const wanted = { self: this.#self(), networks: [], endpoints: [] };
+    await this.#deps.network.apply(wanted, signal);
+  }
+
+  #takeInfo(info: SessionInfo, isNew: boolean): void {
+    if (isNew) {
+      this.#partial = undefined;
+      this.#awaitsComplete = true;
+    }
+    const addresses = info.managers.map(({ address }) => address);
+    this.#managers.replace(addresses);
+    const facts: ClusterFacts = {
+      managers: addresses,
+      desiredRole: info.desiredRole === "manager" ? "manager" : "worker",
+      rootPem: info.rootPem,
+      certificateGeneration: info.certificateGeneration,
+    };
+    const text = JSON.stringify(facts);
+    // A new session is told anew: shoald takes it as the sign that the node is in the cluster.
+    if (isNew || text !== this.#facts) this.#deps.onFacts(facts);
+    this.#facts = text;
+  }
+
+  #takeAssignments(message: Assignments): "taken" | "gap" {
+    const { log } = this.#deps;
+    if (this.#awaitsComplete && !message.complete && this.#partial === undefined) return "gap";
+    let received;
+    try {
+      received = receive(this.#set, this.#partial, message);
+    } catch (error) {
+      log.error({ error }, "assignments could not be read");
+      return "gap";
+    }
+    switch (received.kind) {
+      case "gap":
+        log.warn({ expected: received.expected, seen: received.seen }, "assignments have a gap");
+        return "gap";
+      case "partial":
+        this.#partial = received.set;
+        return "taken";
+      case "whole":
+        this.#partial = undefined;
+        this.#awaitsComplete = false;
+        this.#set = received.set;
+        this.#applyNetwork(received.changed.includes("network") || message.complete);
+        this.#applyTasks();
+        return "taken";
+    }
+  }
+
+  /** Additions need one look at the containers there are; they happen in the order of the messages. */
+  #applyTasks(): void {
+    const steps = planTasks(this.#set.tasks, this.#localTasks());
+    const additions: Assignment[] = [];
+    for (const step of steps) {
+      switch (step.kind) {
+        case "add":
+          additions.push(step.assignment);
+          break;
+        case "update": {
+          const runner = this.#runners.get(step.assignment.taskId);
+          if (runner === undefined) break;
+          runner.update(step.assignment);
+          void this.#write(runner); // Its failure is in the journal's log, and it tries again.
+          break;
+        }
+        case "remove":
+          this.#runners.get(step.taskId)?.remove();
+          break;
+      }
+    }
+    this.#adding = this.#adding
+      .then(() => this.#add(additions))
+      .catch((error: unknown) => this.#deps.log.error({ error }, "tasks could not be taken up"));
+  }
+
+  async #add(assignments: readonly Assignment[]): Promise<void> {
+    if (this.#loops.signal.aborted) return;
+    if (assignments.length > 0 || !this.#hasSwept) {
+      const containers = new Map<string, string>();
+      for (const { id, labels } of await this.#deps.engine.list()) {
+        const taskId = labels[taskLabel];
+        if (taskId !== undefined) containers.set(taskId, id);
+      }
+      await this.#sweep(containers);
+      for (const assignment of assignments) {
+        // Removed or asked more of while this one waited: the newest word counts.
+        const wanted = this.#set.tasks.get(assignment.taskId);
+        if (wanted === undefined || this.#runners.has(wanted.taskId)) continue;
+        this.#addOne(wanted, containers.get(wanted.taskId));
+      }
+    }
+  }
+
+  #addOne(assignment: Assignment, knownContainer: string | undefined): void {
+    const { clock, random } = this.#deps;
+    const containerId = knownContainer ?? newContainerId(random);
+    const seen = taskStates[assignment.statusState];
+    // A task the managers have seen further than `assigned`, and the journal has lost.
+    const state =
+      knownContainer !== undefined && seen >= taskStates.starting ? assignment.statusState : "assigned";
+    const isOver = seen > taskStates.running;
+    const status: TaskStatus = {
+      state: isOver ? assignment.statusState : state,
+      atMs: clock.now(),
+      message: "assigned",
+      error: "",
+      appliedAtMs: 0,
+    };
+    this.#run(assignment, containerId, status, "managers");
+  }
+
+  #run(assignment: Assignment, containerId: string, status: TaskStatus, from: "journal" | "managers"): void {
+    const { journal } = this.#deps;
+    const isKnown = from === "journal";
+    let written = journal.put({ assignment, containerId, status });
+    const events: RunnerEvents = {
+      journaled: (runner) =>
+        written.catch(() => {
+          written = this.#write(runner);
+          return written;
+        }),
+      onStatus: (taskId: TaskId, next: TaskStatus) => {
+        void journal.setStatus(taskId, next); // Its failure is in the journal's log, and it tries again.
+        this.#reporter.report(taskId, next);
+      },
+      onRemoved: (taskId: TaskId) => {
+        this.#runners.delete(taskId);
+        this.#reporter.forget(taskId);
+        void journal.forget(taskId);
+      },
+    };
+    const start = { assignment, containerId, status, confirmed: !isKnown };
+    this.#runners.set(assignment.taskId, new TaskRunner(this.#world, events, start));
+  }
+
+  #write({ assignment, containerId, status }: TaskRunner): Promise<void> {
+    return this.#deps.journal.put({ assignment, containerId, status });
+  }
+
+  /** Once a process: containers and namespaces of tasks that nobody knows any more. */
+  async #sweep(containers: ReadonlyMap<string, string>): Promise<void> {
+    if (this.#hasSwept) return;
+    this.#hasSwept = true;
+    const { engine, network, log } = this.#deps;
+    const isKnown = (taskId: string) =>
+      this.#runners.has(taskId as TaskId) || this.#set.tasks.has(taskId as TaskId);
+    for (const [taskId, containerId] of containers) {
+      if (isKnown(taskId)) continue;
+      log.warn({ taskId, containerId }, "container of an unknown task is removed");
+      this.#loops.background("sweep", engine.remove(containerId));
+    }
+    for (const { taskId } of await network.list()) {
+      if (!isKnown(taskId)) this.#loops.background("sweep", network.detach(taskId, this.#loops.signal));
+    }
+  }
+
+  /** Brings the host's network to the newest set; while it works, newer sets wait and are taken together. */
+  #applyNetwork(hasChanged: boolean): void {
+    if (!hasChanged && this.#networkWork === undefined) {
+      this.#networkDone = this.#set.sequence;
+      this.#line.send({ $case: "applied", value: { sequence: this.#set.sequence } });
+      return;
+    }
+    this.#networkWanted += 1;
+    this.#networkWork ??= this.#networkLoop();
+  }
+
+  async #networkLoop(): Promise<void> {
+    const { network, clock, log } = this.#deps;
+    const { signal } = this.#loops;
+    let done = 0;
+    while (done !== this.#networkWanted && !signal.aborted) {
+      const wanted = this.#networkWanted;
+      const { sequence } = this.#set;
+      try {
+        await network.apply(this.#wantedNetworks(), signal);
+        done = wanted;
+        this.#networkDone = sequence;
+        this.#line.send({ $case: "applied", value: { sequence } });
+      } catch (error) {
+        if (signal.aborted) return;
+        log.error({ error: errorText(error) }, "the host's network could not be brought up to date");
+        await clock.sleep(networkRetryMs, signal).catch(() => undefined); // The condition sees the abort.
+      }
+    }
+    this.#networkWork = undefined; // In the same turn as the look above, so that no set is left behind.
+  }
+
+  #wantedNetworks(): WantedNetworks {
+    const { networks, endpoints } = this.#set;
+    for (const { nodeId, nodeIndex } of endpoints.values()) {
+      if (nodeId === this.#identity.nodeId) this.#nodeIndex = nodeIndex;
+    }
+    return {
+      self: this.#self(),
+      networks: [...networks.values()]
+        .filter(({ driver }) => driver === "overlay")
+        .map((network) => ({ ...network, id: network.id as NetworkId })),
+      endpoints: [...endpoints.values()].map((endpoint) => ({
+        ...endpoint,
+        networkId: endpoint.networkId as NetworkId,
+        taskId: endpoint.taskId as TaskId,
+        nodeId: endpoint.nodeId as NodeId,
+      })),
+    };
+  }
+
+  #self(): WantedNetworks["self"] {
+    return {
+      nodeId: this.#identity.nodeId,
+      address: this.#identity.dataPathAddress,
+      ...(this.#nodeIndex !== undefined && { nodeIndex: this.#nodeIndex }),
+    };
+  }
+
+  #localTasks(): Map<TaskId, LocalTask> {
+    const local = new Map<TaskId, LocalTask>();
+    for (const [taskId, { assignment, confirmed, removing }] of this.#runners) {
+      local.set(taskId, { taskId, desiredState: assignment.desiredState, confirmed, removing });
+    }
+    return local;
+  }
+
+  #makeWorld(): TaskWorld {
+    const { clock, log, engine, network } = this.#deps;
+    const { nodeId } = this.#identity;
+    const { hostname, platform } = this.#description;
+    return {
+      clock,
+      log,
+      engine,
+      network,
+      onHealth: (containerId, state) => this.#deps.onHealth(containerId, state),
+      pulls: new Limit(pullLimit),
+      starts: new Limit(startLimit),
+      host: { nodeId, hostname, platform },
+      driverOf: (networkId) => this.#set.networks.get(networkId)?.driver,
+      payload: (id) => this.#set.payloads.get(id)?.data,
+      networkApplied: (signal) => this.#networkApplied(signal),
+      portsHeld: (assignment) => this.#portsHeld(assignment),
+    };
+  }
+
+  async #networkApplied(signal: AbortSignal): Promise<void> {
+    const { sequence } = this.#set;
+    while (this.#networkWork !== undefined && this.#networkDone < sequence) {
+      await orAborted(this.#networkWork, signal);
+    }
+  }
+
+  #portsHeld(assignment: Assignment): boolean {
+    const wanted = hostPorts(assignment);
+    return [...this.#runners.values()].some(
+      (runner) =>
+        runner.assignment.taskId !== assignment.taskId &&
+        runner.isAttached &&
+        hostPorts(runner.assignment).some((port) => wanted.includes(port)),
+    );
+  }
+}
+
+function hostPorts({ revision }: Assignment): readonly string[] {
+  return revision.endpoint.ports
+    .filter(({ publishMode, publishedPort }) => publishMode === "host" && publishedPort > 0)
+    .map(({ protocol, publishedPort }) => `${protocol}/${publishedPort}`);
+}

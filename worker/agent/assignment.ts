@@ -1,0 +1,139 @@
+import { ClusterError } from "../../model/errors.ts";
+import { taskStates } from "../../model/task.ts";
+import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
+import type { Revision } from "../../model/service.ts";
+import type { DesiredState, NetworkAttachment, TaskState } from "../../model/task.ts";
+import type {
+  AssignedEndpoint,
+  AssignedNetwork,
+  AssignedPayload,
+  AssignedTask,
+  Assignments,
+} from "../../proto/gen/shoal/dispatcher.ts";
+
+/** One task of this node as the managers decided it. */
+export interface Assignment {
+  readonly taskId: TaskId;
+  readonly serviceId: ServiceId;
+  readonly slot: number;
+  readonly specVersion: number;
+  readonly desiredState: DesiredState;
+  readonly revision: Revision;
+  readonly networks: readonly NetworkAttachment[];
+  /** What the managers know of it; only read for a task this node has no record of. */
+  readonly statusState: TaskState;
+  readonly jobIteration: number;
+}
+
+/** Everything the leader has told this node, up to `sequence`. */
+export interface AssignedSet {
+  readonly sequence: number;
+  readonly tasks: ReadonlyMap<TaskId, Assignment>;
+  readonly networks: ReadonlyMap<string, AssignedNetwork>;
+  /** Key: "<network id>/<task id>". */
+  readonly endpoints: ReadonlyMap<string, AssignedEndpoint>;
+  /** Secrets and configs by id. */
+  readonly payloads: ReadonlyMap<string, AssignedPayload>;
+}
+
+export const emptySet: AssignedSet = {
+  sequence: 0,
+  tasks: new Map(),
+  networks: new Map(),
+  endpoints: new Map(),
+  payloads: new Map(),
+};
+
+export type Received =
+  /** The set is whole and may be acted on. */
+  | { readonly kind: "whole"; readonly set: AssignedSet; readonly changed: readonly ("tasks" | "network")[] }
+  /** More pieces of the same set follow. */
+  | { readonly kind: "partial"; readonly set: AssignedSet }
+  /** The difference does not follow from what we have. */
+  | { readonly kind: "gap"; readonly expected: number; readonly seen: number };
+
+/**
+ * Takes one message in.
+ *
+ * @param set - What earlier messages led to.
+ * @param partial - The unfinished set of an earlier `partial`, if any.
+ * @throws {ClusterError} `invalid-argument` when a task in it cannot be read.
+ */
+export function receive(set: AssignedSet, partial: AssignedSet | undefined, message: Assignments): Received {
+  const follows = partial !== undefined || message.complete || message.appliesTo === set.sequence;
+  if (!follows) return { kind: "gap", expected: set.sequence, seen: message.appliesTo };
+  const base = partial ?? (message.complete ? emptySet : set);
+  const next: AssignedSet = {
+    sequence: message.resultsIn,
+    tasks: changed(
+      base.tasks,
+      message.tasks.map(readTask),
+      (task) => task.taskId,
+      message.removedTasks as TaskId[],
+    ),
+    networks: changed(base.networks, message.networks, (network) => network.id, message.removedNetworks),
+    endpoints: changed(
+      base.endpoints,
+      message.endpoints,
+      (endpoint) => endpoint.key,
+      message.removedEndpoints,
+    ),
+    payloads: changed(base.payloads, message.payloads, (payload) => payload.id, message.removedPayloads),
+  };
+  if (message.more) return { kind: "partial", set: next };
+  const parts: ("tasks" | "network")[] = [];
+  if (next.tasks !== set.tasks || next.payloads !== set.payloads) parts.push("tasks");
+  if (next.networks !== set.networks || next.endpoints !== set.endpoints) parts.push("network");
+  return { kind: "whole", set: next, changed: parts };
+}
+
+/** The same map when nothing changes, so that callers can compare by identity. */
+function changed<Key extends string, Value>(
+  map: ReadonlyMap<Key, Value>,
+  put: readonly Value[],
+  keyOf: (value: Value) => Key,
+  removed: readonly Key[],
+): ReadonlyMap<Key, Value> {
+  if (put.length === 0 && removed.length === 0) return map;
+  const next = new Map(map);
+  for (const key of removed) next.delete(key);
+  for (const value of put) next.set(keyOf(value), value);
+  return next;
+}
+
+const desiredStates: readonly DesiredState[] = ["ready", "running", "complete", "shutdown", "remove"];
+
+function readTask(wire: AssignedTask): Assignment {
+  const desiredState = desiredStates.find((state) => state === wire.desiredState);
+  if (desiredState === undefined) {
+    throw new ClusterError(
+      "invalid-argument",
+      `cannot read task ${wire.id}: desired state "${wire.desiredState}", one of ${desiredStates.join(", ")} is accepted`,
+    );
+  }
+  return {
+    taskId: wire.id as TaskId,
+    serviceId: wire.serviceId as ServiceId,
+    slot: wire.slot,
+    specVersion: wire.specVersion,
+    desiredState,
+    revision: readRevision(wire),
+    networks: wire.networks.map(({ networkId, address, aliases }) => ({
+      networkId: networkId as NetworkId,
+      address,
+      aliases,
+    })),
+    statusState: wire.statusState in taskStates ? (wire.statusState as TaskState) : "assigned",
+    jobIteration: wire.jobIteration,
+  };
+}
+
+function readRevision(wire: AssignedTask): Revision {
+  try {
+    return JSON.parse(wire.revisionJson.toString("utf8")) as Revision;
+  } catch (cause) {
+    throw new ClusterError("invalid-argument", `cannot read task ${wire.id}: its spec is not JSON`, {
+      cause,
+    });
+  }
+}

@@ -1,0 +1,236 @@
+import { errorText } from "../../model/errors.ts";
+import { taskStates } from "../../model/task.ts";
+import type { NodeDescription } from "../../model/node.ts";
+import type {
+  Assignments,
+  DispatcherClient,
+  ManagerMessage,
+  SessionInfo,
+  TaskStatusMessage,
+  WorkerMessage,
+} from "../../proto/gen/shoal/dispatcher.ts";
+import { backoff } from "../../runtime/backoff.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { Random } from "../../runtime/random.ts";
+import type { ManagerPool } from "./managers.ts";
+import type { Report, Reporter } from "./reporter.ts";
+
+/** A manager that has not answered `Hello` by now is given up for another. */
+const firstAnswerTimeoutMs = 1_000;
+/** Statuses of one moment travel together. */
+const statusDelayMs = 2;
+const statusBatchLimit = 500;
+/** Redirects that are followed at once; more than that is managers that disagree. */
+const redirectLimit = 3;
+/** Between two tries: an election takes a few hundred milliseconds and must not be missed by much. */
+const retryDelays = { firstMs: 50, limitMs: 1_000, factor: 1.5, jitterRatio: 0.5 } as const;
+
+export interface SessionDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly managers: ManagerPool;
+  readonly reporter: Reporter;
+  /** A client of one manager; closed when its session ends. */
+  connect(address: string): DispatcherClient;
+}
+
+export interface SessionHandlers {
+  description(): NodeDescription;
+  /** No port; empty leaves it to the manager. */
+  readonly dataPathAddress: string;
+  /** A leader took the node in, or told something new. */
+  onInfo(info: SessionInfo, isNew: boolean): void;
+  /** "gap" makes a new session. */
+  onAssignments(message: Assignments): "taken" | "gap";
+  onEnd(): void;
+}
+
+type Ending =
+  | { readonly kind: "redirect"; readonly leader: string }
+  | { readonly kind: "lost"; readonly wasOpen: boolean; readonly reason: string };
+
+/** What the open session can be asked to send; nothing is sent while there is none. */
+export class SessionLine {
+  #send: ((message: WorkerMessage) => void) | undefined;
+
+  open(send: (message: WorkerMessage) => void): void {
+    this.#send = send;
+  }
+
+  close(): void {
+    this.#send = undefined;
+  }
+
+  get isOpen(): boolean {
+    return this.#send !== undefined;
+  }
+
+  send(message: NonNullable<WorkerMessage["body"]>): void {
+    this.#send?.({ body: message });
+  }
+}
+
+/**
+ * Keeps one session with whichever manager leads, until `signal` aborts. Nothing local depends on it:
+ * without any manager, tasks run on and statuses wait in the reporter. Never rejects.
+ */
+export async function keepSession(
+  deps: SessionDeps,
+  handlers: SessionHandlers,
+  line: SessionLine,
+  signal: AbortSignal,
+): Promise<void> {
+  const { clock, random, log, managers } = deps;
+  let delays = backoff(random, retryDelays);
+  let redirectCount = 0;
+  while (!signal.aborted) {
+    const address = managers.next(random);
+    if (address !== undefined) {
+      const ending = await runSession(deps, handlers, line, address, signal);
+      if (signal.aborted) return;
+      if (ending.kind === "redirect") {
+        redirectCount += 1;
+        if (ending.leader !== "") managers.hint(ending.leader);
+        if (ending.leader !== "" && redirectCount <= redirectLimit) continue;
+      } else {
+        log[ending.wasOpen ? "warn" : "debug"](
+          { manager: address, reason: ending.reason },
+          "no session with manager",
+        );
+        managers.failed(address);
+        if (ending.wasOpen) delays = backoff(random, retryDelays);
+      }
+      redirectCount = 0;
+    }
+    await clock.sleep(delays.next().value, signal).catch(() => undefined); // Only the abort rejects; the condition sees it.
+  }
+}
+
+/** One session with one manager, from `Hello` until it ends. Never rejects. */
+function runSession(
+  deps: SessionDeps,
+  handlers: SessionHandlers,
+  line: SessionLine,
+  address: string,
+  signal: AbortSignal,
+): Promise<Ending> {
+  const { clock, log, managers, reporter } = deps;
+  const client = deps.connect(address);
+  const stream = client.session();
+  return new Promise((resolve) => {
+    const timers: (() => void)[] = [];
+    let isOpen = false;
+    let hasEnded = false;
+    const cancelFirst = clock.after(firstAnswerTimeoutMs, () => lost("it does not answer"));
+    signal.addEventListener("abort", onAbort, { once: true });
+    stream.on("data", (message: ManagerMessage) => take(message));
+    stream.on("error", (error: Error) => lost(errorText(error)));
+    stream.on("end", () => lost("it ended the session"));
+    const description = { json: Buffer.from(JSON.stringify(handlers.description()), "utf8") };
+    const { dataPathAddress } = handlers;
+    stream.write({ body: { $case: "hello", value: { description, dataPathAddress } } });
+
+    function take({ body }: ManagerMessage): void {
+      if (hasEnded || body === undefined) return;
+      switch (body.$case) {
+        case "redirect":
+          return end({ kind: "redirect", leader: body.value.leaderAddress });
+        case "info":
+          return takeInfo(body.value);
+        case "assignments":
+          if (handlers.onAssignments(body.value) === "gap")
+            lost("a difference of assignments did not follow");
+          return;
+        case "statusAck":
+          return reporter.acknowledge(body.value.sequence);
+      }
+    }
+
+    function takeInfo(info: SessionInfo): void {
+      const isNew = !isOpen;
+      if (isNew) {
+        isOpen = true;
+        cancelFirst();
+        managers.succeeded(address);
+        log.info({ manager: address, session: info.sessionId }, "session opened");
+        timers.push(clock.every(Math.max(100, info.heartbeatPeriodMs), heartbeat));
+        line.open((message) => stream.write(message));
+      }
+      handlers.onInfo(info, isNew);
+      if (isNew) reporter.restart();
+    }
+
+    function heartbeat(): void {
+      stream.write({ body: { $case: "heartbeat", value: {} } });
+    }
+
+    function lost(reason: string): void {
+      end({ kind: "lost", wasOpen: isOpen, reason });
+    }
+
+    function onAbort(): void {
+      lost("the agent is ending");
+    }
+
+    function end(ending: Ending): void {
+      if (hasEnded) return;
+      hasEnded = true;
+      cancelFirst();
+      for (const cancel of timers) cancel();
+      signal.removeEventListener("abort", onAbort);
+      line.close();
+      stream.removeAllListeners("data");
+      stream.on("error", () => undefined); // Cancelling reports itself as an error that says nothing new.
+      stream.cancel();
+      client.close();
+      if (isOpen) handlers.onEnd();
+      resolve(ending);
+    }
+  });
+}
+
+/** Sends what the reporter holds, a few milliseconds after the first of it. */
+export class StatusSender {
+  readonly #clock: Clock;
+  readonly #line: SessionLine;
+  #scheduled = false;
+
+  constructor(clock: Clock, line: SessionLine) {
+    this.#clock = clock;
+    this.#line = line;
+  }
+
+  schedule(reporter: Reporter): void {
+    if (this.#scheduled || !this.#line.isOpen) return;
+    this.#scheduled = true;
+    this.#clock.after(statusDelayMs, () => {
+      this.#scheduled = false;
+      this.flush(reporter);
+    });
+  }
+
+  flush(reporter: Reporter): void {
+    while (this.#line.isOpen) {
+      const batch = reporter.take(statusBatchLimit);
+      if (batch === undefined) return;
+      const statuses = batch.reports.map(printReport);
+      this.#line.send({ $case: "statuses", value: { sequence: batch.sequence, statuses } });
+    }
+  }
+}
+
+function printReport({ taskId, status }: Report): TaskStatusMessage {
+  return {
+    taskId,
+    state: taskStates[status.state],
+    atMs: status.atMs,
+    message: status.message,
+    error: status.error,
+    containerId: status.containerId ?? "",
+    pid: status.pid ?? 0,
+    exitCode: status.exitCode,
+    ports: (status.ports ?? []).map((port) => ({ ...port })),
+  };
+}
