@@ -147,8 +147,6 @@ function unlessEmptyObject(json: JsonObject | undefined, names: readonly string[
 function printPrivileges({ noNewPrivileges, seccomp, appArmor }: ContainerSpec): Json | undefined {
   if (noNewPrivileges === undefined && seccomp === undefined && appArmor === undefined) return undefined;
   return {
-    CredentialSpec: null,
-    SELinuxContext: null,
     Seccomp: seccomp === undefined ? undefined : { Mode: seccomp.mode, Profile: seccomp.profile },
     AppArmor: appArmor === undefined ? undefined : { Mode: appArmor },
     NoNewPrivileges: noNewPrivileges ?? false,

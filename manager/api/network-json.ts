@@ -58,7 +58,7 @@ export function printNetwork(network: Network, details: NetworkDetails = {}): Js
     Driver: spec.driver,
     EnableIPv4: true,
     EnableIPv6: spec.ipv6,
-    IPAM: { Driver: "default", Options: null, Config: printSubnets(network) },
+    IPAM: { Driver: "default", Config: printSubnets(network) },
     Internal: spec.internal,
     Attachable: spec.attachable,
     Ingress: spec.ingress,
