@@ -48,7 +48,7 @@ export function loadSchema(): ApiSchema | undefined {
     return found;
   };
   const run = (validate: ValidateFunction, value: unknown): string[] => {
-    if (validate(value) === true) return [];
+    if (validate(value)) return [];
     return (validate.errors ?? []).map(
       ({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`,
     );

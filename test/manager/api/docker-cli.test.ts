@@ -197,7 +197,6 @@ if (!hasDocker()) {
     t.match(await ok("stack", "ls"), /st +2/);
     t.match(await ok("stack", "services", "st"), /st_api +replicated +2\/2/);
     t.match(await ok("stack", "ps", "st"), /st_db\.1/);
-    const first = await harness.store.view((v) => v.services.byName("st_api")?.specVersion);
     await ok(
       "stack",
       "deploy",
@@ -212,7 +211,6 @@ if (!hasDocker()) {
       { Spec: object; PreviousSpec: object },
     ];
     t.strictSame(api.Spec, api.PreviousSpec, "deploying the same stack again changes nothing");
-    t.not(first, undefined);
     t.match(
       await ok("stack", "rm", "--detach=true", "st"),
       /Removing service st_api[\s\S]*Removing network st_default/,

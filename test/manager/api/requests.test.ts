@@ -1,5 +1,5 @@
 import t from "tap";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { systemClock } from "../../../runtime/clock.ts";
 import { ask, idOf, makeHarness, messageOf } from "./harness.ts";
 import { fullService, plainService } from "./specs.ts";
@@ -203,7 +203,7 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
   ],
   [
     "POST /services/create",
-    plainService("x", { Mode: { Replicated: { Replicas: 18446744073709551615 } } }),
+    '{"Mode":{"Replicated":{"Replicas":18446744073709551615}},"TaskTemplate":{"ContainerSpec":{}}}',
     400,
     "invalid JSON: Mode.Replicated.Replicas is 18446744073709552000: at most 2^53-1 is supported",
   ],
