@@ -1,0 +1,48 @@
+import t from "tap";
+import type { TaskSummary } from "../e2e/view.ts";
+import type { NodeSummary } from "../lab/swarm.ts";
+import { nodeTable, serviceTable, versions } from "./tables.ts";
+
+const task = (nodeId: string, image: string, state = "running"): TaskSummary => ({
+  ID: `${nodeId}-${image}-${state}`,
+  ServiceID: "s1",
+  NodeID: nodeId,
+  DesiredState: state,
+  Spec: { ContainerSpec: { Image: `10.230.0.254:5000/${image}@sha256:00` } },
+  Status: { State: state },
+});
+const node = (id: string, hostname: string, state: string, leader = false): NodeSummary => ({
+  ID: id,
+  Spec: { Role: leader ? "manager" : "worker", Availability: "active" },
+  Description: { Hostname: hostname },
+  Status: { State: state },
+  ...(leader ? { ManagerStatus: { Leader: true, Reachability: "reachable", Addr: "" } } : {}),
+});
+const tasks = [
+  task("n1", "web:1"),
+  task("n1", "web:2"),
+  task("n2", "web:2"),
+  task("n2", "web:1", "shutdown"),
+];
+
+t.test("versions count the running tasks of each image", async (t) => {
+  t.equal(versions(tasks), "web:1 ▪  web:2 ▪▪");
+});
+
+t.test("nodes are in order of their names, and a lost one shows no tasks", async (t) => {
+  const lines = nodeTable([node("n2", "host2", "down"), node("n1", "host1", "ready", true)], tasks).split(
+    "\n",
+  );
+  t.match(lines[1], /^host1\s+leader\s+ready\s+▪▪ 2$/);
+  t.match(lines[2], /^host2\s+worker\s+down\s+0$/);
+});
+
+t.test("services show running of wanted tasks and the state of their update", async (t) => {
+  const service = {
+    ID: "s1",
+    Spec: { Name: "roll_web" },
+    UpdateStatus: { State: "updating" },
+    ServiceStatus: { RunningTasks: 3, DesiredTasks: 4 },
+  };
+  t.match(serviceTable([service], tasks), /roll_web +3\/4 +web:1 ▪ {2}web:2 ▪▪ +updating/);
+});

@@ -1,0 +1,67 @@
+import type { NodeSummary } from "../lab/swarm.ts";
+import type { TaskSummary } from "../e2e/view.ts";
+
+/** The part of a service object, as listed with its status, that is shown. */
+export interface ListedService {
+  readonly ID: string;
+  readonly Spec: { readonly Name: string };
+  readonly UpdateStatus?: { readonly State?: string };
+  readonly ServiceStatus?: { readonly RunningTasks: number; readonly DesiredTasks: number };
+}
+
+/** One line a node: name, role, state and how many tasks run on it. */
+export function nodeTable(nodes: readonly NodeSummary[], tasks: readonly TaskSummary[]): string {
+  const rows = nodes
+    .toSorted((a, b) => a.Description.Hostname.localeCompare(b.Description.Hostname))
+    .map((node) => {
+      const own = tasks.filter((task) => task.NodeID === node.ID && task.Status.State === "running");
+      const alive = node.Status.State === "ready" ? own.length : 0;
+      const role = node.ManagerStatus?.Leader === true ? "leader" : node.Spec.Role;
+      return [node.Description.Hostname, role, node.Status.State, `${"▪".repeat(alive)} ${alive}`];
+    });
+  return table([["NODE", "ROLE", "STATE", "TASKS"], ...rows]);
+}
+
+/** One line a service: running of wanted tasks, versions of the running ones, state of its update. */
+export function serviceTable(services: readonly ListedService[], tasks: readonly TaskSummary[]): string {
+  const rows = services
+    .toSorted((a, b) => a.Spec.Name.localeCompare(b.Spec.Name))
+    .map((service) => {
+      const own = tasks.filter((task) => task.ServiceID === service.ID);
+      const { RunningTasks = 0, DesiredTasks = 0 } = service.ServiceStatus ?? {};
+      const update = service.UpdateStatus?.State ?? "";
+      return [service.Spec.Name, `${RunningTasks}/${DesiredTasks}`, versions(own), update];
+    });
+  return table([["SERVICE", "RUNNING", "VERSIONS", "UPDATE"], ...rows]);
+}
+
+/** Versions of the running tasks, such as `web:1 ▪▪ web:2 ▪▪▪▪`. */
+export function versions(tasks: readonly TaskSummary[]): string {
+  const counts = new Map<string, number>();
+  for (const task of tasks) {
+    if (task.Status.State !== "running") continue;
+    const image = shortImage(task.Spec.ContainerSpec.Image);
+    counts.set(image, (counts.get(image) ?? 0) + 1);
+  }
+  return [...counts]
+    .toSorted(([a], [b]) => a.localeCompare(b))
+    .map(([image, count]) => `${image} ${"▪".repeat(count)}`)
+    .join("  ");
+}
+
+/** `10.230.0.254:5000/web:1@sha256:…` as `web:1`. */
+function shortImage(image: string): string {
+  return image.replace(/@.*/, "").replace(/.*\//, "");
+}
+
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join("   ")
+        .trimEnd(),
+    )
+    .join("\n");
+}
