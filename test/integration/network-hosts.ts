@@ -1,0 +1,264 @@
+/** Three hosts as network namespaces joined by a bridge, each with a `network-child.ts` inside. */
+import { spawn, spawnSync } from "node:child_process";
+import type { ChildProcess } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { ErrorCode } from "../../model/errors.ts";
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type {
+  Attached,
+  AttachedRecord,
+  AttachRequest,
+  OverlayEndpoint,
+  OverlayNetwork,
+} from "../../worker/network/network.ts";
+import type { ChildCall, ChildReply } from "./network-child.ts";
+
+const directory = "/tmp/shoal-network-test";
+const prefix = "shoalnet";
+export const hostCount = 3;
+const childFile = fileURLToPath(new URL("network-child.js", import.meta.url));
+/** Begins the command line of `network-probe.ts`. */
+export const probe = [process.execPath, fileURLToPath(new URL("network-probe.js", import.meta.url))] as const;
+const startTimeoutMs = 20_000;
+
+export interface CommandOutcome {
+  readonly code: number;
+  readonly output: string;
+}
+
+export class Host {
+  readonly index: number;
+  readonly address: string;
+  readonly nodeId: NodeId;
+  readonly netns: string;
+  readonly runDir: string;
+  readonly warnings: string[] = [];
+  #child: ChildProcess | undefined;
+  #nextId = 1;
+  readonly #waiting = new Map<number, (reply: ChildReply) => void>();
+
+  constructor(index: number) {
+    this.index = index;
+    this.address = `10.233.0.${index}`;
+    this.nodeId = `node${index}` as NodeId;
+    this.netns = `/run/netns/${prefix}${index}`;
+    this.runDir = join(directory, `host${index}`);
+  }
+
+  async start(): Promise<void> {
+    const child = spawn(
+      "nsenter",
+      [`--net=${this.netns}`, process.execPath, childFile, this.runDir, join(directory, "resolv.conf")],
+      { stdio: ["ignore", "inherit", "inherit", "ipc"] },
+    );
+    this.#child = child;
+    const ready = new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`host ${this.index} does not start`)), startTimeoutMs);
+      this.#waiting.set(0, () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      child.once("exit", (code) => {
+        clearTimeout(timer);
+        reject(new Error(`host ${this.index} ended with ${code}`));
+      });
+    });
+    child.on("message", (reply: ChildReply) => {
+      if (reply.warning !== undefined) this.warnings.push(reply.warning);
+      const resolve = this.#waiting.get(reply.id);
+      this.#waiting.delete(reply.id);
+      resolve?.(reply);
+    });
+    await ready;
+  }
+
+  /** As `kill -9`: nothing is put in order. */
+  async kill(): Promise<void> {
+    const child = this.#child;
+    this.#child = undefined;
+    if (child === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = new Promise((resolve) => void child.once("exit", resolve));
+    child.kill("SIGKILL");
+    await ended;
+  }
+
+  async apply(networks: readonly OverlayNetwork[], endpoints: readonly OverlayEndpoint[]): Promise<void> {
+    const self = { nodeId: this.nodeId, nodeIndex: this.index, address: this.address };
+    await this.#call({ method: "apply", argument: { self, networks, endpoints } });
+  }
+
+  async attach(request: Partial<AttachRequest> & { readonly taskId: TaskId }): Promise<Attached> {
+    const whole: AttachRequest = {
+      containerId: `c-${request.taskId}`,
+      networks: [],
+      host: false,
+      none: false,
+      ports: [],
+      hostname: `host-of-${request.taskId}`,
+      extraHosts: [],
+      ...request,
+    };
+    return (await this.#call({ method: "attach", argument: whole })) as Attached;
+  }
+
+  async detach(taskId: TaskId): Promise<void> {
+    await this.#call({ method: "detach", argument: taskId });
+  }
+
+  async list(): Promise<readonly AttachedRecord[]> {
+    return (await this.#call({ method: "list" })) as readonly AttachedRecord[];
+  }
+
+  /** In the host's namespace. */
+  run(...argv: readonly string[]): CommandOutcome {
+    return inNamespace(this.netns, argv);
+  }
+
+  async #call(call: ChildCall): Promise<unknown> {
+    const id = this.#nextId;
+    this.#nextId += 1;
+    const reply = await new Promise<ChildReply>((resolve, reject) => {
+      if (this.#child === undefined) return reject(new Error(`host ${this.index} is not running`));
+      this.#waiting.set(id, resolve);
+      this.#child.send({ ...call, id });
+    });
+    if (reply.error !== undefined) throw new ClusterError(reply.error.code as ErrorCode, reply.error.message);
+    return reply.result;
+  }
+}
+
+/** Runs a command in a namespace to its end. */
+export function inNamespace(path: string, argv: readonly string[]): CommandOutcome {
+  const { status, stdout, stderr } = spawnSync("nsenter", [`--net=${path}`, ...argv], {
+    encoding: "utf8",
+    timeout: 20_000,
+  });
+  return { code: status ?? 128, output: stdout + stderr };
+}
+
+/** A server that lives until `stop`. */
+export function serve(path: string, argv: readonly string[]): { stop(): void } {
+  const child = spawn("nsenter", [`--net=${path}`, ...argv], { stdio: "ignore" });
+  return { stop: () => void child.kill("SIGKILL") };
+}
+
+export class World implements AsyncDisposable {
+  readonly hosts: readonly Host[];
+  readonly outside = `/run/netns/${prefix}u`;
+  readonly outsideAddress = "10.233.0.254";
+
+  private constructor(hosts: readonly Host[]) {
+    this.hosts = hosts;
+  }
+
+  static async open(): Promise<World> {
+    clear();
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, "resolv.conf"), "nameserver 10.233.0.254\nsearch example.test\n");
+    command("ip", "netns", "add", `${prefix}u`);
+    const lines = [
+      "link set lo up",
+      "link add br0 type bridge",
+      "address add 10.233.0.254/24 dev br0",
+      "link set br0 up",
+    ];
+    const hosts = Array.from({ length: hostCount }, (_, index) => new Host(index + 1));
+    for (const { index } of hosts) {
+      command("ip", "netns", "add", `${prefix}${index}`);
+      lines.push(
+        `link add p${index} type veth peer name eth0 netns ${prefix}${index}`,
+        `link set p${index} master br0 up`,
+      );
+    }
+    batch(`/run/netns/${prefix}u`, lines);
+    for (const { index, address, netns } of hosts) {
+      batch(netns, [
+        "link set lo up",
+        `address add ${address}/24 dev eth0`,
+        "link set eth0 up",
+        "route add default via 10.233.0.254",
+      ]);
+      inNamespace(netns, ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"]);
+      mkdirSync(join(directory, `host${index}`), { recursive: true });
+    }
+    const world = new World(hosts);
+    try {
+      await Promise.all(hosts.map((host) => host.start()));
+    } catch (reason) {
+      await world[Symbol.asyncDispose]();
+      throw reason;
+    }
+    return world;
+  }
+
+  host(index: number): Host {
+    const host = this.hosts[index - 1];
+    if (host === undefined) throw new Error(`there is no host ${index}`);
+    return host;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.hosts.map((host) => host.kill()));
+    clear();
+  }
+}
+
+/** Mounts, namespaces and files, also those of a run that crashed. */
+function clear(): void {
+  const mounts = readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .map((line) => line.split(" ")[4] ?? "")
+    .filter((path) => path.startsWith(`${directory}/`));
+  for (const path of mounts.toReversed()) command("umount", "--lazy", path);
+  for (const name of ["u", "1", "2", "3"]) spawnSync("ip", ["netns", "delete", `${prefix}${name}`]);
+  rmSync(directory, { recursive: true, force: true });
+}
+
+export function overlay(name: string, index: number): OverlayNetwork {
+  return {
+    id: `net-${name}` as NetworkId,
+    name,
+    subnet: `10.10.${index}.0/24`,
+    gateway: `10.10.${index}.1`,
+    vni: 4096 + index,
+    internal: false,
+    mtu: 0,
+  };
+}
+
+export function endpoint(
+  network: OverlayNetwork,
+  host: Host,
+  { task, address, service }: { readonly task: string; readonly address: string; readonly service: string },
+): OverlayEndpoint {
+  return {
+    networkId: network.id,
+    taskId: task as TaskId,
+    address,
+    nodeId: host.nodeId,
+    nodeAddress: host.address,
+    nodeIndex: host.index,
+    serviceId: `id-${service}`,
+    serviceName: service,
+    taskName: `${service}.1.${task}`,
+    aliases: [service.replace(/^.*_/, "")],
+    serving: true,
+  };
+}
+
+function batch(path: string, lines: readonly string[]): void {
+  const result = spawnSync("nsenter", [`--net=${path}`, "ip", "-batch", "-"], {
+    input: lines.map((line) => `${line}\n`).join(""),
+    encoding: "utf8",
+  });
+  if (result.status !== 0) throw new Error(`ip in ${path}: ${result.stderr}`);
+}
+
+function command(program: string, ...args: readonly string[]): void {
+  const result = spawnSync(program, args, { encoding: "utf8" });
+  if (result.status !== 0) throw new Error(`${program} ${args.join(" ")}: ${result.stderr}`);
+}

@@ -1,0 +1,243 @@
+import t from "tap";
+
+import type { TaskId } from "../../model/ids.ts";
+import type { PortSpec } from "../../model/service.ts";
+import type { Attached, OverlayEndpoint, OverlayNetwork } from "../../worker/network/network.ts";
+import { endpoint, inNamespace, overlay, probe, serve, World } from "./network-hosts.ts";
+import type { Host } from "./network-hosts.ts";
+
+if (process.getuid?.() !== 0) {
+  t.plan(0, "needs root for network namespaces");
+  process.exit(0);
+}
+
+const red = overlay("st_red", 1);
+const blue = overlay("st_blue", 2);
+const task = (name: string): TaskId => name as TaskId;
+
+await using world = await World.open();
+const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
+let endpoints: OverlayEndpoint[] = [];
+
+async function applyAll(networks: readonly OverlayNetwork[] = [red, blue]): Promise<void> {
+  await Promise.all(world.hosts.map((host) => host.apply(networks, endpoints)));
+}
+
+async function start(
+  host: Host,
+  network: OverlayNetwork,
+  place: { readonly task: string; readonly address: string; readonly service: string },
+): Promise<string> {
+  endpoints = [...endpoints, endpoint(network, host, place)];
+  await applyAll();
+  const attached = await host.attach({
+    taskId: task(place.task),
+    networks: [{ networkId: network.id, address: `${place.address}/24`, aliases: [] }],
+  });
+  return pathOf(attached);
+}
+
+function pathOf(attached: Attached): string {
+  return attached.kind === "namespace" ? attached.path : "";
+}
+
+function ping(path: string, address: string, ...options: readonly string[]): boolean {
+  return inNamespace(path, ["busybox", "ping", "-c1", "-W1", ...options, address]).code === 0;
+}
+
+function port(publishedPort: number, targetPort: number, protocol: "tcp" | "udp" = "tcp"): PortSpec {
+  return { protocol, targetPort, publishedPort, publishMode: "host" };
+}
+
+function get(path: string, host: string, number: number): string {
+  return inNamespace(path, [...probe, "get", host, String(number)]).output;
+}
+
+let web = "";
+let client = "";
+
+await t.test("tasks on different hosts and on one host reach each other", async (t) => {
+  web = await start(one, red, { task: "a", address: "10.10.1.10", service: "st_web" });
+  client = await start(two, red, { task: "b", address: "10.10.1.11", service: "st_client" });
+  await start(two, red, { task: "c", address: "10.10.1.12", service: "st_web" });
+  t.ok(ping(client, "10.10.1.10"), "other host");
+  t.ok(ping(web, "10.10.1.11"), "and back");
+  t.ok(ping(client, "10.10.1.12"), "same host");
+  t.ok(ping(client, "10.10.1.1"), "gateway");
+});
+
+await t.test("the overlay carries 1422 bytes of payload and not one more", async (t) => {
+  t.ok(ping(client, "10.10.1.10", "-s", "1422"));
+  const mtu = inNamespace(client, ["ip", "link", "show", "eth0"]).output;
+  t.match(mtu, /mtu 1450/);
+});
+
+await t.test("names lead to the serving tasks of the asker's networks", async (t) => {
+  const ask = (path: string, name: string, ...type: string[]): string =>
+    inNamespace(path, ["busybox", "nslookup", ...type, name, "10.10.1.1"]).output;
+  for (const name of ["st_web", "web", "tasks.st_web", "web.st_red", "WEB"]) {
+    const output = ask(client, name);
+    t.match(output, "10.10.1.10", name);
+    t.match(output, "10.10.1.12", name);
+  }
+  t.notMatch(ask(client, "st_client.1.b"), "10.10.1.10", "a task's own name is that task alone");
+  t.match(ask(client, "10.10.1.10"), "st_web.1.a.st_red", "address to name");
+  t.match(ask(client, "nobody"), /NXDOMAIN/, "an unknown name is unknown even if no resolver answers");
+  endpoints = endpoints.map((entry) => (entry.taskId === task("c") ? { ...entry, serving: false } : entry));
+  await applyAll();
+  const output = ask(client, "web");
+  t.match(output, "10.10.1.10");
+  t.notMatch(output, "10.10.1.12", "not serving, not answered");
+});
+
+await t.test("tasks of different networks do not reach each other, unless one is on both", async (t) => {
+  const stranger = await start(two, blue, { task: "d", address: "10.10.2.10", service: "st_db" });
+  t.notOk(ping(stranger, "10.10.1.12"), "same host");
+  t.notOk(ping(stranger, "10.10.1.10"), "other host");
+  t.notOk(ping(client, "10.10.2.10"), "nor the other way");
+  t.match(inNamespace(stranger, ["busybox", "nslookup", "web", "10.10.2.1"]).output, /NXDOMAIN|find/);
+  endpoints = [
+    ...endpoints,
+    endpoint(red, three, { task: "e", address: "10.10.1.20", service: "st_both" }),
+    endpoint(blue, three, { task: "e", address: "10.10.2.20", service: "st_both" }),
+  ];
+  await applyAll();
+  const both = pathOf(
+    await three.attach({
+      taskId: task("e"),
+      networks: [
+        { networkId: red.id, address: "10.10.1.20/24", aliases: [] },
+        { networkId: blue.id, address: "10.10.2.20/24", aliases: [] },
+      ],
+    }),
+  );
+  t.ok(ping(both, "10.10.1.10") && ping(both, "10.10.2.10"), "on both: reaches both");
+  t.ok(ping(stranger, "10.10.2.20"));
+});
+
+await t.test("tasks reach the outside under the host's address", async (t) => {
+  t.ok(ping(client, world.outsideAddress));
+});
+
+await t.test(
+  "a host-mode port works from outside, from the host, under localhost and from tasks",
+  async (t) => {
+    const attached = await three.attach({
+      taskId: task("p"),
+      ports: [port(18080, 80), port(0, 80), port(15353, 53, "udp")],
+    });
+    const [fixed, chosen] = attached.publishedPorts;
+    t.match(fixed, { publishedPort: 18080, targetPort: 80, protocol: "tcp" });
+    t.ok((chosen?.publishedPort ?? 0) > 1024, "a free port is chosen for 0");
+    const server = serve(pathOf(attached), [...probe, "serve", "80", "hello"]);
+    const echo = serve(pathOf(attached), [...probe, "echo-udp", "53"]);
+    t.teardown(() => {
+      server.stop();
+      echo.stop();
+    });
+    const address = attached.kind === "namespace" ? (attached.addresses[0]?.address.split("/")[0] ?? "") : "";
+    await until(() => get(three.netns, address, 80) === "hello", "the server answers");
+    t.equal(get(world.outside, three.address, 18080), "hello", "from another host");
+    t.equal(get(world.outside, three.address, chosen?.publishedPort ?? 0), "hello", "the chosen port");
+    t.equal(get(three.netns, three.address, 18080), "hello", "from the host by its address");
+    t.equal(get(three.netns, "127.0.0.1", 18080), "hello", "from the host by localhost");
+    t.equal(get(pathOf(attached), three.address, 18080), "hello", "from the task itself");
+    t.equal(get(client, three.address, 18080), "hello", "from an overlay task of another host");
+    t.notOk(get(world.outside, address, 80).includes("hello"), "never by the task's own address");
+    const sent = inNamespace(world.outside, [...probe, "ask-udp", three.address, "15353"]).output;
+    t.equal(sent, "hello", "a UDP port");
+
+    const peer = pathOf(await three.attach({ taskId: task("peer") }));
+    for (const bridged of ["1", "0"]) {
+      const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"; // There when br_netfilter is loaded.
+      three.run("sh", "-c", `test ! -e ${setting} || echo ${bridged} > ${setting}`);
+      t.equal(get(peer, three.address, 18080), "hello", `from a task beside it, br_netfilter ${bridged}`);
+      t.equal(get(pathOf(attached), three.address, 18080), "hello", `from itself, br_netfilter ${bridged}`);
+    }
+    await three.detach(task("peer"));
+
+    await t.rejects(
+      three.attach({ taskId: task("q"), ports: [port(18080, 80)] }),
+      /port 18080\/tcp is already taken/,
+    );
+    const program = serve(three.netns, [...probe, "serve", "18081", "program"]);
+    t.teardown(() => program.stop());
+    await until(() => get(three.netns, "127.0.0.1", 18081) === "program", "the program listens");
+    await t.rejects(
+      three.attach({ taskId: task("q"), ports: [port(18081, 80)] }),
+      /18081\/tcp is already taken .* by another program/,
+    );
+    t.strictSame(
+      (await three.list()).map(({ taskId }) => taskId).toSorted(),
+      ["e", "p"],
+      "a refused task leaves nothing",
+    );
+  },
+);
+
+await t.test("host and none: the host's own namespace, and one with a loopback device only", async (t) => {
+  const shared = await one.attach({ taskId: task("h"), host: true });
+  t.equal(shared.kind, "host");
+  const none = pathOf(await one.attach({ taskId: task("n"), none: true }));
+  t.ok(ping(none, "127.0.0.1"));
+  t.notOk(ping(none, world.outsideAddress));
+});
+
+await t.test("kill -9 and restart: the data plane runs on, and all is adopted again", async (t) => {
+  const before = await two.list();
+  await two.kill();
+  t.ok(ping(client, "10.10.1.10"), "while nobody is there");
+  await two.start();
+  t.strictSame(await two.list(), before);
+  t.ok(ping(client, "10.10.1.10"), "before the first apply");
+  t.match(inNamespace(client, ["busybox", "nslookup", "web", "10.10.1.1"]).output, "10.10.1.10", "names too");
+  const again = await two.attach({ taskId: task("b"), networks: [] });
+  t.equal(pathOf(again), client, "an attach repeated gives what was there");
+  await three.kill();
+  await three.start();
+  await t.rejects(
+    three.attach({ taskId: task("q"), ports: [port(18080, 80)] }),
+    /already taken/,
+    "ports are held again",
+  );
+  await applyAll();
+  t.ok(ping(client, "10.10.1.10"), "after apply");
+  t.strictSame([...one.warnings, ...two.warnings, ...three.warnings], []);
+});
+
+await t.test("a removed task is unreachable at once, and nothing of it is left", async (t) => {
+  const startedMs = performance.now();
+  await one.detach(task("a"));
+  await one.detach(task("a"));
+  endpoints = endpoints.filter(({ taskId }) => taskId !== task("a"));
+  const refused = get(client, "10.10.1.10", 80);
+  t.match(refused, "EHOSTUNREACH", "before other hosts know: its host answers");
+  await applyAll();
+  t.match(get(client, "10.10.1.10", 80), "EHOSTUNREACH", "its own host answers");
+  t.ok(performance.now() - startedMs < 2_500, "without waiting for a timeout");
+  t.notMatch(one.run("ip", "route").output, "10.10.1.10");
+  t.notMatch(one.run("ip", "neigh", "show", "nud", "permanent").output, "10.10.1.10");
+});
+
+await t.test("networks nobody wants any more are removed with all that belongs to them", async (t) => {
+  for (const host of world.hosts) {
+    for (const { taskId } of await host.list()) await host.detach(taskId);
+  }
+  endpoints = [];
+  await applyAll([]);
+  for (const host of world.hosts) {
+    const left = ["ip link", "ip nexthop", "ip route show proto 77", "ip neigh show nud permanent"]
+      .map((line) => host.run(...line.split(" ")).output)
+      .join("");
+    t.notMatch(left, /ov\d|vx\d|sv-|10\.10\./, `host ${host.index}`);
+    t.match(host.run("nft", "list", "table", "ip", "shoal_net").output, "chain forward");
+  }
+});
+
+async function until(condition: () => boolean, what: string): Promise<void> {
+  for (let attempt = 0; attempt < 50; attempt += 1) {
+    if (condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`timed out: ${what}`);
+}

@@ -1,0 +1,243 @@
+import * as fc from "fast-check";
+import t from "tap";
+
+import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
+import type { OverlayEndpoint, OverlayNetwork } from "../../../worker/network/network.ts";
+import { objectId, wantedObjects } from "../../../worker/network/objects.ts";
+import type { HostState, KernelObject, Observed } from "../../../worker/network/objects.ts";
+import { plan } from "../../../worker/network/plan.ts";
+import type { Step } from "../../../worker/network/plan.ts";
+
+const network: OverlayNetwork = {
+  id: "net" as NetworkId,
+  name: "net",
+  subnet: "10.0.1.0/24",
+  gateway: "10.0.1.1",
+  vni: 4097,
+  internal: false,
+  mtu: 0,
+};
+
+function endpoint(host: number, task: number): OverlayEndpoint {
+  return {
+    networkId: network.id,
+    taskId: `task${task}` as TaskId,
+    address: `10.0.1.${task}`,
+    nodeId: `node${host}` as NodeId,
+    nodeAddress: `192.168.0.${host}`,
+    nodeIndex: host,
+    serviceId: "s",
+    serviceName: "s",
+    taskName: `s.${task}`,
+    aliases: [],
+    serving: true,
+  };
+}
+
+function state(
+  endpoints: readonly OverlayEndpoint[],
+  local: readonly number[] = [],
+  underlayMtu = 1500,
+): HostState {
+  return {
+    wanted: { self: { nodeId: "node1" as NodeId, address: "192.168.0.1" }, networks: [network], endpoints },
+    ports: local.map((task) => ({
+      taskId: `task${task}` as TaskId,
+      networkId: network.id,
+      bridge: "ov4097",
+      device: "eth0",
+      address: `10.0.1.${task}/24`,
+      gateway: network.gateway,
+      mac: `02:42:0a:00:01:${task.toString(16).padStart(2, "0")}`,
+    })),
+    bridge: undefined,
+    underlayMtu,
+  };
+}
+
+const nothing: Observed = { objects: new Map(), nexthopIds: new Set(), devices: new Map() };
+
+function observed(objects: ReadonlyMap<string, KernelObject>): Observed {
+  return { ...nothing, objects };
+}
+
+function lines(steps: readonly Step[]): string[] {
+  return steps.map(({ tool, line }) => `${tool} ${line}`);
+}
+
+t.test(
+  "a remote task on a fresh host: devices, hop, route, neighbour and forwarding entry, in that order",
+  (t) => {
+    t.strictSame(lines(plan(wantedObjects(state([endpoint(2, 12)]), nothing), new Map())), [
+      "ip link add ov4097 address 02:42:0a:00:01:01 mtu 1450 group 21320 up type bridge mcast_snooping 0 stp_state 0",
+      "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1450 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+      "ip address replace 10.0.1.1/24 dev ov4097 noprefixroute",
+      "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
+      "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
+      "ip route replace unreachable 10.0.1.0/24 proto 77",
+      "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
+      "ip neighbour replace 192.168.0.2 lladdr 02:4e:c0:a8:00:02 dev vx4097 nud permanent",
+      "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 192.168.0.2 self static",
+    ]);
+    t.end();
+  },
+);
+
+const changes = [
+  {
+    name: "the same again needs nothing",
+    from: state([endpoint(2, 12)]),
+    to: state([endpoint(2, 12)]),
+    want: [],
+  },
+  {
+    name: "a task that moved is replaced in place",
+    from: state([endpoint(2, 12), endpoint(3, 13)]),
+    to: state([endpoint(3, 12), endpoint(3, 13), endpoint(2, 14)]),
+    want: [
+      "ip route replace 10.0.1.12 nhid 1397227521 proto 77",
+      "ip route replace 10.0.1.14 nhid 1397227520 proto 77",
+    ],
+  },
+  {
+    name: "the last task of a host takes the hop with it, the route first",
+    from: state([endpoint(2, 12)]),
+    to: state([]),
+    want: [
+      "bridge fdb delete 02:4e:c0:a8:00:02 dev vx4097 dst 192.168.0.2 self",
+      "ip route delete 10.0.1.12 proto 77",
+      "ip nexthop delete id 1397227520",
+      "ip neighbour delete 192.168.0.2 dev vx4097",
+    ],
+  },
+  {
+    name: "a local task: its end of the link joins the bridge and is known there",
+    from: state([]),
+    to: state([endpoint(1, 5)], [5]),
+    want: [
+      "ip link set dev sv-? master ov4097 up",
+      "ip link set dev sv-? type bridge_slave hairpin on",
+      "ip route replace 10.0.1.5 dev ov4097 proto 77",
+      "ip neighbour replace 10.0.1.5 lladdr 02:42:0a:00:01:05 dev ov4097 nud permanent",
+      "bridge fdb replace 02:42:0a:00:01:05 dev sv-? master static",
+    ],
+  },
+  {
+    name: "a local task that ended: what is on its device goes with the device",
+    from: state([], [5]),
+    to: state([]),
+    want: [
+      "ip route delete 10.0.1.5 proto 77",
+      "ip link delete dev sv-?",
+      "ip neighbour delete 10.0.1.5 dev ov4097",
+    ],
+  },
+  {
+    name: "another MTU: the bridge keeps its ports, the VXLAN device is made anew with all that hangs on it",
+    from: state([endpoint(2, 12)]),
+    to: state([endpoint(2, 12)], [], 9000),
+    want: [
+      "ip link delete dev vx4097",
+      "ip link set dev ov4097 address 02:42:0a:00:01:01 mtu 8950 up",
+      "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 8950 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+      "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
+      "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
+      "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
+      "ip neighbour replace 192.168.0.2 lladdr 02:4e:c0:a8:00:02 dev vx4097 nud permanent",
+      "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 192.168.0.2 self static",
+    ],
+  },
+] as const;
+
+for (const { name, from, to, want } of changes) {
+  t.test(name, (t) => {
+    const before = wantedObjects(from, nothing);
+    const steps = plan(wantedObjects(to, observed(before)), before);
+    t.strictSame(
+      lines(steps).map((line) => line.replaceAll(/sv-\w+/g, "sv-?")),
+      want,
+    );
+    t.end();
+  });
+}
+
+t.test("device names fit the kernel's 15 characters, whatever the id", (t) => {
+  for (const { kind, device } of wantedObjects(state([], [5, 6]), nothing).values()) {
+    if (kind === "port" || kind === "link") t.ok(device.length <= 15, device);
+  }
+  t.end();
+});
+
+t.test("a number that somebody else gave a next hop is never used", (t) => {
+  const taken: Observed = { ...nothing, nexthopIds: new Set([1_397_227_520]) };
+  const hops = [...wantedObjects(state([endpoint(2, 12)]), taken).values()].filter(
+    ({ kind }) => kind === "nexthop",
+  );
+  t.strictSame(
+    hops.map(({ value }) => value),
+    ["1397227521"],
+  );
+  t.end();
+});
+
+t.test("overlays without an address of the data path are refused with what was seen", (t) => {
+  const { wanted, ...rest } = state([]);
+  const blind = { ...rest, wanted: wanted && { ...wanted, self: { ...wanted.self, address: "" } } };
+  t.throws(() => wantedObjects(blind, nothing), { code: "failed-precondition", message: /it is ""/ });
+  t.end();
+});
+
+t.test("from any state to any other: the plan leads there, and no step refers to what is not there", (t) => {
+  const places = fc.uniqueArray(fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 2, max: 9 })), {
+    selector: ([, task]) => task,
+  });
+  const states = fc.tuple(places, fc.constantFrom(1500, 9000)).map(([list, mtu]) =>
+    state(
+      list.map(([host, task]) => endpoint(host, task)),
+      list.filter(([host]) => host === 1).map(([, task]) => task),
+      mtu,
+    ),
+  );
+  fc.assert(
+    fc.property(states, states, (from, to) => {
+      const before = wantedObjects(from, nothing);
+      const wanted = wantedObjects(to, observed(before));
+      const after = carryOut(before, plan(wanted, before));
+      t.strictSame(sorted(after), sorted(wanted));
+    }),
+    { numRuns: 300 },
+  );
+  t.end();
+});
+
+/** As the kernel would: what belongs to a device goes with it, and a hop takes its routes along. */
+function carryOut(
+  before: ReadonlyMap<string, KernelObject>,
+  steps: readonly Step[],
+): Map<string, KernelObject> {
+  const objects = new Map(before);
+  for (const { action, object } of steps) {
+    const id = objectId(object);
+    if (action === "add") {
+      if (object.value.startsWith("nhid ")) {
+        const hop = [...objects.values()].some(
+          ({ kind, value }) => kind === "nexthop" && object.value === `nhid ${value}`,
+        );
+        if (!hop) throw new Error(`${id} before its hop`);
+      }
+      objects.set(id, object);
+      continue;
+    }
+    if (!objects.delete(id)) throw new Error(`${id} is removed and was not there`);
+    for (const [other, { device, kind, value }] of objects) {
+      const onDevice = (object.kind === "link" || object.kind === "port") && device === object.device;
+      const byHop = object.kind === "nexthop" && kind === "route" && value === `nhid ${object.value}`;
+      if (onDevice || byHop) objects.delete(other);
+    }
+  }
+  return objects;
+}
+
+function sorted(objects: ReadonlyMap<string, KernelObject>): [string, KernelObject][] {
+  return [...objects].toSorted(([a], [b]) => (a < b ? -1 : 1));
+}

@@ -1,0 +1,117 @@
+import t from "tap";
+
+import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
+import type { OverlayEndpoint, OverlayNetwork } from "../../../worker/network/network.ts";
+import { answerQuestion, buildNames } from "../../../worker/network/records.ts";
+import type { Asker } from "../../../worker/network/records.ts";
+
+const [red, blue] = [network("red", 1), network("blue", 2)];
+
+function network(name: string, index: number): OverlayNetwork {
+  const id = name as NetworkId;
+  const subnet = `10.0.${index}.0/24`;
+  return { id, name, subnet, gateway: `10.0.${index}.1`, vni: 4096 + index, internal: false, mtu: 0 };
+}
+
+function endpoint(on: OverlayNetwork, service: string, address: string, serving = true): OverlayEndpoint {
+  return {
+    networkId: on.id,
+    taskId: `t${address}` as TaskId,
+    address,
+    nodeId: "n" as NodeId,
+    nodeAddress: "192.168.0.1",
+    nodeIndex: 1,
+    serviceId: service,
+    serviceName: service,
+    taskName: `${service}.1.t${address.split(".").at(-1)}`,
+    aliases: [service.replace("st_", "")],
+    serving,
+  };
+}
+
+const table = buildNames(
+  {
+    networks: [red, blue],
+    endpoints: [
+      endpoint(red, "st_web", "10.0.1.10"),
+      endpoint(red, "st_web", "10.0.1.11"),
+      endpoint(red, "st_web", "10.0.1.12", false),
+      endpoint(red, "st_idle", "10.0.1.20", false),
+      endpoint(blue, "st_web", "10.0.2.10"),
+      endpoint(blue, "st_db", "10.0.2.20"),
+    ],
+  },
+  [{ networkId: red.id, name: "Myself", address: "10.0.1.10" }],
+);
+
+const onRed: Asker = { networks: [red.id], nameservers: [], outside: true };
+const askers: Record<string, Asker> = {
+  red: onRed,
+  both: { ...onRed, networks: [red.id, blue.id] },
+  inside: { ...onRed, outside: false },
+  bridge: { ...onRed, networks: [] },
+};
+
+const cases = [
+  { rule: "a service is its serving tasks", who: "red", ask: "st_web A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "so is its alias", who: "red", ask: "web A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "so is tasks.<service>", who: "red", ask: "tasks.st_web A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "case and final dot do not matter", who: "red", ask: "WEB. A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "a name may end in its network", who: "red", ask: "web.red A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "but not in another's", who: "red", ask: "web.blue A", want: "elsewhere" },
+  {
+    rule: "a task on two networks hears of both",
+    who: "both",
+    ask: "web A",
+    want: "10.0.1.10 10.0.1.11 10.0.2.10",
+  },
+  { rule: "or of the one it names", who: "both", ask: "web.blue A", want: "10.0.2.10" },
+  {
+    rule: "a task's name is that task, serving or not",
+    who: "red",
+    ask: "st_web.1.t12 A",
+    want: "10.0.1.12",
+  },
+  { rule: "a host name of this host's task", who: "red", ask: "myself A", want: "10.0.1.10" },
+  { rule: "no IPv6: the name exists without such a record", who: "red", ask: "web AAAA", want: "empty" },
+  { rule: "nothing serving: the name exists without a record", who: "red", ask: "st_idle A", want: "empty" },
+  {
+    rule: "a name of another network is unknown here",
+    who: "red",
+    ask: "st_db A",
+    want: "elsewhere, single label",
+  },
+  { rule: "other names are asked for outside", who: "red", ask: "example.org A", want: "elsewhere" },
+  { rule: "on internal networks nothing is", who: "inside", ask: "example.org A", want: "unknown" },
+  {
+    rule: "the host's bridge knows no services",
+    who: "bridge",
+    ask: "web A",
+    want: "elsewhere, single label",
+  },
+  { rule: "an address is its task", who: "red", ask: "10.1.0.10.in-addr.arpa PTR", want: "st_web.1.t10.red" },
+  {
+    rule: "an address of ours that nobody has",
+    who: "red",
+    ask: "99.1.0.10.in-addr.arpa PTR",
+    want: "unknown",
+  },
+  { rule: "an address of another network", who: "red", ask: "10.2.0.10.in-addr.arpa PTR", want: "elsewhere" },
+] as const;
+
+for (const { rule, who, ask, want } of cases) {
+  t.test(`${rule}: ${who} asks ${ask}`, (t) => {
+    const [name = "", type = ""] = ask.split(" ");
+    const answer = answerQuestion(table, askers[who] ?? onRed, { name, type });
+    const printed =
+      answer.kind === "addresses"
+        ? answer.addresses.join(" ")
+        : answer.kind === "name"
+          ? answer.name
+          : answer.kind === "elsewhere" && answer.singleLabel
+            ? "elsewhere, single label"
+            : answer.kind;
+    t.equal(printed, want);
+    t.end();
+  });
+}

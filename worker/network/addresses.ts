@@ -1,0 +1,90 @@
+/** IPv4 arithmetic, and the names and MACs that follow from ids and addresses. */
+import { ClusterError } from "../../model/errors.ts";
+
+export interface Cidr {
+  /** The address before the slash, as given; it may be a host's. */
+  readonly address: string;
+  readonly prefixBits: number;
+  /** First and last address of the block. */
+  readonly first: number;
+  readonly last: number;
+}
+
+/** @returns an unsigned 32-bit number, or undefined for anything but dotted decimal. */
+export function addressNumber(text: string): number | undefined {
+  const match = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text);
+  if (match === null) return undefined;
+  const bytes = match.slice(1).map(Number);
+  if (bytes.some((byte) => byte > 255)) return undefined;
+  return bytes.reduce((number, byte) => number * 256 + byte, 0);
+}
+
+export function addressText(number: number): string {
+  return addressBytes(number).join(".");
+}
+
+/** @throws {ClusterError} `invalid-argument` */
+export function parseCidr(text: string): Cidr {
+  const [address = "", bits = ""] = text.split("/");
+  const number = addressNumber(address);
+  const prefixBits = Number(bits);
+  if (number === undefined || !/^\d{1,2}$/.test(bits) || prefixBits > 32) {
+    throw new ClusterError(
+      "invalid-argument",
+      `not an IPv4 block: "${text}"; accepted is the form 10.0.1.0/24`,
+    );
+  }
+  const size = 2 ** (32 - prefixBits);
+  const first = Math.floor(number / size) * size;
+  return { address, prefixBits, first, last: first + size - 1 };
+}
+
+export function contains(block: Cidr, address: number): boolean {
+  return address >= block.first && address <= block.last;
+}
+
+/** "10.0.1.0/24", the form the kernel prints; "10.0.1.5" when it is a single address. */
+export function blockText(block: Cidr): string {
+  return block.prefixBits === 32
+    ? addressText(block.first)
+    : `${addressText(block.first)}/${block.prefixBits}`;
+}
+
+/** Locally administered and unique where the address is: a task's own device, or a bridge's gateway. */
+export function taskMac(address: string): string {
+  return mac("02:42", address);
+}
+
+/** The MAC of a host's VXLAN devices; every other host works it out from the host's address. */
+export function hostMac(address: string): string {
+  return mac("02:4e", address);
+}
+
+/** First free address after `last`, in a circle; the block's ends and `taken` are never picked. */
+export function pickAddress(block: Cidr, taken: ReadonlySet<number>, last: number): number | undefined {
+  const count = block.last - block.first - 1;
+  const start = contains(block, last) ? last - block.first : 0;
+  for (let step = 0; step < count; step += 1) {
+    const candidate = block.first + 1 + ((start + step) % count);
+    if (!taken.has(candidate)) return candidate;
+  }
+  return undefined;
+}
+
+/** Stable, and short enough for a device name (15 characters with a prefix of 3): 64-bit FNV-1a in base36. */
+export function shortHash(text: string): string {
+  let hash = 0xcbf29ce484222325n;
+  for (const character of text) {
+    hash = BigInt.asUintN(64, (hash ^ BigInt(character.codePointAt(0) ?? 0)) * 0x100000001b3n);
+  }
+  return hash.toString(36).padStart(13, "0").slice(-12);
+}
+
+function mac(prefix: string, address: string): string {
+  const bytes = addressBytes(addressNumber(address) ?? 0);
+  return [prefix, ...bytes.map((byte) => byte.toString(16).padStart(2, "0"))].join(":");
+}
+
+function addressBytes(number: number): number[] {
+  return [24, 16, 8, 0].map((shift) => Math.floor(number / 2 ** shift) % 256);
+}

@@ -1,0 +1,125 @@
+/** Keeps the kernel's objects as wanted: reads them once, then remembers what it did. */
+import type { TaskId } from "../../model/ids.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Run } from "./command.ts";
+import { ownAddress, portName, wantedObjects } from "./objects.ts";
+import type { HostState, KernelObject, Observed } from "./objects.ts";
+import { plan } from "./plan.ts";
+import { writeDeviceSettings, writeHostSettings } from "./settings.ts";
+import { execute, observe } from "./vxlan.ts";
+import type { StepFailure } from "./vxlan.ts";
+import type { WantedNetworks } from "./network.ts";
+
+/** After this long the kernel is read again, in case somebody else changed it. */
+const trustMs = 60_000;
+const defaultMtu = 1500;
+
+export interface SyncFailures {
+  readonly tasks: ReadonlyMap<TaskId, string>;
+  /** Of no single task. */
+  readonly overlay: readonly string[];
+}
+
+export class Fabric {
+  readonly #clock: Clock;
+  readonly #run: Run;
+  #observed: Observed | undefined;
+  #observedAtMs = 0;
+
+  constructor({ clock, run }: { clock: Clock; run: Run }) {
+    this.#clock = clock;
+    this.#run = run;
+  }
+
+  async open(): Promise<void> {
+    await writeHostSettings();
+  }
+
+  /** The MTU that VXLAN's packets must fit. 1500 when the data path's address is not of this host. */
+  async underlayMtu(wanted: WantedNetworks | undefined): Promise<number> {
+    if (wanted === undefined || wanted.networks.length === 0) return defaultMtu;
+    return (await this.#current()).devices.get(ownAddress(wanted))?.mtu ?? defaultMtu;
+  }
+
+  /**
+   * Settles once everything was tried. What the kernel refused is tried a second time after reading
+   * the kernel anew, and reported if refused again.
+   *
+   * @throws {ClusterError} when nothing could be tried.
+   */
+  async sync(state: HostState): Promise<SyncFailures> {
+    const nowMs = this.#clock.monotonic();
+    if (this.#observed !== undefined && nowMs - this.#observedAtMs > trustMs) this.#observed = undefined;
+    const problem = underlayProblem(state, await this.#current());
+    // Without a data path the overlays stay as they are, and the rest goes on.
+    const possible = problem === undefined ? state : { ...state, wanted: undefined };
+    let failures = await this.#attempt(possible);
+    if (failures.length > 0) failures = await this.#attempt(possible);
+    const tasks = new Map<TaskId, string>();
+    const overlay = problem === undefined ? [] : [problem];
+    for (const { object, text } of failures) {
+      if (object.taskId === undefined) overlay.push(text);
+      else tasks.set(object.taskId, text);
+    }
+    return { tasks, overlay };
+  }
+
+  async #attempt(state: HostState): Promise<StepFailure[]> {
+    const observed = await this.#current();
+    const wanted = wantedOrKept(state, observed);
+    const steps = plan(wanted, observed.objects);
+    if (steps.length === 0) return [];
+    this.#observed = undefined; // Until all is done, what is there is not known.
+    const failures = await execute(this.#run, steps);
+    for (const { object, action } of steps) {
+      if (action === "add" && object.kind === "link") await writeDeviceSettings(object);
+    }
+    if (failures.length > 0) return failures;
+    const numbers = [...wanted.values()]
+      .filter(({ kind }) => kind === "nexthop")
+      .map(({ value }) => Number(value));
+    this.#observed = {
+      objects: wanted,
+      nexthopIds: new Set([...observed.nexthopIds, ...numbers]),
+      devices: observed.devices,
+    };
+    return [];
+  }
+
+  /** Reads the kernel, unless what was read or done last still holds. */
+  async #current(): Promise<Observed> {
+    if (this.#observed === undefined) {
+      this.#observed = await observe(this.#run);
+      this.#observedAtMs = this.#clock.monotonic();
+      for (const object of this.#observed.objects.values()) {
+        if (object.kind === "link") await writeDeviceSettings(object);
+      }
+    }
+    return this.#observed;
+  }
+}
+
+/** Why this host can take part in no overlay, if so. */
+function underlayProblem({ wanted }: HostState, { devices }: Observed): string | undefined {
+  if (wanted === undefined || wanted.networks.length === 0) return undefined;
+  const own = ownAddress(wanted);
+  if (devices.has(own)) return undefined;
+  const known = [...devices.keys()].join(", ");
+  return own === ""
+    ? "overlay networks need the host's address on the data path, and none is known"
+    : `overlay networks need the data path address ${own} on this host: its addresses are ${known}`;
+}
+
+/** Before anybody said which overlays are wanted, those that are there stay, for the sake of running tasks. */
+function wantedOrKept(state: HostState, observed: Observed): Map<string, KernelObject> {
+  const wanted = wantedObjects(state, observed);
+  if (state.wanted !== undefined) return wanted;
+  const ports = new Set(state.ports.map(({ taskId, bridge }) => portName(taskId, bridge)));
+  const kept = [...observed.objects].filter(
+    ([, { kind, device }]) => !(kind === "port" && !ports.has(device)),
+  );
+  return new Map([
+    ...kept.filter(([, object]) => object.kind !== "forward" || object.value !== "master"),
+    ...wanted,
+  ]);
+}

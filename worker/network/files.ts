@@ -1,0 +1,53 @@
+/** The texts of a task's /etc/hosts, /etc/resolv.conf and /etc/hostname. */
+import type { AttachRequest } from "./network.ts";
+import type { ResolvConf } from "./upstream.ts";
+
+const localHosts = `127.0.0.1\tlocalhost
+::1\tlocalhost ip6-localhost ip6-loopback
+fe00::\tip6-localnet
+ff00::\tip6-mcastprefix
+ff02::1\tip6-allnodes
+ff02::2\tip6-allrouters
+`;
+
+/** @param addresses - The task's own, no prefix length; each is known by its host name. */
+export function hostsText(
+  { hostname, extraHosts }: Pick<AttachRequest, "hostname" | "extraHosts">,
+  addresses: readonly string[],
+): string {
+  const extra = extraHosts.map((line) => line.trim().split(/\s+/)).filter(({ length }) => length > 1);
+  const own = addresses.map((address) => [address, hostname]);
+  return (
+    localHosts + [...extra, ...own].map(([address, ...names]) => `${address}\t${names.join(" ")}\n`).join("")
+  );
+}
+
+/** For a task that shares the host's namespace: what the host has, and what the task asked for. */
+export function sharedHostsText(host: string, { extraHosts }: Pick<AttachRequest, "extraHosts">): string {
+  const start = host === "" || host.endsWith("\n") ? host : `${host}\n`;
+  return start + extraHosts.map((line) => `${line.trim().split(/\s+/).join("\t")}\n`).join("");
+}
+
+/**
+ * @param gateway - Where our own resolver listens; absent when none does, so that the file names the
+ *   task's resolvers, or the host's, directly.
+ */
+export function resolvConfText(
+  { dns }: Pick<AttachRequest, "dns">,
+  host: ResolvConf,
+  gateway: string | undefined,
+): string {
+  const asked = dns?.nameservers ?? [];
+  const nameservers = gateway !== undefined ? [gateway] : asked.length > 0 ? asked : host.nameservers;
+  const search = (dns?.search.length ?? 0) > 0 ? (dns?.search ?? []) : host.search;
+  const options = [...(dns?.options ?? [])];
+  // A name with dots is a cluster's name as often as not, so it is asked as it stands first.
+  if (gateway !== undefined && !options.some((option) => option.startsWith("ndots:")))
+    options.push("ndots:0");
+  const lines = nameservers.map((server) => `nameserver ${server}`);
+  // A lone dot is how a user says that there is no search list.
+  if (search.length > 0 && !(search.length === 1 && search[0] === "."))
+    lines.push(`search ${search.join(" ")}`);
+  if (options.length > 0) lines.push(`options ${options.join(" ")}`);
+  return lines.map((line) => `${line}\n`).join("");
+}

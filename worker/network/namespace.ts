@@ -1,0 +1,129 @@
+/**
+ * Namespaces of tasks: bind mounts in `<runDir>/netns`, which outlive every process of ours and hold
+ * a task's devices until its container has joined.
+ */
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { ClusterError, errorText } from "../../model/errors.ts";
+import { blockText, parseCidr, taskMac } from "./addresses.ts";
+import { must } from "./command.ts";
+import type { Run } from "./command.ts";
+import type { AttachedAddress } from "./network.ts";
+import { deviceGroup, portName } from "./objects.ts";
+import type { TaskId } from "../../model/ids.ts";
+
+export interface NamespaceLink extends AttachedAddress {
+  readonly mtu: number;
+}
+
+export class Namespaces {
+  readonly #run: Run;
+  readonly #directory: string;
+  /** The host's own namespace, named so that a process in another one can put a device there. */
+  readonly #hostNamespace: string;
+
+  constructor({ run, directory, hostNamespace }: { run: Run; directory: string; hostNamespace: string }) {
+    this.#run = run;
+    this.#directory = directory;
+    this.#hostNamespace = hostNamespace;
+  }
+
+  path(taskId: TaskId): string {
+    return join(this.#directory, taskId);
+  }
+
+  /**
+   * Makes the directory a shared mount of its own: a containerd whose mount namespace is a slave of
+   * ours then sees namespaces made after it was started.
+   */
+  async open(): Promise<void> {
+    await mkdir(this.#directory, { recursive: true, mode: 0o755 });
+    if ((await this.#mounts()).has(this.#directory)) return;
+    const doing = `make ${this.#directory} a mount that containerd shares`;
+    await must(this.#run, doing, ["mount", "--bind", this.#directory, this.#directory]);
+    await must(this.#run, doing, ["mount", "--make-shared", this.#directory]);
+  }
+
+  /** One process makes the namespace, then turns into the one that fills it. */
+  async create(taskId: TaskId, links: readonly NamespaceLink[]): Promise<void> {
+    const path = this.path(taskId);
+    await writeFile(path, "");
+    // The device default is set before any device but `lo` exists; a kernel without IPv6 has no such file.
+    const script = "echo 1 2>/dev/null >/proc/sys/net/ipv6/conf/default/disable_ipv6; exec ip -batch -";
+    await must(
+      this.#run,
+      `make the network namespace of task ${taskId}`,
+      ["unshare", `--net=${path}`, "sh", "-c", script],
+      namespaceLines(taskId, links, this.#hostNamespace),
+    );
+  }
+
+  /** Of namespaces that are not there, removes nothing. Processes inside keep theirs until they end. */
+  async remove(taskIds: readonly TaskId[]): Promise<void> {
+    if (taskIds.length === 0) return;
+    const mounted = await this.#mounts();
+    const paths = taskIds.map((taskId) => this.path(taskId));
+    const targets = paths.flatMap((path) => Array.from({ length: mounted.get(path) ?? 0 }, () => path));
+    if (targets.length > 0) {
+      await must(this.#run, "remove the network namespaces of ended tasks", ["umount", "--lazy", ...targets]);
+    }
+    for (const path of paths) {
+      try {
+        await rm(path, { force: true });
+      } catch (cause) {
+        throw new ClusterError("internal", `cannot remove ${path}: ${errorText(cause)}`, { cause });
+      }
+    }
+  }
+
+  /** Tasks that have a file here, with or without a namespace mounted on it. */
+  async list(): Promise<{ readonly taskId: TaskId; readonly mounted: boolean }[]> {
+    const mounted = await this.#mounts();
+    const names = await readdir(this.#directory);
+    return names.map((name) => ({
+      taskId: name as TaskId, // Whatever else lies here is removed as a task nobody knows.
+      mounted: mounted.has(join(this.#directory, name)),
+    }));
+  }
+
+  /** How often each path is mounted on. */
+  async #mounts(): Promise<ReadonlyMap<string, number>> {
+    const counts = new Map<string, number>();
+    for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+      const path = line.split(" ")[4]?.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => octalText(octal));
+      if (path?.startsWith(this.#directory)) counts.set(path, (counts.get(path) ?? 0) + 1);
+    }
+    return counts;
+  }
+}
+
+/**
+ * What to tell `ip` inside a new namespace. The first link carries the default route; every subnet
+ * is routed by its gateway, never asked for on the link.
+ */
+export function namespaceLines(
+  taskId: TaskId,
+  links: readonly NamespaceLink[],
+  hostNamespace: string,
+): string {
+  const lines = ["link set lo up"];
+  links.forEach(({ device, address, gateway, mac, mtu, bridge }, index) => {
+    const block = parseCidr(address);
+    lines.push(
+      `link add ${device} address ${mac} mtu ${mtu} up type veth ` +
+        `peer name ${portName(taskId, bridge)} mtu ${mtu} group ${deviceGroup} netns ${hostNamespace}`,
+      `address add ${address} dev ${device} noprefixroute`,
+      // Known beforehand, so that no other task can claim to be the gateway.
+      `neighbour add ${gateway} lladdr ${taskMac(gateway)} dev ${device} nud permanent`,
+      `route add ${gateway}/32 dev ${device} scope link`,
+      `route add ${blockText(block)} via ${gateway} dev ${device} src ${block.address}`,
+    );
+    if (index === 0) lines.push(`route add default via ${gateway} dev ${device}`);
+  });
+  return lines.map((line) => `${line}\n`).join("");
+}
+
+function octalText(octal: string): string {
+  return String.fromCodePoint(Number.parseInt(octal, 8));
+}

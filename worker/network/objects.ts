@@ -1,0 +1,215 @@
+/**
+ * What the kernel should hold for the networks of this host, one object per line: devices,
+ * addresses, next hops, neighbours, forwarding entries, routes. See docs/decisions/0070.
+ *
+ * Every packet between two tasks passes the host's IP stack, also between tasks of one host: tasks
+ * route their whole subnet by the gateway. An address nobody has meets the subnet's `unreachable`
+ * route, so a caller of a dead task is told at once.
+ *
+ * Ports are in hairpin mode and not isolated: where `br_netfilter` is on (as on hosts that run
+ * Docker), a packet translated to a task on its own bridge is bridged, not routed, and would be
+ * dropped by an isolated port, or by the port it came from.
+ */
+import { ClusterError } from "../../model/errors.ts";
+import type { TaskId } from "../../model/ids.ts";
+import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
+import type { AttachedAddress, OverlayNetwork, WantedNetworks } from "./network.ts";
+
+/** The routing protocol number on routes and next hops of ours, so that we never touch others'. */
+export const routeProtocol = 77;
+/** The group number of every device of ours; set as the device is made, so no device is ever without. */
+export const deviceGroup = 21_320;
+export const hostBridge = "shoal0";
+/** Bytes that VXLAN over IPv4 adds to each packet. */
+export const vxlanOverheadBytes = 50;
+export const vxlanPort = 4789;
+/**
+ * The same on every host and never a packet's source. A device without any address turns away
+ * sources it has no route to, however loose `rp_filter` is (Linux, `__fib_validate_source`): the
+ * errors that other hosts send under their own address would be lost.
+ */
+const vxlanAddress = "169.254.77.1/32";
+const firstNexthopId = 0x5348_0000;
+
+export type ObjectKind = "link" | "address" | "port" | "nexthop" | "neighbour" | "route" | "forward";
+
+export interface KernelObject {
+  readonly kind: ObjectKind;
+  /** Unique per kind: what makes it the same object, such as the device and address of a neighbour. */
+  readonly key: string;
+  /** What can differ between what is there and what is wanted. */
+  readonly value: string;
+  /** The device it vanishes with; its own name for links and ports. */
+  readonly device: string;
+  /** Whose request fails when the kernel refuses it; absent for overlays. */
+  readonly taskId?: TaskId;
+}
+
+/** What `observe.ts` reads from the kernel. */
+export interface Observed {
+  readonly objects: ReadonlyMap<string, KernelObject>;
+  /** Every next hop's number, those of others included. */
+  readonly nexthopIds: ReadonlySet<number>;
+  /** Device and MTU by local address, for the underlay. */
+  readonly devices: ReadonlyMap<string, { readonly device: string; readonly mtu: number }>;
+}
+
+/** A task of this host on one network. */
+export interface LocalPort extends AttachedAddress {
+  readonly taskId: TaskId;
+}
+
+export interface HostState {
+  readonly wanted: WantedNetworks | undefined;
+  readonly ports: readonly LocalPort[];
+  /** The host's own bridge, once a task needs it. */
+  readonly bridge: { readonly subnet: string; readonly gateway: string; readonly mtu: number } | undefined;
+  /** MTU of the device that carries VXLAN. */
+  readonly underlayMtu: number;
+}
+
+/** A network with everything decided that the wanted one leaves open. */
+export interface ResolvedNetwork {
+  readonly bridge: string;
+  readonly vxlan: string;
+  readonly subnet: string;
+  readonly gateway: string;
+  readonly mtu: number;
+}
+
+export function bridgeName({ vni }: Pick<OverlayNetwork, "vni">): string {
+  return `ov${vni}`;
+}
+
+export function vxlanName({ vni }: Pick<OverlayNetwork, "vni">): string {
+  return `vx${vni}`;
+}
+
+/** Name of the host's end of a task's link. */
+export function portName(taskId: TaskId, bridge: string): string {
+  return `sv-${shortHash(`${taskId}/${bridge}`)}`;
+}
+
+export function resolveNetwork(network: OverlayNetwork, underlayMtu: number): ResolvedNetwork {
+  return {
+    bridge: bridgeName(network),
+    vxlan: vxlanName(network),
+    subnet: blockText(parseCidr(network.subnet)),
+    gateway: network.gateway,
+    mtu: network.mtu > 0 ? network.mtu : underlayMtu - vxlanOverheadBytes,
+  };
+}
+
+/** The address other hosts send VXLAN to: what they were told of this host, else what it believes itself. */
+export function ownAddress({ self, endpoints }: WantedNetworks): string {
+  if (self.address !== "") return self.address;
+  return endpoints.find(({ nodeId }) => nodeId === self.nodeId)?.nodeAddress ?? "";
+}
+
+/**
+ * All objects wanted, by `objectId`.
+ *
+ * @param observed - Next hops keep the numbers they have.
+ * @throws {ClusterError} `failed-precondition` when there are overlays and no address for VXLAN;
+ *   `invalid-argument` for a network that no kernel could hold.
+ */
+export function wantedObjects(state: HostState, observed: Observed): Map<string, KernelObject> {
+  const objects = new Map<string, KernelObject>();
+  const add = (object: KernelObject): void => void objects.set(objectId(object), object);
+  const { wanted } = state;
+  if (state.bridge !== undefined) {
+    for (const object of bridgeObjects(hostBridge, state.bridge)) add(object);
+  }
+  for (const port of state.ports) for (const object of portObjects(port)) add(object);
+  if (wanted === undefined || wanted.networks.length === 0) return objects;
+
+  const own = ownAddress(wanted);
+  if (addressNumber(own) === undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `overlay networks need the host's IPv4 address on the data path: it is "${own}"`,
+    );
+  }
+  const numbers = new NexthopNumbers(observed);
+  const networks = new Map(wanted.networks.map((network) => [network.id, network]));
+  for (const network of wanted.networks) {
+    const resolved = resolveNetwork(network, state.underlayMtu);
+    for (const object of bridgeObjects(resolved.bridge, resolved)) add(object);
+    add({
+      kind: "link",
+      key: resolved.vxlan,
+      value: `vxlan ${hostMac(own)} ${resolved.mtu} ${network.vni} ${own}`,
+      device: resolved.vxlan,
+    });
+    add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
+  }
+  for (const endpoint of wanted.endpoints) {
+    const network = networks.get(endpoint.networkId);
+    if (network === undefined || endpoint.nodeId === wanted.self.nodeId) continue;
+    const target = addressNumber(endpoint.address);
+    const remote = endpoint.nodeAddress;
+    // An endpoint of a node that has no address yet is unreachable until the node has one.
+    if (target === undefined || addressNumber(remote) === undefined || remote === own) continue;
+    if (!contains(parseCidr(network.subnet), target)) continue;
+    const device = vxlanName(network);
+    const mac = hostMac(remote);
+    const hop = { kind: "nexthop", key: `${device} ${remote}`, device } as const;
+    const number = numbers.of(hop.key);
+    add({ ...hop, value: String(number) });
+    add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
+    add({ kind: "forward", key: `${device} ${mac}`, value: `dst ${remote} self`, device });
+    add({ kind: "route", key: endpoint.address, value: `nhid ${number}`, device });
+  }
+  return objects;
+}
+
+export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): string {
+  return `${kind} ${key}`;
+}
+
+function bridgeObjects(
+  bridge: string,
+  { subnet, gateway, mtu }: { subnet: string; gateway: string; mtu: number },
+): KernelObject[] {
+  const { prefixBits } = parseCidr(subnet);
+  const address = `${gateway}/${prefixBits}`;
+  return [
+    { kind: "link", key: bridge, value: `bridge ${taskMac(gateway)} ${mtu}`, device: bridge },
+    { kind: "address", key: `${bridge} ${address}`, value: "", device: bridge },
+    { kind: "route", key: blockText(parseCidr(subnet)), value: "unreachable", device: "" },
+  ];
+}
+
+function portObjects({ taskId, bridge, address, mac }: LocalPort): KernelObject[] {
+  const device = portName(taskId, bridge);
+  const host = parseCidr(address).address;
+  return [
+    { kind: "port", key: device, value: bridge, device, taskId },
+    { kind: "neighbour", key: `${bridge} ${host}`, value: mac, device: bridge, taskId },
+    { kind: "forward", key: `${device} ${mac}`, value: "master", device, taskId },
+    { kind: "route", key: host, value: `dev ${bridge}`, device: bridge, taskId },
+  ];
+}
+
+/** Keeps the number a next hop has and gives new ones the lowest number that nobody uses. */
+class NexthopNumbers {
+  readonly #known = new Map<string, number>();
+  readonly #taken: Set<number>;
+  #next = firstNexthopId;
+
+  constructor({ objects, nexthopIds }: Observed) {
+    for (const { kind, key, value } of objects.values()) {
+      if (kind === "nexthop") this.#known.set(key, Number(value));
+    }
+    this.#taken = new Set([...nexthopIds, ...this.#known.values()]);
+  }
+
+  of(key: string): number {
+    const known = this.#known.get(key);
+    if (known !== undefined) return known;
+    while (this.#taken.has(this.#next)) this.#next += 1;
+    this.#taken.add(this.#next);
+    this.#known.set(key, this.#next);
+    return this.#next;
+  }
+}

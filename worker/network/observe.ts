@@ -1,0 +1,125 @@
+/** What `ip -j` and `bridge -j` print → the objects of ours among it. */
+import { addressNumber } from "./addresses.ts";
+import { deviceGroup, hostBridge, objectId, routeProtocol } from "./objects.ts";
+import type { KernelObject, Observed } from "./objects.ts";
+
+/** The commands whose output `parseObserved` takes, in its order. */
+export const observeCommands = [
+  ["ip", "-j", "-d", "address", "show"],
+  ["ip", "-j", "nexthop", "show"],
+  ["ip", "-j", "-4", "neighbour", "show", "nud", "permanent"],
+  ["ip", "-j", "-4", "route", "show", "proto", String(routeProtocol)],
+  ["bridge", "-j", "fdb", "show"],
+] as const;
+
+/** Names only we give; a device that has one and not our group is somebody else's. */
+const ourName = /^(?:ov|vx)\d{4,8}$|^sv-[0-9a-z]{12}$/;
+
+type Row = Readonly<Record<string, unknown>>;
+
+/** @param outputs - As printed; an empty text means nothing is there. */
+export function parseObserved(outputs: readonly string[]): Observed {
+  const [links = [], nexthops = [], neighbours = [], routes = [], forwards = []] = outputs.map(rows);
+  const objects = new Map<string, KernelObject>();
+  const devices = new Map<string, { device: string; mtu: number }>();
+  const add = (object: KernelObject): void => void objects.set(objectId(object), object);
+  const ours = new Set<string>();
+  for (const link of links) {
+    const device = text(link, "ifname");
+    const mtu = Number(link["mtu"]);
+    const kind = text(row(link["linkinfo"]), "info_kind");
+    const named = device === hostBridge || ourName.test(device);
+    if (!named || text(link, "group") !== String(deviceGroup)) {
+      for (const { local } of addresses(link)) devices.set(local, { device, mtu });
+      continue;
+    }
+    ours.add(device);
+    if (kind === "veth") {
+      const hairpin = row(row(link["linkinfo"])["info_slave_data"])["hairpin"] === true;
+      const up = flags(link).includes("UP");
+      add({ kind: "port", key: device, value: hairpin && up ? text(link, "master") : "", device });
+      continue;
+    }
+    const data = row(row(link["linkinfo"])["info_data"]);
+    const tail = kind === "vxlan" ? ` ${String(data["id"])} ${text(data, "local")}` : "";
+    const state = flags(link).includes("UP") ? "" : " down";
+    add({
+      kind: "link",
+      key: device,
+      value: `${kind} ${text(link, "address")} ${mtu}${tail}${state}`,
+      device,
+    });
+    for (const { local, prefixBits } of addresses(link)) {
+      add({ kind: "address", key: `${device} ${local}/${prefixBits}`, value: "", device });
+    }
+  }
+  const nexthopIds = new Set<number>();
+  for (const hop of nexthops) {
+    nexthopIds.add(Number(hop["id"]));
+    const device = text(hop, "dev");
+    if (!ours.has(device) || text(hop, "protocol") !== String(routeProtocol)) continue;
+    add({ kind: "nexthop", key: `${device} ${text(hop, "gateway")}`, value: String(hop["id"]), device });
+  }
+  for (const neighbour of neighbours) {
+    const device = text(neighbour, "dev");
+    if (!ours.has(device)) continue;
+    add({
+      kind: "neighbour",
+      key: `${device} ${text(neighbour, "dst")}`,
+      value: text(neighbour, "lladdr"),
+      device,
+    });
+  }
+  for (const route of routes) {
+    const device = text(route, "dev");
+    const hop = route["nhid"];
+    const value =
+      text(route, "type") === "unreachable"
+        ? "unreachable"
+        : typeof hop === "number"
+          ? `nhid ${hop}`
+          : `dev ${device}`;
+    add({ kind: "route", key: text(route, "dst"), value, device });
+  }
+  for (const forward of forwards) {
+    const device = text(forward, "ifname");
+    if (!ours.has(device) || text(forward, "state") !== "static") continue;
+    const remote = text(forward, "dst");
+    add({
+      kind: "forward",
+      key: `${device} ${text(forward, "mac")}`,
+      value: remote === "" ? "master" : `dst ${remote} self`,
+      device,
+    });
+  }
+  return { objects, nexthopIds, devices };
+}
+
+function addresses(link: Row): { local: string; prefixBits: number }[] {
+  const list = link["addr_info"];
+  if (!Array.isArray(list)) return [];
+  return list
+    .map(row)
+    .map((entry) => ({ local: text(entry, "local"), prefixBits: Number(entry["prefixlen"]) }))
+    .filter(({ local }) => addressNumber(local) !== undefined);
+}
+
+function flags(link: Row): readonly unknown[] {
+  const list = link["flags"];
+  return Array.isArray(list) ? list : [];
+}
+
+function rows(output: string): Row[] {
+  if (output.trim() === "") return [];
+  const parsed: unknown = JSON.parse(output);
+  return Array.isArray(parsed) ? parsed.map(row) : [];
+}
+
+function row(value: unknown): Row {
+  return typeof value === "object" && value !== null ? (value as Row) : {};
+}
+
+function text(from: Row, key: string): string {
+  const value = from[key];
+  return typeof value === "string" ? value : "";
+}

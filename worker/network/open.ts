@@ -1,0 +1,103 @@
+/** Opens the host's network: finds what a former process left, keeps what is whole, sweeps the rest. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { errorText } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Random } from "../../runtime/random.ts";
+import { runCommand } from "./command.ts";
+import type { Run } from "./command.ts";
+import { KernelNetwork } from "./host.ts";
+import type { HostNetworkSettings } from "./host.ts";
+import { Journal } from "./journal.ts";
+import type { TaskRecord } from "./journal.ts";
+import { Namespaces } from "./namespace.ts";
+import type { HostNetwork } from "./network.ts";
+import { PublishedPorts } from "./ports.ts";
+
+export type { HostNetworkSettings } from "./host.ts";
+
+export interface HostNetworkDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Trouble that fails no call, for the log. */
+  readonly warn: (text: string) => void;
+  /** How commands are run; default: as children of this process. */
+  readonly run?: Run;
+}
+
+/**
+ * The process must be in the host's own network namespace. Namespaces of tasks are bind mounts in
+ * `<runDir>/netns`, a shared mount: see README.md for what that asks of containerd.
+ *
+ * @throws {ClusterError} `unavailable` when `ip`, `nft`, … are missing, naming the package;
+ *   `internal` when the directories cannot be used.
+ */
+export async function openHostNetwork(
+  { clock, random, warn, run = runCommand }: HostNetworkDeps,
+  settings: HostNetworkSettings,
+  signal: AbortSignal,
+): Promise<HostNetwork> {
+  for (const argv of [
+    ["ip", "-V"],
+    ["bridge", "-V"],
+    ["nft", "--version"],
+    ["unshare", "--version"],
+  ])
+    await run(argv);
+  const journal = new Journal(join(settings.runDir, "network"));
+  const namespaces = new Namespaces({
+    run,
+    directory: join(settings.runDir, "netns"),
+    hostNamespace: `/proc/${process.pid}/ns/net`,
+  });
+  const { records, broken } = await journal.open();
+  await namespaces.open();
+  signal.throwIfAborted();
+
+  const present = await namespaces.list();
+  const mounted = new Set(present.filter((entry) => entry.mounted).map(({ taskId }) => taskId));
+  const whole = records.filter(({ state, attached, request }) => {
+    return state === "attached" && (attached.kind === "host" || mounted.has(request.taskId));
+  });
+  const kept = new Set(whole.map(({ request }) => request.taskId));
+  const leftovers = new Set([
+    ...broken,
+    ...records.map(({ request }) => request.taskId),
+    ...present.map(({ taskId }) => taskId),
+  ]);
+  for (const taskId of kept) leftovers.delete(taskId);
+  await namespaces.remove([...leftovers]);
+  for (const taskId of leftovers) await journal.remove(taskId);
+
+  const ports = new PublishedPorts();
+  await holdAgain(ports, whole, warn);
+  const network = new KernelNetwork(
+    {
+      clock,
+      random,
+      run,
+      warn,
+      settings: { resolvConf: "/etc/resolv.conf", hosts: "/etc/hosts", ...settings },
+      readText: (path) => readFile(path, "utf8").catch(() => ""),
+      journal,
+      namespaces,
+      ports,
+    },
+    whole,
+    await journal.readWanted(),
+  );
+  await network.open();
+  return network;
+}
+
+/** The rules still lead to the tasks; a port that another program took meanwhile stays the task's. */
+async function holdAgain(
+  ports: PublishedPorts,
+  records: readonly TaskRecord[],
+  warn: (text: string) => void,
+): Promise<void> {
+  for (const port of records.flatMap(({ attached }) => attached.publishedPorts)) {
+    await ports.hold(port).catch((reason: unknown) => warn(errorText(reason)));
+  }
+}

@@ -1,0 +1,144 @@
+/** Wanted objects × those in the kernel → the lines that make one into the other. */
+import { unreachable } from "../../model/errors.ts";
+import { deviceGroup, objectId, routeProtocol, vxlanPort } from "./objects.ts";
+import type { KernelObject, ObjectKind } from "./objects.ts";
+
+export interface Step {
+  readonly action: "add" | "remove";
+  readonly tool: "ip" | "bridge";
+  /** For the tool's batch mode. */
+  readonly line: string;
+  readonly object: KernelObject;
+}
+
+/**
+ * Each kind may refer to those before it. Neighbours end the batch of `ip`, because a refused
+ * neighbour ends `ip` itself, whatever `-force` says (iproute2 6.1, `ipneigh_modify`).
+ */
+const order: readonly ObjectKind[] = ["link", "address", "port", "nexthop", "route", "neighbour", "forward"];
+const rank: ReadonlyMap<ObjectKind, number> = new Map(order.map((kind, index) => [kind, index]));
+
+/**
+ * Removals first, dependents before what they depend on; then additions the other way round. Routes
+ * and neighbours that only change are replaced in place, so their traffic never meets a gap. Nothing
+ * is removed that goes away with its device.
+ */
+export function plan(
+  wanted: ReadonlyMap<string, KernelObject>,
+  observed: ReadonlyMap<string, KernelObject>,
+): Step[] {
+  const gone = new Set<string>(); // Devices that are removed, for good or to be made anew.
+  for (const [id, object] of observed) {
+    if (object.kind !== "link" && object.kind !== "port") continue;
+    const next = wanted.get(id);
+    if (next === undefined || mustRemake(object, next)) gone.add(object.device);
+  }
+  const removed = [...observed].filter(([id, object]) => {
+    if (object.kind === "link" || object.kind === "port") return gone.has(object.device);
+    return !wanted.has(id) && !gone.has(object.device);
+  });
+  const added = [...wanted].filter(([id, object]) => {
+    const present = observed.get(id);
+    return present === undefined || present.value !== object.value || gone.has(object.device);
+  });
+  return [
+    ...removed
+      .map(([, object]) => object)
+      .toSorted((a, b) => removalRank(b) - removalRank(a))
+      .map((object) => removal(object)),
+    ...added
+      .map(([, object]) => object)
+      .toSorted((a, b) => (rank.get(a.kind) ?? 0) - (rank.get(b.kind) ?? 0))
+      .flatMap((object) =>
+        additions(object, gone.has(object.device) ? undefined : observed.get(objectId(object))),
+      ),
+  ];
+}
+
+/** The reverse of additions, but for neighbours, which end the batch here too. */
+function removalRank({ kind }: KernelObject): number {
+  return kind === "neighbour" ? -1 : (rank.get(kind) ?? 0);
+}
+
+/** A bridge is changed in place, since its ports would not come back; a VXLAN device cannot be. */
+function mustRemake(present: KernelObject, wanted: KernelObject): boolean {
+  if (present.kind !== "link" || present.value === wanted.value) return false;
+  return !(present.value.startsWith("bridge ") && wanted.value.startsWith("bridge "));
+}
+
+function additions(object: KernelObject, present: KernelObject | undefined): Step[] {
+  return lines(object, present).map((line) => ({
+    action: "add",
+    tool: object.kind === "forward" ? "bridge" : "ip",
+    line,
+    object,
+  }));
+}
+
+function lines({ kind, key, value, device }: KernelObject, present: KernelObject | undefined): string[] {
+  const [first = "", second = ""] = key.split(" ");
+  switch (kind) {
+    case "link": {
+      const [type = "", mac = "", mtu = "", vni = "", local = ""] = value.split(" ");
+      if (present !== undefined) return [`link set dev ${device} address ${mac} mtu ${mtu} up`];
+      const options =
+        type === "vxlan"
+          ? `vxlan id ${vni} local ${local} dstport ${vxlanPort} nolearning`
+          : "bridge mcast_snooping 0 stp_state 0";
+      return [`link add ${device} address ${mac} mtu ${mtu} group ${deviceGroup} up type ${options}`];
+    }
+    case "address":
+      return [
+        `address replace ${second} dev ${first} noprefixroute${second.startsWith("169.254.") ? " scope link" : ""}`,
+      ];
+    case "port":
+      return [
+        `link set dev ${device} master ${value} up`,
+        `link set dev ${device} type bridge_slave hairpin on`,
+      ];
+    case "nexthop":
+      return [`nexthop replace id ${value} via ${second} dev ${first} onlink proto ${routeProtocol}`];
+    case "neighbour":
+      return [`neighbour replace ${second} lladdr ${value} dev ${first} nud permanent`];
+    case "route":
+      return [
+        value === "unreachable"
+          ? `route replace unreachable ${key} proto ${routeProtocol}`
+          : `route replace ${key} ${value} proto ${routeProtocol}`,
+      ];
+    case "forward":
+      return [`fdb replace ${second} dev ${first} ${value} static`];
+  }
+  return unreachable(kind);
+}
+
+function removal(object: KernelObject): Step {
+  return {
+    action: "remove",
+    tool: object.kind === "forward" ? "bridge" : "ip",
+    line: removalLine(object),
+    object,
+  };
+}
+
+function removalLine({ kind, key, value, device }: KernelObject): string {
+  const [first = "", second = ""] = key.split(" ");
+  switch (kind) {
+    case "link":
+    case "port":
+      return `link delete dev ${device}`;
+    case "address":
+      return `address delete ${second} dev ${first}`;
+    case "nexthop":
+      return `nexthop delete id ${value}`;
+    case "neighbour":
+      return `neighbour delete ${second} dev ${first}`;
+    case "route":
+      return value === "unreachable"
+        ? `route delete unreachable ${key} proto ${routeProtocol}`
+        : `route delete ${key} proto ${routeProtocol}`;
+    case "forward":
+      return `fdb delete ${second} dev ${first} ${value}`;
+  }
+  return unreachable(kind);
+}

@@ -1,0 +1,130 @@
+/** Who asks for which name → the addresses to answer with. */
+import type { NetworkId } from "../../model/ids.ts";
+import { addressNumber, contains, parseCidr } from "./addresses.ts";
+import type { Cidr } from "./addresses.ts";
+import type { WantedNetworks } from "./network.ts";
+
+/** A task of this host, as the one that asks. */
+export interface Asker {
+  /** Overlays it is on, in its own order; empty on the host's bridge alone. */
+  readonly networks: readonly NetworkId[];
+  /** Resolvers its service asked for instead of the host's. */
+  readonly nameservers: readonly string[];
+  /** False when no network of its leads outside. */
+  readonly outside: boolean;
+}
+
+/** A name that this host's tasks have beside those the cluster knows. */
+export interface LocalName {
+  readonly networkId: NetworkId;
+  readonly name: string;
+  readonly address: string;
+}
+
+interface NetworkNames {
+  readonly name: string;
+  readonly block: Cidr;
+  /** Lower case; an entry with no address is known and has nothing serving. */
+  readonly addresses: ReadonlyMap<string, ReadonlySet<string>>;
+  readonly names: ReadonlyMap<string, string>;
+}
+
+export type NameTable = ReadonlyMap<NetworkId, NetworkNames>;
+
+export interface Question {
+  /** As asked, any case, with or without a final dot. */
+  readonly name: string;
+  /** "A", "AAAA", "PTR", … */
+  readonly type: string;
+}
+
+export type Answer =
+  /** In a stable order; whoever sends them shuffles. */
+  | { readonly kind: "addresses"; readonly addresses: readonly string[] }
+  | { readonly kind: "name"; readonly name: string }
+  /** The name exists and has no record of that type. */
+  | { readonly kind: "empty" }
+  | { readonly kind: "unknown" }
+  /** Not ours: ask outside; a name without a dot is `unknown` if nobody there answers. */
+  | { readonly kind: "elsewhere"; readonly singleLabel: boolean };
+
+/**
+ * Service names, `tasks.<service>` and aliases lead to serving tasks; a task's own name to that task
+ * whatever its health. Each also works with `.<network>` behind it.
+ */
+export function buildNames(
+  wanted: Pick<WantedNetworks, "networks" | "endpoints">,
+  local: readonly LocalName[],
+): NameTable {
+  const table = new Map<
+    NetworkId,
+    NetworkNames & { addresses: Map<string, Set<string>>; names: Map<string, string> }
+  >();
+  for (const { id, name, subnet } of wanted.networks) {
+    table.set(id, { name, block: parseCidr(subnet), addresses: new Map(), names: new Map() });
+  }
+  for (const endpoint of wanted.endpoints) {
+    const network = table.get(endpoint.networkId);
+    if (network === undefined) continue;
+    const { serviceName, taskName, address, aliases, serving } = endpoint;
+    const shared = serviceName === "" ? aliases : [serviceName, `tasks.${serviceName}`, ...aliases];
+    for (const name of shared) put(network, name, serving ? address : undefined);
+    if (taskName !== "") {
+      put(network, taskName, address);
+      network.names.set(address, taskName);
+    }
+  }
+  for (const { networkId, name, address } of local) {
+    const network = table.get(networkId);
+    if (network !== undefined && name !== "") put(network, name, address);
+  }
+  return table;
+}
+
+export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Question): Answer {
+  const asked = name.toLowerCase().replace(/\.$/, "");
+  const networks = asker.networks.flatMap((id) => table.get(id) ?? []);
+  const reversed = reversedAddress(asked);
+  if (reversed !== undefined) {
+    const home = networks.find(({ block }) => contains(block, reversed.number));
+    if (home === undefined) return outside(asker, asked);
+    const taskName = home.names.get(reversed.text);
+    if (taskName === undefined) return { kind: "unknown" };
+    return type === "PTR" ? { kind: "name", name: `${taskName}.${home.name}` } : { kind: "empty" };
+  }
+  let known = false;
+  const found = new Set<string>();
+  for (const network of networks) {
+    const suffix = `.${network.name.toLowerCase()}`;
+    const bare = asked.endsWith(suffix) ? asked.slice(0, -suffix.length) : undefined;
+    for (const form of bare === undefined ? [asked] : [asked, bare]) {
+      const addresses = network.addresses.get(form);
+      if (addresses === undefined) continue;
+      known = true;
+      for (const address of addresses) found.add(address);
+    }
+  }
+  if (!known) return outside(asker, asked);
+  if (type !== "A" || found.size === 0) return { kind: "empty" };
+  return { kind: "addresses", addresses: [...found] };
+}
+
+function outside(asker: Asker, asked: string): Answer {
+  return asker.outside ? { kind: "elsewhere", singleLabel: !asked.includes(".") } : { kind: "unknown" };
+}
+
+function put({ addresses }: { addresses: Map<string, Set<string>> }, name: string, address?: string): void {
+  const key = name.toLowerCase();
+  let entry = addresses.get(key);
+  if (entry === undefined) addresses.set(key, (entry = new Set()));
+  if (address !== undefined) entry.add(address);
+}
+
+/** "5.1.0.10.in-addr.arpa" → 10.0.1.5 */
+function reversedAddress(asked: string): { readonly text: string; readonly number: number } | undefined {
+  const suffix = ".in-addr.arpa";
+  if (!asked.endsWith(suffix)) return undefined;
+  const text = asked.slice(0, -suffix.length).split(".").toReversed().join(".");
+  const number = addressNumber(text);
+  return number === undefined ? undefined : { text, number };
+}
