@@ -65,7 +65,7 @@ export class Lab {
   }
 
   /**
-   * Brings up a lab, after clearing what an earlier one of that name left. When it fails, nothing is left but the logs.
+   * Brings up a lab, after clearing what an earlier one of that name left. When it fails, nothing is left but its directory with the logs.
    *
    * @throws {Error} that says which step failed and where its log is.
    */
@@ -84,19 +84,12 @@ export class Lab {
       at < managers ? "manager" : "worker",
     );
     const lab = new Lab(name, dir, payload, roles);
-    await mkdir(dir, { recursive: true });
-    await writeFile(join(dir, "lab.json"), JSON.stringify({ name, payload }));
-    onStep("network and registry");
-    await lab.lan.create();
-    await lab.lan.startRegistry(dir);
-    onStep(`booting ${roles.length} hosts, pushing images`);
-    await Promise.all([lab.#pushImages(), ...lab.hosts.map((host) => lab.#boot(host))]);
-    if (payload !== "containerd") {
-      onStep("forming the swarm");
-      await formSwarm(lab.hosts);
-      await waitForNodes(lab.hosts, bootTimeoutMs);
+    try {
+      await lab.#begin(onStep);
+    } catch (error) {
+      if (process.env["SHOAL_KEEP_LAB"] === undefined) await clearLab({ name, dir, files: "keep" });
+      throw error;
     }
-    await writeFile(join(dir, "cluster.json"), JSON.stringify(lab.clusterFile(), undefined, 1));
     return lab;
   }
 
@@ -166,6 +159,22 @@ export class Lab {
     await clearLab(this);
   }
 
+  async #begin(onStep: (step: string) => void): Promise<void> {
+    await mkdir(this.dir, { recursive: true });
+    await writeFile(join(this.dir, "lab.json"), JSON.stringify({ name: this.name, payload: this.#payload }));
+    onStep("network and registry");
+    await this.lan.create();
+    await this.lan.startRegistry(this.dir);
+    onStep(`booting ${this.hosts.length} hosts, pushing images`);
+    await Promise.all([this.#pushImages(), ...this.hosts.map((host) => this.#boot(host))]);
+    if (this.#payload !== "containerd") {
+      onStep("forming the swarm");
+      await formSwarm(this.hosts);
+      await waitForNodes(this.hosts, bootTimeoutMs);
+    }
+    await writeFile(join(this.dir, "cluster.json"), JSON.stringify(this.clusterFile(), undefined, 1));
+  }
+
   async #boot(host: Host): Promise<void> {
     await host.boot();
     await host.waitForSocket(bootTimeoutMs, () => canConnect(host.socket));
@@ -200,14 +209,15 @@ export class Lab {
   }
 }
 
-/** Removes every process, namespace, cgroup, mount and file of a lab, whatever state it is in. */
-export async function clearLab({
-  name,
-  dir,
-}: {
+interface ClearOptions {
   readonly name: string;
   readonly dir: string;
-}): Promise<void> {
+  /** `keep` leaves the directory, so that the logs can be read; default `remove`. */
+  readonly files?: "keep" | "remove";
+}
+
+/** Removes every process, namespace, cgroup, mount and file of a lab, whatever state it is in. */
+export async function clearLab({ name, dir, files = "remove" }: ClearOptions): Promise<void> {
   const isOurs = (entry: string): boolean =>
     entry === `${name}-lan` || new RegExp(`^${name}\\d+$`).test(entry);
   const oldDir = await runningDir(name);
@@ -223,7 +233,7 @@ export async function clearLab({
     for (const mount of mounts.filter((path) => path.startsWith(`${place}/`)).toReversed()) {
       await tryRun(["umount", "-l", mount]);
     }
-    await removeLabDir(place);
+    if (files === "remove") await removeLabDir(place);
   }
 }
 
