@@ -17,9 +17,17 @@ export function frameLine(entry: LogLine, { tty, timestamps, details }: FrameOpt
   const prefix = `${timestamps ? `${printLogTime(entry.atNs)} ` : ""}${details ? `${printDetails(entry)} ` : ""}`;
   const ends = entry.line[entry.line.length - 1] === newline;
   const payload = Buffer.concat([Buffer.from(prefix), entry.line, Buffer.from(ends ? "" : "\n")]);
-  if (tty) return payload;
+  return tty ? payload : frame(entry.stream === "stdout" ? 1 : 2, payload);
+}
+
+/** A failure amid the stream; clients end with its text. */
+export function frameError(message: string): Uint8Array {
+  return frame(3, Buffer.from(message));
+}
+
+function frame(stream: 1 | 2 | 3, payload: Buffer): Uint8Array {
   const header = Buffer.alloc(headerBytes);
-  header.writeUInt8(entry.stream === "stdout" ? 1 : 2, 0);
+  header.writeUInt8(stream, 0);
   header.writeUInt32BE(payload.length, 4);
   return Buffer.concat([header, payload]);
 }

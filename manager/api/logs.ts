@@ -6,7 +6,8 @@ import type { LogOptions } from "../../proto/telemetry.ts";
 import { compareVersions, queryFlag } from "../../runtime/http.ts";
 import { type Call, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
-import { type FrameOptions, frameLine } from "./log-frame.ts";
+import { errorReply } from "./error.ts";
+import { frameError, type FrameOptions, frameLine } from "./log-frame.ts";
 import { present } from "./parse.ts";
 import { parseTime } from "./query.ts";
 import { resolve, resolveById } from "./resolve.ts";
@@ -60,15 +61,25 @@ function stream(
   return {
     kind: "stream",
     contentType: `application/vnd.docker.${multiplexed ? "multiplexed" : "raw"}-stream`,
-    chunks: frames(deps.logs(selector, options, signal), frame),
+    chunks: frames(deps.logs(selector, options, signal), frame, signal),
   };
 }
 
+/**
+ * The headers are gone when something fails, so the failure travels as a frame of its own, which clients
+ * print; a terminal's raw bytes have no place for it and just end.
+ */
 async function* frames(
   lines: ReturnType<ApiDeps["logs"]>,
   options: FrameOptions,
+  signal: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
-  for await (const line of lines) yield frameLine(line, options);
+  try {
+    for await (const line of lines) yield frameLine(line, options);
+  } catch (reason) {
+    if (signal.aborted || options.tty) return;
+    yield frameError(errorReply(reason).body.message);
+  }
 }
 
 /** Anything but a number means all, as it always did. */

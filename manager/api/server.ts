@@ -165,6 +165,7 @@ async function answer(
     open.delete(life);
     life.abort(new ClusterError("unavailable", "the client is gone"));
   });
+  let streaming = false;
   // The reply is not awaited: it settles with the end of the stream, which has no deadline.
   try {
     if (route.method === "GET") {
@@ -177,9 +178,12 @@ async function answer(
       }
     }
     const handling = (async () => route.handle(deps, toCall(request, version, signal)))();
-    return send(reply, await bounded(handling, signal));
+    const outcome = await bounded(handling, signal);
+    streaming = outcome.kind === "stream";
+    return send(reply, outcome);
   } finally {
     cancelDeadline();
+    if (!streaming) open.delete(life);
   }
 }
 

@@ -88,7 +88,10 @@ async function updateService({ store, clock }: ApiDeps, call: Call): Promise<Rep
     throw new ClusterError("invalid-argument", `unrecognized rollback option ${rollback}`);
   }
   if (rollback === "previous") {
-    await store.update((tx) => rollbackService(tx, findService(tx, call), version, clock.now()), call.signal);
+    await store.update((tx) => {
+      const service = findService(tx, call);
+      rollbackService(tx, { ...service, meta: { ...service.meta, version } }, clock.now());
+    }, call.signal);
     return json({ Warnings: null });
   }
   const given = parseServiceSpec(call.body());
@@ -103,7 +106,7 @@ async function updateService({ store, clock }: ApiDeps, call: Call): Promise<Rep
     const spec = checkService(tx, given);
     const registryAuth =
       sentAuth ?? (authFrom === "previous-spec" ? service.previousRegistryAuth : undefined);
-    return replaceSpec(tx, service, { spec, version, registryAuth });
+    return replaceSpec(tx, service, spec, version, registryAuth);
   }, call.signal);
   return json({ Warnings: null });
 }

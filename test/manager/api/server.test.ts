@@ -134,6 +134,20 @@ t.test("headers of a followed stream come before its first line, and leaving end
   await end;
 });
 
+t.test("a failure amid the lines comes as a frame of its own, which the client prints", async (t) => {
+  const { open, api, deps } = await serve(t);
+  await ask({ api }, "POST /services/create", plainService("web"));
+  const failing = deps as { logs: ApiDeps["logs"] };
+  failing.logs = async function* () {
+    yield line({});
+    throw new ClusterError("unavailable", "node n1 is not available");
+  };
+  const body = await bytes(await open("GET /services/web/logs?stdout=1"));
+  const rest = body.subarray(8 + "hello\n".length);
+  t.equal(rest[0], 3);
+  t.equal(rest.subarray(8).toString(), "node n1 is not available");
+});
+
 t.test("events: kept ones by since, new ones as they come", async (t) => {
   const { open, api } = await serve(t);
   const id = idOf(await ask({ api }, "POST /services/create", plainService("web")));

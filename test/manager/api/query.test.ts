@@ -1,0 +1,78 @@
+import t from "tap";
+import { labelsMatch, parseDurationMs, parseTime } from "../../../manager/api/query.ts";
+import { parseSubnet, overlaps } from "../../../manager/api/subnet.ts";
+import { templateProblem } from "../../../model/template-syntax.ts";
+
+const nowMs = 1_700_000_000_000;
+
+t.test("durations are read as Go prints them", (t) => {
+  const cases = [
+    ["10m", 600_000],
+    ["1h30m", 5_400_000],
+    ["1.5s", 1_500],
+    ["250ms", 250],
+    ["10", undefined],
+    ["m", undefined],
+    ["-5s", undefined],
+    ["", undefined],
+  ] as const;
+  for (const [text, want] of cases) t.equal(parseDurationMs(text), want, text);
+  t.end();
+});
+
+t.test("times come as seconds, RFC 3339 or a duration back from now", (t) => {
+  const cases = [
+    ["1700000000", nowMs],
+    ["1700000000.5", nowMs + 500],
+    ["2023-11-14T22:13:20Z", nowMs],
+    ["2023-11-14T23:13:20.250+01:00", nowMs + 250],
+    ["2023-11-14T22:13Z", nowMs - 20_000],
+    ["2023-11-14T22Z", nowMs - 800_000],
+    ["10m", nowMs - 600_000],
+    ["0", undefined],
+    [null, undefined],
+  ] as const;
+  for (const [text, want] of cases) t.equal(parseTime(text, "since", nowMs), want, text ?? "absent");
+  for (const text of ["soon", "2023-13-41", "-1"]) t.throws(() => parseTime(text, "since", nowMs), /since/);
+  t.end();
+});
+
+t.test("a label is wanted by presence or by value, and all must be there", (t) => {
+  const labels = { a: "1", b: "", "c=d": "2" };
+  t.ok(labelsMatch(labels, undefined));
+  t.ok(labelsMatch(labels, ["a", "b"]));
+  t.ok(labelsMatch(labels, ["a=1", "b="]));
+  t.notOk(labelsMatch(labels, ["a=1", "b=x"]));
+  t.notOk(labelsMatch(labels, ["constructor"]));
+  t.end();
+});
+
+t.test("blocks overlap when they share an address", (t) => {
+  const cases = [
+    ["10.0.0.0/24", "10.0.0.128/25", true],
+    ["10.0.0.0/24", "10.0.1.0/24", false],
+    ["10.0.0.7/8", "10.255.0.0/16", true],
+    ["255.255.255.0/24", "0.0.0.0/0", true],
+  ] as const;
+  for (const [a, b, want] of cases) {
+    const [left, right] = [parseSubnet(a), parseSubnet(b)];
+    t.ok(left !== undefined && right !== undefined && overlaps(left, right) === want, `${a} ${b}`);
+  }
+  for (const text of ["10.0.0.0", "10.0.0.0/33", "10.0.0/8", "::/0", "a/8"])
+    t.equal(parseSubnet(text), undefined, text);
+  t.end();
+});
+
+t.test("placeholders that nothing can fill are found at once", (t) => {
+  const good = [
+    "",
+    "plain {x}",
+    "{{.Task.Slot}}",
+    "a-{{ .Node.Hostname }}-{{.Service.ID}}",
+    '{{index .Service.Labels "a.b"}}',
+  ];
+  for (const text of good) t.equal(templateProblem(text), undefined, text);
+  for (const text of ["{{.Foo}}", "{{", "{{.Task.Slot", "{{}}", "{{.Service}}"])
+    t.type(templateProblem(text), "string", text);
+  t.end();
+});
