@@ -1,4 +1,5 @@
-import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /** Durable files, small enough to fake. Paths are absolute; errors are Node's, with their `code`. */
@@ -14,6 +15,18 @@ export interface Disk {
   remove(path: string): Promise<void>;
   /** Opens for appending; creates the file, durably in its directory. */
   openAppend(path: string, mode?: number): Promise<AppendFile>;
+  /** Opens for writing at positions; creates the file, durably in its directory. */
+  openBlocks(path: string, mode?: number): Promise<BlockFile>;
+}
+
+/** A file written at positions; a gap reads as zeros. One call at a time. */
+export interface BlockFile {
+  /** In the system's cache; durable only after {@link sync}. */
+  write(position: number, data: Uint8Array): Promise<void>;
+  sync(): Promise<void>;
+  /** Writes and settles when these bytes are on disk: one call where `write` and `sync` would be two. */
+  commit(position: number, data: Uint8Array): Promise<void>;
+  close(): Promise<void>;
 }
 
 export interface AppendFile {
@@ -74,7 +87,31 @@ export const systemDisk: Disk = {
       close: () => file.close(),
     };
   },
+
+  async openBlocks(path, mode = privateMode) {
+    const { O_CREAT, O_DSYNC, O_RDWR } = constants;
+    const plain = await open(path, O_CREAT | O_RDWR, mode);
+    const synced = await open(path, O_RDWR | O_DSYNC);
+    await syncDirectory(dirname(path));
+    return {
+      write: (position, data) => writeAll(plain, position, data),
+      sync: () => plain.datasync(),
+      commit: (position, data) => writeAll(synced, position, data),
+      async close() {
+        await Promise.all([plain.close(), synced.close()]);
+      },
+    };
+  },
 };
+
+async function writeAll(file: FileHandle, position: number, data: Uint8Array): Promise<void> {
+  let written = 0;
+  while (written < data.byteLength) {
+    const rest = data.byteLength - written;
+    const { bytesWritten } = await file.write(data, written, rest, position + written);
+    written += bytesWritten;
+  }
+}
 
 async function syncDirectory(directory: string): Promise<void> {
   const handle = await open(directory, "r");

@@ -40,7 +40,8 @@ export interface CommittedEntry {
 
 /** In log order; indexes may skip (elections and membership have entries of their own) and never repeat or fall. */
 export type RaftEvent =
-  | { readonly kind: "committed"; readonly entries: readonly CommittedEntry[] }
+  /** Everything up to `index` is now known; `entries` is empty when only elections or membership moved it. */
+  | { readonly kind: "committed"; readonly index: number; readonly entries: readonly CommittedEntry[] }
   /** Replaces everything applied so far; the first event after a restart when there was a snapshot. */
   | { readonly kind: "snapshot"; readonly index: number; readonly data: Uint8Array }
   /** `isSelf` comes only after every entry of earlier terms was in a `committed` event. */
@@ -141,7 +142,7 @@ export interface RaftGroup {
   nextProposalId(): number;
   /**
    * An index that includes every write acknowledged anywhere before the call; works on every member. Serve the read
-   * once an event of at least this index, or `appliedIndex` in `status()`, has been handled.
+   * once a `committed` or `snapshot` event of at least this index has been handled.
    *
    * @throws {ClusterError} `no-leader` when no leader confirms it within the election bound.
    */

@@ -1,0 +1,287 @@
+import { Worker } from "node:worker_threads";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { Log, LogLevel } from "../../runtime/log.ts";
+import { EventQueue } from "./event-queue.ts";
+import {
+  type GroupStatus,
+  type MembershipChange,
+  type PeerIdentity,
+  type RaftEvent,
+  type RaftGroup,
+  type RaftGroupOptions,
+  type SnapshotSource,
+  maxProposalBytes,
+} from "./group.ts";
+import type { ThreadCommand, ThreadFailure, ThreadOutput, ThreadStart } from "./port.ts";
+
+const stopBoundMs = 5_000;
+/** Requests that wait for an answer; more are refused. */
+const maxPending = 65_536;
+
+interface Pending {
+  readonly resolve: (value: number) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/**
+ * Starts the raft thread and settles once its listener is up.
+ *
+ * @param snapshotSource - Asked for the state of the store when the log has grown.
+ * @throws {ClusterError} what recovery found, or `unavailable` when the address cannot be bound.
+ */
+export async function openRaftGroup(
+  deps: { readonly log: Log; readonly logLevel?: LogLevel },
+  options: RaftGroupOptions,
+  snapshotSource: SnapshotSource,
+): Promise<RaftGroup> {
+  const start: ThreadStart = { options, logLevel: deps.logLevel ?? "info" };
+  const extension = import.meta.url.endsWith(".ts") ? "ts" : "js"; // Compiled or not.
+  const worker = new Worker(new URL(`./thread.${extension}`, import.meta.url), { workerData: start });
+  const group = new GroupClient(deps.log, worker, snapshotSource);
+  await group.started;
+  return group;
+}
+
+class GroupClient implements RaftGroup {
+  readonly #log: Log;
+  readonly #worker: Worker;
+  readonly #snapshotSource: SnapshotSource;
+  readonly #queue = new EventQueue<RaftEvent>();
+  readonly #pending = new Map<number, Pending>();
+  readonly #exited: Promise<void>;
+  readonly started: Promise<void>;
+  #onStarted: { resolve: () => void; reject: (reason: unknown) => void } | undefined;
+  #nextId = 1;
+  #memberId = "";
+  #status: GroupStatus | undefined;
+  #outbox: { id: number; data: Uint8Array }[] = [];
+  #failure: ClusterError | undefined;
+
+  constructor(log: Log, worker: Worker, snapshotSource: SnapshotSource) {
+    this.#log = log;
+    this.#worker = worker;
+    this.#snapshotSource = snapshotSource;
+    this.started = new Promise((resolve, reject) => (this.#onStarted = { resolve, reject }));
+    this.#exited = new Promise((resolve) => worker.once("exit", () => resolve()));
+    worker.on("message", (output: ThreadOutput) => this.#receive(output));
+    worker.on("error", (error) => this.#fail(crashed(errorText(error)), "failed"));
+    worker.once("exit", () => this.#fail(crashed("it ended"), "stopped"));
+  }
+
+  get memberId(): string {
+    return this.#memberId;
+  }
+
+  get events(): AsyncIterable<RaftEvent> {
+    return this.#queue;
+  }
+
+  nextProposalId(): number {
+    const id = this.#nextId;
+    this.#nextId += 1;
+    return id;
+  }
+
+  async propose(
+    data: Uint8Array,
+    signal?: AbortSignal,
+    proposalId = this.nextProposalId(),
+  ): Promise<{ readonly index: number }> {
+    if (data.byteLength > maxProposalBytes) {
+      throw new ClusterError(
+        "resource-exhausted",
+        `raft message is too large: ${data.byteLength} bytes, at most ${maxProposalBytes} are accepted`,
+      );
+    }
+    const index = this.#request(proposalId, signal);
+    if (this.#outbox.length === 0) queueMicrotask(() => this.#flushProposals());
+    this.#outbox.push({ id: proposalId, data });
+    return { index: await index };
+  }
+
+  readIndex(signal?: AbortSignal): Promise<number> {
+    const id = this.nextProposalId();
+    const answer = this.#request(id, signal);
+    this.#post({ kind: "read", id });
+    return answer;
+  }
+
+  status(): GroupStatus {
+    return (
+      this.#status ?? {
+        memberId: this.#memberId,
+        role: "follower",
+        term: 0,
+        leaderId: undefined,
+        commitIndex: 0,
+        appliedIndex: 0,
+        members: [],
+      }
+    );
+  }
+
+  async changeMembership(change: MembershipChange, signal?: AbortSignal): Promise<void> {
+    const id = this.nextProposalId();
+    const answer = this.#request(id, signal);
+    this.#post({ kind: "change", id, change });
+    await answer;
+  }
+
+  async transferLeadership(to?: NodeId, signal?: AbortSignal): Promise<void> {
+    const id = this.nextProposalId();
+    const answer = this.#request(id, signal);
+    this.#post({ kind: "transfer", id, to });
+    await answer;
+  }
+
+  updateIdentity(identity: PeerIdentity): void {
+    this.#post({ kind: "identity", identity });
+  }
+
+  async stop(): Promise<void> {
+    this.#post({ kind: "stop" });
+    const timer = setTimeout(() => {
+      this.#log.warn({}, "the raft thread did not stop in time");
+      void this.#worker.terminate();
+    }, stopBoundMs);
+    await this.#exited;
+    clearTimeout(timer);
+  }
+
+  #request(id: number, signal: AbortSignal | undefined): Promise<number> {
+    return new Promise((resolve, reject) => {
+      if (this.#failure !== undefined) {
+        reject(this.#failure);
+        return;
+      }
+      if (signal?.aborted === true) {
+        reject(signal.reason as Error);
+        return;
+      }
+      if (this.#pending.size >= maxPending) {
+        reject(new ClusterError("resource-exhausted", `${maxPending} requests wait for consensus already`));
+        return;
+      }
+      const onAbort = (): void => {
+        this.#pending.delete(id);
+        reject(signal?.reason as Error);
+      };
+      const settled = (): void => signal?.removeEventListener("abort", onAbort);
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.#pending.set(id, {
+        resolve: (value) => {
+          settled();
+          resolve(value);
+        },
+        reject: (reason) => {
+          settled();
+          reject(reason);
+        },
+      });
+    });
+  }
+
+  /** Everything proposed in one turn of the event loop goes over together. */
+  #flushProposals(): void {
+    const proposals = this.#outbox;
+    this.#outbox = [];
+    const transfers = new Set<ArrayBuffer>();
+    const owned = proposals.map(({ id, data }) => {
+      const { buffer, byteLength } = data;
+      const whole = buffer instanceof ArrayBuffer && byteLength > 0 && buffer.byteLength === byteLength;
+      const own = whole ? data : new Uint8Array(data); // A slice must not drag its neighbours along.
+      if (byteLength > 0) transfers.add(own.buffer as ArrayBuffer); // Never shared: made here or checked above.
+      return { id, data: own };
+    });
+    this.#post({ kind: "propose", proposals: owned }, [...transfers]);
+  }
+
+  #receive(output: ThreadOutput): void {
+    switch (output.kind) {
+      case "started":
+        this.#memberId = output.memberId;
+        this.#onStarted?.resolve();
+        return;
+      case "committed":
+        this.#onCommitted(output);
+        return;
+      case "snapshot":
+      case "membership":
+      case "leader":
+        this.#queue.push(output);
+        return;
+      case "status":
+        this.#status = output.status;
+        return;
+      case "reply":
+        this.#take(output.id)?.resolve(output.value);
+        return;
+      case "refused":
+        this.#take(output.id)?.reject(toError(output.failure));
+        return;
+      case "snapshot-wanted":
+        void this.#giveSnapshot(output.id, output.atLeast);
+        return;
+      case "failed":
+        this.#fail(toError(output.failure), output.removed ? "removed" : "failed");
+        return;
+    }
+  }
+
+  #onCommitted({ index, entries, data }: ThreadOutput & { kind: "committed" }): void {
+    const committed = entries.map((entry) => {
+      const slice = data.subarray(entry.offset, entry.offset + entry.bytes);
+      const { proposalId } = entry;
+      return {
+        index: entry.index,
+        term: entry.term,
+        data: slice,
+        ...(proposalId === undefined ? {} : { proposalId }),
+      };
+    });
+    this.#queue.push({ kind: "committed", index, entries: committed });
+    for (const entry of entries) {
+      if (entry.proposalId !== undefined) this.#take(entry.proposalId)?.resolve(entry.index);
+    }
+  }
+
+  async #giveSnapshot(id: number, atLeast: number): Promise<void> {
+    try {
+      const { index, data } = await this.#snapshotSource(atLeast);
+      const { buffer, byteLength } = data;
+      const whole = buffer instanceof ArrayBuffer && byteLength > 0 && buffer.byteLength === byteLength;
+      this.#post({ kind: "snapshot", id, index, data }, whole ? [buffer] : []);
+    } catch (error) {
+      this.#post({ kind: "no-snapshot", id, text: errorText(error) });
+    }
+  }
+
+  #take(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
+  }
+
+  #fail(error: ClusterError, how: "failed" | "removed" | "stopped"): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.#onStarted?.reject(error);
+    for (const pending of this.#pending.values()) pending.reject(error);
+    this.#pending.clear();
+    if (how !== "stopped") this.#queue.push({ kind: "failed", error, removed: how === "removed" });
+    this.#queue.end();
+  }
+
+  #post(command: ThreadCommand, transfers: readonly ArrayBuffer[] = []): void {
+    this.#worker.postMessage(command, [...transfers]);
+  }
+}
+
+function toError({ code, message }: ThreadFailure): ClusterError {
+  return new ClusterError(code, message);
+}
+
+function crashed(how: string): ClusterError {
+  return new ClusterError("unavailable", `the raft thread is not running: ${how}`);
+}

@@ -1,0 +1,32 @@
+/**
+ * Events in order for one consumer. Not bounded by itself: what is in it was committed and cannot be dropped, and its
+ * growth is bounded by the limit on uncommitted data of the leader.
+ */
+export class EventQueue<T> implements AsyncIterable<T> {
+  #items: T[] = [];
+  #ended = false;
+  #wake: () => void = () => {};
+
+  push(item: T): void {
+    if (this.#ended) return;
+    this.#items.push(item);
+    this.#wake();
+  }
+
+  /** What was pushed before is still delivered. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<T> {
+    for (;;) {
+      const items = this.#items;
+      this.#items = [];
+      for (const item of items) yield item;
+      if (this.#items.length > 0) continue;
+      if (this.#ended) return;
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+  }
+}

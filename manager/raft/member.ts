@@ -1,0 +1,545 @@
+import {
+  type ConfChange,
+  type Entry,
+  type MemberId,
+  type Message,
+  RaftInvariantError,
+  RaftNode,
+  type Ready,
+  type SnapshotMessage,
+} from "raft-ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { Random } from "../../runtime/random.ts";
+import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
+import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
+import type { ThreadCommand, ThreadOutput } from "./port.ts";
+import type { Recovered } from "./recover.ts";
+import { Proposals, Reads, leadershipLost, noLeaderText, packCommitted } from "./requests.ts";
+import type { TransportHandler } from "./transport.ts";
+
+const defaults = { tickMs: 50, heartbeatTicks: 2, electionTicks: 8 } as const;
+const defaultSnapshotEntries = 10_000;
+const defaultSnapshotBytes = 64 * 1024 * 1024;
+const defaultKeepEntries = 500;
+/** Reads and changes are given up after this many election timeouts. */
+const boundElections = 6;
+const statusTicks = 4;
+
+/** The wire as the member sees it; `PeerTransport` is the real one. */
+export interface MemberWire {
+  send(messages: readonly Message[]): void;
+  sendSnapshot(message: SnapshotMessage, data: Uint8Array): Promise<void>;
+  setPeers(addresses: ReadonlyMap<MemberId, string>): void;
+  isConnected(id: MemberId): boolean;
+}
+
+export interface MemberDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly wire: (handler: TransportHandler) => MemberWire;
+  readonly emit: (output: ThreadOutput) => void;
+}
+
+interface PendingChange {
+  readonly id: number;
+  readonly steps: ConfChange[];
+  /** Index of the step under way. */
+  index: number | undefined;
+  age: number;
+}
+
+/**
+ * Drives the core of one member: persist, send, apply, advance, again and again. While one round is being written,
+ * everything that arrives gathers for the next: that is the group commit.
+ */
+export class Member implements TransportHandler {
+  readonly #deps: MemberDeps;
+  readonly #options: RaftGroupOptions;
+  readonly #state: Recovered;
+  readonly #node: RaftNode;
+  readonly #wire: MemberWire;
+  readonly #electionTicks: number;
+  readonly #proposals = new Proposals();
+  readonly #reads: Reads;
+  readonly #received = new Map<number, Uint8Array>();
+  #changes: PendingChange[] = [];
+  #transfer: { readonly id: number } | undefined;
+  #members: ReadonlySet<MemberId> = new Set();
+  #wasMember = false;
+  /** Index of the last entry handed to the main thread. */
+  #applied = 0;
+  #emittedLeader = "";
+  #snapshotBusy = false;
+  #sinceSnapshot = { entries: 0, bytes: 0 };
+  #ticks = 0;
+  #lastStatus = "";
+  #stopped = false;
+  #failed = false;
+  #wake: () => void = () => {};
+  #running: Promise<void> = Promise.resolve();
+  #stopTicking: () => void = () => {};
+
+  constructor(deps: MemberDeps, options: RaftGroupOptions, state: Recovered) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#state = state;
+    const { electionTicks = defaults.electionTicks, heartbeatTicks = defaults.heartbeatTicks } = options;
+    this.#electionTicks = electionTicks;
+    const boundTicks = boundElections * electionTicks;
+    this.#reads = new Reads({ retryTicks: electionTicks, boundTicks, inFlight: 4 });
+    this.#node = new RaftNode({
+      id: state.memberId,
+      storage: state.storage,
+      random: (bound) => deps.random.integer(bound),
+      electionTicks,
+      heartbeatTicks,
+    });
+    this.#wire = deps.wire(this);
+  }
+
+  start(): void {
+    const { snapshot } = this.#state;
+    if (snapshot !== undefined) {
+      this.#deps.emit({ kind: "snapshot", index: snapshot.meta.index, data: ownBuffer(snapshot.data) });
+      const members = groupMembers(snapshot.meta.configuration);
+      this.#deps.emit({ kind: "membership", members });
+    }
+    this.#followConfiguration();
+    const { voters } = this.#node.status().configuration;
+    if (voters.length === 1 && voters[0] === this.#state.memberId) this.#node.campaign();
+    const { tickMs = defaults.tickMs } = this.#options;
+    this.#stopTicking = this.#deps.clock.every(tickMs, () => this.#tick());
+    this.#running = this.#run();
+  }
+
+  /** Ends after the round under way. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#stopTicking();
+    this.#wake();
+    await this.#running;
+    await this.#state.wal.close();
+  }
+
+  /** A command from the main thread, other than `identity` and `stop`. */
+  command(command: Exclude<ThreadCommand, { kind: "identity" | "stop" }>): void {
+    this.#guarded(() => {
+      switch (command.kind) {
+        case "propose":
+          for (const proposal of command.proposals) this.#propose(proposal);
+          return;
+        case "read":
+          this.#reads.add(command.id);
+          return;
+        case "change":
+          this.#startChange(command.id, command.change);
+          return;
+        case "transfer":
+          this.#startTransfer(command.id, command.to);
+          return;
+        case "snapshot":
+          void this.#storeSnapshot(command.index, command.data);
+          return;
+        case "no-snapshot":
+          this.#snapshotBusy = false;
+          this.#sinceSnapshot = { entries: 0, bytes: 0 }; // Not again at once.
+          this.#deps.log.warn({ error: command.text }, "the store gave no snapshot");
+          return;
+      }
+    });
+  }
+
+  onMessages(messages: readonly Message[]): void {
+    this.#guarded(() => {
+      for (const message of messages) if (message.type !== "snapshot") this.#node.step(message);
+    });
+  }
+
+  onSnapshot(message: SnapshotMessage, data: Uint8Array): void {
+    this.#guarded(() => {
+      this.#received.set(message.snapshot.index, data);
+      this.#node.step(message);
+    });
+  }
+
+  onUnreachable(id: MemberId): void {
+    this.#guarded(() => this.#node.reportUnreachable(id));
+  }
+
+  onGone(id: MemberId): void {
+    this.#guarded(() => this.#node.reportGone(id));
+  }
+
+  onRemoved(): void {
+    this.#fail(
+      new ClusterError("failed-precondition", "this manager was removed from the group of managers"),
+      "removed",
+    );
+  }
+
+  isRemoved(id: MemberId): boolean {
+    if (this.#members.has(id)) return false;
+    const { role, settled } = this.#node.status();
+    // Only the leader knows for sure: others may not have heard of a new member yet.
+    return role === "leader" && settled;
+  }
+
+  async #run(): Promise<void> {
+    try {
+      while (!this.#stopped) {
+        this.#reads.ask((ctx) => this.#node.readIndex(ctx).kind === "accepted");
+        if (!this.#node.hasReady()) {
+          await new Promise<void>((resolve) => (this.#wake = resolve));
+          continue;
+        }
+        const ready = this.#node.ready();
+        await this.#carryOut(ready);
+        this.#node.advance();
+        this.#afterRound(ready);
+      }
+    } catch (error) {
+      this.#fail(error, "failed");
+    }
+  }
+
+  async #carryOut(ready: Ready): Promise<void> {
+    if (ready.configuration !== undefined) this.#followConfiguration();
+    this.#send(ready.messages);
+    await this.#persist(ready);
+    this.#send(ready.messagesAfterPersist);
+    if (ready.committed.length > 0) this.#apply(ready.committed);
+    if (ready.softState !== undefined) this.#onSoftState(); // After what was still committed.
+    for (const { ctx, index } of ready.readStates) {
+      for (const id of this.#reads.answered(ctx)) this.#deps.emit({ kind: "reply", id, value: index });
+    }
+  }
+
+  async #persist(ready: Ready): Promise<void> {
+    const { storage, wal, snapshots } = this.#state;
+    const hardState = ready.hardState ?? storage.initialState();
+    let installed: Uint8Array | undefined;
+    if (ready.snapshot !== undefined) {
+      installed = this.#received.get(ready.snapshot.index);
+      if (installed === undefined) throw new Error("assertion failed: a snapshot came without its data");
+      await snapshots.save({ meta: ready.snapshot, data: installed });
+    }
+    // A commit index alone is not worth a write: it comes back from the leader, or by counting.
+    if (ready.mustSync) {
+      await wal.append({ hardState, entries: ready.entries, installed: ready.snapshot });
+    }
+    if (ready.snapshot !== undefined && installed !== undefined) {
+      const { index, configuration } = ready.snapshot;
+      storage.installSnapshot(ready.snapshot);
+      for (const known of this.#received.keys()) if (known <= index) this.#received.delete(known);
+      this.#sinceSnapshot = { entries: 0, bytes: 0 };
+      this.#deps.emit({ kind: "snapshot", index, data: ownBuffer(installed) });
+      this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
+    }
+    storage.append(ready.entries);
+    storage.setHardState(hardState);
+  }
+
+  #apply(committed: readonly Entry[]): void {
+    const lost: number[] = [];
+    const output = packCommitted(committed, (entry) => {
+      const settled = this.#proposals.settle(entry);
+      if (settled?.outcome === "lost") lost.push(settled.id);
+      return settled?.outcome === "committed" ? settled.id : undefined;
+    });
+    this.#applied = output.index;
+    this.#deps.emit(output);
+    for (const id of lost) this.#refuse(id, leadershipLost());
+    for (const entry of committed) if (entry.kind === "config") this.#onMembership(entry.index);
+    this.#sinceSnapshot.entries += committed.length;
+    this.#sinceSnapshot.bytes += output.data.byteLength;
+  }
+
+  #afterRound(ready: Ready): void {
+    this.#emitLeader();
+    if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
+    this.#continueChanges();
+    this.#wantSnapshot();
+    const { memberId } = this.#state;
+    const { configuration, settled, applied } = this.#node.status();
+    const known = groupMembers(this.#node.configurationAt(applied)).length > 0;
+    if (settled && known && !(memberId in configuration.contexts) && this.#wasMember) this.onRemoved();
+  }
+
+  #followConfiguration(): void {
+    const { configuration } = this.#node.status();
+    const { memberId } = this.#state;
+    if (memberId in configuration.contexts) this.#wasMember = true;
+    const ids = [...configuration.voters, ...configuration.outgoing, ...configuration.learners];
+    this.#members = new Set(ids);
+    const others = ids.filter((id) => id !== memberId);
+    this.#wire.setPeers(new Map(others.map((id) => [id, raftAddressOf(configuration, id)])));
+  }
+
+  #send(messages: readonly Message[]): void {
+    this.#wire.send(messages.filter(({ type }) => type !== "snapshot"));
+    for (const message of messages) if (message.type === "snapshot") void this.#sendSnapshot(message);
+  }
+
+  async #sendSnapshot(message: SnapshotMessage): Promise<void> {
+    let outcome: "sent" | "failed" = "failed";
+    try {
+      const stored = await this.#state.snapshots.load();
+      if (stored === undefined) throw new Error("no snapshot is on the disk");
+      // A newer one than the message names is as good.
+      await this.#wire.sendSnapshot({ ...message, snapshot: stored.meta }, stored.data);
+      outcome = "sent";
+    } catch (error) {
+      this.#deps.log.warn({ peer: message.to, error: errorText(error) }, "snapshot was not delivered");
+    }
+    this.#guarded(() => this.#node.reportSnapshot(message.to, outcome));
+  }
+
+  #onSoftState(): void {
+    const { role, transferTo } = this.#node.status();
+    if (role !== "leader") {
+      this.#continueChanges();
+      for (const id of this.#proposals.abandon()) this.#refuse(id, leadershipLost());
+      for (const { id } of this.#changes) this.#refuse(id, leadershipLost());
+      this.#changes = [];
+      if (this.#transfer !== undefined && transferTo === undefined) {
+        this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
+        this.#transfer = undefined;
+      }
+    }
+    this.#reads.askAgain();
+  }
+
+  /** Self counts as leader only once its first entry is applied, and with it all of earlier terms. */
+  #emitLeader(): void {
+    const { role, leader, term, applied } = this.#node.status();
+    const isSelf = role === "leader";
+    if (isSelf && this.#state.storage.term(applied) !== term) return;
+    const key = `${leader ?? ""} ${term}`;
+    if (key === this.#emittedLeader) return;
+    this.#emittedLeader = key;
+    const leaderId = leader === undefined ? undefined : nodeIdOf(leader);
+    this.#deps.emit({ kind: "leader", leaderId, term, isSelf });
+  }
+
+  #onMembership(index: number): void {
+    const configuration = this.#node.configurationAt(index);
+    this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
+  }
+
+  #propose({ id, data }: { id: number; data: Uint8Array }): void {
+    const result = this.#node.propose(data);
+    switch (result.kind) {
+      case "accepted":
+        this.#proposals.add(id, result);
+        return;
+      case "refused":
+        this.#refuse(
+          id,
+          result.reason === "too-much-uncommitted"
+            ? new ClusterError("resource-exhausted", `the change was not proposed: ${result.text}`)
+            : this.#notLeading(),
+        );
+        return;
+    }
+  }
+
+  #notLeading(): ClusterError {
+    const { leader } = this.#node.status();
+    return new ClusterError(
+      "no-leader",
+      leader === undefined ? noLeaderText : "this manager does not lead: nothing was proposed",
+    );
+  }
+
+  #startChange(id: number, change: MembershipChange): void {
+    const { role, configuration } = this.#node.status();
+    if (role !== "leader") {
+      this.#refuse(id, this.#notLeading());
+      return;
+    }
+    try {
+      const reachable = (member: MemberId): boolean =>
+        member === this.#state.memberId || this.#wire.isConnected(member);
+      const steps = [...planMembership(change, configuration, reachable)];
+      this.#changes.push({ id, steps, index: undefined, age: 0 });
+      this.#continueChanges();
+    } catch (error) {
+      this.#refuse(
+        id,
+        error instanceof ClusterError ? error : new ClusterError("internal", errorText(error)),
+      );
+    }
+  }
+
+  /** One step at a time, in the order asked for; what the core cannot take yet is tried again later. */
+  #continueChanges(): void {
+    for (;;) {
+      const change = this.#changes[0];
+      if (change === undefined) return;
+      if (change.index !== undefined) {
+        if (this.#applied < change.index) return;
+        change.index = undefined;
+        change.steps.shift();
+      }
+      const step = change.steps[0];
+      if (step === undefined) {
+        this.#changes.shift();
+        this.#deps.emit({ kind: "reply", id: change.id, value: 0 });
+        continue;
+      }
+      const result = this.#node.proposeConfChange(step);
+      if (result.kind === "accepted") {
+        change.index = result.index;
+        return;
+      }
+      if (result.reason !== "invalid-change") return; // Too early, or another change is under way.
+      this.#changes.shift();
+      this.#refuse(change.id, new ClusterError("failed-precondition", result.text));
+    }
+  }
+
+  #startTransfer(id: number, to: string | undefined): void {
+    const { role, peers, configuration, term } = this.#node.status();
+    const target = peers
+      .filter((peer) => peer.id !== this.#state.memberId && configuration.voters.includes(peer.id))
+      .filter((peer) => (to === undefined ? this.#wire.isConnected(peer.id) : nodeIdOf(peer.id) === to))
+      .toSorted((a, b) => b.match - a.match)[0];
+    if (role !== "leader") this.#refuse(id, this.#notLeading());
+    else if (to !== undefined && nodeIdOf(this.#state.memberId) === to) {
+      this.#deps.emit({ kind: "reply", id, value: term });
+    } else if (target === undefined || this.#transfer !== undefined) {
+      const text = target === undefined ? "no such voter can be reached" : "another one is under way";
+      this.#refuse(id, new ClusterError("failed-precondition", `leadership cannot be handed over: ${text}`));
+    } else if (this.#node.transferLeadership(target.id).kind === "accepted") this.#transfer = { id };
+    else this.#refuse(id, this.#notLeading());
+  }
+
+  #tick(): void {
+    this.#guarded(() => {
+      this.#node.tick();
+      this.#ticks += 1;
+      for (const id of this.#reads.tick()) this.#refuse(id, new ClusterError("no-leader", noLeaderText));
+      this.#tickLeader();
+      if (this.#ticks % statusTicks === 0) this.#emitStatus();
+    });
+  }
+
+  #tickLeader(): void {
+    const { role, transferTo, configuration, settled, commit, peers } = this.#node.status();
+    if (role !== "leader") return;
+    if (this.#transfer !== undefined && transferTo === undefined) {
+      const text = "leadership was not taken over in time: it stays here";
+      this.#refuse(this.#transfer.id, new ClusterError("unavailable", text));
+      this.#transfer = undefined;
+    }
+    for (const change of this.#changes) change.age += 1;
+    const first = this.#changes[0];
+    if (first !== undefined && first.age > boundElections * this.#electionTicks) {
+      this.#changes.shift();
+      this.#refuse(first.id, leadershipLost());
+    }
+    this.#continueChanges();
+    if (this.#changes.length > 0 || !settled) return;
+    const learner = promotable(configuration, commit, peers);
+    if (learner !== undefined) this.#node.proposeConfChange({ kind: "promote", id: learner });
+  }
+
+  #wantSnapshot(): void {
+    const { snapshotEntries = defaultSnapshotEntries, snapshotBytes = defaultSnapshotBytes } = this.#options;
+    const { entries, bytes } = this.#sinceSnapshot;
+    if (this.#snapshotBusy || (entries < snapshotEntries && bytes < snapshotBytes)) return;
+    this.#snapshotBusy = true;
+    this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: this.#node.status().applied });
+  }
+
+  async #storeSnapshot(index: number, data: Uint8Array): Promise<void> {
+    const { storage, snapshots, wal } = this.#state;
+    const { keepEntries = defaultKeepEntries } = this.#options;
+    try {
+      const term = storage.term(index);
+      if (term === undefined || index <= storage.snapshot().index) return;
+      const meta = { index, term, configuration: this.#node.configurationAt(index) };
+      await snapshots.save({ meta, data });
+      if (storage.snapshot().index >= index) return; // One from the leader came meanwhile.
+      this.#sinceSnapshot = { entries: 0, bytes: 0 };
+      storage.setSnapshot(meta);
+      storage.compact(Math.max(0, index - keepEntries));
+      this.#node.compacted(index);
+      await wal.release(Math.min(index - keepEntries, await snapshots.oldestIndex()));
+    } catch (error) {
+      this.#fail(error, "failed");
+    } finally {
+      this.#snapshotBusy = false;
+    }
+  }
+
+  #emitStatus(): void {
+    const { role, term, leader, commit, applied } = this.#node.status();
+    const { memberId } = this.#state;
+    const status: GroupStatus = {
+      memberId,
+      role,
+      term,
+      leaderId: leader === undefined ? undefined : nodeIdOf(leader),
+      commitIndex: commit,
+      appliedIndex: applied,
+      members: groupMembers(this.#node.configurationAt(applied)).map((member) => ({
+        ...member,
+        self: member.memberId === memberId,
+        leader: member.memberId === leader,
+        reachable: member.memberId === memberId || this.#wire.isConnected(member.memberId),
+      })),
+    };
+    const text = JSON.stringify(status);
+    if (text === this.#lastStatus) return;
+    this.#lastStatus = text;
+    this.#deps.emit({ kind: "status", status });
+  }
+
+  #refuse(id: number, { code, message }: ClusterError): void {
+    this.#deps.emit({ kind: "refused", id, failure: { code, message } });
+  }
+
+  /** Runs one event against the core and lets the rounds go on. */
+  #guarded(action: () => void): void {
+    if (this.#stopped) return;
+    try {
+      action();
+    } catch (error) {
+      this.#fail(error, "failed");
+    }
+    this.#wake();
+  }
+
+  #fail(reason: unknown, how: "failed" | "removed"): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#stopped = true;
+    this.#stopTicking();
+    this.#wake();
+    const error = asClusterError(reason);
+    this.#deps.log.error({ error: reason }, "raft member stopped");
+    const failure = { code: error.code, message: error.message };
+    this.#deps.emit({ kind: "failed", failure, removed: how === "removed" });
+  }
+}
+
+function asClusterError(reason: unknown): ClusterError {
+  if (reason instanceof ClusterError) return reason;
+  if (reason instanceof RaftInvariantError) {
+    return new ClusterError("data-loss", `the raft member stopped to protect its data: ${reason.message}`, {
+      cause: reason,
+    });
+  }
+  return new ClusterError("internal", `the raft member stopped: ${errorText(reason)}`, { cause: reason });
+}
+
+/** A copy that can be transferred without taking anything else along. */
+function ownBuffer(data: Uint8Array): Uint8Array {
+  const copy = new Uint8Array(data.byteLength);
+  copy.set(data);
+  return copy;
+}

@@ -1,0 +1,192 @@
+import type { ClientDuplexStream, ServiceError } from "@grpc/grpc-js";
+import type { MemberId } from "raft-ts";
+import {
+  RaftPeerClient,
+  type RaftFrame,
+  type RaftHello,
+  type RaftMessage,
+  type RaftNotice,
+} from "../../proto/gen/shoal/raft.ts";
+import { channelOptions } from "../../runtime/grpc.ts";
+import { channelCredentials } from "../../runtime/tls.ts";
+import type { TransportDeps } from "./transport.ts";
+
+const queueLimit = 4096;
+/** While nothing is connected only the latest news is worth keeping. */
+const offlineQueueLimit = 64;
+const frameBytes = 2 * 1024 * 1024;
+const snapshotPartBytes = 1024 * 1024;
+const firstRetryMs = 5;
+const maxRetryMs = 1_000;
+const snapshotDeadlineMs = 60_000;
+
+interface LinkEvents {
+  onUnreachable(id: MemberId): void;
+  onGone(id: MemberId): void;
+  onRemoved(): void;
+}
+
+/** The outgoing side of one peer: a stream that is opened again whenever it breaks, and a bounded queue. */
+export class PeerLink {
+  readonly address: string;
+  readonly #deps: TransportDeps;
+  readonly #hello: RaftHello;
+  readonly #events: LinkEvents;
+  #client: RaftPeerClient;
+  #stream: ClientDuplexStream<RaftFrame, RaftNotice> | undefined;
+  #connected = false;
+  #queue: RaftMessage[] = [];
+  #flushPlanned = false;
+  #blocked = false;
+  #retryMs = firstRetryMs;
+  #cancelRetry: () => void = () => {};
+  #closed = false;
+
+  constructor(deps: TransportDeps, peer: { address: string; hello: RaftHello }, events: LinkEvents) {
+    this.#deps = deps;
+    this.address = peer.address;
+    this.#hello = peer.hello;
+    this.#events = events;
+    this.#client = this.#newClient();
+    this.#open();
+  }
+
+  get connected(): boolean {
+    return this.#connected;
+  }
+
+  send(message: RaftMessage): void {
+    if (this.#closed) return;
+    if (this.#queue.length >= (this.#connected ? queueLimit : offlineQueueLimit)) {
+      this.#queue.shift(); // The oldest is the least useful; the protocol repairs what is missing.
+      if (this.#connected) this.#events.onUnreachable(this.#hello.to);
+    }
+    this.#queue.push(message);
+    if (this.#flushPlanned) return;
+    this.#flushPlanned = true;
+    queueMicrotask(() => this.#flush());
+  }
+
+  /** @throws {Error} when the peer did not take it in. */
+  sendSnapshot(message: RaftMessage, data: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const deadline = Date.now() + snapshotDeadlineMs;
+      const call = this.#client.sendSnapshot({ deadline }, (error) => {
+        if (error === null) resolve();
+        else reject(error);
+      });
+      call.on("error", reject); // A failed write; the callback above says the same.
+      let at = 0;
+      const pump = (): void => {
+        while (at < data.byteLength) {
+          const part = data.subarray(at, at + snapshotPartBytes);
+          at += part.byteLength;
+          const view = Buffer.from(part.buffer, part.byteOffset, part.byteLength);
+          if (!call.write({ hello: undefined, message: undefined, data: view })) {
+            call.once("drain", pump);
+            return;
+          }
+        }
+        call.end();
+      };
+      call.write({ hello: this.#hello, message, data: Buffer.alloc(0) });
+      pump();
+    });
+  }
+
+  /** A new connection, with the certificate of now; nothing queued is lost. */
+  reconnect(): void {
+    if (this.#closed) return;
+    const old = { client: this.#client, stream: this.#stream };
+    this.#client = this.#newClient();
+    this.#cancelRetry();
+    this.#open();
+    old.stream?.end();
+    old.client.close();
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#connected = false;
+    this.#cancelRetry();
+    this.#stream?.end();
+    this.#client.close();
+    this.#queue = [];
+  }
+
+  #newClient(): RaftPeerClient {
+    return new RaftPeerClient(this.address, channelCredentials(this.#deps.keeper.current), {
+      ...channelOptions(),
+      "grpc.max_send_message_length": 16 * 1024 * 1024,
+      "grpc.max_reconnect_backoff_ms": maxRetryMs,
+      "grpc.use_local_subchannel_pool": 1,
+    });
+  }
+
+  #open(): void {
+    const stream = this.#client.messages();
+    this.#stream = stream;
+    this.#connected = false;
+    this.#blocked = false;
+    const current = (): boolean => this.#stream === stream && !this.#closed;
+    stream.on("metadata", () => {
+      if (!current()) return;
+      this.#connected = true;
+      this.#retryMs = firstRetryMs;
+      this.#flush();
+    });
+    stream.on("data", (notice: RaftNotice) => {
+      if (current() && notice.removed) this.#events.onRemoved();
+    });
+    stream.on("drain", () => {
+      if (!current()) return;
+      this.#blocked = false;
+      this.#flush();
+    });
+    stream.on("error", (error: ServiceError) => {
+      if (current()) this.#broken(error.details);
+    });
+    stream.on("end", () => {
+      if (current()) this.#broken("ended by the peer");
+    });
+    stream.write({ hello: this.#hello, messages: [] });
+  }
+
+  #broken(reason: string): void {
+    const { to } = this.#hello;
+    const wasConnected = this.#connected;
+    this.#stream = undefined;
+    this.#connected = false;
+    this.#queue.splice(0, Math.max(0, this.#queue.length - offlineQueueLimit));
+    if (wasConnected) this.#deps.log.info({ peer: to, reason }, "raft peer lost");
+    this.#events.onUnreachable(to);
+    if (reason.includes("ECONNREFUSED")) this.#events.onGone(to);
+    const jitter = this.#deps.random.next() * this.#retryMs;
+    this.#cancelRetry = this.#deps.clock.after(this.#retryMs + jitter, () => {
+      if (!this.#closed) this.#open();
+    });
+    this.#retryMs = Math.min(this.#retryMs * 2, maxRetryMs);
+  }
+
+  #flush(): void {
+    this.#flushPlanned = false;
+    const stream = this.#stream;
+    if (stream === undefined || !this.#connected || this.#closed) return;
+    while (this.#queue.length > 0 && !this.#blocked) {
+      const messages = this.#takeFrame();
+      this.#blocked = !stream.write({ hello: undefined, messages });
+    }
+  }
+
+  /** As many queued messages as fit into one frame, at least one. */
+  #takeFrame(): RaftMessage[] {
+    let bytes = 0;
+    let count = 0;
+    for (const { entries } of this.#queue) {
+      for (const { data } of entries) bytes += data.byteLength;
+      if (count > 0 && bytes > frameBytes) break;
+      count += 1;
+    }
+    return this.#queue.splice(0, count);
+  }
+}

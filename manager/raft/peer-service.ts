@@ -1,0 +1,170 @@
+import {
+  type ServerDuplexStream,
+  type ServerReadableStream,
+  type ServiceError,
+  Metadata,
+  type sendUnaryData,
+} from "@grpc/grpc-js";
+import type { MemberId } from "raft-ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type {
+  RaftFrame,
+  RaftHello,
+  RaftNotice,
+  RaftPeerServer,
+  SnapshotPart,
+  SnapshotReceipt,
+} from "../../proto/gen/shoal/raft.ts";
+import { toStatus } from "../../proto/status.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { Peer } from "../../runtime/tls.ts";
+import { messageFromWire } from "./codec.ts";
+import { nodeIdOf } from "./membership.ts";
+import type { TransportHandler, TransportOptions } from "./transport.ts";
+
+const maxSnapshotBytes = 2 ** 31;
+const managerUnit = "swarm-manager";
+
+interface ServiceDeps {
+  readonly peerOf: (call: { getPeer(): string }) => Peer | undefined;
+  readonly introduce: (id: MemberId, address: string) => void;
+  readonly handler: TransportHandler;
+  readonly log: Log;
+}
+
+/** The receiving side: checks who speaks before anything reaches the member. */
+export function peerService(options: TransportOptions, deps: ServiceDeps): RaftPeerServer {
+  return {
+    messages: (call) => receiveMessages(options, deps, call),
+    sendSnapshot: (call, callback) => receiveSnapshot(options, deps, call, callback),
+  };
+}
+
+/** `RaftPeer.Messages`: the hello, then frames as long as both live. */
+function receiveMessages(
+  options: TransportOptions,
+  deps: ServiceDeps,
+  call: ServerDuplexStream<RaftFrame, RaftNotice>,
+): void {
+  let from: MemberId | undefined;
+  call.on("data", (frame: RaftFrame) => {
+    try {
+      if (from === undefined) {
+        from = greet(options, deps, call, frame.hello);
+        call.sendMetadata(new Metadata()); // Tells the sender that it was let in.
+      }
+      const sender = from;
+      if (deps.handler.isRemoved(sender)) {
+        call.write({ removed: true });
+        call.end();
+        return;
+      }
+      if (frame.messages.some((message) => message.from !== sender)) {
+        throw new ClusterError("permission-denied", `member ${sender} spoke for another`);
+      }
+      if (frame.messages.length > 0) deps.handler.onMessages(frame.messages.map(messageFromWire));
+    } catch (error) {
+      call.emit("error", refusal(deps.log, error)); // How grpc-js is told a stream's status.
+    }
+  });
+  call.on("end", () => call.end());
+  call.on("error", (error: Error) => deps.log.debug({ from, error: error.message }, "raft stream failed"));
+}
+
+/** `RaftPeer.SendSnapshot`: answered once the member has it. */
+function receiveSnapshot(
+  options: TransportOptions,
+  deps: ServiceDeps,
+  call: ServerReadableStream<SnapshotPart, SnapshotReceipt>,
+  callback: sendUnaryData<SnapshotReceipt>,
+): void {
+  let first: SnapshotPart | undefined;
+  let expectedBytes = 0;
+  let receivedBytes = 0;
+  const parts: Uint8Array[] = [];
+  let done = false;
+  const finish = (error: ServiceError | undefined): void => {
+    if (done) return;
+    done = true;
+    callback(error ?? null, {});
+  };
+  call.on("data", (part: SnapshotPart) => {
+    if (done) return;
+    try {
+      if (first === undefined) {
+        const from = greet(options, deps, call, part.hello);
+        if (part.message?.from !== from) {
+          throw new ClusterError("permission-denied", `member ${from} spoke for another`);
+        }
+        expectedBytes = part.message.snapshot?.dataBytes ?? 0;
+        if (expectedBytes > maxSnapshotBytes) {
+          throw new ClusterError(
+            "resource-exhausted",
+            `snapshot of ${expectedBytes} bytes: at most ${maxSnapshotBytes} are taken`,
+          );
+        }
+        first = part;
+      }
+      receivedBytes += part.data.byteLength;
+      if (receivedBytes > expectedBytes) {
+        throw new ClusterError("invalid-argument", `snapshot is longer than its ${expectedBytes} bytes`);
+      }
+      parts.push(part.data);
+    } catch (error) {
+      finish(refusal(deps.log, error));
+    }
+  });
+  call.on("end", () => {
+    try {
+      if (first?.message === undefined || receivedBytes !== expectedBytes) {
+        throw new ClusterError("invalid-argument", `snapshot ended after ${receivedBytes} bytes`);
+      }
+      const message = messageFromWire(first.message);
+      if (message.type !== "snapshot") throw new ClusterError("invalid-argument", "not a snapshot");
+      if (!done) deps.handler.onSnapshot(message, Buffer.concat(parts, receivedBytes));
+      finish(undefined);
+    } catch (error) {
+      finish(refusal(deps.log, error));
+    }
+  });
+  call.on("error", (error: Error) => deps.log.debug({ error: error.message }, "raft snapshot failed"));
+}
+
+/** Certificate first, then the names: only managers of this cluster, and only under their own name. */
+function greet(
+  options: TransportOptions,
+  deps: ServiceDeps,
+  call: { getPeer(): string },
+  hello: RaftHello | undefined,
+): MemberId {
+  const peer = deps.peerOf(call);
+  if (peer?.kind !== "verified") {
+    throw new ClusterError("unauthenticated", "raft: no valid certificate of this cluster was shown");
+  }
+  if (peer.organizationalUnit !== managerUnit || peer.organization !== options.clusterId) {
+    throw new ClusterError(
+      "permission-denied",
+      `raft: certificate is for ${peer.organizationalUnit} of cluster ${peer.organization}; ` +
+        `${managerUnit} of ${options.clusterId} is required`,
+    );
+  }
+  if (hello === undefined || hello.clusterId !== options.clusterId) {
+    throw new ClusterError("invalid-argument", "raft: the first frame does not name this cluster");
+  }
+  if (nodeIdOf(hello.from) !== peer.commonName) {
+    throw new ClusterError("permission-denied", `raft: ${peer.commonName} spoke as member ${hello.from}`);
+  }
+  if (hello.to !== options.memberId) {
+    throw new ClusterError(
+      "failed-precondition",
+      `raft: member ${hello.to} is not here; this is ${options.memberId}`,
+    );
+  }
+  deps.introduce(hello.from, hello.address);
+  return hello.from;
+}
+
+function refusal(log: Log, reason: unknown): ServiceError {
+  log.warn({ error: errorText(reason) }, "raft peer refused");
+  return Object.assign(new Error(errorText(reason)), toStatus(reason));
+}

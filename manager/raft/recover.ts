@@ -1,0 +1,142 @@
+import { type Configuration, type MemberId, MemoryStorage, type SnapshotMeta, bootstrapEntry } from "raft-ts";
+import { ClusterError } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { Disk } from "../../runtime/disk.ts";
+import type { Random } from "../../runtime/random.ts";
+import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
+import { loadSeal } from "./seal.ts";
+import { SnapshotStore, type StoredSnapshot } from "./snapshot.ts";
+import { Wal, type WalState } from "./wal.ts";
+
+const memberIdBytes = 6;
+
+/** A member as its disk knows it, ready to run. */
+export interface Recovered {
+  readonly memberId: MemberId;
+  readonly wal: Wal;
+  readonly snapshots: SnapshotStore;
+  readonly storage: MemoryStorage;
+  /** What the state machine starts from. */
+  readonly snapshot: StoredSnapshot | undefined;
+}
+
+/**
+ * Reads, or makes, the state directory: `member` (the member's id), `key`, `log/`, `snapshots/`.
+ *
+ * @throws {ClusterError} `data-loss` when it cannot be trusted, `failed-precondition` when it does not fit.
+ */
+export async function recover(
+  deps: { disk: Disk; random: Random },
+  options: {
+    readonly directory: string;
+    readonly nodeId: NodeId;
+    readonly raftAddress: string;
+    readonly start: "bootstrap" | "join" | "restart";
+    readonly segmentBytes?: number;
+  },
+): Promise<Recovered> {
+  const { directory, nodeId, start } = options;
+  await deps.disk.makeDirectory(directory);
+  const memberId = await loadMemberId(deps, options);
+  const hasLog = (await deps.disk.list(`${directory}/log`)).length > 0;
+  const seal = await loadSeal(deps, `${directory}/key`, hasLog ? "refuse" : "create");
+  const snapshots = new SnapshotStore(deps, { directory: `${directory}/snapshots`, seal });
+  const snapshot = await snapshots.load();
+  const { segmentBytes } = options;
+  const { wal, state } = await Wal.open(deps, {
+    directory: `${directory}/log`,
+    seal,
+    ...(segmentBytes === undefined ? {} : { segmentBytes }),
+  });
+  const storage = new MemoryStorage();
+  await fill(storage, { wal, state, snapshot: snapshot?.meta, directory });
+  if (storage.lastIndex() === 0 && start === "bootstrap") {
+    await bootstrap(storage, wal, foundingConfiguration(memberId, options.raftAddress));
+  }
+  if (storage.lastIndex() === 0 && start === "restart") {
+    throw new ClusterError(
+      "failed-precondition",
+      `cannot restart the manager of node ${nodeId}: there is no log in ${directory}; let it join again`,
+    );
+  }
+  return { memberId, wal, snapshots, storage, snapshot };
+}
+
+async function loadMemberId(
+  { disk, random }: { disk: Disk; random: Random },
+  { directory, nodeId }: { directory: string; nodeId: NodeId },
+): Promise<MemberId> {
+  const path = `${directory}/member`;
+  const known = await disk.read(path);
+  if (known === undefined) {
+    const memberId = newMemberId(nodeId, random.bytes(memberIdBytes));
+    await disk.replace(path, Buffer.from(memberId), 0o600);
+    return memberId;
+  }
+  const memberId = Buffer.from(known).toString();
+  if (nodeIdOf(memberId) !== nodeId) {
+    throw new ClusterError(
+      "failed-precondition",
+      `cannot use the state in ${directory}: it belongs to member ${memberId}, this node is ${nodeId}`,
+    );
+  }
+  return memberId;
+}
+
+async function fill(
+  storage: MemoryStorage,
+  found: { wal: Wal; state: WalState; snapshot: SnapshotMeta | undefined; directory: string },
+): Promise<void> {
+  const { wal, state, snapshot, directory } = found;
+  const { entries, hardState, installed } = state;
+  const base = snapshot?.index ?? 0;
+  if ((installed?.index ?? 0) > base) {
+    throw lost(directory, `the snapshot at index ${installed?.index ?? 0} is missing`);
+  }
+  const first = entries[0];
+  const follows = first !== undefined && first.index <= base + 1;
+  if (first !== undefined && !follows) {
+    throw lost(directory, `the log begins at index ${first.index}, the snapshot ends at ${base}`);
+  }
+  const last = first === undefined ? base : first.index + entries.length - 1;
+  const atBase = first === undefined ? undefined : entries[base - first.index];
+  // The log goes on from the snapshot only if both agree at its index; else it is what the snapshot replaced.
+  const agrees =
+    snapshot === undefined ||
+    (first?.index ?? 0) === base + 1 ||
+    (atBase !== undefined && atBase.term === snapshot.term);
+  if (snapshot !== undefined) storage.installSnapshot(snapshot);
+  if (last > base && agrees) storage.append(entries.slice(base + 1 - (first?.index ?? base + 1)));
+  else if (last !== base && snapshot !== undefined) {
+    await wal.append({ hardState, entries: [], installed: snapshot }); // What follows must not look like a gap.
+  }
+  if (hardState.commit > storage.lastIndex()) {
+    throw lost(directory, `commit index ${hardState.commit} is beyond the log's end ${storage.lastIndex()}`);
+  }
+  storage.setHardState({ ...hardState, commit: Math.max(hardState.commit, base) });
+}
+
+async function bootstrap(storage: MemoryStorage, wal: Wal, configuration: Configuration): Promise<void> {
+  const entries = [bootstrapEntry(configuration)];
+  const hardState = { term: 1, vote: undefined, commit: 1 };
+  await wal.append({ hardState, entries, installed: undefined });
+  storage.append(entries);
+  storage.setHardState(hardState);
+}
+
+function foundingConfiguration(memberId: MemberId, raftAddress: string): Configuration {
+  return {
+    voters: [memberId],
+    outgoing: [],
+    learners: [],
+    contexts: { [memberId]: encodeContext({ raftAddress, promote: true }) },
+  };
+}
+
+function lost(directory: string, what: string): ClusterError {
+  return new ClusterError(
+    "data-loss",
+    `cannot read the log in ${directory}: ${what}. Remove this manager from the group on another manager, remove this ` +
+      "directory, and let it join again",
+  );
+}

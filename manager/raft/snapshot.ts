@@ -1,0 +1,136 @@
+import type { SnapshotMeta } from "raft-ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
+import type { Disk } from "../../runtime/disk.ts";
+import { snapshotFromWire, snapshotToWire } from "./codec.ts";
+import { crc32c } from "./crc32c.ts";
+import type { Seal } from "./seal.ts";
+
+const magic = 0x534e5348; // "HSNS"
+const version = 1;
+const headerBytes = 16;
+const keep = 2;
+const suffix = ".snap";
+
+export interface StoredSnapshot {
+  readonly meta: SnapshotMeta;
+  readonly data: Uint8Array;
+}
+
+/**
+ * Snapshot files, named by index and term: magic, version, CRC-32C and length of the rest, then the sealed header
+ * (length first) and the sealed data. Written whole under another name, synced and renamed.
+ */
+export class SnapshotStore {
+  readonly #disk: Disk;
+  readonly #directory: string;
+  readonly #seal: Seal;
+
+  constructor({ disk }: { disk: Disk }, { directory, seal }: { directory: string; seal: Seal }) {
+    this.#disk = disk;
+    this.#directory = directory;
+    this.#seal = seal;
+  }
+
+  /** Settles when it is durable; older ones but the one before are removed. */
+  async save({ meta, data }: StoredSnapshot): Promise<void> {
+    const name = fileName(meta);
+    const path = `${this.#directory}/${name}`;
+    try {
+      await this.#disk.makeDirectory(this.#directory);
+      await this.#disk.replace(path, this.#encode({ meta, data }), 0o600);
+      for (const old of (await this.#names()).slice(keep)) {
+        await this.#disk.remove(`${this.#directory}/${old}`);
+      }
+    } catch (cause) {
+      const full = (cause as NodeJS.ErrnoException).code === "ENOSPC";
+      throw new ClusterError(
+        full ? "resource-exhausted" : "data-loss",
+        `cannot write the snapshot ${path}: ${full ? "the disk is full; free some space and restart the manager" : errorText(cause)}`,
+        { cause },
+      );
+    }
+  }
+
+  /**
+   * The newest that can be read, which may be the one before the newest.
+   *
+   * @throws {ClusterError} `data-loss` when there are some and none can be read.
+   */
+  async load(): Promise<StoredSnapshot | undefined> {
+    const problems: string[] = [];
+    for (const name of await this.#names()) {
+      const bytes = await this.#disk.read(`${this.#directory}/${name}`);
+      try {
+        if (bytes !== undefined) return this.#decode(bytes, name);
+      } catch (error) {
+        problems.push(`${this.#directory}/${name}: ${errorText(error)}`);
+      }
+    }
+    if (problems.length === 0) return undefined;
+    throw new ClusterError(
+      "data-loss",
+      `cannot read any snapshot (${problems.join("; ")}). Remove this manager from the group on another manager, remove ` +
+        "its state directory, and let it join again",
+    );
+  }
+
+  /** Index up to which the log may be dropped without losing the fallback to the older snapshot; 0 for none. */
+  async oldestIndex(): Promise<number> {
+    const names = await this.#names();
+    const oldest = names.at(-1);
+    return oldest === undefined ? 0 : Number.parseInt(oldest, 16);
+  }
+
+  /** Newest first. */
+  async #names(): Promise<string[]> {
+    const names = await this.#disk.list(this.#directory);
+    return names
+      .filter((name) => name.endsWith(suffix))
+      .toSorted()
+      .toReversed();
+  }
+
+  #encode({ meta, data }: StoredSnapshot): Uint8Array {
+    const name = fileName(meta);
+    const header = this.#seal.seal(
+      SnapshotHeader.encode(snapshotToWire(meta, data.byteLength)).finish(),
+      `header of snapshot ${name}`,
+    );
+    const body = this.#seal.seal(data, `snapshot ${name}`);
+    const bytes = new Uint8Array(headerBytes + 4 + header.byteLength + body.byteLength);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(0, magic, true);
+    view.setUint32(4, version, true);
+    view.setUint32(12, 4 + header.byteLength + body.byteLength, true);
+    view.setUint32(headerBytes, header.byteLength, true);
+    bytes.set(header, headerBytes + 4);
+    bytes.set(body, headerBytes + 4 + header.byteLength);
+    view.setUint32(8, crc32c(bytes.subarray(12)), true);
+    return bytes;
+  }
+
+  #decode(bytes: Uint8Array, name: string): StoredSnapshot {
+    if (bytes.byteLength < headerBytes + 4) throw new Error("it is too short");
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (view.getUint32(0, true) !== magic) throw new Error("it is not a snapshot");
+    if (view.getUint32(4, true) !== version) {
+      throw new Error(`it has version ${view.getUint32(4, true)}, ${version} is understood`);
+    }
+    if (view.getUint32(12, true) !== bytes.byteLength - headerBytes) throw new Error("it is cut off");
+    if (view.getUint32(8, true) !== crc32c(bytes.subarray(12)))
+      throw new Error("its checksum does not match");
+    const headerEnd = headerBytes + 4 + view.getUint32(headerBytes, true);
+    const header = this.#seal.open(bytes.subarray(headerBytes + 4, headerEnd), `header of snapshot ${name}`);
+    const data = this.#seal.open(bytes.subarray(headerEnd), `snapshot ${name}`);
+    return { meta: snapshotFromWire(SnapshotHeader.decode(header)), data };
+  }
+}
+
+function fileName({ index, term }: SnapshotMeta): string {
+  return `${hex(index)}-${hex(term)}${suffix}`;
+}
+
+function hex(value: number): string {
+  return value.toString(16).padStart(16, "0");
+}

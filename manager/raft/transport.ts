@@ -1,0 +1,142 @@
+import { Server } from "@grpc/grpc-js";
+import type { MemberId, Message, SnapshotMessage } from "raft-ts";
+import type { ClusterId } from "../../model/ids.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { GrpcListener } from "../../runtime/grpc.ts";
+import { listenGrpc } from "../../runtime/grpc.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { Random } from "../../runtime/random.ts";
+import type { TlsKeeper } from "../../runtime/tls.ts";
+import { messageToWire, snapshotToWire } from "./codec.ts";
+import { PeerLink } from "./peer-link.ts";
+import { peerService } from "./peer-service.ts";
+import { RaftPeerService } from "../../proto/gen/shoal/raft.ts";
+
+/** What the member hears from the wire. Calls come from the event loop, one at a time. */
+export interface TransportHandler {
+  onMessages(messages: readonly Message[]): void;
+  onSnapshot(message: SnapshotMessage, data: Uint8Array): void;
+  /** Messages to this member may have been lost. */
+  onUnreachable(id: MemberId): void;
+  /** Its host answers and nothing listens there: the process has ended. */
+  onGone(id: MemberId): void;
+  /** Another manager says that the group has removed this member. */
+  onRemoved(): void;
+  /** Whether this member knows for sure that `id` does not belong to the group. */
+  isRemoved(id: MemberId): boolean;
+}
+
+export interface TransportDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+  readonly keeper: TlsKeeper;
+}
+
+export interface TransportOptions {
+  readonly memberId: MemberId;
+  readonly clusterId: ClusterId;
+  readonly listenHost: string;
+  readonly listenPort: number;
+  readonly raftAddress: string;
+}
+
+/** One link to each peer, and the listener that theirs arrive on. */
+export class PeerTransport {
+  readonly #deps: TransportDeps;
+  readonly #options: TransportOptions;
+  readonly #handler: TransportHandler;
+  readonly #links = new Map<MemberId, PeerLink>();
+  /** Where members that are in no configuration yet said they listen. */
+  readonly #introduced = new Map<MemberId, string>();
+  #listener: GrpcListener | undefined;
+  #unwatch: () => void = () => {};
+
+  constructor(deps: TransportDeps, options: TransportOptions, handler: TransportHandler) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#handler = handler;
+  }
+
+  get port(): number {
+    return this.#listener?.port ?? 0;
+  }
+
+  /** @throws the system's error when the address cannot be bound. */
+  async listen(): Promise<void> {
+    const { keeper, log } = this.#deps;
+    const { listenHost: host, listenPort: port } = this.#options;
+    const server = new Server({
+      "grpc.max_receive_message_length": 16 * 1024 * 1024,
+      "grpc.max_send_message_length": 16 * 1024 * 1024,
+      "grpc.enable_channelz": 0,
+    });
+    server.addService(
+      RaftPeerService,
+      peerService(this.#options, {
+        peerOf: (call) => this.#listener?.peerOf(call),
+        introduce: (id, address) => this.#introduce(id, address),
+        handler: this.#handler,
+        log,
+      }),
+    );
+    this.#listener = await listenGrpc({ server, keeper, host, port, log });
+    this.#unwatch = keeper.watch(() => {
+      for (const link of this.#links.values()) link.reconnect(); // With the new certificate.
+    });
+  }
+
+  /** Links exactly to these members; `self` is left out by the caller. */
+  setPeers(addresses: ReadonlyMap<MemberId, string>): void {
+    for (const [id, link] of this.#links) {
+      if (addresses.has(id) || this.#introduced.has(id)) continue;
+      link.close();
+      this.#links.delete(id);
+    }
+    for (const [id, address] of addresses) {
+      this.#introduced.delete(id);
+      this.#link(id, address);
+    }
+  }
+
+  send(messages: readonly Message[]): void {
+    for (const message of messages) this.#links.get(message.to)?.send(messageToWire(message));
+  }
+
+  /** Settles when the receiver has taken it in. @throws when it has not. */
+  async sendSnapshot(message: SnapshotMessage, data: Uint8Array): Promise<void> {
+    const link = this.#links.get(message.to);
+    if (link === undefined) throw new Error(`member ${message.to} has no address`);
+    const wire = {
+      ...messageToWire(message),
+      snapshot: snapshotToWire(message.snapshot, data.byteLength),
+    };
+    await link.sendSnapshot(wire, data);
+  }
+
+  isConnected(id: MemberId): boolean {
+    return this.#links.get(id)?.connected ?? false;
+  }
+
+  async close(): Promise<void> {
+    this.#unwatch();
+    for (const link of this.#links.values()) link.close();
+    this.#links.clear();
+    await this.#listener?.close();
+  }
+
+  #introduce(id: MemberId, address: string): void {
+    if (this.#links.has(id) || address === "") return;
+    this.#introduced.set(id, address);
+    this.#link(id, address);
+  }
+
+  #link(id: MemberId, address: string): void {
+    const known = this.#links.get(id);
+    if (known?.address === address) return;
+    known?.close();
+    const { memberId: from, clusterId, raftAddress } = this.#options;
+    const hello = { clusterId, from, to: id, address: raftAddress };
+    this.#links.set(id, new PeerLink(this.#deps, { address, hello }, this.#handler));
+  }
+}

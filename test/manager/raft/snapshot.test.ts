@@ -1,0 +1,73 @@
+import type { SnapshotMeta } from "raft-ts";
+import t from "tap";
+import { crc32c } from "../../../manager/raft/crc32c.ts";
+import { sealWith } from "../../../manager/raft/seal.ts";
+import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
+import { MemoryDisk } from "../../../runtime/memory-disk.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+
+const directory = "/raft/snapshots";
+
+function store(disk: MemoryDisk): SnapshotStore {
+  const seal = sealWith(new Uint8Array(32).fill(7), seededRandom(1));
+  return new SnapshotStore({ disk }, { directory, seal });
+}
+
+function meta(index: number): SnapshotMeta {
+  const configuration = { voters: ["a"], outgoing: [], learners: [], contexts: { a: "" } };
+  return { index, term: 3, configuration };
+}
+
+async function threeSaved(): Promise<MemoryDisk> {
+  const disk = new MemoryDisk();
+  for (const index of [10, 20, 30]) {
+    await store(disk).save({ meta: meta(index), data: Buffer.from(`state ${index}`) });
+  }
+  return disk;
+}
+
+t.test("the newest is loaded, the one before is kept, older ones go", async (t) => {
+  const disk = await threeSaved();
+  const loaded = await store(disk).load();
+  t.strictSame(loaded?.meta, meta(30));
+  t.equal(Buffer.from(loaded?.data ?? []).toString(), "state 30");
+  t.equal((await disk.list(directory)).length, 2);
+  t.equal(await store(disk).oldestIndex(), 20);
+});
+
+t.test("without any there is nothing to load", async (t) => {
+  t.equal(await store(new MemoryDisk()).load(), undefined);
+});
+
+t.test("a damaged newest falls back to the one before; two damaged ones are refused", async (t) => {
+  const disk = await threeSaved();
+  const names = (await disk.list(directory)).toSorted();
+  for (const offset of [0, 5, 9, 13, 17, 40, 80]) {
+    const copy = await threeSaved();
+    copy.damage(`${directory}/${names[1] ?? ""}`, (bytes) => {
+      bytes[offset] = (bytes[offset] ?? 0) ^ 1;
+    });
+    t.equal((await store(copy).load())?.meta.index, 20, `byte ${offset}`);
+  }
+  for (const name of names) {
+    disk.damage(`${directory}/${name}`, (bytes) => {
+      bytes[30] = (bytes[30] ?? 0) ^ 1;
+    });
+  }
+  await t.rejects(store(disk).load(), { code: "data-loss", message: /cannot read any snapshot/ });
+});
+
+t.test("a state never lies in the clear on the disk", async (t) => {
+  const disk = await threeSaved();
+  for (const name of await disk.list(directory)) {
+    t.notMatch(Buffer.from((await disk.read(`${directory}/${name}`)) ?? []).toString("latin1"), /state/);
+  }
+});
+
+t.test("CRC-32C gives the values of RFC 3720", (t) => {
+  t.equal(crc32c(new Uint8Array(32)), 0x8a9136aa);
+  t.equal(crc32c(new Uint8Array(32).fill(0xff)), 0x62a8ab43);
+  t.equal(crc32c(Buffer.from("6789"), crc32c(Buffer.from("12345"))), crc32c(Buffer.from("123456789")));
+  t.equal(crc32c(Buffer.from("123456789")), 0xe3069283);
+  t.end();
+});
