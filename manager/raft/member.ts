@@ -7,6 +7,7 @@ import {
   RaftNode,
   type Ready,
   type SnapshotMessage,
+  membersOf,
 } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -269,13 +270,17 @@ export class Member implements TransportHandler {
   }
 
   #followConfiguration(): void {
-    const { configuration } = this.#node.status();
+    const { configuration, commit } = this.#node.status();
     const { memberId } = this.#state;
     if (memberId in configuration.contexts) this.#wasMember = true;
-    const ids = [...configuration.voters, ...configuration.outgoing, ...configuration.learners];
-    this.#members = new Set(ids);
-    const others = ids.filter((id) => id !== memberId);
-    this.#wire.setPeers(new Map(others.map((id) => [id, raftAddressOf(configuration, id)])));
+    this.#members = membersOf(configuration);
+    // A leader whose removal is not committed yet still needs our answers.
+    const addresses = new Map<MemberId, string>();
+    for (const known of [this.#node.configurationAt(commit), configuration]) {
+      for (const id of membersOf(known)) addresses.set(id, raftAddressOf(known, id));
+    }
+    addresses.delete(memberId);
+    this.#wire.setPeers(addresses);
   }
 
   #send(messages: readonly Message[]): void {
@@ -327,6 +332,7 @@ export class Member implements TransportHandler {
   #onMembership(index: number): void {
     const configuration = this.#node.configurationAt(index);
     this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
+    this.#followConfiguration();
   }
 
   #propose({ id, data }: { id: number; data: Uint8Array }): void {
@@ -521,7 +527,8 @@ export class Member implements TransportHandler {
     this.#stopTicking();
     this.#wake();
     const error = asClusterError(reason);
-    this.#deps.log.error({ error: reason }, "raft member stopped");
+    if (how === "removed") this.#deps.log.info({}, "raft member was removed from the group");
+    else this.#deps.log.error({ error: reason }, "raft member stopped");
     const failure = { code: error.code, message: error.message };
     this.#deps.emit({ kind: "failed", failure, removed: how === "removed" });
   }
