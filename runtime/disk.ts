@@ -15,6 +15,10 @@ export interface Disk {
   remove(path: string): Promise<void>;
   /** Opens for appending; creates the file, durably in its directory. */
   openAppend(path: string, mode?: number): Promise<AppendFile>;
+}
+
+/** A disk that also writes at positions, as a log of fixed segments needs. */
+export interface BlockDisk extends Disk {
   /** Opens for writing at positions; creates the file, durably in its directory. */
   openBlocks(path: string, mode?: number): Promise<BlockFile>;
 }
@@ -38,7 +42,7 @@ export interface AppendFile {
 
 const privateMode = 0o600;
 
-export const systemDisk: Disk = {
+export const systemDisk: BlockDisk = {
   async read(path) {
     try {
       return await readFile(path);

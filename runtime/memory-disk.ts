@@ -1,4 +1,4 @@
-import type { AppendFile, BlockFile, Disk } from "./disk.ts";
+import type { AppendFile, BlockDisk, BlockFile } from "./disk.ts";
 
 const sectorBytes = 512;
 
@@ -17,7 +17,7 @@ interface MemoryFile {
  * A disk in memory that can lose power and fill up or fail. Directory operations are durable at once; file contents
  * only after a sync.
  */
-export class MemoryDisk implements Disk {
+export class MemoryDisk implements BlockDisk {
   readonly #files = new Map<string, MemoryFile>();
   /** Called before each effect; what it throws is the failure of that call. */
   onEffect: (effect: "write" | "sync" | "replace" | "remove" | "create", path: string) => void = () => {};

@@ -1,7 +1,6 @@
 import {
   type ServerDuplexStream,
   type ServerReadableStream,
-  type ServiceError,
   Metadata,
   type sendUnaryData,
 } from "@grpc/grpc-js";
@@ -15,7 +14,7 @@ import type {
   SnapshotPart,
   SnapshotReceipt,
 } from "../../proto/gen/shoal/raft.ts";
-import { toStatus } from "../../proto/status.ts";
+import { type WireStatus, toStatus } from "../../proto/status.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Peer } from "../../runtime/tls.ts";
 import { messageFromWire } from "./codec.ts";
@@ -83,7 +82,7 @@ function receiveSnapshot(
   let receivedBytes = 0;
   const parts: Uint8Array[] = [];
   let done = false;
-  const finish = (error: ServiceError | undefined): void => {
+  const finish = (error: WireStatus | undefined): void => {
     if (done) return;
     done = true;
     callback(error ?? null, {});
@@ -164,7 +163,7 @@ function greet(
   return hello.from;
 }
 
-function refusal(log: Log, reason: unknown): ServiceError {
+function refusal(log: Log, reason: unknown): WireStatus {
   log.warn({ error: errorText(reason) }, "raft peer refused");
-  return Object.assign(new Error(errorText(reason)), toStatus(reason));
+  return toStatus(reason);
 }

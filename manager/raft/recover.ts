@@ -1,7 +1,7 @@
 import { type Configuration, type MemberId, MemoryStorage, type SnapshotMeta, bootstrapEntry } from "raft-ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
-import type { Disk } from "../../runtime/disk.ts";
+import type { BlockDisk } from "../../runtime/disk.ts";
 import type { Random } from "../../runtime/random.ts";
 import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
 import { loadSeal } from "./seal.ts";
@@ -26,7 +26,7 @@ export interface Recovered {
  * @throws {ClusterError} `data-loss` when it cannot be trusted, `failed-precondition` when it does not fit.
  */
 export async function recover(
-  deps: { disk: Disk; random: Random },
+  deps: { disk: BlockDisk; random: Random },
   options: {
     readonly directory: string;
     readonly nodeId: NodeId;
@@ -63,7 +63,7 @@ export async function recover(
 }
 
 async function loadMemberId(
-  { disk, random }: { disk: Disk; random: Random },
+  { disk, random }: { disk: BlockDisk; random: Random },
   { directory, nodeId }: { directory: string; nodeId: NodeId },
 ): Promise<MemberId> {
   const path = `${directory}/member`;

@@ -1,6 +1,6 @@
 import type { Entry, HardState, SnapshotMeta } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { BlockFile, Disk } from "../../runtime/disk.ts";
+import type { BlockDisk, BlockFile } from "../../runtime/disk.ts";
 import { type WalBatch, decodeBatch, encodeBatch } from "./codec.ts";
 import type { Seal } from "./seal.ts";
 import { type RecordKind, encodeRecord, readRecord } from "./wal-record.ts";
@@ -31,7 +31,7 @@ interface Segment {
  * @see docs/decisions/0012-log-on-disk.md
  */
 export class Wal {
-  readonly #disk: Disk;
+  readonly #disk: BlockDisk;
   readonly #directory: string;
   readonly #seal: Seal;
   readonly #segmentBytes: number;
@@ -45,7 +45,7 @@ export class Wal {
   #prepared: Promise<BlockFile | undefined> | undefined;
   #failure: ClusterError | undefined;
 
-  private constructor(disk: Disk, options: { directory: string; seal: Seal; segmentBytes: number }) {
+  private constructor(disk: BlockDisk, options: { directory: string; seal: Seal; segmentBytes: number }) {
     this.#disk = disk;
     this.#directory = options.directory;
     this.#seal = options.seal;
@@ -58,7 +58,7 @@ export class Wal {
    * @throws {ClusterError} `data-loss` when it is damaged elsewhere: nothing is changed then.
    */
   static async open(
-    { disk }: { disk: Disk },
+    { disk }: { disk: BlockDisk },
     options: { directory: string; seal: Seal; segmentBytes?: number },
   ): Promise<{ wal: Wal; state: WalState }> {
     const wal = new Wal(disk, { segmentBytes: defaultSegmentBytes, ...options });

@@ -66,7 +66,7 @@ t.test("what is proposed at a leader that goes away fails once, with the outcome
   withCluster(t, {}, async (cluster) => {
     await cluster.startAll(["n1", "n2", "n3"]);
     const leader = await cluster.leader();
-    for (const name of [...cluster.nodes.keys()]) if (name !== leader.nodeId) await cluster.kill(name);
+    for (const name of cluster.nodes.keys()) if (name !== leader.nodeId) await cluster.kill(name);
     await t.rejects(leader.group.propose(line("lost")), {
       code: "no-leader",
       message: /outcome is unknown|does not have a leader/,
