@@ -10,7 +10,6 @@ export interface NewTask {
   readonly nodeId?: NodeId;
   readonly desiredState: DesiredState;
   readonly restarts?: number;
-  readonly nowMs: number;
 }
 
 /** Creates a task on the service's current spec, and the revision it refers to when it is the first. */
@@ -24,7 +23,7 @@ export function createTask(tx: Transaction, service: Service, task: NewTask): Ta
     slot: task.slot,
     ...(task.nodeId === undefined ? {} : { nodeId: task.nodeId }),
     desiredState: task.desiredState,
-    status: { state: "new", atMs: task.nowMs, message: "created", error: "", appliedAtMs: 0 },
+    status: { state: "new", atMs: tx.nowMs, message: "created", error: "", appliedAtMs: 0 },
     networks: [],
     ...(service.job === undefined ? {} : { jobIteration: service.job.iteration }),
     ...(task.restarts === undefined || task.restarts === 0 ? {} : { restarts: task.restarts }),

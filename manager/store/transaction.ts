@@ -72,6 +72,8 @@ export interface TableWrites<Id extends string, T extends Row> {
 
 /** A view that sees its own writes. Nothing of it lasts when the function that got it throws. */
 export interface Transaction extends StoreView {
+  /** Wall clock of the leader, as it will be stamped on what is written. */
+  readonly nowMs: number;
   readonly clusters: StoreView["clusters"] & TableWrites<ClusterId, Cluster>;
   readonly services: StoreView["services"] & TableWrites<ServiceId, Service>;
   readonly tasks: StoreView["tasks"] & TableWrites<TaskId, Task>;
@@ -115,6 +117,7 @@ export function makeView(reads: AllReads): StoreView {
 
 export function makeTransaction(overlays: AllOverlays, scope: Scope): Transaction {
   return {
+    nowMs: scope.stamp.nowMs,
     get cluster() {
       return firstOf(overlays.cluster.values());
     },

@@ -204,7 +204,7 @@ t.test("a batch splits into entries and keeps the steps before the one that fail
   const service = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
   const ids = Array.from({ length: 12_000 }, (_, i) => i + 1);
   await store.batch(ids, (tx, slot) => {
-    createTask(tx, service, { id: id<TaskId>(`t${slot}x`), slot, desiredState: "running", nowMs: 1 });
+    createTask(tx, service, { id: id<TaskId>(`t${slot}x`), slot, desiredState: "running" });
   });
   t.equal(log.length, 3, "one for the service, two for the tasks");
   t.equal(
@@ -231,7 +231,6 @@ t.test("indexes follow every change, inside a transaction and after it", async (
       id: id<TaskId>("t1"),
       slot: 3,
       desiredState: "running",
-      nowMs: 1,
     });
     t.strictSame(tx.tasks.bySlot(web, 3), [task]);
     t.equal(tx.tasks.byNode(node).length, 0);
@@ -277,7 +276,6 @@ t.test("a follower and a restored snapshot hold exactly what the leader holds", 
       id: id<TaskId>("t1"),
       slot: 1,
       desiredState: "ready",
-      nowMs: clock.now(),
       restarts: 2,
     }),
   );

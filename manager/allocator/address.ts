@@ -1,0 +1,84 @@
+import { parseCidr, parseIp } from "../../model/address.ts";
+import { ClusterError } from "../../model/errors.ts";
+
+/**
+ * The addresses of one IPv4 subnet. They are given out in turn, so that a freed one rests as long as
+ * possible: peers may still hold its neighbour entries and open connections.
+ */
+export class AddressPool {
+  readonly #base: number;
+  readonly #prefixBits: number;
+  /** Usable offsets, both inclusive; network and broadcast address are outside. */
+  readonly #first: number;
+  readonly #last: number;
+  readonly #taken = new Set<number>();
+  #cursor: number;
+
+  /**
+   * @param range - Part of the subnet that addresses come from; the whole when absent.
+   * @throws {ClusterError} `invalid-argument` when the texts are no IPv4 block and address.
+   */
+  constructor({
+    subnet,
+    gateway,
+    range,
+  }: {
+    readonly subnet: string;
+    readonly gateway: string;
+    readonly range?: string;
+  }) {
+    const block = parseCidr(subnet);
+    const part = range === undefined || range === "" ? block : parseCidr(range);
+    if (block?.bits !== 32 || part?.bits !== 32) {
+      throw new ClusterError("invalid-argument", `invalid subnet ${subnet}: an IPv4 block is accepted`);
+    }
+    this.#base = Number(block.base);
+    this.#prefixBits = block.prefixBits;
+    const size = 2 ** (32 - block.prefixBits);
+    const start = Number(part.base) - this.#base;
+    this.#first = Math.max(1, start);
+    this.#last = Math.min(size - 2, start + 2 ** (32 - part.prefixBits) - 1);
+    this.#cursor = this.#first - 1;
+    const gatewayOffset = this.#offset(gateway);
+    if (gatewayOffset !== undefined) this.#taken.add(gatewayOffset);
+  }
+
+  /** The next free address in CIDR form, or `undefined` when all are taken. */
+  allocate(): string | undefined {
+    const count = this.#last - this.#first + 1;
+    for (let tries = 0; tries < count; tries += 1) {
+      this.#cursor = this.#cursor >= this.#last ? this.#first : this.#cursor + 1;
+      if (this.#taken.has(this.#cursor)) continue;
+      this.#taken.add(this.#cursor);
+      return this.#print(this.#cursor);
+    }
+    return undefined;
+  }
+
+  /** Marks an address as taken, after a new leader read it from the store. False when it already is. */
+  claim(address: string): boolean {
+    const offset = this.#offset(address.split("/")[0] ?? "");
+    if (offset === undefined || this.#taken.has(offset)) return false;
+    this.#taken.add(offset);
+    this.#cursor = Math.max(this.#cursor, Math.min(offset, this.#last));
+    return true;
+  }
+
+  release(address: string): void {
+    const offset = this.#offset(address.split("/")[0] ?? "");
+    if (offset !== undefined) this.#taken.delete(offset);
+  }
+
+  #offset(address: string): number | undefined {
+    const ip = parseIp(address);
+    if (ip?.bits !== 32) return undefined;
+    const offset = Number(ip.value) - this.#base;
+    return offset >= 0 && offset < 2 ** (32 - this.#prefixBits) ? offset : undefined;
+  }
+
+  #print(offset: number): string {
+    const value = this.#base + offset;
+    const bytes = [24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256);
+    return `${bytes.join(".")}/${this.#prefixBits}`;
+  }
+}

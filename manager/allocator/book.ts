@@ -1,0 +1,138 @@
+import { parseCidr, type CidrBlock } from "../../model/address.ts";
+import { assert, errorText } from "../../model/errors.ts";
+import type { NetworkId, TaskId } from "../../model/ids.ts";
+import type { Network, NetworkState } from "../../model/network.ts";
+import type { NetworkReference } from "../../model/service.ts";
+import { isTerminal, type NetworkAttachment, type Task } from "../../model/task.ts";
+import { AddressPool } from "./address.ts";
+import { chooseSubnet } from "./subnet.ts";
+import { pickVni } from "./vni.ts";
+
+/** A decision that the caller commits, or the reason why there is none. */
+export type Outcome<T> =
+  | { readonly kind: "allocated"; readonly value: T }
+  | { readonly kind: "refused"; readonly reason: string };
+
+interface KnownNetwork {
+  readonly network: Network;
+  readonly block: CidrBlock;
+  readonly state: NetworkState;
+  readonly pool: AddressPool;
+}
+
+/**
+ * What is given out: subnets, network identifiers and addresses. Rebuilt from the store by every leader;
+ * everything stored is claimed before anything new is given.
+ */
+export class AllocationBook {
+  readonly #networks = new Map<NetworkId, KnownNetwork>();
+  /** Networks that need an address of ours and have no subnet yet, with the reason. */
+  readonly #refused = new Map<NetworkId, string>();
+  readonly #tasks = new Map<TaskId, readonly NetworkAttachment[]>();
+
+  /** Takes note of a network that has its subnet. */
+  claimNetwork(network: Network): void {
+    const { state } = network;
+    if (state === undefined || this.#networks.has(network.id)) return;
+    const block = parseCidr(state.subnet);
+    assert(block !== undefined, `stored subnet ${state.subnet} cannot be parsed`);
+    const range = network.spec.ipam.find((config) => config.range !== undefined)?.range;
+    const pool = new AddressPool({ ...state, ...(range === undefined ? {} : { range }) });
+    this.#networks.set(network.id, { network, block, state, pool });
+    this.#refused.delete(network.id);
+  }
+
+  /**
+   * Takes note of a task's stored addresses.
+   * @returns Whether all of them were free; if not, another task has one of them.
+   */
+  claimTask(task: Task): boolean {
+    if (this.#tasks.has(task.id) || task.networks.length === 0 || isTerminal(task)) return true;
+    const claimed = task.networks.filter(
+      ({ networkId, address }) =>
+        address === "" || this.#networks.get(networkId)?.pool.claim(address) !== false,
+    );
+    this.#tasks.set(task.id, claimed);
+    return claimed.length === task.networks.length;
+  }
+
+  /** Chooses subnet, gateway and identifier for an overlay and holds them. */
+  allocateNetwork(
+    network: Network,
+    { pools, bits }: { readonly pools: readonly string[]; readonly bits: number },
+  ): Outcome<NetworkState> {
+    const known = [...this.#networks.values()];
+    try {
+      const taken = known.map(({ block }) => block);
+      const chosen = chooseSubnet(network.spec, { pools, bits, taken, ingress: network.spec.ingress });
+      const vni = pickVni(network.spec.driverOptions, new Set(known.map(({ state }) => state.vni)));
+      const state: NetworkState = { ...chosen, vni };
+      this.claimNetwork({ ...network, state });
+      return { kind: "allocated", value: state };
+    } catch (error) {
+      const reason = errorText(error);
+      this.#refused.set(network.id, reason);
+      return { kind: "refused", reason };
+    }
+  }
+
+  /** Chooses an address on each network a task is attached to, and holds them; all or none. */
+  allocateTask(
+    id: TaskId,
+    references: readonly NetworkReference[],
+    find: (id: NetworkId) => Network | undefined,
+  ): Outcome<readonly NetworkAttachment[]> {
+    const attachments: NetworkAttachment[] = [];
+    for (const { networkId, aliases } of references) {
+      const address = this.#allocateAddress(networkId, find(networkId));
+      if (address.kind === "refused") {
+        this.#releaseAll(attachments);
+        return address;
+      }
+      attachments.push({ networkId, address: address.value, aliases });
+    }
+    this.#tasks.set(id, attachments);
+    return { kind: "allocated", value: attachments };
+  }
+
+  releaseNetwork(id: NetworkId): void {
+    this.#networks.delete(id);
+    this.#refused.delete(id);
+  }
+
+  /** @returns Whether there was anything to release. */
+  releaseTask(id: TaskId): boolean {
+    const held = this.#tasks.get(id);
+    if (held === undefined) return false;
+    this.#tasks.delete(id);
+    this.#releaseAll(held);
+    return held.length > 0;
+  }
+
+  #allocateAddress(id: NetworkId, network: Network | undefined): Outcome<string> {
+    if (network === undefined) return { kind: "refused", reason: `network ${id} not found` };
+    if (!isAllocated(network)) return { kind: "allocated", value: "" };
+    const known = this.#networks.get(id);
+    if (known === undefined) {
+      const why = this.#refused.get(id) ?? "it has no subnet yet";
+      return { kind: "refused", reason: `network ${network.spec.name} cannot be used: ${why}` };
+    }
+    const address = known.pool.allocate();
+    if (address !== undefined) return { kind: "allocated", value: address };
+    return {
+      kind: "refused",
+      reason: `no address is left on network ${network.spec.name}: all of ${known.state.subnet} are taken`,
+    };
+  }
+
+  #releaseAll(attachments: readonly NetworkAttachment[]): void {
+    for (const { networkId, address } of attachments) {
+      if (address !== "") this.#networks.get(networkId)?.pool.release(address);
+    }
+  }
+}
+
+/** Only overlays get addresses from the managers; a host's own networks give theirs themselves. */
+export function isAllocated(network: Network): boolean {
+  return network.spec.driver === "overlay";
+}

@@ -1,0 +1,57 @@
+import { nodeMeets } from "../../model/constraint.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { Node } from "../../model/node.ts";
+import { isTerminal } from "../../model/task.ts";
+import {
+  emptyPlan,
+  isLost,
+  mergePlans,
+  slotsOf,
+  type Plan,
+  type Scene,
+  type Slot,
+  type Step,
+} from "./plan.ts";
+import { countsAsReplica, settleSlots } from "./replicated.ts";
+
+/** Keeps one task on every node that may have one. The node is the slot. */
+export function decideGlobal(scene: Scene): Plan {
+  if (scene.service.spec.mode.kind !== "global") return emptyPlan;
+  const slots = slotsOf(scene.tasks) as Map<NodeId, Slot>; // Global tasks have no numbers.
+  const steps: Step[] = [];
+  const kept: Slot[] = [];
+  for (const node of scene.nodes) {
+    const slot = slots.get(node.id);
+    switch (standing(scene, node)) {
+      case "excluded":
+        if (slot !== undefined) steps.push(endAll(slot));
+        break;
+      case "paused":
+        // Nothing is added or renewed there, but what ended is put to rest.
+        if (slot !== undefined) steps.push(endAll({ ...slot, live: slot.live.filter(isTerminal) }));
+        break;
+      case "included":
+        if (slot !== undefined && countsAsReplica(scene, slot)) kept.push(slot);
+        else steps.push([{ kind: "create", slot: 0, nodeId: node.id, desiredState: "running", restarts: 0 }]);
+        break;
+    }
+  }
+  for (const [nodeId, slot] of slots) {
+    if (scene.node(nodeId) !== undefined) continue;
+    steps.push(slot.tasks.map((task) => ({ kind: "forget", taskId: task.id })));
+  }
+  return mergePlans([
+    { steps: steps.filter((step) => step.length > 0), wakeAtMs: undefined },
+    settleSlots(scene, kept),
+  ]);
+}
+
+function standing(scene: Scene, node: Node): "included" | "paused" | "excluded" {
+  if (isLost(node)) return "excluded";
+  if (!nodeMeets(scene.service.spec.task.placement.constraints, node)) return "excluded";
+  return node.spec.availability === "pause" ? "paused" : "included";
+}
+
+function endAll(slot: Slot): Step {
+  return slot.live.map((task) => ({ kind: "shutdown", taskId: task.id }));
+}

@@ -1,0 +1,139 @@
+import type { NodeId, TaskId } from "../../model/ids.ts";
+import type { Node } from "../../model/node.ts";
+import type { Revision, Service, UpdateStatus } from "../../model/service.ts";
+import { isTerminal, taskStates, type Task } from "../../model/task.ts";
+
+/** What a decision sees of one service: a snapshot and the time. */
+export interface Scene {
+  readonly service: Service;
+  /** Every task of the service, dead ones included. */
+  readonly tasks: readonly Task[];
+  readonly nodes: readonly Node[];
+  readonly node: (id: NodeId) => Node | undefined;
+  readonly revision: (specVersion: number) => Revision | undefined;
+  /** For a task that ended: since when it had been running, or `undefined` if it never did or nobody knows. */
+  readonly ranSinceMs: (id: TaskId) => number | undefined;
+  readonly nowMs: number;
+}
+
+export type TaskChange =
+  | {
+      readonly kind: "create";
+      readonly slot: number;
+      readonly nodeId?: NodeId;
+      readonly desiredState: "ready" | "running";
+      readonly restarts: number;
+    }
+  /** Ends the task; its record stays as history. */
+  | { readonly kind: "shutdown"; readonly taskId: TaskId }
+  /** Ends the task; its record goes once it has stopped. */
+  | { readonly kind: "remove"; readonly taskId: TaskId }
+  /** Drops the record at once. */
+  | { readonly kind: "forget"; readonly taskId: TaskId }
+  /** Lets a prepared task start. */
+  | { readonly kind: "promote"; readonly taskId: TaskId }
+  | { readonly kind: "update-status"; readonly status: UpdateStatus }
+  /** Puts the previous spec back. */
+  | { readonly kind: "roll-back"; readonly message: string };
+
+/** Changes that are committed together or not at all. */
+export type Step = readonly TaskChange[];
+
+/** What to do now, and when to look again even if nothing happens. */
+export interface Plan {
+  readonly steps: readonly Step[];
+  readonly wakeAtMs: number | undefined;
+}
+
+export const emptyPlan: Plan = { steps: [], wakeAtMs: undefined };
+
+/** The earlier of two times, either of which may be absent. */
+export function earliest(a: number | undefined, b: number | undefined): number | undefined {
+  if (a === undefined) return b;
+  return b === undefined ? a : Math.min(a, b);
+}
+
+export function mergePlans(plans: readonly Plan[]): Plan {
+  return {
+    steps: plans.flatMap((plan) => plan.steps),
+    wakeAtMs: plans.reduce<number | undefined>((at, plan) => earliest(at, plan.wakeAtMs), undefined),
+  };
+}
+
+/** All tasks that share a place: a slot number, or for global services a node. */
+export interface Slot {
+  readonly slot: number;
+  readonly nodeId?: NodeId;
+  /** Newest first. */
+  readonly tasks: readonly Task[];
+  /** Those that managers want alive: desired at most `running`. Newest first. */
+  readonly live: readonly Task[];
+}
+
+/** Groups tasks by slot number, or by node when slots are not numbered. */
+export function slotsOf(tasks: readonly Task[]): Map<number | NodeId, Slot> {
+  const groups = new Map<number | NodeId, Task[]>();
+  for (const task of tasks) {
+    const key = task.slot > 0 ? task.slot : task.nodeId;
+    if (key === undefined) continue; // A global task always has its node; a lone record is no slot.
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [task]);
+    else group.push(task);
+  }
+  const slots = new Map<number | NodeId, Slot>();
+  for (const [key, group] of groups) {
+    if (group.length > 1) group.sort(newestFirst);
+    const first = group[0];
+    if (first === undefined) continue;
+    slots.set(key, {
+      slot: first.slot,
+      ...(typeof key === "string" ? { nodeId: key } : {}),
+      tasks: group,
+      live: group.filter(isLive),
+    });
+  }
+  return slots;
+}
+
+/** Where a new task of the slot goes. */
+export function placeOf(slot: Slot): { readonly slot: number; readonly nodeId?: NodeId } {
+  return { slot: slot.slot, ...(slot.nodeId === undefined ? {} : { nodeId: slot.nodeId }) };
+}
+
+/** Wanted by managers, whatever has become of it. */
+export function isLive(task: Task): boolean {
+  return taskStates[task.desiredState] <= taskStates.running;
+}
+
+/** Versions decide, since times within a commit are equal; ids make it total. */
+function newestFirst(a: Task, b: Task): number {
+  return (
+    b.meta.createdAtMs - a.meta.createdAtMs || (b.restarts ?? 0) - (a.restarts ?? 0) || (a.id < b.id ? -1 : 1)
+  );
+}
+
+/** The node can keep no task of ours: it is gone, down or drained. Unheard and paused nodes keep theirs. */
+export function isLost(node: Node | undefined): boolean {
+  return node === undefined || node.status.state === "down" || node.spec.availability === "drain";
+}
+
+/** The task has been given to a node that cannot keep it. */
+export function isOnLostNode(scene: Pick<Scene, "node">, task: Task): boolean {
+  return task.nodeId !== undefined && isLost(scene.node(task.nodeId));
+}
+
+export function isRunning(task: Task): boolean {
+  return task.status.state === "running";
+}
+
+/** When the task reached its present state, by the leader's clock if it noticed. */
+export function sinceMs(task: Task): number {
+  return task.status.appliedAtMs > 0 ? task.status.appliedAtMs : task.status.atMs;
+}
+
+/** Nothing of it can still be at work: it ended, or nobody ever got it, or its node is down or gone. */
+export function isStopped(scene: Pick<Scene, "node">, task: Task): boolean {
+  if (isTerminal(task) || taskStates[task.status.state] < taskStates.assigned) return true;
+  const node = task.nodeId === undefined ? undefined : scene.node(task.nodeId);
+  return node === undefined || node.status.state === "down";
+}

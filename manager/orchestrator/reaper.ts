@@ -1,0 +1,48 @@
+import { isTerminal, taskStates, type Task } from "../../model/task.ts";
+import type { Service } from "../../model/service.ts";
+import { isLive } from "./plan.ts";
+
+/** However many restarts a policy allows, no slot keeps more records than this. */
+export const slotHistoryLimit = 100;
+
+/** A record that nobody needs: told to go and stopped or never begun, or without its service and node. */
+export function isForgotten(task: Task, serviceExists: boolean): boolean {
+  if (task.desiredState === "remove") {
+    return (
+      taskStates[task.status.state] < taskStates.assigned ||
+      taskStates[task.status.state] >= taskStates.complete
+    );
+  }
+  return !serviceExists && task.status.state === "orphaned";
+}
+
+/**
+ * Dead tasks of one slot that are beyond what is kept, oldest first. The limit counts living ones too.
+ *
+ * @param historyLimit - The cluster's; negative keeps everything.
+ */
+export function decideTrim(service: Service, slot: readonly Task[], historyLimit: number): readonly Task[] {
+  const limit = limitFor(service, historyLimit);
+  const surplus = slot.length - limit;
+  if (limit < 0 || surplus <= 0) return [];
+  return slot
+    .filter(
+      (task) => isTerminal(task) || (taskStates[task.status.state] < taskStates.assigned && !isLive(task)),
+    )
+    .toSorted((a, b) => lastSeenMs(a) - lastSeenMs(b))
+    .slice(0, surplus);
+}
+
+function limitFor(service: Service, historyLimit: number): number {
+  const maxAttempts = service.spec.task.restart.maxAttempts ?? 0;
+  // Attempts within a window are counted on the records.
+  if (maxAttempts > 0) return Math.min(maxAttempts + 1, slotHistoryLimit);
+  if (historyLimit < 0) return historyLimit;
+  const state = service.updateStatus?.state;
+  // An update reads from the predecessor that a slot was replaced and not added.
+  return state === "updating" || state === "rollback_started" ? Math.max(historyLimit, 2) : historyLimit;
+}
+
+function lastSeenMs(task: Task): number {
+  return task.status.appliedAtMs > 0 ? task.status.appliedAtMs : task.status.atMs;
+}

@@ -1,0 +1,71 @@
+import { ClusterError } from "../../model/errors.ts";
+import type { RegistryAuth, Service, ServiceRevision, ServiceSpec } from "../../model/service.ts";
+import { dropUnusedRevision } from "../store/revisions.ts";
+import type { Transaction } from "../store/transaction.ts";
+
+/**
+ * Gives a service a new spec on behalf of a user: keeps the old one as `previous`, forgets the status of
+ * the last update, and raises the job iteration of jobs.
+ *
+ * @param version - The service's version as the client knows it; it becomes the new spec version.
+ * @param registryAuth - Credentials for the new spec's image; absent keeps those there are.
+ * @throws {ClusterError} `version-conflict` when the service has changed since.
+ */
+export function replaceSpec(
+  tx: Transaction,
+  service: Service,
+  spec: ServiceSpec,
+  version: number,
+  registryAuth?: RegistryAuth,
+): Service {
+  const { updateStatus: _, previousRegistryAuth: __, ...rest } = service;
+  const isJob = spec.mode.kind === "replicated-job" || spec.mode.kind === "global-job";
+  const replaced = tx.services.update({
+    ...rest,
+    meta: { ...service.meta, version },
+    spec,
+    specVersion: version,
+    previous: { spec: service.spec, specVersion: service.specVersion },
+    ...(service.registryAuth === undefined ? {} : { previousRegistryAuth: service.registryAuth }),
+    ...(registryAuth === undefined ? {} : { registryAuth }),
+    ...(isJob ? { job: { iteration: (service.job?.iteration ?? 0) + 1, lastExecutionMs: tx.nowMs } } : {}),
+  });
+  dropUnusedRevision(tx, service.id, service.specVersion);
+  return replaced;
+}
+
+/**
+ * A user's rollback: spec and previous spec change places, so that a second one returns to the newer.
+ * @throws {ClusterError} `failed-precondition` without a previous spec.
+ */
+export function rollbackService(tx: Transaction, service: Service): Service {
+  if (service.previous === undefined) {
+    throw new ClusterError("failed-precondition", `service ${service.id} does not have a previous spec`);
+  }
+  return rollBackTo(tx, service, service.previous, {
+    message: "manually requested rollback",
+    keepReplaced: true,
+  });
+}
+
+/** Puts `target` in place and marks the rollback as begun. */
+export function rollBackTo(
+  tx: Transaction,
+  service: Service,
+  target: ServiceRevision,
+  how: { readonly message: string; readonly keepReplaced: boolean },
+): Service {
+  const { previous: _, registryAuth, previousRegistryAuth, ...rest } = service;
+  const replaced: ServiceRevision = { spec: service.spec, specVersion: service.specVersion };
+  const updated = tx.services.update({
+    ...rest,
+    spec: target.spec,
+    specVersion: target.specVersion,
+    ...(how.keepReplaced ? { previous: replaced } : {}),
+    ...(previousRegistryAuth === undefined ? {} : { registryAuth: previousRegistryAuth }),
+    ...(registryAuth === undefined || !how.keepReplaced ? {} : { previousRegistryAuth: registryAuth }),
+    updateStatus: { state: "rollback_started", message: how.message, startedAtMs: tx.nowMs },
+  });
+  dropUnusedRevision(tx, service.id, service.specVersion);
+  return updated;
+}

@@ -1,0 +1,287 @@
+import { defaultUpdateMonitorMs, defaultUpdatePolicy } from "../../model/defaults.ts";
+import type { TaskId } from "../../model/ids.ts";
+import type { UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
+import { isTerminal, type Task } from "../../model/task.ts";
+import { isTaskDirty } from "./dirty.ts";
+import {
+  earliest,
+  isOnLostNode,
+  isRunning,
+  isStopped,
+  placeOf,
+  sinceMs,
+  type Plan,
+  type Scene,
+  type Slot,
+  type Step,
+  type TaskChange,
+} from "./plan.ts";
+
+/** A new task that does not run by then counts as failed, so that no update hangs for ever. */
+export const progressDeadlineMs = 600_000;
+/** With a delay at least as long as the monitor, the watch after the last slot is this much longer. */
+const afterDelayMs = 1_000;
+
+/** How one slot stands against the current spec. */
+type Standing =
+  /** One good task, nothing else. */
+  | { readonly kind: "clean" }
+  /** A good task beside others that have to go, now or once it runs. */
+  | { readonly kind: "resolving"; readonly keep: Task; readonly others: readonly Task[] }
+  /** Nothing that matches the current spec. */
+  | { readonly kind: "dirty" };
+
+/** What this update has done in a slot so far. */
+type Progress =
+  | { readonly kind: "untouched" }
+  | { readonly kind: "starting"; readonly deadlineMs: number }
+  | {
+      readonly kind: "done";
+      readonly atMs: number;
+      readonly failed: TaskId | undefined;
+      readonly monitored: boolean;
+    };
+
+interface Turn {
+  readonly scene: Scene;
+  readonly policy: UpdatePolicy;
+  readonly rollback: boolean;
+  /** Undefined before the update has begun. */
+  readonly status: UpdateStatus | undefined;
+}
+
+/**
+ * The next step of a rolling update. All its state is in the store: the service's update status says
+ * when it began, tasks say the rest, so any leader goes on where the last one stopped.
+ *
+ * @param slots - Those that count as replicas.
+ * @param restless - Those among them that a restart has just changed; they are left alone in this pass.
+ */
+export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: ReadonlySet<Slot>): Plan {
+  const { service } = scene;
+  const state = service.updateStatus?.state;
+  const rollback = state === "rollback_started";
+  const calm = slots.filter((slot) => !restless.has(slot));
+  const standings = new Map(calm.map((slot) => [slot, standingOf(scene, slot)]));
+  const dirty = calm.filter((slot) => standings.get(slot)?.kind === "dirty");
+  const policy = (rollback ? service.spec.rollback : service.spec.update) ?? defaultUpdatePolicy;
+  const inProgress = state === "updating" || rollback;
+  const turn: Turn = { scene, policy, rollback, status: inProgress ? service.updateStatus : undefined };
+
+  if (state === "paused" || state === "rollback_paused") {
+    return { steps: calm.flatMap((slot) => dropSurplus(standings.get(slot))), wakeAtMs: undefined };
+  }
+  const resolving = calm.flatMap((slot) => resolve(policy, standings.get(slot)));
+  if (!inProgress && dirty.length === 0) return { steps: resolving, wakeAtMs: undefined };
+
+  const progress = new Map(slots.map((slot) => [slot, progressOf(turn, slot)]));
+  const verdict = judge(turn, dirty, progress);
+  if (verdict !== undefined) return { steps: [verdict], wakeAtMs: undefined };
+
+  // Each slot gets one try per update; what became of it is for the restart policy.
+  const untried = dirty.filter((slot) => progress.get(slot)?.kind === "untouched");
+  const next = startNext(turn, untried, progress);
+  const steps: Step[] = [...resolving, ...next.steps];
+  if (!inProgress) steps.unshift([beginUpdate(scene)]);
+  let wakeAtMs = earliest(next.wakeAtMs, deadlineOf(progress));
+  const resolved = calm.every((slot) => standings.get(slot)?.kind !== "resolving");
+  if (inProgress && resolved && untried.length === 0 && restless.size === 0) {
+    const end = completion(turn, progress);
+    if (end.kind === "now") steps.push([end.change]);
+    if (end.kind === "at") wakeAtMs = earliest(wakeAtMs, end.atMs);
+  }
+  return { steps, wakeAtMs };
+}
+
+function standingOf(scene: Scene, slot: Slot): Standing {
+  if (slot.live.length === 0) return newestIsOutdated(scene, slot) ? { kind: "dirty" } : { kind: "clean" };
+  const good = slot.live.filter((task) => !isOutdated(scene, task) && !isOnLostNode(scene, task));
+  const keep = good.toSorted(betterFirst)[0];
+  if (keep === undefined) return { kind: "dirty" };
+  const others = slot.live.filter((task) => task !== keep);
+  return others.length === 0 ? { kind: "clean" } : { kind: "resolving", keep, others };
+}
+
+/** A finished task that nothing restarts is renewed by an update like any other. */
+function newestIsOutdated(scene: Scene, slot: Slot): boolean {
+  const newest = slot.tasks[0];
+  return newest !== undefined && isOutdated(scene, newest);
+}
+
+function isOutdated(scene: Scene, task: Task): boolean {
+  const node = task.nodeId === undefined ? undefined : scene.node(task.nodeId);
+  return isTaskDirty(scene.service, task, scene.revision(task.specVersion), node);
+}
+
+function betterFirst(a: Task, b: Task): number {
+  return Number(isRunning(b)) - Number(isRunning(a)) || a.meta.createdAtMs - b.meta.createdAtMs;
+}
+
+function shutdownAll(tasks: readonly Task[]): TaskChange[] {
+  return tasks.map((task) => ({ kind: "shutdown", taskId: task.id }));
+}
+
+/** The others go once the good one runs; with stop-first they go before it starts. */
+function resolve(policy: UpdatePolicy, standing: Standing | undefined): Step[] {
+  if (standing?.kind !== "resolving") return [];
+  if (isRunning(standing.keep) || policy.order === "stop-first") return [shutdownAll(standing.others)];
+  const useless = standing.others.filter((task) => !isRunning(task));
+  return useless.length === 0 ? [] : [shutdownAll(useless)];
+}
+
+/** A paused update leaves what runs and takes back the extra task that start-first had begun. */
+function dropSurplus(standing: Standing | undefined): Step[] {
+  if (standing?.kind !== "resolving") return [];
+  const { keep, others } = standing;
+  if (isRunning(keep)) return [shutdownAll(others)];
+  return others.some(isRunning) ? [shutdownAll([keep])] : [];
+}
+
+/** The first task that this update made in the slot tells how it went; later ones are restarts. */
+function progressOf(turn: Turn, slot: Slot): Progress {
+  const startedAtMs = turn.status?.startedAtMs;
+  if (startedAtMs === undefined) return { kind: "untouched" };
+  const made = slot.tasks.filter((task) => isOfThisUpdate(turn, task, startedAtMs));
+  const first = made.at(-1);
+  if (first === undefined) return { kind: "untouched" };
+  const { scene, policy } = turn;
+  // A slot that had nothing before was scaled up, not updated: it is waited for, but cannot fail the update.
+  // The reaper leaves the predecessor in place while an update runs.
+  const monitored = slot.tasks.length > made.length;
+  const deadlineMs = first.meta.createdAtMs + progressDeadlineMs;
+  if (isRunning(first)) return { kind: "done", atMs: sinceMs(first), failed: undefined, monitored };
+  if (!isTerminal(first)) {
+    if (scene.nowMs < deadlineMs) return { kind: "starting", deadlineMs };
+    return { kind: "done", atMs: deadlineMs, failed: first.id, monitored };
+  }
+  const { state } = first.status;
+  const endedMs = sinceMs(first);
+  const ranSinceMs = scene.ranSinceMs(first.id);
+  const monitorMs = policy.monitorMs ?? defaultUpdateMonitorMs;
+  const early = ranSinceMs === undefined || endedMs - ranSinceMs <= monitorMs;
+  const broken = state === "failed" || state === "rejected" || state === "complete";
+  return {
+    kind: "done",
+    atMs: ranSinceMs ?? endedMs,
+    failed: broken && early ? first.id : undefined,
+    monitored,
+  };
+}
+
+function isOfThisUpdate(turn: Turn, task: Task, startedAtMs: number): boolean {
+  return task.specVersion === turn.scene.service.specVersion && task.meta.createdAtMs >= startedAtMs;
+}
+
+/** Compares failures with what is tolerated. */
+function judge(turn: Turn, dirty: readonly Slot[], progress: ReadonlyMap<Slot, Progress>): Step | undefined {
+  if (turn.status === undefined || turn.policy.failureAction === "continue") return undefined;
+  const concerned = new Set(dirty);
+  const failed: TaskId[] = [];
+  for (const [slot, standing] of progress) {
+    if (standing.kind === "starting") concerned.add(slot);
+    if (standing.kind !== "done" || !standing.monitored) continue;
+    concerned.add(slot);
+    if (standing.failed !== undefined) failed.push(standing.failed);
+  }
+  const culprit = failed[0];
+  if (culprit === undefined || failed.length / concerned.size <= turn.policy.maxFailureRatio)
+    return undefined;
+  return [failureChange(turn, turn.status, culprit)];
+}
+
+function failureChange(turn: Turn, status: UpdateStatus, culprit: TaskId): TaskChange {
+  const because = `due to failure or early termination of task ${culprit}`;
+  const wantsRollback = turn.policy.failureAction === "rollback";
+  if (wantsRollback && !turn.rollback && turn.scene.service.previous !== undefined) {
+    return { kind: "roll-back", message: `update rolled back ${because}` };
+  }
+  const noun = turn.rollback && wantsRollback ? "rollback" : "update";
+  return {
+    kind: "update-status",
+    status: {
+      ...status,
+      state: turn.rollback ? "rollback_paused" : "paused",
+      message: `${noun} paused ${because}`,
+    },
+  };
+}
+
+function beginUpdate(scene: Scene): TaskChange {
+  return {
+    kind: "update-status",
+    status: { state: "updating", message: "update in progress", startedAtMs: scene.nowMs },
+  };
+}
+
+/** Starts as many slots as are free; a slot is busy until its new task runs, and for the delay after. */
+function startNext(turn: Turn, dirty: readonly Slot[], progress: ReadonlyMap<Slot, Progress>): Plan {
+  const { scene, policy } = turn;
+  let busy = 0;
+  let wakeAtMs: number | undefined;
+  for (const standing of progress.values()) {
+    if (standing.kind === "starting") busy += 1;
+    if (standing.kind !== "done" || !standing.monitored) continue;
+    const freeAtMs = standing.atMs + policy.delayMs;
+    if (scene.nowMs >= freeAtMs) continue;
+    busy += 1;
+    if (dirty.length > 0) wakeAtMs = earliest(wakeAtMs, freeAtMs);
+  }
+  const room = policy.parallelism === 0 ? dirty.length : Math.max(0, policy.parallelism - busy);
+  const order = dirty.toSorted(
+    (a, b) => Number(a.live.some(isRunning)) - Number(b.live.some(isRunning)) || a.slot - b.slot,
+  );
+  return { steps: order.slice(0, room).map((slot) => replace(turn, slot)), wakeAtMs };
+}
+
+function replace({ scene, policy }: Turn, slot: Slot): Step {
+  const create = (desiredState: "ready" | "running"): TaskChange => ({
+    kind: "create",
+    ...placeOf(slot),
+    desiredState,
+    restarts: 0,
+  });
+  const stays = policy.order === "start-first" ? slot.live.filter(isRunning) : [];
+  const goes = slot.live.filter((task) => !stays.includes(task));
+  const startNow = stays.length > 0 || slot.tasks.every((task) => isStopped(scene, task));
+  return [...shutdownAll(goes), create(startNow ? "running" : "ready")];
+}
+
+type Completion =
+  | { readonly kind: "no" }
+  | { readonly kind: "at"; readonly atMs: number }
+  | { readonly kind: "now"; readonly change: TaskChange };
+
+/** Complete when every slot is done and nothing failed for as long as the monitor lasts. */
+function completion(turn: Turn, progress: ReadonlyMap<Slot, Progress>): Completion {
+  const { scene, policy, rollback, status } = turn;
+  let lastMs: number | undefined;
+  for (const standing of progress.values()) {
+    if (standing.kind === "starting") return { kind: "no" };
+    if (standing.kind === "done") lastMs = Math.max(lastMs ?? 0, standing.atMs);
+  }
+  const monitorMs = policy.monitorMs ?? defaultUpdateMonitorMs;
+  const watchMs = policy.delayMs >= monitorMs ? policy.delayMs + afterDelayMs : monitorMs;
+  const endMs = lastMs === undefined || policy.failureAction === "continue" ? scene.nowMs : lastMs + watchMs;
+  if (scene.nowMs < endMs) return { kind: "at", atMs: endMs };
+  const state: UpdateState = rollback ? "rollback_completed" : "completed";
+  return {
+    kind: "now",
+    change: {
+      kind: "update-status",
+      status: {
+        ...status,
+        state,
+        message: rollback ? "rollback completed" : "update completed",
+        completedAtMs: scene.nowMs,
+      },
+    },
+  };
+}
+
+function deadlineOf(progress: ReadonlyMap<Slot, Progress>): number | undefined {
+  let atMs: number | undefined;
+  for (const standing of progress.values()) {
+    if (standing.kind === "starting") atMs = earliest(atMs, standing.deadlineMs);
+  }
+  return atMs;
+}

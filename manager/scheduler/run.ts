@@ -1,0 +1,201 @@
+import type { NodeId, TaskId } from "../../model/ids.ts";
+import { revisionKey } from "../../model/service.ts";
+import { isWanted, type Task } from "../../model/task.ts";
+import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
+import type { StoreEvent } from "../store/change.ts";
+import { revisionOfTask } from "../store/revisions.ts";
+import type { Store } from "../store/store.ts";
+import type { StoreView, Transaction } from "../store/transaction.ts";
+import { demandOf, NodeIndex, type Demand } from "./nodes.ts";
+import { confirm, placeGroup } from "./place.ts";
+
+export interface SchedulerDeps extends LoopDeps {
+  readonly store: Store;
+}
+
+type Decision =
+  | { readonly kind: "assign"; readonly id: TaskId; readonly nodeId: NodeId; readonly message: string }
+  | { readonly kind: "explain"; readonly id: TaskId; readonly reason: string };
+
+const assignedMessage = "scheduler assigned task to node";
+const confirmedMessage = "scheduler confirmed task can run on preassigned node";
+
+/** Gives pending tasks a node. One pass is one log entry. Ends when `signal` aborts; never rejects. */
+export function runScheduler(deps: SchedulerDeps, signal: AbortSignal): Promise<void> {
+  return runLoop(deps, "scheduler", (ended) => schedule(deps, ended), signal);
+}
+
+async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): Promise<void> {
+  using watch = store.watch(["tasks", "nodes", "revisions"], signal);
+  let index = new NodeIndex();
+  const demands = new Map<string, Demand>();
+  /** Pending tasks by demand key. */
+  const waiting = new Map<string, Set<TaskId>>();
+  /** Pending tasks whose node an orchestrator chose. */
+  const preassigned = new Set<TaskId>();
+  let worthTrying = true;
+  store.view(rebuild);
+  for (;;) {
+    if (worthTrying) await commit(store.view(decide));
+    if (!(await watch.ready())) return;
+    worthTrying = false;
+    store.view((view) => note(view, watch.take()));
+  }
+
+  function rebuild(view: StoreView): void {
+    index = new NodeIndex();
+    waiting.clear();
+    preassigned.clear();
+    demands.clear();
+    for (const node of view.nodes.list()) index.putNode(node);
+    for (const task of view.tasks.list()) noteTask(view, task);
+    worthTrying = true;
+  }
+
+  function note(view: StoreView, events: readonly StoreEvent[]): void {
+    for (const event of events) {
+      if (event.kind === "resync") return rebuild(view);
+      if (event.table === "nodes") {
+        const node = view.nodes.get(event.object.id);
+        if (node === undefined) index.removeNode(event.object.id);
+        else index.putNode(node);
+        worthTrying = true;
+      }
+      if (event.table === "revisions" && event.kind === "removed") demands.delete(event.object.id);
+      if (event.table !== "tasks") continue;
+      if (event.kind === "updated") noteFailure(event.object, event.previous);
+      const task = event.kind === "removed" ? undefined : view.tasks.get(event.object.id);
+      if (task !== undefined) noteTask(view, task);
+      else forget(event.object);
+    }
+  }
+
+  /** Only tasks that were free to go elsewhere say anything about a node. */
+  function noteFailure(task: Task, previous: Task): void {
+    const failed = task.status.state === "failed" || task.status.state === "rejected";
+    if (!failed || previous.status.state === task.status.state) return;
+    if (task.slot === 0 || task.nodeId === undefined) return;
+    index.noteFailure(task.nodeId, keyOf(task), clock.now());
+  }
+
+  function noteTask(view: StoreView, task: Task): void {
+    const demand = demandFor(view, task);
+    if (demand === undefined) return;
+    if (task.status.state !== "pending" || !isWanted(task)) {
+      unqueue(task);
+      if (index.putTask(task, demand)) worthTrying = true;
+      return;
+    }
+    if (task.nodeId !== undefined) {
+      if (preassigned.has(task.id)) return;
+      preassigned.add(task.id);
+    } else {
+      const group = waiting.get(demand.key);
+      if (group?.has(task.id) === true) return;
+      if (group === undefined) waiting.set(demand.key, new Set([task.id]));
+      else group.add(task.id);
+    }
+    worthTrying = true;
+  }
+
+  function forget(task: Task): void {
+    unqueue(task);
+    if (index.removeTask(task.id)) worthTrying = true;
+  }
+
+  function unqueue(task: Task): void {
+    preassigned.delete(task.id);
+    const key = keyOf(task);
+    const group = waiting.get(key);
+    if (group?.delete(task.id) === true && group.size === 0) waiting.delete(key);
+  }
+
+  function demandFor(view: StoreView, task: Task): Demand | undefined {
+    const key = keyOf(task);
+    let demand = demands.get(key);
+    if (demand !== undefined) return demand;
+    const revision = revisionOfTask(view, task);
+    if (revision === undefined) return undefined; // Removed meanwhile, and the event of that follows.
+    demand = demandOf(revision);
+    demands.set(key, demand);
+    return demand;
+  }
+
+  function decide(view: StoreView): Decision[] {
+    const decisions: Decision[] = [];
+    const nowMs = clock.now();
+    for (const id of preassigned) {
+      const task = view.tasks.get(id);
+      const demand = task === undefined ? undefined : demands.get(keyOf(task));
+      if (task?.nodeId === undefined || demand === undefined) continue;
+      const reason = confirm(index, demand, id, task.nodeId);
+      if (reason === undefined)
+        decisions.push({ kind: "assign", id, nodeId: task.nodeId, message: confirmedMessage });
+      else decisions.push({ kind: "explain", id, reason });
+    }
+    for (const [key, ids] of waiting) {
+      const demand = demands.get(key);
+      if (demand === undefined) continue;
+      const outcome = placeGroup(index, { demand, tasks: [...ids] }, nowMs);
+      for (const { taskId, nodeId } of outcome.placed) {
+        decisions.push({ kind: "assign", id: taskId, nodeId, message: assignedMessage });
+      }
+      for (const id of outcome.unplaced) decisions.push({ kind: "explain", id, reason: outcome.reason });
+    }
+    const known = (decision: Decision): boolean =>
+      decision.kind === "explain" && view.tasks.get(decision.id)?.status.error === decision.reason;
+    return decisions.filter((decision) => !known(decision));
+  }
+
+  async function commit(decisions: readonly Decision[]): Promise<void> {
+    const missed = new Set<TaskId>();
+    await store.batch(
+      decisions,
+      (tx, decision) => {
+        if (carryOut(tx, decision)) missed.delete(decision.id);
+        else missed.add(decision.id);
+      },
+      signal,
+    );
+    store.view((view) => {
+      for (const { id, kind } of decisions) {
+        if (kind !== "assign") continue;
+        const task = view.tasks.get(id);
+        if (task !== undefined) noteTask(view, task);
+        // What could not be assigned is still pending; its place in the index was only wished for.
+        if (missed.has(id)) index.removeTask(id);
+      }
+    });
+    // A node went away between decision and commit: its own event is under way and tries again.
+  }
+}
+
+/** @returns False when the task or the node is not any more what was decided on. */
+function carryOut(tx: Transaction, decision: Decision): boolean {
+  const task = tx.tasks.get(decision.id);
+  if (task === undefined || task.status.state !== "pending" || !isWanted(task)) return false;
+  if (decision.kind === "explain") {
+    if (task.status.error === decision.reason) return true;
+    tx.tasks.update({ ...task, status: { ...task.status, error: decision.reason } });
+    return true;
+  }
+  const node = tx.nodes.get(decision.nodeId);
+  if (node?.status.state !== "ready" || node.spec.availability !== "active") return false;
+  tx.tasks.update({
+    ...task,
+    nodeId: decision.nodeId,
+    status: {
+      ...task.status,
+      state: "assigned",
+      atMs: tx.nowMs,
+      appliedAtMs: tx.nowMs,
+      message: decision.message,
+      error: "",
+    },
+  });
+  return true;
+}
+
+function keyOf(task: Pick<Task, "serviceId" | "specVersion">): string {
+  return revisionKey(task.serviceId, task.specVersion);
+}

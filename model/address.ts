@@ -1,0 +1,83 @@
+/** IP addresses and CIDR blocks as numbers; text outside, arithmetic inside. */
+export interface IpAddress {
+  /** 32 for IPv4, 128 for IPv6. */
+  readonly bits: 32 | 128;
+  readonly value: bigint;
+}
+
+export interface CidrBlock {
+  readonly bits: 32 | 128;
+  /** First address of the block; host bits are zero. */
+  readonly base: bigint;
+  readonly prefixBits: number;
+}
+
+/** `undefined` when the text is no address in dotted or colon form. */
+export function parseIp(text: string): IpAddress | undefined {
+  return text.includes(":") ? parseIpv6(text) : parseIpv4(text);
+}
+
+/** Host bits may be set in the text and are dropped; `undefined` when it is no CIDR block. */
+export function parseCidr(text: string): CidrBlock | undefined {
+  const [address = "", prefix = "", ...rest] = text.split("/");
+  const ip = parseIp(address);
+  if (ip === undefined || rest.length > 0 || !/^\d{1,3}$/.test(prefix)) return undefined;
+  const prefixBits = Number(prefix);
+  if (prefixBits > ip.bits) return undefined;
+  const hostBits = BigInt(ip.bits - prefixBits);
+  return { bits: ip.bits, base: (ip.value >> hostBits) << hostBits, prefixBits };
+}
+
+export function contains(block: CidrBlock, ip: IpAddress): boolean {
+  const hostBits = BigInt(block.bits - block.prefixBits);
+  return block.bits === ip.bits && ip.value >> hostBits === block.base >> hostBits;
+}
+
+export function overlaps(a: CidrBlock, b: CidrBlock): boolean {
+  const [wide, narrow] = a.prefixBits <= b.prefixBits ? [a, b] : [b, a];
+  return contains(wide, { bits: narrow.bits, value: narrow.base });
+}
+
+/** Number of addresses in the block, network and broadcast address included. */
+export function blockSize(block: CidrBlock): bigint {
+  return 1n << BigInt(block.bits - block.prefixBits);
+}
+
+/** Dotted form for IPv4, eight uncompressed groups for IPv6. */
+export function printIp({ bits, value }: IpAddress): string {
+  const width = bits === 32 ? 8n : 16n;
+  const parts: string[] = [];
+  for (let shift = BigInt(bits) - width; shift >= 0n; shift -= width) {
+    parts.push(((value >> shift) & ((1n << width) - 1n)).toString(bits === 32 ? 10 : 16));
+  }
+  return parts.join(bits === 32 ? "." : ":");
+}
+
+export function printCidr(block: CidrBlock): string {
+  return `${printIp({ bits: block.bits, value: block.base })}/${block.prefixBits}`;
+}
+
+function parseIpv4(text: string): IpAddress | undefined {
+  const parts = text.split(".");
+  if (parts.length !== 4) return undefined;
+  let value = 0n;
+  for (const part of parts) {
+    if (!/^(0|[1-9]\d{0,2})$/.test(part) || Number(part) > 255) return undefined;
+    value = (value << 8n) | BigInt(part);
+  }
+  return { bits: 32, value };
+}
+
+function parseIpv6(text: string): IpAddress | undefined {
+  const halves = text.split("::");
+  if (halves.length > 2) return undefined;
+  const [head = [], tail = []] = halves.map((half) => (half === "" ? [] : half.split(":")));
+  const missing = 8 - head.length - tail.length;
+  if (halves.length === 2 ? missing < 1 : missing !== 0) return undefined;
+  let value = 0n;
+  for (const group of [...head, ...Array.from({ length: missing }, () => "0"), ...tail]) {
+    if (!/^[0-9a-f]{1,4}$/i.test(group)) return undefined;
+    value = (value << 16n) | BigInt(`0x${group}`);
+  }
+  return { bits: 128, value };
+}
