@@ -99,7 +99,6 @@ async function world(test: { teardown(end: () => Promise<void>): void }): Promis
         slot: 1,
         nodeId: id<NodeId>(node),
         desiredState: "running",
-        nowMs: 0,
       });
     }
   });
@@ -243,7 +242,6 @@ t.test("a node without a connection is named after the lines of the others", asy
       slot: 2,
       nodeId: id<NodeId>("w9"),
       desiredState: "running",
-      nowMs: 0,
     });
   });
   const seen: string[] = [];

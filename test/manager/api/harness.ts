@@ -117,7 +117,6 @@ export async function makeHarness({
               slot: mode.kind === "replicated" ? slot : 0,
               nodeId,
               desiredState: "running",
-              nowMs: clock.now(),
             });
             tx.tasks.update({
               ...created,
