@@ -1,12 +1,15 @@
 /**
  * A small server or client to be run inside a namespace: `serve PORT TEXT`, `get HOST PORT`,
- * `echo-udp PORT`, `ask-udp HOST PORT`. Clients print what they got, or the error's code.
+ * `echo-udp PORT`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
+ * `resolve udp|tcp SERVER NAME`. Clients print what they got, or the error's code.
  */
 import { createSocket } from "node:dgram";
 import { connect, createServer } from "node:net";
 
+import dns from "dns-packet";
+
 const timeoutMs = 5_000;
-const [mode = "", first = "", second = ""] = process.argv.slice(2);
+const [mode = "", first = "", second = "", third = ""] = process.argv.slice(2);
 
 switch (mode) {
   case "serve":
@@ -37,6 +40,46 @@ switch (mode) {
     socket.connect(Number(second), first, () => socket.send("hello"));
     break;
   }
+  case "resolver": {
+    const reply = ({ id, questions }: dns.DecodedPacket): dns.Packet => ({
+      type: "response",
+      ...(id === undefined ? {} : { id }),
+      ...(questions === undefined ? {} : { questions }),
+      answers: [{ type: "A", name: questions?.[0]?.name ?? "", data: "9.9.9.9" }],
+    });
+    const socket = createSocket("udp4");
+    socket.on("message", (message, { port, address }) =>
+      socket.send(dns.encode(reply(dns.decode(message))), port, address),
+    );
+    socket.bind(53);
+    createServer((stream) =>
+      stream.on("data", (chunk) => stream.end(dns.streamEncode(reply(dns.decode(chunk.subarray(2)))))),
+    ).listen(53, "0.0.0.0");
+    break;
+  }
+  case "resolve": {
+    const query: dns.Packet = {
+      type: "query",
+      id: 7,
+      flags: dns.RECURSION_DESIRED,
+      questions: [{ type: "A", name: third }],
+    };
+    if (first === "tcp") {
+      const stream = connect({ host: second, port: 53 }, () => stream.write(dns.streamEncode(query)));
+      stream.on("data", (chunk) => printAnswers(dns.decode(chunk.subarray(2))));
+    } else {
+      const socket = createSocket("udp4");
+      socket.on("message", (message) => printAnswers(dns.decode(message)));
+      socket.send(dns.encode(query), 53, second);
+    }
+    setTimeout(() => finish("TIMEOUT"), timeoutMs);
+    break;
+  }
+}
+
+function printAnswers({ answers, flag_tc: truncated }: dns.DecodedPacket): void {
+  const found = answers?.flatMap((answer) => (answer.type === "A" ? [answer.data] : [])) ?? [];
+  finish(`${found.length}${truncated ? " truncated" : ""} ${found.toSorted().join(" ")}`.trim());
 }
 
 function finish(text: string): void {

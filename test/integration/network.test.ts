@@ -90,6 +90,21 @@ await t.test("names lead to the serving tasks of the asker's networks", async (t
   t.notMatch(output, "10.10.1.12", "not serving, not answered");
 });
 
+await t.test("other names are passed to the host's resolvers; long answers are whole over TCP", async (t) => {
+  const resolver = serve(world.outside, [...probe, "resolver"]);
+  t.teardown(() => resolver.stop());
+  const resolve = (over: string, name: string): string =>
+    inNamespace(client, [...probe, "resolve", over, "10.10.1.1", name]).output;
+  await until(() => resolve("udp", "example.org") === "1 9.9.9.9", "the resolver answers");
+  t.equal(resolve("tcp", "example.org"), "1 9.9.9.9");
+  const many = Array.from({ length: 60 }, (_, index) =>
+    endpoint(red, one, { task: `m${index}`, address: `10.10.1.${100 + index}`, service: "st_many" }),
+  );
+  await two.apply([red, blue], [...endpoints, ...many]);
+  t.match(resolve("udp", "many"), /^\d\d truncated 10\.10\.1\./, "as many as fit, and marked");
+  t.match(resolve("tcp", "many"), /^60 10\.10\.1\./);
+});
+
 await t.test("tasks of different networks do not reach each other, unless one is on both", async (t) => {
   const stranger = await start(two, blue, { task: "d", address: "10.10.2.10", service: "st_db" });
   t.notOk(ping(stranger, "10.10.1.12"), "same host");
@@ -204,6 +219,26 @@ await t.test("kill -9 and restart: the data plane runs on, and all is adopted ag
   t.ok(ping(client, "10.10.1.10"), "after apply");
   t.strictSame([...one.warnings, ...two.warnings, ...three.warnings], []);
 });
+
+await t.test(
+  "killed while attaching: the successor sweeps what is not whole, and the tasks attach again",
+  async (t) => {
+    const names = Array.from({ length: 12 }, (_, index) => task(`k${index}`));
+    for (const taskId of names) void three.attach({ taskId, ports: [port(0, 80)] }).catch(() => undefined);
+    await until(
+      () => three.run("ls", `${three.runDir}/netns`).output.includes("k"),
+      "attaching is under way",
+    );
+    await three.kill();
+    await three.start();
+    const whole = (await three.list()).map(({ taskId }) => taskId);
+    const left = three.run("ls", `${three.runDir}/netns`, `${three.runDir}/network/tasks`).output;
+    for (const taskId of names) if (!whole.includes(taskId)) t.notMatch(left, new RegExp(`^${taskId}$`, "m"));
+    for (const taskId of names) t.ok(ping(pathOf(await three.attach({ taskId })), "172.29.0.1"), taskId);
+    for (const taskId of names) await three.detach(taskId);
+    t.strictSame(three.warnings, []);
+  },
+);
 
 await t.test("a removed task is unreachable at once, and nothing of it is left", async (t) => {
   const startedMs = performance.now();

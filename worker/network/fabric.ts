@@ -45,16 +45,18 @@ export class Fabric {
    * Settles once everything was tried. What the kernel refused is tried a second time after reading
    * the kernel anew, and reported if refused again.
    *
+   * @param dying - Devices whose namespace was just removed. The kernel takes them away by itself, many
+   *   at once, where each deletion of ours would hold its one lock for tens of milliseconds.
    * @throws {ClusterError} when nothing could be tried.
    */
-  async sync(state: HostState): Promise<SyncFailures> {
+  async sync(state: HostState, dying: ReadonlySet<string>): Promise<SyncFailures> {
     const nowMs = this.#clock.monotonic();
     if (this.#observed !== undefined && nowMs - this.#observedAtMs > trustMs) this.#observed = undefined;
     const problem = underlayProblem(state, await this.#current());
     // Without a data path the overlays stay as they are, and the rest goes on.
     const possible = problem === undefined ? state : { ...state, wanted: undefined };
-    let failures = await this.#attempt(possible);
-    if (failures.length > 0) failures = await this.#attempt(possible);
+    let failures = await this.#attempt(possible, dying);
+    if (failures.length > 0) failures = await this.#attempt(possible, dying);
     const tasks = new Map<TaskId, string>();
     const overlay = problem === undefined ? [] : [problem];
     for (const { object, text } of failures) {
@@ -64,13 +66,14 @@ export class Fabric {
     return { tasks, overlay };
   }
 
-  async #attempt(state: HostState): Promise<StepFailure[]> {
+  async #attempt(state: HostState, dying: ReadonlySet<string>): Promise<StepFailure[]> {
     const observed = await this.#current();
     const wanted = wantedOrKept(state, observed);
-    const steps = plan(wanted, observed.objects);
-    if (steps.length === 0) return [];
+    const steps = plan(wanted, observed.objects).filter(
+      ({ action, object }) => !(action === "remove" && object.kind === "port" && dying.has(object.device)),
+    );
     this.#observed = undefined; // Until all is done, what is there is not known.
-    const failures = await execute(this.#run, steps);
+    const failures = await execute(this.#run, steps); // Nothing to do costs nothing.
     for (const { object, action } of steps) {
       if (action === "add" && object.kind === "link") await writeDeviceSettings(object);
     }

@@ -16,7 +16,7 @@ import type { FileTexts, Journal, TaskRecord } from "./journal.ts";
 import type { Namespaces } from "./namespace.ts";
 import type { Attached, AttachedRecord, AttachRequest, HostNetwork, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
-import { hostBridge } from "./objects.ts";
+import { hostBridge, portName } from "./objects.ts";
 import type { HostState } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hostPorts, prepareLinks, usesBridge } from "./prepare.ts";
@@ -145,13 +145,14 @@ export class KernelNetwork implements HostNetwork {
       removed.set(job, this.#records.get(job.work.taskId));
       this.#records.delete(job.work.taskId);
     }
+    const gone = [...removed.values()].filter((record) => record !== undefined);
+    await this.#parts.namespaces.remove(gone.map(({ request }) => request.taskId));
     const made: Job[] = [];
     await inParallel(round, maxParallelNamespaces, async (job) => {
       if (job.work.kind === "attach" && (await this.#make(job, job.work.request))) made.push(job);
     });
-    if (applies.length + made.length + removed.size > 0)
-      await this.#finish([...applies, ...made], removed.size);
-    await this.#clear([...removed.values()].filter((record) => record !== undefined));
+    if (applies.length + made.length + gone.length > 0) await this.#finish([...applies, ...made], gone);
+    await this.#clear(gone);
     // Of a task without a record, an earlier detach may have failed half way.
     const unknown = [...removed].filter(([, record]) => record === undefined);
     await this.#removeTraces(unknown.flatMap(([{ work }]) => (work.kind === "detach" ? [work.taskId] : [])));
@@ -226,10 +227,13 @@ export class KernelNetwork implements HostNetwork {
   }
 
   /** The host's side of everything in the round. */
-  async #finish(jobs: readonly Job[], removedCount: number): Promise<void> {
-    const trouble = await this.#bringInLine();
+  async #finish(jobs: readonly Job[], gone: readonly TaskRecord[]): Promise<void> {
+    const dying = localPorts(new Map(gone.map((record) => [record.request.taskId, record])));
+    const trouble = await this.#bringInLine(
+      new Set(dying.map(({ taskId, bridge }) => portName(taskId, bridge))),
+    );
     // A task is gone even when the host's side of it is not: that is tried again in every round.
-    if (removedCount > 0) this.#report("cannot take back all that ended tasks had", trouble);
+    if (gone.length > 0) this.#report("cannot take back all that ended tasks had", trouble);
     for (const job of jobs) {
       const { work } = job;
       if (job.settled) continue;
@@ -269,12 +273,12 @@ export class KernelNetwork implements HostNetwork {
   }
 
   /** Tries everything; what failed is said by whom it concerns, and tried again in the next round. */
-  async #bringInLine(): Promise<Trouble> {
+  async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
     this.#askers = askersOf(this.#wanted, this.#records);
     try {
       const state = await this.#state();
-      const { tasks, overlay } = await this.#fabric.sync(state);
+      const { tasks, overlay } = await this.#fabric.sync(state, dying);
       await this.#rules.load(rulesText(rulesOf(state, this.#records)));
       const gateways = await this.#names.listen(gatewaysOf(state));
       const texts = [...overlay, ...[...gateways.values()].map(({ message }) => message)];

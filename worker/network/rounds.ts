@@ -2,6 +2,8 @@
  * Calls wait in a queue; whatever is waiting when a round begins is handed over together, so that a
  * hundred containers started at once cost a few batches and not a hundred.
  */
+import { setMaxListeners } from "node:events";
+
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { Attached, AttachRequest, WantedNetworks } from "./network.ts";
@@ -57,6 +59,7 @@ export class Rounds {
           reject(reason);
         },
       };
+      setMaxListeners(maxQueue, signal); // One signal may well stand for all tasks of an agent.
       signal.addEventListener("abort", onAbort, { once: true });
       this.#queue.push(job);
       this.#running ??= this.#pump();
