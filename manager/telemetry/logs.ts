@@ -2,7 +2,7 @@ import type { Msg, NatsConnection } from "@nats-io/transport-node";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
-import { LogChunk, type LogRecord, LogRequest } from "../../proto/gen/shoal/telemetry.ts";
+import { LogChunk, type LogLineMessage, LogRequest } from "../../proto/gen/shoal/telemetry.ts";
 import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { type FabricLink, subjects } from "../../runtime/fabric.ts";
@@ -203,7 +203,7 @@ class Collection {
 
 const nsPerMs = 1_000_000;
 
-function lineOf(nodeId: NodeId, record: LogRecord): LogLine {
+function lineOf(nodeId: NodeId, record: LogLineMessage): LogLine {
   return {
     taskId: record.taskId as TaskId,
     serviceId: record.serviceId as ServiceId,

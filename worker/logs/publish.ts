@@ -1,6 +1,6 @@
 import type { Msg, NatsConnection } from "@nats-io/transport-node";
 import { errorText } from "../../model/errors.ts";
-import { LogChunk, type LogRecord, LogRequest } from "../../proto/gen/shoal/telemetry.ts";
+import { LogChunk, type LogLineMessage, LogRequest } from "../../proto/gen/shoal/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { subjects } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -69,7 +69,7 @@ async function serve(
   message.respond();
   const gone = new AbortController();
   const over = AbortSignal.any([signal, gone.signal]);
-  const queue = new BoundedQueue<LogRecord | "keep-alive">(queuedLines);
+  const queue = new BoundedQueue<LogLineMessage | "keep-alive">(queuedLines);
   const problems: string[] = [];
   const reading = Promise.all(
     request.taskIds.map((taskId) => readTask(deps, request, taskId, queue, over)),
@@ -84,7 +84,7 @@ async function serve(
   const cancelKeepAlive = deps.clock.every(keepAliveMs, () => {
     if (deps.clock.monotonic() - sentMs >= keepAliveMs) void queue.push("keep-alive");
   });
-  const send = async (records: LogRecord[], done: boolean): Promise<void> => {
+  const send = async (records: LogLineMessage[], done: boolean): Promise<void> => {
     const chunk: LogChunk = { records, done, problem: done ? problems.join(", ") : "" };
     await connection.request(request.replyTo, LogChunk.encode(chunk).finish(), { timeout: answerTimeoutMs });
     sentMs = deps.clock.monotonic();
@@ -107,7 +107,7 @@ async function readTask(
   deps: LogPublisherDeps,
   request: LogRequest,
   taskId: string,
-  queue: BoundedQueue<LogRecord | "keep-alive">,
+  queue: BoundedQueue<LogLineMessage | "keep-alive">,
   signal: AbortSignal,
 ): Promise<string> {
   const task = await deps.find(taskId);
@@ -135,8 +135,8 @@ async function readTask(
 }
 
 /** Whatever is there is sent together, up to the size of a chunk: nothing waits for more to come. */
-async function* chunks(queue: BoundedQueue<LogRecord | "keep-alive">): AsyncGenerator<LogRecord[]> {
-  let records: LogRecord[] = [];
+async function* chunks(queue: BoundedQueue<LogLineMessage | "keep-alive">): AsyncGenerator<LogLineMessage[]> {
+  let records: LogLineMessage[] = [];
   let bytes = 0;
   for await (const item of queue) {
     if (item !== "keep-alive") {

@@ -33,14 +33,14 @@ export interface LogRequest {
 }
 
 export interface LogChunk {
-  records: LogRecord[];
+  records: LogLineMessage[];
   /** Nothing follows. */
   done: boolean;
   /** Why lines may be missing; empty when none are. */
   problem: string;
 }
 
-export interface LogRecord {
+export interface LogLineMessage {
   taskId: string;
   serviceId: string;
   stderr: boolean;
@@ -205,7 +205,7 @@ function createBaseLogChunk(): LogChunk {
 export const LogChunk: MessageFns<LogChunk> = {
   encode(message: LogChunk, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.records) {
-      LogRecord.encode(v!, writer.uint32(10).fork()).join();
+      LogLineMessage.encode(v!, writer.uint32(10).fork()).join();
     }
     if (message.done !== false) {
       writer.uint32(16).bool(message.done);
@@ -234,7 +234,7 @@ export const LogChunk: MessageFns<LogChunk> = {
               break;
             }
 
-            message.records.push(LogRecord.decode(reader, reader.uint32()));
+            message.records.push(LogLineMessage.decode(reader, reader.uint32()));
             continue;
           }
           case 2: {
@@ -270,19 +270,19 @@ export const LogChunk: MessageFns<LogChunk> = {
   },
   fromPartial(object: DeepPartial<LogChunk>): LogChunk {
     const message = createBaseLogChunk();
-    message.records = object.records?.map((e) => LogRecord.fromPartial(e)) || [];
+    message.records = object.records?.map((e) => LogLineMessage.fromPartial(e)) || [];
     message.done = object.done ?? false;
     message.problem = object.problem ?? "";
     return message;
   },
 };
 
-function createBaseLogRecord(): LogRecord {
+function createBaseLogLineMessage(): LogLineMessage {
   return { taskId: "", serviceId: "", stderr: false, atMs: 0, line: Buffer.alloc(0) };
 }
 
-export const LogRecord: MessageFns<LogRecord> = {
-  encode(message: LogRecord, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+export const LogLineMessage: MessageFns<LogLineMessage> = {
+  encode(message: LogLineMessage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.taskId !== "") {
       writer.uint32(10).string(message.taskId);
     }
@@ -301,7 +301,7 @@ export const LogRecord: MessageFns<LogRecord> = {
     return writer;
   },
 
-  decode(input: BinaryReader | Uint8Array, length?: number): LogRecord {
+  decode(input: BinaryReader | Uint8Array, length?: number): LogLineMessage {
     const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
     const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
     if (previousRecursionDepth >= 100) {
@@ -310,7 +310,7 @@ export const LogRecord: MessageFns<LogRecord> = {
     (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
     try {
       const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseLogRecord();
+      const message = createBaseLogLineMessage();
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
@@ -366,11 +366,11 @@ export const LogRecord: MessageFns<LogRecord> = {
     }
   },
 
-  create(base?: DeepPartial<LogRecord>): LogRecord {
-    return LogRecord.fromPartial(base ?? {});
+  create(base?: DeepPartial<LogLineMessage>): LogLineMessage {
+    return LogLineMessage.fromPartial(base ?? {});
   },
-  fromPartial(object: DeepPartial<LogRecord>): LogRecord {
-    const message = createBaseLogRecord();
+  fromPartial(object: DeepPartial<LogLineMessage>): LogLineMessage {
+    const message = createBaseLogLineMessage();
     message.taskId = object.taskId ?? "";
     message.serviceId = object.serviceId ?? "";
     message.stderr = object.stderr ?? false;
