@@ -17,6 +17,8 @@ export interface Call {
 
 export type Reply =
   | { readonly kind: "json"; readonly status: number; readonly value: unknown }
+  /** JSON that is text already. */
+  | { readonly kind: "text"; readonly text: string }
   | { readonly kind: "empty"; readonly status: number }
   | { readonly kind: "stream"; readonly contentType: string; readonly chunks: AsyncIterable<Uint8Array> };
 

@@ -2,6 +2,7 @@ import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
 import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import type { TableName } from "../store/tables.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
@@ -14,16 +15,12 @@ export interface ApiStore {
   watch(tables: readonly TableName[], signal?: AbortSignal): Watch;
 }
 
-/** Unforeseen failures of requests end here; their text is not shown to clients. */
-export interface ApiLog {
-  error(fields: object, message: string): void;
-}
-
 export interface ApiDeps {
   readonly store: ApiStore;
   readonly clock: Clock;
   readonly random: Random;
-  readonly log: ApiLog;
+  /** Unforeseen failures of requests end here; their text is not shown to clients. */
+  readonly log: Pick<Log, "error">;
   readonly nodeId: NodeId;
   readonly cluster: {
     isLeader(): boolean;

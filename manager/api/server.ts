@@ -238,6 +238,8 @@ function send(reply: FastifyReply, outcome: Reply): FastifyReply {
   switch (outcome.kind) {
     case "json":
       return sendJson(reply, outcome.status, outcome.value);
+    case "text":
+      return sendText(reply, 200, outcome.text);
     case "empty":
       return reply.code(outcome.status).send();
     case "stream": {
@@ -255,12 +257,16 @@ function fail(reply: FastifyReply, reason: unknown): FastifyReply {
   return sendJson(reply.headers(commonHeaders), status, body);
 }
 
-/** As bytes, so that no charset is added to the content type: clients compare the whole header. */
 function sendJson(reply: FastifyReply, status: number, value: unknown): FastifyReply {
+  return sendText(reply, status, JSON.stringify(value));
+}
+
+/** As bytes, so that no charset is added to the content type: clients compare the whole header. */
+function sendText(reply: FastifyReply, status: number, text: string): FastifyReply {
   return reply
     .code(status)
     .header("content-type", jsonContentType)
-    .send(Buffer.from(`${JSON.stringify(value)}\n`));
+    .send(Buffer.from(`${text}\n`));
 }
 
 /** The framework's own refusals, in our words. */

@@ -14,8 +14,41 @@ export interface TaskJoin {
   readonly network: (id: NetworkId) => Network | undefined;
 }
 
-/** Revisions never change once stored; hundreds of tasks share one. */
-const templates = new WeakMap<Revision, Json>();
+interface Printed {
+  readonly revision: Revision | undefined;
+  readonly networks: readonly (Network | undefined)[];
+  readonly text: string;
+}
+
+/**
+ * Waiting clients ask for the same tasks five times a second, and stored objects never change: a change
+ * makes new ones. So text is kept for as long as everything it was made from is the same.
+ */
+let printed = new WeakMap<Task, Printed>();
+let printedCount = 0;
+/** About 30 MB of text. */
+const printedLimit = 20_000;
+
+/** `printTask` as text. */
+export function taskText(task: Task, join: TaskJoin): string {
+  const before = printed.get(task);
+  if (
+    before !== undefined &&
+    before.revision === join.revision &&
+    task.networks.every(({ networkId }, index) => join.network(networkId) === before.networks[index])
+  ) {
+    return before.text;
+  }
+  const text = JSON.stringify(printTask(task, join));
+  if (printedCount >= printedLimit) {
+    printed = new WeakMap();
+    printedCount = 0;
+  }
+  printedCount += 1;
+  const networks = task.networks.map(({ networkId }) => join.network(networkId));
+  printed.set(task, { revision: join.revision, networks, text });
+  return text;
+}
 
 export function printTask(task: Task, { revision, network }: TaskJoin): Json {
   const attachments = task.networks.flatMap(({ networkId, address }) => {
@@ -27,7 +60,7 @@ export function printTask(task: Task, { revision, network }: TaskJoin): Json {
   return {
     ...printMeta(task),
     Labels: {},
-    Spec: revision === undefined ? { ContainerSpec: { Image: "" } } : templateOf(revision),
+    Spec: revision === undefined ? { ContainerSpec: { Image: "" } } : printTaskTemplate(revision.task),
     ServiceID: task.serviceId,
     Slot: unlessEmpty(task.slot),
     NodeID: task.nodeId,
@@ -36,15 +69,6 @@ export function printTask(task: Task, { revision, network }: TaskJoin): Json {
     NetworksAttachments: unlessEmpty(attachments),
     JobIteration: task.jobIteration === undefined ? undefined : { Index: task.jobIteration },
   };
-}
-
-function templateOf(revision: Revision): Json {
-  let template = templates.get(revision);
-  if (template === undefined) {
-    template = printTaskTemplate(revision.task);
-    templates.set(revision, template);
-  }
-  return template;
 }
 
 function printStatus(status: TaskStatus): Json {

@@ -6,10 +6,9 @@ import { type Filters, parseFilters } from "../../runtime/http.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
-import type { Json } from "./json-writer.ts";
 import { anyOf, hasPrefix, labelsMatch } from "./query.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
-import { printTask } from "./task-json.ts";
+import { printTask, type TaskJoin, taskText } from "./task-json.ts";
 import { isUpToDate } from "./up-to-date.ts";
 
 export const taskRoutes: readonly Route[] = [
@@ -27,16 +26,22 @@ function listTasks({ store }: ApiDeps, call: Call): Reply {
       throw new ClusterError("invalid-argument", `invalid desired-state filter: '${state}'`);
     }
   }
-  return json(store.view((view) => selectTasks(view, filters).map((task) => print(view, task))));
+  const texts = store.view((view) =>
+    selectTasks(view, filters).map((task) => taskText(task, joinOf(view, task))),
+  );
+  return { kind: "text", text: `[${texts.join(",")}]` };
 }
 
 /** `GET /tasks/{id}` */
 function inspectTask({ store }: ApiDeps, call: Call): Reply {
-  return json(store.view((view) => print(view, resolveById("task", param(call, "id"), view.tasks))));
+  return store.view((view) => {
+    const task = resolveById("task", param(call, "id"), view.tasks);
+    return json(printTask(task, joinOf(view, task)));
+  });
 }
 
-function print(view: StoreView, task: Task): Json {
-  return printTask(task, { revision: revisionOf(view, task), network: (id) => view.networks.get(id) });
+function joinOf(view: StoreView, task: Task): TaskJoin {
+  return { revision: revisionOf(view, task), network: (id) => view.networks.get(id) };
 }
 
 function revisionOf(view: StoreView, { serviceId, specVersion }: Task) {

@@ -559,3 +559,33 @@ t.test("whatever the body, no request fails with 500 or breaks the server", asyn
   );
   t.equal((await ask(harness, "GET /nodes")).status, 200);
 });
+
+t.test("a list of tasks shows every change, though texts are kept", async (t) => {
+  const harness = await makeHarness({ clock: systemClock });
+  t.teardown(() => harness.api.close());
+  await ask(harness, "POST /networks/create", { Name: "net1", Driver: "overlay" });
+  const networks = [{ Target: "net1" }];
+  await ask(harness, "POST /services/create", {
+    Name: "web",
+    TaskTemplate: { ContainerSpec: { Image: "app:1" }, Networks: networks },
+  });
+  await harness.fillTasks("starting");
+  const first = async (): Promise<unknown> => ((await ask(harness, "GET /tasks")).json as unknown[])[0];
+  t.match(await first(), {
+    Status: { State: "starting" },
+    NetworksAttachments: [{ Network: { DriverState: {} } }],
+  });
+  t.strictSame(await first(), await first());
+  await harness.store.update((tx) => {
+    const [task] = tx.tasks.list();
+    if (task !== undefined) tx.tasks.update({ ...task, status: { ...task.status, state: "running" } });
+    const network = tx.networks.byName("net1");
+    if (network !== undefined) {
+      tx.networks.update({ ...network, state: { subnet: "10.0.1.0/24", gateway: "10.0.1.1", vni: 4096 } });
+    }
+  });
+  t.match(await first(), {
+    Status: { State: "running" },
+    NetworksAttachments: [{ Network: { IPAMOptions: { Configs: [{ Subnet: "10.0.1.0/24" }] } } }],
+  });
+});
