@@ -1,5 +1,7 @@
 /** A spec in, its problems out. Texts are those that clients of the Engine API know and some match. */
+import { parseConstraint } from "./constraint.ts";
 import { minimumHealthTimeMs, minimumMemoryBytes, minimumNanoCpus } from "./defaults.ts";
+import { errorText } from "./errors.ts";
 import type {
   ContainerSpec,
   EndpointSpec,
@@ -225,25 +227,19 @@ function templateProblems({ env, hostname, mounts }: ContainerSpec): string[] {
   return problems;
 }
 
-const constraintKeyPattern = /^[a-z_][a-z0-9\-_.]+$/i;
-const constraintValuePattern = /^[a-z0-9\s:\-_.*()?+[\]\\^$|/]+$/i;
-
 function placementProblems({ constraints, maxReplicas }: Placement): string[] {
-  const problems: string[] = [];
-  for (const text of constraints) {
-    const operator = ["==", "!="].find((each) => text.includes(each));
-    if (operator === undefined) {
-      problems.push("constraint expected one operator from ==, !=");
-      continue;
-    }
-    const at = text.indexOf(operator);
-    const key = text.slice(0, at).trim();
-    const value = text.slice(at + operator.length).trim();
-    if (!constraintKeyPattern.test(key)) problems.push(`key '${key}' is invalid`);
-    else if (!constraintValuePattern.test(value)) problems.push(`value '${value}' is invalid`);
-  }
+  const problems = constraints.flatMap(constraintProblems);
   if (maxReplicas < 0) problems.push("max replicas per node cannot be negative");
   return problems;
+}
+
+function constraintProblems(text: string): string[] {
+  try {
+    parseConstraint(text);
+    return [];
+  } catch (reason) {
+    return [errorText(reason)];
+  }
 }
 
 const highestPort = 65_535;

@@ -1,10 +1,14 @@
 /** What a new swarm network must be, and who still needs one that is to go. */
+import { contains, overlaps, parseCidr, parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import { isPredefined, type Network, type NetworkSpec, predefinedLabel } from "../../model/network.ts";
 import { isRunnable } from "../../model/task.ts";
 import { nameProblems } from "../../model/validate.ts";
+import { findOverlap } from "../allocator/subnet.ts";
 import type { StoreView } from "../store/transaction.ts";
-import { contains, overlaps, parseAddress, parseSubnet } from "./subnet.ts";
+
+/** Two addresses beside the network's own two: the least that a gateway and a task need. */
+const longestPrefixBits = 30;
 
 const predefinedNames = ["bridge", "host", "none", "default"];
 
@@ -38,31 +42,35 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
   if (ipam.length > 1) throw later("more than one subnet on an overlay network");
   for (const { subnet, gateway, range } of ipam) {
     if (subnet === "") continue;
-    const block = parseSubnet(subnet);
-    if (block === undefined)
-      throw invalid(`invalid subnet ${subnet}: an IPv4 CIDR such as 10.1.0.0/24 is expected`);
+    const block = parseCidr(subnet);
+    if (block?.bits !== 32 || block.prefixBits > longestPrefixBits) {
+      throw invalid(
+        `invalid subnet ${subnet}: an IPv4 CIDR such as 10.1.0.0/24, at least a /30, is expected`,
+      );
+    }
     if (gateway !== undefined) {
-      const at = parseAddress(gateway.split("/")[0] ?? "");
-      if (at === undefined || at < block.first || at > block.last) {
+      const at = parseIp(gateway);
+      if (at === undefined || !contains(block, at)) {
         throw invalid(`invalid gateway ${gateway}: an address inside ${subnet} is expected`);
       }
     }
     if (range !== undefined) {
-      const inner = parseSubnet(range);
-      if (inner === undefined || !contains(block, inner)) {
+      const inner = parseCidr(range);
+      if (inner === undefined || inner.prefixBits < block.prefixBits || !overlaps(block, inner)) {
         throw invalid(`invalid ip-range ${range}: a CIDR inside ${subnet} is expected`);
       }
     }
-    for (const other of view.networks.list()) {
-      const taken = other.state?.subnet ?? other.spec.ipam[0]?.subnet ?? "";
-      const theirs = parseSubnet(taken);
-      if (theirs !== undefined && overlaps(block, theirs)) {
-        throw invalid(
-          `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${taken} of network ${other.spec.name}`,
-        );
-      }
+    const taken = findOverlap(subnet, view.networks.list().map(subnetOf));
+    if (taken !== undefined) {
+      throw invalid(
+        `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${taken}`,
+      );
     }
   }
+}
+
+function subnetOf({ state, spec }: Network): string {
+  return state?.subnet ?? spec.ipam[0]?.subnet ?? "";
 }
 
 /** What refers to a network, such as "service <id>"; undefined when it is free to go. */

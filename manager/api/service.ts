@@ -5,13 +5,13 @@ import type { RegistryAuth, Service, ServiceSpec } from "../../model/service.ts"
 import { taskStates } from "../../model/task.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
+import { replaceSpec, rollbackService } from "../orchestrator/spec.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { present } from "./parse.ts";
 import { anyOf, hasPrefix, labelsMatch, requireVersion, strictFlag } from "./query.ts";
 import { resolve } from "./resolve.ts";
-import { replaceSpec, rollbackService } from "./service-change.ts";
 import { checkService } from "./service-check.ts";
 import { parseServiceSpec } from "./service-json.ts";
 import { freeServiceName } from "./service-name.ts";
@@ -81,7 +81,7 @@ async function createService({ store, random }: ApiDeps, call: Call): Promise<Re
 }
 
 /** `POST /services/{id}/update`: the whole new spec, or back to the previous one. */
-async function updateService({ store, clock }: ApiDeps, call: Call): Promise<Reply> {
+async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
   const version = requireVersion(call.query, "service");
   const rollback = call.query.get("rollback") ?? "";
   if (rollback !== "" && rollback !== "previous" && rollback !== "none") {
@@ -90,7 +90,7 @@ async function updateService({ store, clock }: ApiDeps, call: Call): Promise<Rep
   if (rollback === "previous") {
     await store.update((tx) => {
       const service = findService(tx, call);
-      rollbackService(tx, { ...service, meta: { ...service.meta, version } }, clock.now());
+      rollbackService(tx, { ...service, meta: { ...service.meta, version } });
     }, call.signal);
     return json({ Warnings: null });
   }

@@ -3,13 +3,13 @@ import { ClusterError } from "../../model/errors.ts";
 import { revisionKey } from "../../model/service.ts";
 import { type Task, taskName, taskStates } from "../../model/task.ts";
 import { type Filters, parseFilters } from "../../runtime/http.ts";
+import { isTaskDirty } from "../orchestrator/dirty.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { anyOf, hasPrefix, labelsMatch } from "./query.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
 import { printTask, type TaskJoin, taskText } from "./task-json.ts";
-import { isUpToDate } from "./up-to-date.ts";
 
 export const taskRoutes: readonly Route[] = [
   { method: "GET", path: "/tasks", handle: listTasks },
@@ -54,7 +54,10 @@ function selectTasks(view: StoreView, filters: Filters): Task[] {
   return candidates(view, filters).filter((task) => {
     const revision = revisionOf(view, task);
     const service = view.services.get(task.serviceId);
-    if (upToDate && (service === undefined || !isUpToDate(task, service, revision))) return false;
+    if (upToDate) {
+      const node = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
+      if (service === undefined || isTaskDirty(service, task, revision, node)) return false;
+    }
     if (filters.has("label")) {
       const labels = {
         ...revision?.serviceLabels,

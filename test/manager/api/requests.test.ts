@@ -250,6 +250,12 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
     400,
     "invalid gateway 10.8.0.1: an address inside 10.7.0.0/24 is expected",
   ],
+  [
+    "POST /networks/create",
+    { Name: "n", Driver: "overlay", IPAM: { Config: [{ Subnet: "10.6.0.0/16" }] } },
+    400,
+    "invalid pool request: Pool overlaps with other one on this address space: 10.6.0.0/16 with 10.6.1.0/24",
+  ],
   ["DELETE /networks/host", undefined, 403, "host is a pre-defined network and cannot be removed"],
   ["DELETE /networks/net1", undefined, 400, "network <net1> is in use by service <web>"],
   [
@@ -305,6 +311,8 @@ t.test("refusals carry the status and the text that clients know", async (t) => 
   t.teardown(() => harness.api.close());
   const network = idOf(await ask(harness, "POST /networks/create", { Name: "net1", Driver: "overlay" }));
   const config = idOf(await ask(harness, "POST /configs/create", { Name: "c1", Data: "YQ==" }));
+  const taken = { Name: "taken", Driver: "overlay", IPAM: { Config: [{ Subnet: "10.6.1.0/24" }] } };
+  t.equal((await ask(harness, "POST /networks/create", taken)).status, 201);
   const spec = plainService("web", {
     TaskTemplate: {
       ContainerSpec: {
