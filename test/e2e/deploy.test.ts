@@ -1,0 +1,154 @@
+import t from "tap";
+import { waitFor } from "../lab/shell.ts";
+import { clients } from "./clients.ts";
+import { idle, images, labForTests, noLab, unhandledErrors } from "./fixture.ts";
+import { identities } from "./view.ts";
+
+t.test("deploy and scale over five hosts", { skip: noLab }, async (t) => {
+  const { lab, view } = await labForTests(t, { name: "e-dep", managers: 3, workers: 2 });
+  const [host1, host2, , host4, host5] = lab.hosts;
+  if (host1 === undefined || host2 === undefined || host4 === undefined || host5 === undefined) {
+    throw new Error("five hosts were asked for");
+  }
+
+  for (const client of clients) {
+    t.test(`with ${client.name}`, { skip: client.missing }, async (t) => {
+      const name = `app-${client.name}`;
+
+      t.test("ten replicas are spread evenly, and the client waits for them", async (t) => {
+        const flags = ["--name", name, "--replicas", "10", "--stop-grace-period", "2s"];
+        await client.run(host1, ["service", "create", ...flags, images.bb1, ...idle]);
+        const tasks = await view.running(name);
+        t.equal(tasks.length, 10, "running when the client returns");
+        t.strictSame(await view.spread(tasks), { host1: 2, host2: 2, host3: 2, host4: 2, host5: 2 });
+      });
+
+      t.test("scale to 30 through another manager, then to 3: the lowest slots stay", async (t) => {
+        const before = identities(await view.running(name));
+        await client.run(host2, ["service", "scale", `${name}=30`]);
+        const grown = await view.waitRunning(name, 30);
+        const after = new Set(identities(grown));
+        t.ok(
+          before.every((identity) => after.has(identity)),
+          "no task of the first ten was touched",
+        );
+        await client.run(host2, ["service", "scale", `${name}=3`]);
+        await view.waitRunning(name, 3);
+        const listed = await client.run(host1, ["service", "ls", "--format", "{{.Name}} {{.Replicas}}"]);
+        t.match(listed, `${name} 3/3`);
+      });
+
+      t.test("service ps, node ls, info and ps show it", async (t) => {
+        t.match(await client.run(host1, ["service", "ps", name]), /Running/);
+        const nodes = await client.run(host2, ["node", "ls"]);
+        for (const { name: hostname } of lab.hosts) t.match(nodes, hostname);
+        t.match(nodes, /Leader/);
+        t.match(await client.run(host1, ["info"]), /Swarm: active/);
+        await client.run(host1, ["service", "inspect", name]);
+        const listed = await Promise.all(lab.hosts.map((host) => client.run(host, ["ps", "-q"])));
+        const containers = listed.join("\n").split("\n").filter(Boolean);
+        t.ok(containers.length >= 3, `${containers.length} containers on all hosts`);
+      });
+
+      t.test("service logs have a line of every task", async (t) => {
+        const tasks = await view.running(name);
+        await waitFor("three lines", { timeoutMs: 15_000 }, async () => {
+          const logs = await client.run(host1, ["service", "logs", name]);
+          return logs.split("\n").filter((line) => line.includes("started ")).length >= tasks.length;
+        });
+        t.pass();
+      });
+
+      t.test("promote and demote change the role, and touch no task", async (t) => {
+        const before = identities(await view.running(name));
+        await client.run(host1, ["node", "promote", "host4"]);
+        await waitFor("host4 reachable as a manager", { timeoutMs: 30_000 }, async () => {
+          return (await view.node(host4)).ManagerStatus?.Reachability === "reachable";
+        });
+        t.match(await client.run(host4, ["node", "ls"]), /host5/, "it answers as a manager");
+        await client.run(host1, ["node", "demote", "host4"]);
+        await waitFor("host4 a worker", { timeoutMs: 30_000 }, async () => {
+          const node = await view.node(host4);
+          return (
+            node.Spec.Role === "worker" && node.ManagerStatus === undefined && node.Status.State === "ready"
+          );
+        });
+        const refused = await waitFor("host4 refuses as a worker", { timeoutMs: 15_000 }, async () => {
+          const answer = await client.try(host4, ["node", "ls"]);
+          return answer.code !== 0 && answer;
+        });
+        t.match(refused.stderr, /not a swarm manager/);
+        t.strictSame(identities(await view.running(name)), before);
+      });
+
+      t.test("drain moves the tasks away, active lets new ones come", async (t) => {
+        await client.run(host1, ["service", "scale", `${name}=5`]);
+        await client.run(host1, ["node", "update", "--availability", "drain", "host5"]);
+        await waitFor("no task on host5", { timeoutMs: 20_000 }, async () => {
+          const tasks = await view.running(name);
+          return tasks.length === 5 && (await view.spread(tasks))["host5"] === undefined;
+        });
+        await client.run(host1, ["node", "update", "--availability", "active", "host5"]);
+        t.pass();
+      });
+
+      t.test("a removed service leaves no container", async (t) => {
+        await client.run(host1, ["service", "rm", name]);
+        await waitFor("no container", { timeoutMs: 20_000 }, async () => {
+          const listed = await Promise.all(lab.hosts.map((host) => client.run(host, ["ps", "-aq"])));
+          return listed.join("").trim() === "";
+        });
+        t.pass();
+      });
+    });
+  }
+
+  t.test("a task reaches another host's task by service name", async (t) => {
+    const client = clients.find(({ missing }) => missing === false);
+    if (client === undefined) throw new Error("no client at all is there");
+    await client.run(host1, ["network", "create", "-d", "overlay", "meet"]);
+    const on = (host: string): string[] => ["--network", "meet", "--constraint", `node.hostname==${host}`];
+    await client.run(host1, ["service", "create", "--name", "back", ...on("host5"), images.web1]);
+    const ask = 'trap "exit 0" TERM; while :; do timeout 2 wget -qO- http://back:8080/; sleep 0.5; done';
+    await client.run(host1, [
+      "service",
+      "create",
+      "--name",
+      "front",
+      ...on("host4"),
+      images.bb1,
+      "sh",
+      "-c",
+      ask,
+    ]);
+    await waitFor("answer of back in the logs of front", { timeoutMs: 20_000 }, async () =>
+      (await client.run(host1, ["service", "logs", "front"])).includes("version=1"),
+    );
+    await client.run(host1, ["service", "rm", "front", "back"]);
+    t.pass();
+  });
+
+  t.test("what cannot be is refused with a text that helps", async (t) => {
+    const client = clients.find(({ missing }) => missing === false);
+    if (client === undefined) throw new Error("no client at all is there");
+    const mesh = await client.try(host1, ["service", "create", "-d", "--publish", "8080:8080", images.web1]);
+    t.not(mesh.code, 0);
+    t.match(mesh.stderr, /mode=host/);
+    const worker = await client.try(host5, ["service", "ls"]);
+    t.not(worker.code, 0);
+    t.match(worker.stderr, /not a swarm manager/);
+    const unknown = ["service", "create", "-d", "--name", "nowhere", "10.230.0.254:5000/nothing:9", "true"];
+    await client.run(host1, unknown);
+    const reason = await waitFor("reason of the failure", { timeoutMs: 20_000 }, async () =>
+      (await view.tasks("nowhere"))
+        .map((task) => task.Status.Err)
+        .find((text) => text !== undefined && text !== ""),
+    );
+    t.match(reason, /nothing:9/);
+    await client.run(host1, ["service", "rm", "nowhere"]);
+  });
+
+  t.test("no error was left unhandled", async (t) => {
+    t.strictSame(await unhandledErrors(lab), []);
+  });
+});
