@@ -4,7 +4,12 @@ import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { NodeDescription } from "../../model/node.ts";
 import type { TaskStatus } from "../../model/task.ts";
 import type { ClusterFacts, NodeIdentity } from "../../proto/host.ts";
-import type { Assignments, DispatcherClient, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
+import type {
+  Assignments,
+  DispatcherClient,
+  ManagerPeer,
+  SessionInfo,
+} from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { LoopGroup } from "../../runtime/loop.ts";
@@ -65,6 +70,7 @@ export class Agent {
   #hasSwept = false;
   #facts = "";
   #nodeIndex: number | undefined;
+  #peers: readonly ManagerPeer[] = [];
   #adding: Promise<void> = Promise.resolve();
   /** Sequence that the host's network is to reach, the one it has, and who waits for it. */
   #networkWanted = 0;
@@ -112,13 +118,20 @@ export class Agent {
     this.#managers.replace(addresses);
   }
 
-  get managers(): readonly string[] {
-    return this.#managers.addresses;
+  /** Managers as the leader named them last; empty before the first session. */
+  get managers(): readonly ManagerPeer[] {
+    return this.#peers;
   }
 
-  /** Task of a container, for those who list them. */
   taskStatus(taskId: string): TaskStatus | undefined {
     return this.#runners.get(taskId as TaskId)?.status;
+  }
+
+  /** What a task of this node runs in; undefined for a task that is not here. */
+  taskContainer(taskId: string): { readonly containerId: string; readonly serviceId: string } | undefined {
+    const runner = this.#runners.get(taskId as TaskId);
+    if (runner === undefined) return undefined;
+    return { containerId: runner.containerId, serviceId: runner.assignment.serviceId };
   }
 
   /** Ends the agent; containers, network and journal stay as they are. */
@@ -143,6 +156,7 @@ export class Agent {
       this.#partial = undefined;
       this.#awaitsComplete = true;
     }
+    this.#peers = info.managers;
     const addresses = info.managers.map(({ address }) => address);
     this.#managers.replace(addresses);
     const facts: ClusterFacts = {

@@ -1,0 +1,220 @@
+import type { PublishedPort } from "../../model/task.ts";
+import type { Labels } from "../../model/meta.ts";
+import { apiTime } from "../../runtime/http.ts";
+import type { ContainerRecord } from "../engine/engine.ts";
+import type { HealthState } from "../health/state.ts";
+import type { AttachedAddress } from "../network/network.ts";
+
+/** What is known of a container besides the engine's record. */
+export interface ContainerView {
+  readonly record: ContainerRecord;
+  readonly health: HealthState | undefined;
+  readonly ports: readonly PublishedPort[];
+  readonly addresses: readonly AttachedAddress[];
+  /** Name of the network of an address. */
+  networkName(address: AttachedAddress): string;
+}
+
+/** "running", "exited", …: the API's word for the container's state. */
+export function stateWord({ status }: ContainerRecord): "created" | "running" | "exited" {
+  return status.state === "stopped" ? "exited" : status.state;
+}
+
+/** One item of `GET /containers/json`. */
+export function printListed(view: ContainerView, nowMs: number): object {
+  const { record } = view;
+  return {
+    Id: record.id,
+    Names: [`/${record.name}`],
+    Image: record.image,
+    ImageID: record.imageId,
+    Command: record.args.join(" "),
+    Created: Math.floor(record.createdAtMs / 1_000),
+    Ports: view.ports.map(({ protocol, targetPort, publishedPort }) => ({
+      IP: "0.0.0.0",
+      PrivatePort: targetPort,
+      PublicPort: publishedPort,
+      Type: protocol,
+    })),
+    Labels: record.labels,
+    State: stateWord(record),
+    Status: printStatus(view, nowMs),
+    HostConfig: { NetworkMode: networkMode(record) },
+    NetworkSettings: { Networks: printNetworks(view) },
+    Mounts: record.mounts.map(printMount),
+  };
+}
+
+/** `GET /containers/{id}/json` */
+export function printInspected(view: ContainerView): object {
+  const { record } = view;
+  const { nanoCpus = 0, memoryBytes = 0, pids = 0 } = record.resources.limits ?? {};
+  const [path = "", ...args] = record.args;
+  const environment = {
+    Hostname: record.hostname,
+    User: record.user,
+    Tty: record.tty,
+    Env: record.env,
+    Cmd: record.args,
+    Entrypoint: null,
+    Image: record.image,
+    WorkingDir: record.workingDir,
+    Labels: record.labels satisfies Labels,
+    StopSignal: record.stopSignal,
+  };
+  return {
+    Id: record.id,
+    Created: apiTime(record.createdAtMs),
+    Path: path,
+    Args: args,
+    State: printState(view),
+    Image: record.imageId,
+    ResolvConfPath: "",
+    HostnamePath: "",
+    HostsPath: "",
+    LogPath: "",
+    Name: `/${record.name}`,
+    RestartCount: 0,
+    Driver: "overlayfs",
+    Platform: "linux",
+    MountLabel: "",
+    ProcessLabel: "",
+    AppArmorProfile: "",
+    ExecIDs: null,
+    HostConfig: {
+      NetworkMode: networkMode(record),
+      RestartPolicy: { Name: "no", MaximumRetryCount: 0 },
+      LogConfig: { Type: record.logDriver, Config: {} },
+      NanoCpus: nanoCpus,
+      Memory: memoryBytes,
+      PidsLimit: pids,
+    },
+    GraphDriver: { Name: "overlayfs", Data: null },
+    Mounts: record.mounts.map(printMount),
+    Config: environment,
+    NetworkSettings: {
+      SandboxID: "",
+      SandboxKey: record.network.kind === "namespace" ? record.network.path : "",
+      Ports: printPorts(view.ports),
+      Networks: printNetworks(view),
+    },
+  };
+}
+
+function printState({ record, health }: ContainerView): object {
+  const { status } = record;
+  const exit = status.state === "stopped" ? status.exit : undefined;
+  const startedAtMs = status.state === "created" ? undefined : status.startedAtMs;
+  return {
+    Status: stateWord(record),
+    Running: status.state === "running",
+    Paused: false,
+    Restarting: false,
+    OOMKilled: exit?.oomKilled ?? false,
+    Dead: false,
+    Pid: status.state === "running" ? status.pid : 0,
+    ExitCode: exit?.exitCode ?? 0,
+    Error: exit?.error ?? "",
+    StartedAt: apiTime(startedAtMs),
+    FinishedAt: apiTime(exit?.atMs),
+    ...(health !== undefined && {
+      Health: {
+        Status: health.status,
+        FailingStreak: health.failingStreak,
+        Log: health.log.map(({ startedAtMs: startMs, endedAtMs, exitCode, output }) => ({
+          Start: apiTime(startMs),
+          End: apiTime(endedAtMs),
+          ExitCode: exitCode,
+          Output: output,
+        })),
+      },
+    }),
+  };
+}
+
+/** Such as "Up 3 minutes (healthy)" and "Exited (0) 5 seconds ago". */
+export function printStatus(
+  { record, health }: Pick<ContainerView, "record" | "health">,
+  nowMs: number,
+): string {
+  const { status } = record;
+  switch (status.state) {
+    case "created":
+      return "Created";
+    case "running": {
+      const up = `Up ${printDuration(nowMs - status.startedAtMs)}`;
+      if (health === undefined) return up;
+      return `${up} (${health.status === "starting" ? "health: starting" : health.status})`;
+    }
+    case "stopped":
+      return `Exited (${status.exit.exitCode}) ${printDuration(nowMs - status.exit.atMs)} ago`;
+  }
+}
+
+const second = 1_000;
+const minute = 60 * second;
+const hour = 60 * minute;
+const day = 24 * hour;
+
+/** As Docker words durations: whole units, rounded down, hours up to two days. */
+export function printDuration(ms: number): string {
+  const hours = Math.round(ms / hour);
+  if (ms < second) return "Less than a second";
+  if (ms < 2 * second) return "1 second";
+  if (ms < minute) return `${Math.floor(ms / second)} seconds`;
+  if (ms < 2 * minute) return "About a minute";
+  if (ms < hour) return `${Math.floor(ms / minute)} minutes`;
+  if (hours === 1) return "About an hour";
+  if (hours < 48) return `${hours} hours`;
+  if (hours < 24 * 14) return `${Math.floor(ms / day)} days`;
+  if (hours < 24 * 60) return `${Math.floor(ms / day / 7)} weeks`;
+  if (hours < 24 * 365 * 2) return `${Math.floor(ms / day / 30)} months`;
+  return `${Math.floor(ms / day / 365)} years`;
+}
+
+function printPorts(ports: readonly PublishedPort[]): Record<string, { HostIp: string; HostPort: string }[]> {
+  const printed: Record<string, { HostIp: string; HostPort: string }[]> = {};
+  for (const { protocol, targetPort, publishedPort } of ports) {
+    (printed[`${targetPort}/${protocol}`] ??= []).push({
+      HostIp: "0.0.0.0",
+      HostPort: String(publishedPort),
+    });
+  }
+  return printed;
+}
+
+function printNetworks(view: ContainerView): Record<string, object> {
+  const { record, addresses } = view;
+  if (record.network.kind !== "namespace") return { [record.network.kind]: { NetworkID: "", IPAddress: "" } };
+  return Object.fromEntries(
+    addresses.map((address) => {
+      const [ip = "", bits = "0"] = address.address.split("/");
+      const printed = {
+        NetworkID: address.networkId,
+        EndpointID: "",
+        Gateway: address.gateway,
+        IPAddress: ip,
+        IPPrefixLen: Number(bits),
+        MacAddress: address.mac,
+      };
+      return [view.networkName(address), printed];
+    }),
+  );
+}
+
+function printMount(mount: ContainerRecord["mounts"][number]): object {
+  return {
+    Type: mount.type,
+    ...(mount.name !== undefined && { Name: mount.name }),
+    Source: mount.source,
+    Destination: mount.target,
+    ...(mount.type === "volume" && { Driver: "local" }),
+    Mode: "",
+    RW: !mount.readOnly,
+    Propagation: mount.type === "bind" ? "rprivate" : "",
+  };
+}
+
+function networkMode({ network }: ContainerRecord): string {
+  return network.kind === "namespace" ? "default" : network.kind;
+}

@@ -1,0 +1,204 @@
+import { ClusterError } from "../../model/errors.ts";
+import { parseFilters, queryFlag } from "../../runtime/http.ts";
+import type { Filters } from "../../runtime/http.ts";
+import type { ContainerRecord } from "../engine/engine.ts";
+import type { AttachedRecord } from "../network/network.ts";
+import { taskLabel } from "../task/request.ts";
+import { printInspected, printListed, stateWord } from "./container-print.ts";
+import type { ContainerView } from "./container-print.ts";
+import type { FrontDoorDeps } from "./deps.ts";
+import { askManager, isManager } from "./forward.ts";
+import { frameLine } from "./log-frame.ts";
+import { parseTime } from "./time.ts";
+
+const filterKeys = [
+  "ancestor",
+  "before",
+  "exited",
+  "health",
+  "id",
+  "is-task",
+  "label",
+  "name",
+  "network",
+  "since",
+  "status",
+  "volume",
+];
+
+/** `GET /containers/json`, newest first. */
+export async function listContainers(deps: FrontDoorDeps, query: URLSearchParams): Promise<object[]> {
+  const filters = parseFilters(query.get("filters"), filterKeys);
+  const limit = Number(query.get("limit") ?? 0);
+  const all = queryFlag(query.get("all")) || limit > 0 || filters.has("status") || filters.has("exited");
+  const records = (await deps.engine.list()).toReversed();
+  const views = await viewsOf(deps, records);
+  const wanted = views
+    .filter((view) => all || view.record.status.state === "running")
+    .filter((view) => matches(view, filters, records));
+  const listed = limit > 0 ? wanted.slice(0, limit) : wanted;
+  const sizes = queryFlag(query.get("size")) ? { SizeRw: 0, SizeRootFs: 0 } : {};
+  return listed.map((view) => ({ ...printListed(view, deps.clock.now()), ...sizes }));
+}
+
+/** `GET /containers/{id}/json` */
+export async function inspectContainer(deps: FrontDoorDeps, name: string): Promise<object> {
+  const record = await findContainer(deps, name);
+  const [view] = await viewsOf(deps, [record]);
+  if (view === undefined) throw missing(name);
+  return printInspected(view);
+}
+
+/** `GET /containers/{id}/logs`: the frames, one a line. */
+export async function containerLogs(
+  deps: FrontDoorDeps,
+  name: string,
+  query: URLSearchParams,
+  signal: AbortSignal,
+): Promise<{ readonly tty: boolean; readonly frames: AsyncGenerator<Uint8Array> }> {
+  const stdout = queryFlag(query.get("stdout"));
+  const stderr = queryFlag(query.get("stderr"));
+  if (!stdout && !stderr) {
+    throw new ClusterError("invalid-argument", "Bad parameters: you must choose at least one stream");
+  }
+  const record = await findContainer(deps, name);
+  if (record.logDriver === "none") {
+    throw new ClusterError("unimplemented", "configured logging driver does not support reading");
+  }
+  const nowMs = deps.clock.now();
+  const tail = Number.parseInt(query.get("tail") ?? "all", 10);
+  const sinceMs = parseTime(query.get("since"), nowMs);
+  const untilMs = parseTime(query.get("until"), nowMs);
+  const timestamps = queryFlag(query.get("timestamps"));
+  const options = {
+    stdout,
+    stderr,
+    follow: queryFlag(query.get("follow")),
+    ...(tail >= 0 && { tail }),
+    ...(sinceMs !== undefined && { sinceMs }),
+    ...(untilMs !== undefined && { untilMs }),
+  };
+  const lines = deps.engine.logs(record.id).read(options, signal);
+  const { tty } = record;
+  return { tty, frames: frames() };
+
+  async function* frames(): AsyncGenerator<Uint8Array> {
+    for await (const line of lines) yield frameLine(line, { tty, timestamps });
+  }
+}
+
+/** By full id, then name, then unique prefix of an id. */
+async function findContainer(deps: FrontDoorDeps, name: string): Promise<ContainerRecord> {
+  const records = await deps.engine.list();
+  const plain = name.startsWith("/") ? name.slice(1) : name;
+  const exact = records.find(({ id }) => id === plain) ?? records.find((each) => each.name === plain);
+  if (exact !== undefined) return exact;
+  const [found, second] = records.filter(({ id }) => plain !== "" && id.startsWith(plain));
+  if (second !== undefined)
+    throw new ClusterError("invalid-argument", `multiple IDs found with provided prefix: ${name}`);
+  if (found === undefined) throw missing(name);
+  return found;
+}
+
+function missing(name: string): ClusterError {
+  return new ClusterError("not-found", `No such container: ${name}`);
+}
+
+async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[]): Promise<ContainerView[]> {
+  const attached = new Map<string, AttachedRecord>();
+  for (const each of await deps.network.list()) attached.set(each.taskId, each);
+  const names = await networkNames(deps, [...attached.values()]);
+  return records.map((record) => {
+    const own = attached.get(record.labels[taskLabel] ?? "")?.attached;
+    return {
+      record,
+      health: record.status.state === "running" ? deps.healthOf(record.id) : undefined,
+      ports: record.status.state === "running" ? (own?.publishedPorts ?? []) : [],
+      addresses: own?.kind === "namespace" ? own.addresses : [],
+      networkName: ({ networkId }) => (networkId === "" ? "bridge" : (names.get(networkId) ?? networkId)),
+    };
+  });
+}
+
+/** Only a manager knows the names of overlays; without it their ids serve. */
+async function networkNames(
+  deps: FrontDoorDeps,
+  records: readonly AttachedRecord[],
+): Promise<Map<string, string>> {
+  const hasOverlay = records.some(
+    ({ attached }) =>
+      attached.kind === "namespace" && attached.addresses.some(({ networkId }) => networkId !== ""),
+  );
+  if (!hasOverlay || !isManager(deps)) return new Map();
+  try {
+    const networks = (await askManager(deps, "/networks")) as {
+      readonly Id: string;
+      readonly Name: string;
+    }[];
+    return new Map(networks.map(({ Id, Name }) => [Id, Name]));
+  } catch {
+    return new Map(); // Listing containers must work while the managers have no leader.
+  }
+}
+
+function matches(view: ContainerView, filters: Filters, records: readonly ContainerRecord[]): boolean {
+  const { record } = view;
+  return [...filters].every(([key, values]) => {
+    if (key === "label") return values.every((value) => hasLabel(record, value));
+    return values.some((value) => matchesOne(view, key, value, records));
+  });
+}
+
+function matchesOne(
+  view: ContainerView,
+  key: string,
+  value: string,
+  records: readonly ContainerRecord[],
+): boolean {
+  const { record, health } = view;
+  switch (key) {
+    case "id":
+      return record.id.startsWith(value);
+    case "name":
+      return (
+        `/${record.name}`.includes(value) || record.name === value.replace(/^\^?\/?/, "").replace(/\$$/, "")
+      );
+    case "status":
+      return stateWord(record) === value;
+    case "health":
+      return (health?.status ?? "none") === value;
+    case "is-task":
+      return (record.labels[taskLabel] !== undefined) === ["1", "true"].includes(value);
+    case "exited":
+      return record.status.state === "stopped" && record.status.exit.exitCode === Number(value);
+    case "ancestor":
+      return (
+        record.image === value ||
+        record.imageId.startsWith(value) ||
+        record.image.startsWith(`${value}@`) ||
+        record.image === `${value}:latest`
+      );
+    case "volume":
+      return record.mounts.some(({ name, target }) => name === value || target === value);
+    case "network":
+      return view.addresses.some(
+        (address) => address.networkId === value || view.networkName(address) === value,
+      );
+    case "before":
+    case "since": {
+      const other = records.find(({ id, name }) => id.startsWith(value) || name === value);
+      if (other === undefined) return false;
+      return key === "before"
+        ? record.createdAtMs < other.createdAtMs
+        : record.createdAtMs > other.createdAtMs;
+    }
+    default:
+      return false; // Refused by `parseFilters` before.
+  }
+}
+
+function hasLabel({ labels }: ContainerRecord, wanted: string): boolean {
+  const split = wanted.indexOf("=");
+  if (split === -1) return labels[wanted] !== undefined;
+  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
+}

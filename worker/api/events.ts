@@ -1,0 +1,207 @@
+import { createInterface } from "node:readline";
+import { errorText } from "../../model/errors.ts";
+import { parseFilters } from "../../runtime/http.ts";
+import type { Filters } from "../../runtime/http.ts";
+import type { EngineEvent } from "../engine/engine.ts";
+import type { FrontDoorDeps } from "./deps.ts";
+import { isManager, openManagerStream } from "./forward.ts";
+import { parseTime } from "./time.ts";
+
+const keptEvents = 256;
+/** A reader that is further behind loses its stream. */
+const backlogLimit = 4_096;
+const filterKeys = [
+  "config",
+  "container",
+  "daemon",
+  "event",
+  "image",
+  "label",
+  "network",
+  "node",
+  "plugin",
+  "scope",
+  "secret",
+  "service",
+  "type",
+  "volume",
+];
+
+interface LocalEvent {
+  readonly type: "container" | "image";
+  readonly action: string;
+  readonly id: string;
+  readonly image: string;
+  readonly attributes: Readonly<Record<string, string>>;
+  readonly atMs: number;
+}
+
+/** Listens to the engine once for all readers, and keeps the last events for those who ask about the past. */
+export class EventFeed {
+  readonly #deps: FrontDoorDeps;
+  readonly #kept: LocalEvent[] = [];
+  readonly #readers = new Set<(event: LocalEvent) => void>();
+
+  constructor(deps: FrontDoorDeps) {
+    this.#deps = deps;
+  }
+
+  /** Until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    for await (const event of this.#deps.engine.events(signal)) {
+      const local = toLocal(event);
+      if (local !== undefined) this.publish(local);
+    }
+  }
+
+  publish(event: LocalEvent): void {
+    this.#kept.push(event);
+    if (this.#kept.length > keptEvents) this.#kept.shift();
+    for (const reader of this.#readers) reader(event);
+  }
+
+  /**
+   * `GET /events`: lines of JSON; this host's events and, on a manager, those of the cluster. Ends with
+   * `signal` or once `until` is past.
+   *
+   * @param url - Path and query as asked, for the manager beside us.
+   * @throws {ClusterError} `invalid-argument` for a bad filter or time.
+   */
+  read(query: URLSearchParams, url: string, signal: AbortSignal): AsyncGenerator<string> {
+    const nowMs = this.#deps.clock.now();
+    const filters = parseFilters(query.get("filters"), filterKeys);
+    const sinceMs = parseTime(query.get("since"), nowMs);
+    const untilMs = parseTime(query.get("until"), nowMs);
+    return this.#lines({ filters, sinceMs, untilMs, url }, signal);
+  }
+
+  async *#lines(
+    {
+      filters,
+      sinceMs,
+      untilMs,
+      url,
+    }: { filters: Filters; sinceMs: number | undefined; untilMs: number | undefined; url: string },
+    signal: AbortSignal,
+  ): AsyncGenerator<string> {
+    const { clock, log } = this.#deps;
+    const over = new AbortController();
+    const either = AbortSignal.any([signal, over.signal]);
+    const queue: string[] = [];
+    let wake = (): void => undefined;
+    const push = (line: string): void => {
+      if (queue.length >= backlogLimit) over.abort(new Error("the reader is too slow"));
+      else queue.push(line);
+      wake();
+    };
+    const take = (event: LocalEvent): void => {
+      if (matches(event, filters)) push(print(event));
+    };
+    either.addEventListener("abort", () => wake(), { once: true });
+    if (sinceMs !== undefined) {
+      for (const event of this.#kept) {
+        if (event.atMs >= sinceMs && (untilMs === undefined || event.atMs <= untilMs)) take(event);
+      }
+    }
+    this.#readers.add(take);
+    const cancelUntil =
+      untilMs === undefined ? undefined : clock.after(Math.max(0, untilMs - clock.now()), () => over.abort());
+    const cluster = isManager(this.#deps) ? this.#followCluster(url, push, either) : Promise.resolve();
+    cluster.catch((error: unknown) => {
+      if (!either.aborted) log.warn({ error: errorText(error) }, "events of the cluster ended");
+    });
+    try {
+      for (;;) {
+        const line = queue.shift();
+        if (line !== undefined) yield line;
+        else if (either.aborted) {
+          if (!signal.aborted) await cluster.catch(() => undefined); // Its last lines belong to the past asked for.
+          yield* queue;
+          return;
+        } else await new Promise<void>((resolve) => (wake = resolve));
+      }
+    } finally {
+      this.#readers.delete(take);
+      cancelUntil?.();
+      over.abort();
+    }
+  }
+
+  async #followCluster(url: string, push: (line: string) => void, signal: AbortSignal): Promise<void> {
+    const stream = await openManagerStream(this.#deps, url, signal);
+    if (stream.statusCode !== 200) {
+      stream.resume();
+      return;
+    }
+    stream.on("error", () => undefined); // The loop below ends with it, and says so.
+    for await (const line of createInterface({ input: stream, crlfDelay: Infinity })) {
+      if (line !== "") push(`${line}\n`);
+    }
+  }
+}
+
+function toLocal(event: EngineEvent): LocalEvent | undefined {
+  switch (event.kind) {
+    case "container": {
+      const { action, id, name, image, labels, exit, signal, atMs } = event;
+      const attributes = {
+        ...labels,
+        image,
+        name,
+        ...(exit !== undefined && { exitCode: String(exit.exitCode) }),
+        ...(signal !== undefined && { signal }),
+      };
+      return { type: "container", action, id, image, attributes, atMs };
+    }
+    case "image": {
+      const { action, id, reference, atMs } = event;
+      return { type: "image", action, id, image: reference, attributes: { name: reference }, atMs };
+    }
+    case "engine":
+    case "lagged":
+      return undefined;
+  }
+}
+
+/** Nanoseconds do not fit a JavaScript number: their digits are put in as text. */
+function print({ type, action, id, image, attributes, atMs }: LocalEvent): string {
+  const json = JSON.stringify({
+    status: action,
+    id,
+    from: image,
+    Type: type,
+    Action: action,
+    Actor: { ID: id, Attributes: attributes },
+    scope: "local",
+    time: Math.floor(atMs / 1_000),
+  });
+  return `${json.slice(0, -1)},"timeNano":${Math.floor(atMs)}000000}\n`;
+}
+
+function matches(event: LocalEvent, filters: Filters): boolean {
+  return [...filters].every(([key, values]) => {
+    const named = [event.id, event.attributes["name"] ?? ""];
+    switch (key) {
+      case "type":
+        return values.includes(event.type);
+      case "event":
+        return values.some((value) => event.action === value || event.action.startsWith(`${value}:`));
+      case "scope":
+        return values.includes("local");
+      case "container":
+        return (
+          event.type === "container" && values.some((value) => named.some((name) => name.startsWith(value)))
+        );
+      case "image":
+        return values.includes(event.image) || (event.type === "image" && values.includes(event.id));
+      case "label":
+        return values.every((value) => {
+          const [name = "", ...rest] = value.split("=");
+          const found = event.attributes[name];
+          return found !== undefined && (rest.length === 0 || found === rest.join("="));
+        });
+      default:
+        return false;
+    }
+  });
+}

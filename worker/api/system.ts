@@ -1,0 +1,155 @@
+import { createHash } from "node:crypto";
+import { apiTime, apiVersion, minApiVersion, productVersion } from "../../runtime/http.ts";
+import type { FrontDoorDeps, NodeView } from "./deps.ts";
+import { askManager, isManager } from "./forward.ts";
+
+const noSwarm = {
+  NodeID: "",
+  NodeAddr: "",
+  LocalNodeState: "inactive",
+  ControlAvailable: false,
+  Error: "",
+  RemoteManagers: null,
+};
+
+/** Go's names of the architectures that `uname -m` prints. */
+const goArchitectures: Readonly<Record<string, string>> = { x86_64: "amd64", aarch64: "arm64" };
+
+/** Header `Swarm` of `/_ping`: state, and the role of a member. */
+export function swarmHeader({ state, identity }: NodeView): string {
+  return state === "active" && identity !== undefined ? `active/${identity.role}` : state;
+}
+
+/** `GET /version` */
+export async function version(deps: FrontDoorDeps): Promise<object> {
+  const info = await deps.engine.info();
+  const common = {
+    Version: productVersion,
+    ApiVersion: apiVersion,
+    MinAPIVersion: minApiVersion,
+    GitCommit: "",
+    GoVersion: "",
+    Os: "linux",
+    Arch: goArchitecture(info.architecture),
+    KernelVersion: info.kernelVersion,
+    BuildTime: "",
+  };
+  const { Version: _version, ...details } = common;
+  return {
+    Platform: { Name: "Shoal" },
+    Components: [
+      { Name: "Engine", Version: productVersion, Details: { ...details, Experimental: "false" } },
+      { Name: "containerd", Version: info.version, Details: { GitCommit: info.revision } },
+      { Name: info.runtime, Version: "", Details: {} },
+    ],
+    ...common,
+  };
+}
+
+/** `GET /info`, every field that clients read; `Swarm` is always there. */
+export async function info(deps: FrontDoorDeps): Promise<object> {
+  const { engine, settings, clock } = deps;
+  const [facts, containers, images, swarm] = await Promise.all([
+    engine.info(),
+    engine.list(),
+    engine.images(),
+    swarmInfo(deps),
+  ]);
+  const running = containers.filter(({ status }) => status.state === "running").length;
+  return {
+    ID: createHash("sha256").update(`${settings.hostname}\n${settings.stateDir}`).digest("hex").slice(0, 32),
+    Containers: containers.length,
+    ContainersRunning: running,
+    ContainersPaused: 0,
+    ContainersStopped: containers.length - running,
+    Images: new Set(images.map(({ id }) => id)).size,
+    Driver: facts.storageDriver,
+    DriverStatus: [["Engine", `containerd ${facts.version}`]],
+    Plugins: {
+      Volume: ["local"],
+      Network: ["bridge", "host", "null", "overlay"],
+      Authorization: null,
+      Log: ["json-file", "local", "none"],
+    },
+    MemoryLimit: true,
+    SwapLimit: true,
+    CpuCfsPeriod: true,
+    CpuCfsQuota: true,
+    CPUShares: true,
+    CPUSet: true,
+    PidsLimit: true,
+    IPv4Forwarding: true,
+    Debug: settings.logLevel === "debug",
+    NFd: 0,
+    OomKillDisable: false,
+    NGoroutines: 0,
+    SystemTime: apiTime(clock.now()),
+    LoggingDriver: "json-file",
+    CgroupDriver: "cgroupfs",
+    CgroupVersion: String(facts.cgroupVersion),
+    NEventsListener: 0,
+    KernelVersion: facts.kernelVersion,
+    OperatingSystem: facts.operatingSystem,
+    OSVersion: "",
+    OSType: "linux",
+    Architecture: facts.architecture,
+    IndexServerAddress: "https://index.docker.io/v1/",
+    RegistryConfig: {
+      InsecureRegistryCIDRs: [],
+      IndexConfigs: Object.fromEntries(
+        settings.insecureRegistries.map((name) => [
+          name,
+          { Name: name, Mirrors: [], Secure: false, Official: false },
+        ]),
+      ),
+      Mirrors: [],
+    },
+    NCPU: facts.cpuCount,
+    MemTotal: facts.memoryBytes,
+    GenericResources: null,
+    DockerRootDir: facts.rootDir,
+    HttpProxy: "",
+    HttpsProxy: "",
+    NoProxy: "",
+    Name: settings.hostname,
+    Labels: Object.entries(settings.engineLabels).map(([key, value]) => `${key}=${value}`),
+    ExperimentalBuild: false,
+    ServerVersion: productVersion,
+    Runtimes: { [facts.runtime]: { path: settings.runtime } },
+    DefaultRuntime: facts.runtime,
+    Swarm: swarm,
+    LiveRestoreEnabled: true,
+    Isolation: "",
+    InitBinary: "",
+    ContainerdCommit: { ID: facts.revision },
+    RuncCommit: { ID: "" },
+    InitCommit: { ID: "" },
+    SecurityOptions: ["name=seccomp,profile=builtin"],
+    Warnings: facts.connected
+      ? []
+      : ["WARNING: containerd does not answer; containers run on, nothing can be started"],
+  };
+}
+
+/** A manager speaks for itself; without it, and on workers, there is what shoald and the session know. */
+async function swarmInfo(deps: FrontDoorDeps): Promise<object> {
+  const { state, error, identity, managers } = deps.node();
+  const local = { ...noSwarm, LocalNodeState: state, Error: error };
+  if (identity === undefined) return local;
+  const member = {
+    ...local,
+    NodeID: identity.nodeId,
+    NodeAddr: identity.dataPathAddress,
+    RemoteManagers: managers.map(({ nodeId, address }) => ({ NodeID: nodeId, Addr: address })),
+  };
+  if (!isManager(deps)) return member;
+  try {
+    return (await askManager(deps, "/shoal/v1/swarm-info")) as object;
+  } catch (reason) {
+    return { ...member, Error: error === "" ? (reason as Error).message : error };
+  }
+}
+
+function goArchitecture(machine: string): string {
+  return goArchitectures[machine] ?? machine;
+}

@@ -1,0 +1,286 @@
+import { networkInterfaces } from "node:os";
+import { ClusterError, errorText } from "../model/errors.ts";
+import type { NodeDescription } from "../model/node.ts";
+import { DispatcherClient } from "../proto/gen/shoal/dispatcher.ts";
+import type {
+  DaemonToWorker,
+  HostSettings,
+  NodeIdentity,
+  SwarmOperation,
+  SwarmOutcome,
+  WorkerToDaemon,
+} from "../proto/host.ts";
+import type { Clock } from "../runtime/clock.ts";
+import type { Disk } from "../runtime/disk.ts";
+import { FabricLink } from "../runtime/fabric.ts";
+import { channelOptions } from "../runtime/grpc.ts";
+import { productVersion } from "../runtime/http.ts";
+import type { Log } from "../runtime/log.ts";
+import { LoopGroup } from "../runtime/loop.ts";
+import type { Random } from "../runtime/random.ts";
+import { deadline } from "../runtime/signal.ts";
+import { channelCredentials, TlsKeeper } from "../runtime/tls.ts";
+import { Agent } from "./agent/agent.ts";
+import { Journal } from "./agent/journal.ts";
+import type { HostInterface, NodeView } from "./api/deps.ts";
+import { openFrontDoor } from "./api/server.ts";
+import type { FrontDoor } from "./api/server.ts";
+import type { Engine } from "./engine/engine.ts";
+import type { HealthState } from "./health/state.ts";
+import type { LoggedTask } from "./logs/publish.ts";
+import { publishLogs } from "./logs/publish.ts";
+import type { HostNetwork } from "./network/network.ts";
+
+/** A leader that is silent this long is asked for a sign of life, and given up after as long again. */
+const keepaliveMs = 1_000;
+/** Longest that a node's tasks may take to stop once it has left its cluster; the rest is removed by force. */
+const leaveTimeoutMs = 60_000;
+/** shoald bounds its own answers by 20 s; this only guards against a lost reply. */
+const operationTimeoutMs = 30_000;
+/** Of how many containers the latest health is kept. */
+const healthLimit = 4_096;
+
+export interface WorkerDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly disk: Disk;
+  readonly log: Log;
+  readonly settings: HostSettings;
+  readonly engine: Engine;
+  readonly network: HostNetwork;
+  /** To shoald. */
+  send(message: WorkerToDaemon): void;
+}
+
+/** One node's membership of one cluster, as long as it lasts. */
+interface Membership {
+  readonly identity: NodeIdentity;
+  readonly keeper: TlsKeeper;
+  readonly agent: Agent;
+  readonly loops: LoopGroup;
+}
+
+/** All of the worker process but its entry: the front door always, the agent while the node is in a cluster. */
+export class Worker {
+  readonly #deps: WorkerDeps;
+  readonly #journal: Journal;
+  readonly #description: NodeDescription;
+  readonly #health = new Map<string, HealthState>();
+  readonly #replies = new Map<number, (outcome: SwarmOutcome) => void>();
+  readonly #ending = new AbortController();
+  #door: FrontDoor | undefined;
+  #member: Membership | undefined;
+  #view: NodeView = { state: "pending", error: "", managers: [] };
+  #changes: Promise<void> = Promise.resolve();
+  #requestId = 0;
+
+  private constructor(deps: WorkerDeps, journal: Journal, description: NodeDescription) {
+    this.#deps = deps;
+    this.#journal = journal;
+    this.#description = description;
+  }
+
+  /** Opens the journal and the front door; then shoald's messages may come. */
+  static async open(deps: WorkerDeps): Promise<Worker> {
+    const journal = await Journal.open(deps, `${deps.settings.stateDir}/worker`);
+    const worker = new Worker(deps, journal, await describeNode(deps));
+    const { clock, log, settings, engine, network } = deps;
+    worker.#door = await openFrontDoor({
+      clock,
+      log,
+      settings,
+      engine,
+      network,
+      node: () => worker.#nodeView(),
+      healthOf: (containerId) => worker.#health.get(containerId),
+      swarm: (operation) => worker.#ask(operation),
+      interfaces: hostInterfaces,
+    });
+    deps.send({ kind: "ready" });
+    return worker;
+  }
+
+  /** Messages take effect one after another, in the order they came. */
+  receive(message: DaemonToWorker): void {
+    switch (message.kind) {
+      case "identity":
+        this.#view = { ...message, managers: [] };
+        this.#changes = this.#changes
+          .then(() => this.#adopt(message.identity, message.state === "inactive"))
+          .catch((error: unknown) => this.#deps.log.error({ error }, "change of identity failed"));
+        return;
+      case "reply":
+        this.#replies.get(message.id)?.(message.outcome);
+        return;
+    }
+  }
+
+  /** Ends everything of ours; containers, networks and the journal stay for the next worker. */
+  async close(): Promise<void> {
+    this.#ending.abort(new ClusterError("unavailable", "the worker is ending"));
+    await this.#door?.close();
+    await this.#changes;
+    await this.#endMembership();
+    await this.#journal.close();
+    await this.#deps.network.close();
+    await this.#deps.engine.close();
+  }
+
+  async #adopt(identity: NodeIdentity | undefined, hasLeft: boolean): Promise<void> {
+    if (this.#ending.signal.aborted) return;
+    const member = this.#member;
+    if (identity !== undefined && member?.identity.nodeId === identity.nodeId) {
+      member.keeper.replace(identity);
+      member.agent.setManagers(identity.managers);
+      return;
+    }
+    if (member !== undefined) await this.#leave(member);
+    else if (hasLeft) await this.#removeLeftovers();
+    if (identity !== undefined) this.#join(identity);
+  }
+
+  #join(identity: NodeIdentity): void {
+    const { clock, random, log, engine, network } = this.#deps;
+    const keeper = new TlsKeeper(identity);
+    const agent = new Agent(
+      {
+        clock,
+        random,
+        log,
+        engine,
+        network,
+        journal: this.#journal,
+        connect: (address) => connectDispatcher(address, keeper),
+        onFacts: (facts) => this.#deps.send({ kind: "cluster", facts }),
+        onHealth: (containerId, state) => this.#keepHealth(containerId, state),
+      },
+      identity,
+      this.#description,
+    );
+    const loops = new LoopGroup({ clock, random, log });
+    const host = (): string | undefined => {
+      const leader = agent.managers.find((manager) => manager.leader);
+      return leader?.address.slice(0, leader.address.lastIndexOf(":"));
+    };
+    const fabric = new FabricLink({ clock, random, log }, { nodeId: identity.nodeId, tls: keeper, host });
+    const publisher = {
+      clock,
+      log,
+      nodeId: identity.nodeId,
+      find: (taskId: string) => this.#loggedTask(agent, taskId),
+    };
+    loops.background(
+      "telemetry",
+      fabric.run(loops.signal, (connection, signal) => publishLogs(publisher, connection, signal)),
+    );
+    this.#member = { identity, keeper, agent, loops };
+    agent.start();
+  }
+
+  async #leave(member: Membership): Promise<void> {
+    const { clock, log } = this.#deps;
+    this.#member = undefined;
+    await member.loops.stop("node has left the cluster");
+    using limit = deadline(clock, leaveTimeoutMs, "stopping the node's tasks", this.#ending.signal);
+    try {
+      await member.agent.removeAll(limit.signal);
+    } catch (error) {
+      log.warn({ error: errorText(error) }, "tasks of the cluster that was left did not all stop");
+      await member.agent.stop();
+    }
+    if (!this.#ending.signal.aborted) await this.#removeLeftovers();
+  }
+
+  /** Whatever a journal says of a cluster that this node is no longer in. */
+  async #removeLeftovers(): Promise<void> {
+    const { engine, network } = this.#deps;
+    for (const { assignment, containerId } of this.#journal.tasks.values()) {
+      if (containerId !== undefined) await engine.remove(containerId);
+      await network.detach(assignment.taskId, this.#ending.signal);
+      await this.#journal.forget(assignment.taskId);
+    }
+  }
+
+  async #endMembership(): Promise<void> {
+    const member = this.#member;
+    this.#member = undefined;
+    if (member === undefined) return;
+    await Promise.all([member.agent.stop(), member.loops.stop("worker is ending")]);
+  }
+
+  async #loggedTask(agent: Agent, taskId: string): Promise<LoggedTask | undefined> {
+    const { engine } = this.#deps;
+    const known = agent.taskContainer(taskId);
+    if (known === undefined || (await engine.inspect(known.containerId)) === undefined) return undefined;
+    return { taskId, serviceId: known.serviceId, reader: engine.logs(known.containerId) };
+  }
+
+  #nodeView(): NodeView {
+    return { ...this.#view, managers: this.#member?.agent.managers ?? [] };
+  }
+
+  #keepHealth(containerId: string, state: HealthState): void {
+    this.#health.delete(containerId); // The newest is last, so that the first is the one to drop.
+    this.#health.set(containerId, state);
+    for (const oldest of this.#health.keys()) {
+      if (this.#health.size <= healthLimit) return;
+      this.#health.delete(oldest);
+    }
+  }
+
+  #ask(operation: SwarmOperation): Promise<SwarmOutcome> {
+    const { clock } = this.#deps;
+    this.#requestId += 1;
+    const id = this.#requestId;
+    return new Promise((resolve) => {
+      const settle = (outcome: SwarmOutcome): void => {
+        cancel();
+        this.#replies.delete(id);
+        resolve(outcome);
+      };
+      const cancel = clock.after(operationTimeoutMs, () =>
+        settle({ kind: "failed", code: "deadline-exceeded", message: "context deadline exceeded" }),
+      );
+      this.#replies.set(id, settle);
+      this.#deps.send({ kind: "request", id, operation });
+    });
+  }
+}
+
+function connectDispatcher(address: string, keeper: TlsKeeper): DispatcherClient {
+  return new DispatcherClient(address, channelCredentials(keeper.current), {
+    ...channelOptions(),
+    "grpc.keepalive_time_ms": keepaliveMs,
+    "grpc.keepalive_timeout_ms": keepaliveMs,
+  });
+}
+
+async function describeNode({ engine, settings }: WorkerDeps): Promise<NodeDescription> {
+  const { architecture, cpuCount, memoryBytes } = await engine.info();
+  return {
+    hostname: settings.hostname,
+    platform: { architecture, os: "linux" },
+    resources: { nanoCpus: cpuCount * 1_000_000_000, memoryBytes, generic: {} },
+    engineVersion: productVersion,
+    engineLabels: settings.engineLabels,
+    plugins: [
+      { type: "Log", name: "json-file" },
+      { type: "Log", name: "local" },
+      { type: "Network", name: "bridge" },
+      { type: "Network", name: "host" },
+      { type: "Network", name: "null" },
+      { type: "Network", name: "overlay" },
+      { type: "Volume", name: "local" },
+    ],
+  };
+}
+
+/** IPv4 only, as everything between hosts here. */
+function hostInterfaces(): HostInterface[] {
+  return Object.entries(networkInterfaces()).map(([name, entries = []]) => ({
+    name,
+    addresses: entries
+      .filter(({ family, internal }) => family === "IPv4" && !internal)
+      .map(({ address }) => address),
+  }));
+}
