@@ -78,7 +78,6 @@ export class Member implements TransportHandler {
   #ticks = 0;
   #lastStatus = "";
   #stopped = false;
-  #failed = false;
   #wake: () => void = () => {};
   #running: Promise<void> = Promise.resolve();
   #stopTicking: () => void = () => {};
@@ -263,10 +262,9 @@ export class Member implements TransportHandler {
     if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
     this.#continueChanges();
     this.#wantSnapshot();
-    const { memberId } = this.#state;
-    const { configuration, settled, applied } = this.#node.status();
-    const known = groupMembers(this.#node.configurationAt(applied)).length > 0;
-    if (settled && known && !(memberId in configuration.contexts) && this.#wasMember) this.onRemoved();
+    if (this.#wasMember && !this.#members.has(this.#state.memberId) && this.#node.status().settled) {
+      this.onRemoved();
+    }
   }
 
   #followConfiguration(): void {
@@ -514,6 +512,7 @@ export class Member implements TransportHandler {
     if (this.#stopped) return;
     try {
       action();
+      this.#send(this.#node.takeMessages()); // Heartbeats go out even while a round is being written.
     } catch (error) {
       this.#fail(error, "failed");
     }
@@ -521,8 +520,11 @@ export class Member implements TransportHandler {
   }
 
   #fail(reason: unknown, how: "failed" | "removed"): void {
-    if (this.#failed) return;
-    this.#failed = true;
+    if (this.#stopped) {
+      // Told to stop, or failed before: what breaks on the way out changes nothing.
+      this.#deps.log.debug({ error: reason }, "raft member was already stopping");
+      return;
+    }
     this.#stopped = true;
     this.#stopTicking();
     this.#wake();

@@ -178,12 +178,23 @@ export class RaftNode {
     return ready;
   }
 
+  /**
+   * Messages that may leave at once, while the last {@link ready} is still being persisted: heartbeats and their
+   * answers must not wait for a slow disk.
+   */
+  takeMessages(): readonly Message[] {
+    const { messages } = this.#s;
+    this.#s.messages = [];
+    return messages;
+  }
+
   /** The last {@link ready} has been carried out: persisted, and handed on to be applied. */
   advance(): void {
     const ready = this.#outstanding;
     invariant(ready !== undefined, () => "advance() was called without ready()");
     this.#outstanding = undefined;
     const s = this.#s;
+    if (ready.hardState !== undefined) s.stableTerm = ready.hardState.term;
     if (ready.snapshot !== undefined) s.log.stableSnapshotTo(ready.snapshot.index);
     const lastEntry = ready.entries.at(-1);
     if (lastEntry !== undefined) s.log.stableTo(lastEntry.index, lastEntry.term);

@@ -61,6 +61,8 @@ export class RaftState {
   readonly log: RaftLog;
   readonly history: ConfigurationHistory;
   term: number;
+  /** The term that is known to be on disk; promises in it need not wait. */
+  stableTerm: number;
   vote: MemberId | undefined;
   leader: MemberId | undefined;
   role: Role = { kind: "follower" };
@@ -79,6 +81,7 @@ export class RaftState {
     this.log = new RaftLog(storage);
     const { term, vote } = storage.initialState();
     this.term = term;
+    this.stableTerm = term;
     this.vote = vote;
     this.history = new ConfigurationHistory(storage.snapshot());
     this.history.appended(this.log.entriesFrom(this.log.firstIndex(), Number.MAX_SAFE_INTEGER) ?? []);
@@ -107,8 +110,12 @@ export class RaftState {
       case "pre-vote-reply":
       case "vote-reply":
       case "append-reply":
-      case "heartbeat-reply":
         this.messagesAfterPersist.push(message);
+        return;
+      case "heartbeat-reply":
+        // It promises the term and nothing else, and a slow disk must not look like a dead member.
+        if (message.term === this.stableTerm) this.messages.push(message);
+        else this.messagesAfterPersist.push(message);
         return;
       case "append":
       case "heartbeat":

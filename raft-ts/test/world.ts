@@ -144,7 +144,7 @@ export class World {
       this.#noteLeader(member);
       // Persisting takes a while: other events, or a crash, may come between.
       if (this.faulty && this.random(3) === 0) return;
-    }
+    } else this.#send(member, member.node.takeMessages());
     const messages = member.finish((entry) => this.#checkApplied(member, entry));
     if (this.faulty && this.random(600) === 0) member.crash();
     else this.#send(member, messages);
