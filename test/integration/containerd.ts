@@ -42,6 +42,7 @@ export function insideNamespaces(moduleUrl: string): boolean {
     "sh",
     process.execPath,
     fileURLToPath(moduleUrl),
+    ...process.argv.slice(2),
   ];
   const { status, error } = spawnSync("unshare", args, {
     stdio: "inherit",

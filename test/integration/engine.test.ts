@@ -5,6 +5,7 @@ import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { ContainerCreate, Engine } from "../../worker/engine/engine.ts";
 import type { LogLine } from "../../worker/logs/reader.ts";
 import { buildImage, buildLayer, busyboxLayer, pushImage, text } from "../lab/image.ts";
+import { plainSpec } from "../worker/engine/plain.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 
 insideNamespaces(import.meta.url);
@@ -26,36 +27,13 @@ await pushImage(
   buildImage([base, content], { Env: [path, "FROM=image"], Cmd: ["sleep", "600"] }),
 );
 
-function spec(fields: Partial<ContainerSpec>): ContainerSpec {
-  return {
-    image,
-    labels: {},
-    command: [],
-    args: [],
-    env: [],
-    groups: [],
-    tty: false,
-    openStdin: false,
-    readOnly: false,
-    mounts: [],
-    hosts: [],
-    secrets: [],
-    configs: [],
-    sysctls: {},
-    capabilityAdd: [],
-    capabilityDrop: [],
-    ulimits: [],
-    ...fields,
-  };
-}
-
 function request(fields: Partial<ContainerSpec>, rest: Partial<ContainerCreate> = {}): ContainerCreate {
   const id = newContainerId(systemRandom);
   return {
     id,
     name: `test.${id.slice(0, 6)}`,
     image,
-    spec: spec(fields),
+    spec: { ...plainSpec, ...fields },
     resources: {},
     labels: { test: "yes" },
     network: { kind: "none" },

@@ -1,0 +1,132 @@
+import { createHash } from "node:crypto";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import t, { type Test } from "tap";
+
+import type { Reference } from "../../../worker/engine/reference.ts";
+import { readBody, Registry } from "../../../worker/engine/registry.ts";
+
+const none = new AbortController().signal;
+const manifest = Buffer.from("{}");
+const digest = `sha256:${createHash("sha256").update(manifest).digest("hex")}`;
+
+type Handler = (request: IncomingMessage, response: ServerResponse) => void;
+
+async function serve(
+  t: Test,
+  handler: Handler,
+): Promise<{ host: string; seen: string[]; reference: Reference; registry: Registry }> {
+  const seen: string[] = [];
+  const server = createServer((request, response) => {
+    seen.push(`${request.method} ${request.url} ${request.headers.authorization ?? "-"}`);
+    handler(request, response);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const registry = new Registry([host]);
+  t.teardown(() => {
+    registry.close();
+    server.close();
+  });
+  return { host, seen, reference: { domain: host, path: "a/b", tag: "1" }, registry };
+}
+
+function sendManifest(response: ServerResponse): void {
+  response.setHeader("docker-content-digest", digest);
+  response.end(manifest);
+}
+
+function refuse(response: ServerResponse, challenge: string): void {
+  response
+    .writeHead(401, { "www-authenticate": challenge })
+    .end('{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}');
+}
+
+t.test("a token is fetched once with the credentials and used for what follows", async (t) => {
+  const { host, seen, reference, registry } = await serve(t, (request, response) => {
+    if (request.url?.startsWith("/token") === true) response.end('{"token":"T"}');
+    else if (request.headers.authorization === "Bearer T") sendManifest(response);
+    else refuse(response, `Bearer realm="http://${host}/token",service="s",scope="repository:a/b:pull"`);
+  });
+  const auth = { username: "u", password: "p" };
+  t.equal((await registry.manifest(reference, auth, none)).digest, digest);
+  t.equal((await registry.head(reference, auth, none)).digest, digest);
+  const basic = `Basic ${Buffer.from("u:p").toString("base64")}`;
+  t.strictSame(seen, [
+    "GET /v2/a/b/manifests/1 -",
+    `GET /token?scope=repository%3Aa%2Fb%3Apull&service=s ${basic}`,
+    "GET /v2/a/b/manifests/1 Bearer T",
+    "HEAD /v2/a/b/manifests/1 Bearer T",
+  ]);
+});
+
+t.test("an identity token is exchanged, not sent as a password", async (t) => {
+  const { host, seen, reference, registry } = await serve(t, (request, response) => {
+    if (request.url === "/token") response.end('{"access_token":"X","expires_in":300}');
+    else if (request.headers.authorization === "Bearer X") sendManifest(response);
+    else refuse(response, `Bearer realm="http://${host}/token"`);
+  });
+  await registry.manifest(reference, { identityToken: "refresh" }, none);
+  t.equal(seen[1], "POST /token -");
+});
+
+t.test("basic authentication; without credentials the refusal is Docker's", async (t) => {
+  const { reference, registry } = await serve(t, (request, response) => {
+    if (request.headers.authorization?.startsWith("Basic ") === true) sendManifest(response);
+    else refuse(response, 'Basic realm="r"');
+  });
+  t.equal((await registry.manifest(reference, { username: "u", password: "p" }, none)).digest, digest);
+  await t.rejects(registry.manifest(reference, undefined, none), {
+    code: "unauthenticated",
+    message: /^pull access denied for a\/b, repository does not exist or may require 'docker login'/,
+  });
+});
+
+t.test("credentials follow no redirect to another host", async (t) => {
+  const other = await serve(t, (_request, response) => sendManifest(response));
+  const { seen, reference, registry } = await serve(t, (request, response) => {
+    if (request.headers.authorization === undefined) refuse(response, 'Basic realm="r"');
+    else response.writeHead(307, { location: `http://${other.host}/blob` }).end();
+  });
+  await registry.manifest(reference, { username: "u", password: "p" }, none);
+  t.equal(seen.length, 2);
+  t.strictSame(other.seen, ["GET /blob -"]);
+});
+
+t.test("a token service in the clear gets no credentials unless its host is listed", async (t) => {
+  const { reference, registry } = await serve(t, (_request, response) => sendManifest(response));
+  const strict = new Registry([]);
+  t.teardown(() => strict.close());
+  await t.rejects(
+    strict.manifest(reference, undefined, AbortSignal.timeout(5_000)),
+    { code: "unavailable" },
+    "an unlisted registry is asked over TLS",
+  );
+  t.equal((await registry.manifest(reference, undefined, none)).digest, digest);
+});
+
+t.test("passing troubles are tried again, others are told", async (t) => {
+  let failures = 2;
+  const { reference, registry } = await serve(t, (request, response) => {
+    if (request.url?.endsWith("/missing") === true) {
+      response.writeHead(404).end('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}');
+    } else if (failures-- > 0) response.writeHead(503).end();
+    else sendManifest(response);
+  });
+  t.equal((await registry.manifest(reference, undefined, none)).digest, digest);
+  await t.rejects(registry.manifest({ ...reference, tag: "missing" }, undefined, none), {
+    code: "not-found",
+    message: /not found: manifest unknown: manifest unknown$/,
+  });
+});
+
+t.test("what is too large is not read to its end; a blob is asked for from an offset", async (t) => {
+  const { seen, reference, registry } = await serve(t, (request, response) => {
+    if (request.headers.range === "bytes=3-") response.writeHead(206).end("def");
+    else response.end(Buffer.alloc(5 << 20));
+  });
+  await t.rejects(registry.manifest(reference, undefined, none), { code: "failed-precondition" });
+  const response = await registry.blob(reference, digest, 3, undefined, none);
+  t.equal((await readBody(response, 10)).toString(), "def");
+  t.equal(seen.at(-1), `GET /v2/a/b/blobs/${digest} -`);
+});

@@ -1,0 +1,100 @@
+import t from "tap";
+
+import type { Mount } from "../../../model/service.ts";
+import { cleanPath, planMounts } from "../../../worker/mounts/plan.ts";
+
+const base = { target: "/t", readOnly: false } as const;
+
+for (const { name, mount, message } of [
+  {
+    name: "a relative target",
+    mount: { ...base, type: "tmpfs", target: "t" },
+    message: "invalid mount target, must be an absolute path: t",
+  },
+  {
+    name: "the root",
+    mount: { ...base, type: "tmpfs", target: "/a/.." },
+    message: /destination can't be '\/'/,
+  },
+  {
+    name: "a relative bind",
+    mount: { ...base, type: "bind", source: "s" },
+    message: "invalid bind mount source, must be an absolute path: s",
+  },
+  {
+    name: "a volume that is a path",
+    mount: { ...base, type: "volume", source: "../x" },
+    message: /invalid characters for a local volume name/,
+  },
+  {
+    name: "an unknown driver",
+    mount: { ...base, type: "volume", source: "v", volume: { driverName: "nfs" } },
+    message: 'plugin "nfs" not found',
+  },
+  {
+    name: "driver options",
+    mount: { ...base, type: "volume", source: "v", volume: { driverOptions: { o: "x" } } },
+    message: /not supported/,
+  },
+] satisfies { name: string; mount: Mount; message: string | RegExp }[]) {
+  t.test(`${name} is refused`, (t) => {
+    t.throws(() => planMounts({ mounts: [mount] }, []), { code: "invalid-argument", message });
+    t.end();
+  });
+}
+
+t.test("two mounts on one place are refused", (t) => {
+  const mount: Mount = { ...base, type: "tmpfs" };
+  t.throws(() => planMounts({ mounts: [mount, { ...mount, target: "/t/" }] }, []), {
+    message: "Duplicate mount point: /t",
+  });
+  t.end();
+});
+
+t.test("the image's volumes are anonymous ones unless a mount covers them", (t) => {
+  const mounts: Mount[] = [{ ...base, type: "volume", source: "named", target: "/data" }];
+  t.strictSame(
+    planMounts({ mounts }, ["/data/", "/more", "relative"]).map((mount) => [
+      mount.target,
+      mount.type === "volume" && mount.name,
+    ]),
+    [
+      ["/data", "named"],
+      ["/more", ""],
+    ],
+  );
+  t.end();
+});
+
+t.test("options of binds and tmpfs", (t) => {
+  const [bind, tmpfs] = planMounts(
+    {
+      mounts: [
+        {
+          type: "bind",
+          source: "/s",
+          target: "/a",
+          readOnly: true,
+          bind: { propagation: "rslave", nonRecursive: true },
+        },
+        { type: "tmpfs", target: "/b", readOnly: false, tmpfs: { sizeBytes: 10, mode: 0o700 } },
+      ],
+    },
+    [],
+  );
+  t.match(bind, { options: ["bind", "ro", "rslave"] });
+  t.match(tmpfs, { options: ["nosuid", "nodev", "noexec", "rw", "size=10", "mode=700"] });
+  t.end();
+});
+
+t.test("paths are made plain", (t) => {
+  for (const [path, want] of [
+    ["/a//b/./c/", "/a/b/c"],
+    ["/..", "/"],
+    ["/a/../../b", "/b"],
+    ["a/./b", "a/b"],
+  ] as const) {
+    t.equal(cleanPath(path), want, path);
+  }
+  t.end();
+});
