@@ -23,6 +23,8 @@ const statusDelayMs = 2;
 const statusBatchLimit = 500;
 /** Redirects that are followed at once; more than that is managers that disagree. */
 const redirectLimit = 3;
+/** How long a manager that just failed is not believed to lead when others say so. */
+const distrustMs = 1_000;
 /** Between two tries: an election takes a few hundred milliseconds and must not be missed by much. */
 const retryDelays = { firstMs: 50, limitMs: 1_000, factor: 1.5, jitterRatio: 0.5 } as const;
 
@@ -48,7 +50,7 @@ export interface SessionHandlers {
 }
 
 type Ending =
-  | { readonly kind: "redirect"; readonly leader: string }
+  | { readonly kind: "redirect"; readonly wasOpen: boolean; readonly leader: string }
   | { readonly kind: "lost"; readonly wasOpen: boolean; readonly reason: string };
 
 /** What the open session can be asked to send; nothing is sent while there is none. */
@@ -85,26 +87,34 @@ export async function keepSession(
   const { clock, random, log, managers } = deps;
   let delays = backoff(random, retryDelays);
   let redirectCount = 0;
+  let failed = { address: "", atMs: 0 };
   while (!signal.aborted) {
     const address = managers.next(random);
     if (address !== undefined) {
       const ending = await runSession(deps, handlers, line, address, signal);
       if (signal.aborted) return;
-      if (ending.kind === "redirect") {
-        redirectCount += 1;
-        if (ending.leader !== "") managers.hint(ending.leader);
-        if (ending.leader !== "" && redirectCount <= redirectLimit) continue;
-      } else {
-        log[ending.wasOpen ? "warn" : "debug"](
-          { manager: address, reason: ending.reason },
-          "no session with manager",
-        );
-        managers.failed(address);
-        if (ending.wasOpen) delays = backoff(random, retryDelays);
+      if (ending.wasOpen) {
+        delays = backoff(random, retryDelays);
+        redirectCount = 0;
       }
-      redirectCount = 0;
+      if (ending.kind === "lost") {
+        const level = ending.wasOpen ? "warn" : "debug";
+        log[level]({ manager: address, reason: ending.reason }, "no session with manager");
+        managers.failed(address);
+        failed = { address, atMs: clock.monotonic() };
+      } else if (ending.leader !== "" && !isDistrusted(ending.leader)) {
+        managers.hint(ending.leader);
+        redirectCount += 1;
+        if (redirectCount <= redirectLimit) continue;
+        redirectCount = 0;
+      }
     }
     await clock.sleep(delays.next().value, signal).catch(() => undefined); // Only the abort rejects; the condition sees it.
+  }
+
+  /** Followers name a lost leader until they have a new one; a dead host would cost a whole timeout each time. */
+  function isDistrusted(leader: string): boolean {
+    return failed.address === leader && clock.monotonic() - failed.atMs < distrustMs;
   }
 }
 
@@ -136,7 +146,7 @@ function runSession(
       if (hasEnded || body === undefined) return;
       switch (body.$case) {
         case "redirect":
-          return end({ kind: "redirect", leader: body.value.leaderAddress });
+          return end({ kind: "redirect", wasOpen: isOpen, leader: body.value.leaderAddress });
         case "info":
           return takeInfo(body.value);
         case "assignments":

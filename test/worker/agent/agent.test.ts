@@ -295,6 +295,18 @@ t.test(
   },
 );
 
+t.test("a follower that still names a lost leader is asked again until it knows better", async (t) => {
+  const world = await World.make(t);
+  world.manager.tasks = running("t1");
+  world.manager.redirectTo = "127.0.0.1:1";
+  await world.start();
+  await systemClock.sleep(150);
+  world.manager.redirectTo = undefined;
+  const before = performance.now();
+  await world.manager.untilState("t1", "running");
+  t.ok(performance.now() - before < 1_000, `found within ${Math.round(performance.now() - before)} ms`);
+});
+
 t.test("a gap in the assignments makes a new session with a complete set", async (t) => {
   const world = await World.make(t);
   world.manager.tasks = running("t1");
