@@ -1,4 +1,4 @@
-import type { handleBidiStreamingCall, handleUnaryCall, ServerDuplexStream } from "@grpc/grpc-js";
+import type { handleBidiStreamingCall, handleUnaryCall, Metadata, ServerDuplexStream } from "@grpc/grpc-js";
 import { ClusterError, toClusterError } from "../model/errors.ts";
 import { isId, type ClusterId, type NodeId } from "../model/ids.ts";
 import { type NodeRole, roleUnits } from "../model/node.ts";
@@ -93,6 +93,34 @@ export interface CallContext {
   readonly peer: AuthorizedPeer;
   /** Aborts when the caller gives up or is gone. */
   readonly signal: AbortSignal;
+  /** Metadata of the call; undefined when it is not there. */
+  header(name: string): string | undefined;
+}
+
+/** Set by a manager that passes a call on to the leader: whose call it is. Its presence forbids another hop. */
+export const onBehalfHeader = "shoal-on-behalf";
+
+/** Whose call it is: the peer's own, or that of the node a manager speaks for. */
+export interface Origin {
+  readonly nodeId: NodeId;
+  /** The role in the certificate that vouches for the call. */
+  readonly role: NodeRole;
+  readonly forwarded: boolean;
+}
+
+/**
+ * @throws {ClusterError} `permission-denied` when somebody else than a manager claims to speak for another, or for a
+ *   node that was removed.
+ */
+export function originOf(roster: Roster, call: CallContext): Origin {
+  const { peer } = call;
+  if (peer.kind !== "node") throw denied("this call needs the certificate of a node of this cluster");
+  const header = call.header(onBehalfHeader);
+  if (header === undefined) return { nodeId: peer.nodeId, role: peer.role, forwarded: false };
+  if (peer.role !== "manager") throw denied("only a manager may pass on calls of others");
+  const nodeId = header as NodeId;
+  if (roster.isRemoved(nodeId)) throw denied(`node ${nodeId} was removed from swarm`);
+  return { nodeId, role: peer.role, forwarded: true };
 }
 
 /** What stands before every handler. */
@@ -113,7 +141,7 @@ export function unary<Request, Response>(
     call.on("cancelled", () => controller.abort(new ClusterError("unavailable", "the caller has gone")));
     async function answer(): Promise<Response> {
       const peer = authorize(doors.roster, path, doors.peerOf(call));
-      return handler(call.request, { peer, signal: controller.signal });
+      return handler(call.request, { peer, signal: controller.signal, header: headerOf(call) });
     }
     answer().then(
       (response) => callback(null, response),
@@ -139,7 +167,7 @@ export function bidi<Request, Response>(
     stream.on("error", gone); // Without a listener a broken stream would end the process.
     async function serve(): Promise<void> {
       const peer = authorize(doors.roster, path, doors.peerOf(stream));
-      await handler(stream, { peer, signal: controller.signal });
+      await handler(stream, { peer, signal: controller.signal, header: headerOf(stream) });
     }
     serve().then(
       () => stream.end(),
@@ -148,6 +176,13 @@ export function bidi<Request, Response>(
         stream.emit("error", toStatus(error)); // How grpc-js is told a stream's status.
       },
     );
+  };
+}
+
+function headerOf(call: { readonly metadata: Metadata }): CallContext["header"] {
+  return (name) => {
+    const value = call.metadata.get(name)[0];
+    return typeof value === "string" ? value : undefined;
   };
 }
 

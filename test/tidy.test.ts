@@ -22,7 +22,14 @@ const mayImport: Record<Room, readonly Room[]> = {
 };
 
 /** Inside the manager, only these see more than the rooms that `manager/` grants below. */
-const managerWiring = new Set(["manager/manager.ts", "manager/main.ts", "manager/leader.ts"]);
+const managerWiring = new Set([
+  "manager/manager.ts",
+  "manager/main.ts",
+  "manager/leader.ts",
+  "manager/doors.ts",
+  "manager/peers.ts",
+  "manager/telemetry-seam.ts",
+]);
 const managerRooms: Record<string, readonly string[]> = {
   raft: [],
   store: [],

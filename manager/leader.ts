@@ -1,0 +1,43 @@
+import { LoopGroup, type LoopDeps } from "../runtime/loop.ts";
+import { runAllocator } from "./allocator/run.ts";
+import { Dispatcher } from "./dispatcher/dispatcher.ts";
+import { type MembershipDeps, runMembership } from "./membership/run.ts";
+import { runOrchestration } from "./orchestrator/run.ts";
+import { runScheduler } from "./scheduler/run.ts";
+import type { Store } from "./store/store.ts";
+
+export interface LeadershipDeps extends LoopDeps, MembershipDeps {
+  readonly store: Store;
+}
+
+/** Everything that only the leader runs, for one term, under one signal. */
+export class Leadership {
+  readonly dispatcher: Dispatcher;
+  readonly #loops: LoopGroup;
+
+  /** @param before - The end of an earlier leadership of this manager; its loops and ours never run together. */
+  constructor(deps: LeadershipDeps, before: Promise<void>) {
+    this.#loops = new LoopGroup(deps);
+    const { signal } = this.#loops;
+    this.dispatcher = new Dispatcher(deps, signal);
+    this.#loops.background(
+      "starting to lead",
+      before.then(() => {
+        if (!signal.aborted) this.#start(deps);
+      }),
+    );
+  }
+
+  #start(deps: LeadershipDeps): void {
+    this.#loops.start("dispatcher", (signal) => this.dispatcher.run(signal));
+    this.#loops.start("orchestration", (signal) => runOrchestration(deps, signal));
+    this.#loops.start("allocation", (signal) => runAllocator(deps, signal));
+    this.#loops.start("scheduling", (signal) => runScheduler(deps, signal));
+    this.#loops.start("membership", (signal) => runMembership(deps, signal));
+  }
+
+  /** Ends every loop and every session; bounded. */
+  stop(): Promise<void> {
+    return this.#loops.stop("this manager does not lead any more");
+  }
+}

@@ -1,0 +1,85 @@
+import { errorText } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import { deadline } from "../../runtime/signal.ts";
+import type { RaftGroup } from "../raft/group.ts";
+import type { Store } from "../store/store.ts";
+import { type MembershipStep, planMembership } from "./plan.ts";
+
+/** How often everything is looked at again, for what failed and for changes of the group that no event told of. */
+const lookMs = 2_000;
+const stepTimeoutMs = 10_000;
+
+export interface MembershipDeps {
+  readonly store: Pick<Store, "view" | "update" | "watch">;
+  readonly group: Pick<RaftGroup, "status" | "changeMembership" | "transferLeadership">;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly nodeId: NodeId;
+  /** Calls back after every change of the group's members; the result ends it. */
+  onMembers(listener: () => void): () => void;
+}
+
+/** The role manager: while this manager leads, makes roles and the consensus group follow what users asked for. */
+export async function runMembership(deps: MembershipDeps, signal: AbortSignal): Promise<void> {
+  const { store, clock, log } = deps;
+  using watch = store.watch(["nodes"], signal);
+  const cancels = [clock.every(lookMs, () => watch.poke()), deps.onMembers(() => watch.poke())];
+  const complained = new Map<string, string>();
+  try {
+    do {
+      watch.take();
+      for (const step of plan(deps)) {
+        const key = JSON.stringify(step);
+        try {
+          using limit = deadline(clock, stepTimeoutMs, `membership step ${step.kind}`, signal);
+          await perform(deps, step, limit.signal);
+          log.info({ step }, "membership changed");
+          complained.delete(key);
+        } catch (error) {
+          if (signal.aborted) return;
+          const text = errorText(error);
+          if (complained.get(key) !== text)
+            log.warn({ step, error: text }, "cannot change the membership yet");
+          complained.set(key, text);
+          if (complained.size > 1_000) complained.clear();
+        }
+      }
+    } while (await watch.ready());
+  } finally {
+    for (const cancel of cancels) cancel();
+  }
+}
+
+function plan({ store, group, nodeId }: MembershipDeps): MembershipStep[] {
+  const { members } = group.status();
+  if (members.length === 0) return []; // Not known yet; a leader knows it as soon as it has applied its log.
+  return planMembership({ nodes: store.view((view) => view.nodes.list()), members, leaderId: nodeId });
+}
+
+async function perform(
+  { store, group }: MembershipDeps,
+  step: MembershipStep,
+  signal: AbortSignal,
+): Promise<void> {
+  switch (step.kind) {
+    case "transfer-leadership":
+      return group.transferLeadership(undefined, signal);
+    case "remove-member":
+      return group.changeMembership({ kind: "remove", nodeId: step.nodeId }, signal);
+    case "set-role":
+      return store.update((tx) => {
+        const node = tx.nodes.get(step.nodeId);
+        // The user may have changed her mind since.
+        if (node !== undefined && node.spec.role === step.role) tx.nodes.update({ ...node, role: step.role });
+      }, signal);
+    case "set-member":
+      return store.update((tx) => {
+        const node = tx.nodes.get(step.nodeId);
+        if (node === undefined) return;
+        const { member: _before, ...rest } = node;
+        tx.nodes.update(step.member === undefined ? rest : { ...rest, member: step.member });
+      }, signal);
+  }
+}

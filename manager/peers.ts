@@ -1,0 +1,123 @@
+import { Client, Metadata, type ServiceError } from "@grpc/grpc-js";
+import { ClusterError } from "../model/errors.ts";
+import { fromServiceError } from "../proto/status.ts";
+import { channelOptions } from "../runtime/grpc.ts";
+import { channelCredentials, type TlsKeeper } from "../runtime/tls.ts";
+import { onBehalfHeader } from "./rpc.ts";
+
+/** A manager that does not take a connection in this time is treated as gone; an election takes less. */
+const connectTimeoutMs = 1_500;
+/** Managers are few; a list of addresses this long is a mistake. */
+const channelLimit = 32;
+
+/** No leader has seen the call, so it may be made again; unlike a `no-leader` whose outcome is unknown. */
+export class NoLeaderYet extends ClusterError {
+  constructor(message: string, options?: { cause?: unknown }) {
+    super("no-leader", message, options);
+    this.name = "NoLeaderYet";
+  }
+}
+
+/** What a manager that does not lead answers to a call that was passed on to it. */
+export const notLeadingText = "this manager does not lead";
+
+/** One channel per address, made on demand and anew whenever our certificate is replaced. */
+export class ManagerChannels implements Disposable {
+  readonly #keeper: TlsKeeper;
+  readonly #unwatch: () => void;
+  readonly #clients = new Map<string, Client>();
+
+  constructor(keeper: TlsKeeper) {
+    this.#keeper = keeper;
+    this.#unwatch = keeper.watch(() => this.#closeAll());
+  }
+
+  /** @param address - "ip:port" of a manager. */
+  to(address: string): Client {
+    const known = this.#clients.get(address);
+    if (known !== undefined) return known;
+    if (this.#clients.size >= channelLimit) this.#closeAll();
+    const client = new Client(address, channelCredentials(this.#keeper.current), channelOptions());
+    this.#clients.set(address, client);
+    return client;
+  }
+
+  #closeAll(): void {
+    for (const client of this.#clients.values()) client.close();
+    this.#clients.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.#unwatch();
+    this.#closeAll();
+  }
+}
+
+/** A unary RPC as the generated services describe it. */
+interface UnaryMethod<Request, Response> {
+  readonly path: string;
+  readonly requestStream: false;
+  readonly responseStream: false;
+  readonly requestSerialize: (request: Request) => Buffer;
+  readonly responseDeserialize: (bytes: Buffer) => Response;
+}
+
+export interface PassOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal;
+  /** Whose call is passed on; "" for a caller without a certificate. */
+  readonly onBehalf?: string;
+}
+
+/**
+ * One unary call to another manager.
+ *
+ * @throws {ClusterError} as the other side meant it; `NoLeaderYet` when no connection was made or the other one does
+ *   not lead; `unavailable` when the connection broke and nobody knows.
+ */
+export async function callManager<Request, Response>(
+  client: Client,
+  method: UnaryMethod<Request, Response>,
+  request: Request,
+  { timeoutMs, signal, onBehalf }: PassOptions,
+): Promise<Response> {
+  signal?.throwIfAborted();
+  await connected(client);
+  const metadata = new Metadata();
+  if (onBehalf !== undefined) metadata.set(onBehalfHeader, onBehalf);
+  return new Promise((resolve, reject) => {
+    const options = { deadline: Date.now() + timeoutMs };
+    const done = (error: ServiceError | null, response?: Response): void => {
+      signal?.removeEventListener("abort", onAbort);
+      if (error === null && response !== undefined) resolve(response);
+      else if (error !== null) reject(signal?.aborted === true ? (signal.reason as Error) : failureOf(error));
+    };
+    const { path, requestSerialize, responseDeserialize } = method;
+    const call = client.makeUnaryRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+      metadata,
+      options,
+      done,
+    );
+    const onAbort = (): void => call.cancel();
+    signal?.addEventListener("abort", onAbort, { once: true });
+  });
+}
+
+function failureOf(error: ServiceError): ClusterError {
+  const failure = fromServiceError(error);
+  const retriable = failure.code === "no-leader" && failure.message === notLeadingText;
+  return retriable ? new NoLeaderYet(notLeadingText, { cause: error }) : failure;
+}
+
+function connected(client: Client): Promise<void> {
+  return new Promise((resolve, reject) => {
+    client.waitForReady(Date.now() + connectTimeoutMs, (error) => {
+      if (error === undefined) resolve();
+      else reject(new NoLeaderYet(`cannot reach the other manager: ${error.message}`, { cause: error }));
+    });
+  });
+}
