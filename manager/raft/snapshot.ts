@@ -1,15 +1,18 @@
+import { setImmediate as turn } from "node:timers/promises";
 import type { SnapshotMeta } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
 import type { Disk } from "../../runtime/disk.ts";
 import { snapshotFromWire, snapshotToWire } from "./codec.ts";
 import { crc32c } from "./crc32c.ts";
-import type { Seal } from "./seal.ts";
+import { type Seal, sealOverheadBytes } from "./seal.ts";
 
 const magic = 0x534e5348; // "HSNS"
 const version = 1;
 const headerBytes = 16;
 const keep = 2;
+/** Sealed at a time; between two parts the event loop gets a turn, so that no heartbeat waits for a large snapshot. */
+const partBytes = 1024 * 1024;
 const suffix = ".snap";
 
 export interface StoredSnapshot {
@@ -18,8 +21,8 @@ export interface StoredSnapshot {
 }
 
 /**
- * Snapshot files, named by index and term: magic, version, CRC-32C and length of the rest, then the sealed header
- * (length first) and the sealed data. Written whole under another name, synced and renamed.
+ * Snapshot files, named by index and term: magic, version, CRC-32C and length of the sealed header, the header, then the
+ * data in parts, each sealed and with its length before it. Written whole under another name, synced and renamed.
  */
 export class SnapshotStore {
   readonly #disk: Disk;
@@ -38,7 +41,7 @@ export class SnapshotStore {
     const path = `${this.#directory}/${name}`;
     try {
       await this.#disk.makeDirectory(this.#directory);
-      await this.#disk.replace(path, this.#encode({ meta, data }), 0o600);
+      await this.#disk.replace(path, await this.#encode({ meta, data }), 0o600);
       for (const old of (await this.#names()).slice(keep)) {
         await this.#disk.remove(`${this.#directory}/${old}`);
       }
@@ -62,7 +65,7 @@ export class SnapshotStore {
     for (const name of await this.#names()) {
       const bytes = await this.#disk.read(`${this.#directory}/${name}`);
       try {
-        if (bytes !== undefined) return this.#decode(bytes, name);
+        if (bytes !== undefined) return await this.#decode(bytes, name);
       } catch (error) {
         problems.push(`${this.#directory}/${name}: ${errorText(error)}`);
       }
@@ -91,40 +94,60 @@ export class SnapshotStore {
       .toReversed();
   }
 
-  #encode({ meta, data }: StoredSnapshot): Uint8Array {
+  async #encode({ meta, data }: StoredSnapshot): Promise<Uint8Array> {
     const name = fileName(meta);
-    const header = this.#seal.seal(
-      SnapshotHeader.encode(snapshotToWire(meta, data.byteLength)).finish(),
-      `header of snapshot ${name}`,
-    );
-    const body = this.#seal.seal(data, `snapshot ${name}`);
-    const bytes = new Uint8Array(headerBytes + 4 + header.byteLength + body.byteLength);
+    const wire = SnapshotHeader.encode(snapshotToWire(meta, data.byteLength)).finish();
+    const header = this.#seal.seal(wire, `header of snapshot ${name}`);
+    const parts = Math.ceil(data.byteLength / partBytes);
+    const overhead = parts * (4 + sealOverheadBytes);
+    const bytes = new Uint8Array(headerBytes + header.byteLength + data.byteLength + overhead);
     const view = new DataView(bytes.buffer);
     view.setUint32(0, magic, true);
     view.setUint32(4, version, true);
-    view.setUint32(12, 4 + header.byteLength + body.byteLength, true);
-    view.setUint32(headerBytes, header.byteLength, true);
-    bytes.set(header, headerBytes + 4);
-    bytes.set(body, headerBytes + 4 + header.byteLength);
-    view.setUint32(8, crc32c(bytes.subarray(12)), true);
+    view.setUint32(8, crc32c(header), true);
+    view.setUint32(12, header.byteLength, true);
+    bytes.set(header, headerBytes);
+    let at = headerBytes + header.byteLength;
+    for (let part = 0; part < parts; part += 1) {
+      const plain = data.subarray(part * partBytes, (part + 1) * partBytes);
+      const sealed = this.#seal.seal(plain, partContext(name, part, parts));
+      view.setUint32(at, sealed.byteLength, true);
+      bytes.set(sealed, at + 4);
+      at += 4 + sealed.byteLength;
+      await turn();
+    }
     return bytes;
   }
 
-  #decode(bytes: Uint8Array, name: string): StoredSnapshot {
-    if (bytes.byteLength < headerBytes + 4) throw new Error("it is too short");
+  async #decode(bytes: Uint8Array, name: string): Promise<StoredSnapshot> {
+    if (bytes.byteLength < headerBytes) throw new Error("it is too short");
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     if (view.getUint32(0, true) !== magic) throw new Error("it is not a snapshot");
     if (view.getUint32(4, true) !== version) {
       throw new Error(`it has version ${view.getUint32(4, true)}, ${version} is understood`);
     }
-    if (view.getUint32(12, true) !== bytes.byteLength - headerBytes) throw new Error("it is cut off");
-    if (view.getUint32(8, true) !== crc32c(bytes.subarray(12)))
-      throw new Error("its checksum does not match");
-    const headerEnd = headerBytes + 4 + view.getUint32(headerBytes, true);
-    const header = this.#seal.open(bytes.subarray(headerBytes + 4, headerEnd), `header of snapshot ${name}`);
-    const data = this.#seal.open(bytes.subarray(headerEnd), `snapshot ${name}`);
-    return { meta: snapshotFromWire(SnapshotHeader.decode(header)), data };
+    const headerEnd = headerBytes + view.getUint32(12, true);
+    const sealedHeader = bytes.subarray(headerBytes, headerEnd);
+    if (crc32c(sealedHeader) !== view.getUint32(8, true)) throw new Error("its checksum does not match");
+    const wire = SnapshotHeader.decode(this.#seal.open(sealedHeader, `header of snapshot ${name}`));
+    const data = new Uint8Array(wire.dataBytes);
+    const parts = Math.ceil(wire.dataBytes / partBytes);
+    let at = headerEnd;
+    for (let part = 0; part < parts; part += 1) {
+      if (at + 4 > bytes.byteLength) throw new Error("it is cut off");
+      const end = at + 4 + view.getUint32(at, true);
+      const plain = this.#seal.open(bytes.subarray(at + 4, end), partContext(name, part, parts));
+      data.set(plain, part * partBytes);
+      at = end;
+      await turn();
+    }
+    return { meta: snapshotFromWire(wire), data };
   }
+}
+
+/** Binds a part to its place, so that none can be left out, repeated or swapped. */
+function partContext(name: string, part: number, parts: number): string {
+  return `part ${part} of ${parts} of snapshot ${name}`;
 }
 
 function fileName({ index, term }: SnapshotMeta): string {

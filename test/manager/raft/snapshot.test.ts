@@ -42,10 +42,11 @@ t.test("without any there is nothing to load", async (t) => {
 t.test("a damaged newest falls back to the one before; two damaged ones are refused", async (t) => {
   const disk = await threeSaved();
   const names = (await disk.list(directory)).toSorted();
-  for (const offset of [0, 5, 9, 13, 17, 40, 80]) {
+  for (const offset of [0, 5, 9, 13, 17, 40, 80, -3]) {
     const copy = await threeSaved();
     copy.damage(`${directory}/${names[1] ?? ""}`, (bytes) => {
-      bytes[offset] = (bytes[offset] ?? 0) ^ 1;
+      const at = offset < 0 ? bytes.length + offset : offset;
+      bytes[at] = (bytes[at] ?? 0) ^ 1;
     });
     t.equal((await store(copy).load())?.meta.index, 20, `byte ${offset}`);
   }
@@ -62,6 +63,17 @@ t.test("a state never lies in the clear on the disk", async (t) => {
   for (const name of await disk.list(directory)) {
     t.notMatch(Buffer.from((await disk.read(`${directory}/${name}`)) ?? []).toString("latin1"), /state/);
   }
+});
+
+t.test("a state of several parts comes back whole, and not when a part is missing", async (t) => {
+  const disk = new MemoryDisk();
+  const data = new Uint8Array(2_500_000).map((_, at) => at % 251);
+  await store(disk).save({ meta: meta(7), data });
+  t.ok(Buffer.from((await store(disk).load())?.data ?? []).equals(data));
+  const [name = ""] = await disk.list(directory);
+  const bytes = (await disk.read(`${directory}/${name}`)) ?? new Uint8Array();
+  await disk.replace(`${directory}/${name}`, bytes.subarray(0, bytes.length - 500_100));
+  await t.rejects(store(disk).load(), { code: "data-loss" });
 });
 
 t.test("CRC-32C gives the values of RFC 3720", (t) => {
