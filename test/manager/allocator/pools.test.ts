@@ -1,0 +1,92 @@
+import t from "tap";
+import { parseCidr, printCidr, type CidrBlock } from "../../../model/address.ts";
+import { AddressPool } from "../../../manager/allocator/address.ts";
+import { chooseSubnet, findOverlap, pickSubnet } from "../../../manager/allocator/subnet.ts";
+import { pickVni } from "../../../manager/allocator/vni.ts";
+import { networkObject } from "../../sim/objects.ts";
+
+function blocks(...texts: string[]): CidrBlock[] {
+  return texts.flatMap((text) => parseCidr(text) ?? []);
+}
+
+const subnets = [
+  { name: "the first slice is kept for ingress", taken: [], ingress: false, want: "10.0.1.0/24" },
+  { name: "ingress takes the first slice", taken: [], ingress: true, want: "10.0.0.0/24" },
+  { name: "gaps are filled", taken: ["10.0.1.0/24", "10.0.3.0/24"], ingress: false, want: "10.0.2.0/24" },
+  { name: "wide blocks are jumped over", taken: ["10.0.0.0/12"], ingress: false, want: "10.16.0.0/24" },
+  { name: "small blocks fill their slice", taken: ["10.0.1.128/29"], ingress: false, want: "10.0.2.0/24" },
+] as const;
+
+for (const { name, taken, ingress, want } of subnets) {
+  t.test(`subnet: ${name}`, (t) => {
+    t.equal(
+      printCidr(pickSubnet({ pools: ["10.0.0.0/8"], bits: 24, taken: blocks(...taken), ingress })),
+      want,
+    );
+    t.end();
+  });
+}
+
+t.test("subnet: the next pool is taken when one is full, and an error when all are", (t) => {
+  const pools = ["10.0.0.0/23", "172.16.0.0/24"];
+  const request = { pools, bits: 24, ingress: false };
+  t.equal(printCidr(pickSubnet({ ...request, taken: blocks("10.0.1.0/24") })), "172.16.0.0/24");
+  t.throws(() => pickSubnet({ ...request, taken: blocks("10.0.1.0/24", "172.16.0.0/16") }), {
+    code: "resource-exhausted",
+  });
+  t.end();
+});
+
+t.test("subnet: what the spec asks for is honoured or refused with a reason", (t) => {
+  const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
+  const choose = (subnet: string, gateway?: string): unknown =>
+    chooseSubnet(
+      networkObject("n", { ipam: [{ subnet, ...(gateway === undefined ? {} : { gateway }) }] }).spec,
+      request,
+    );
+  t.strictSame(choose("192.168.1.0/24"), { subnet: "192.168.1.0/24", gateway: "192.168.1.1" });
+  t.strictSame(choose("192.168.1.0/24", "192.168.1.254"), {
+    subnet: "192.168.1.0/24",
+    gateway: "192.168.1.254",
+  });
+  t.throws(() => choose("192.168.0.128/25"), { code: "conflict" });
+  t.throws(() => choose("192.168.1.0/24", "10.0.0.1"), { code: "invalid-argument" });
+  t.throws(() => choose("nonsense"), { code: "invalid-argument" });
+  t.equal(findOverlap("10.0.1.128/25", ["10.0.0.0/24", "10.0.1.0/24"]), "10.0.1.0/24");
+  t.equal(findOverlap("10.0.2.0/24", ["10.0.0.0/24", "10.0.1.0/24"]), undefined);
+  t.end();
+});
+
+t.test("addresses are given in turn, so that a freed one rests", (t) => {
+  const pool = new AddressPool({ subnet: "10.0.1.0/29", gateway: "10.0.1.1" });
+  t.equal(pool.allocate(), "10.0.1.2/29");
+  t.equal(pool.allocate(), "10.0.1.3/29");
+  pool.release("10.0.1.2/29");
+  t.strictSame(
+    [pool.allocate(), pool.allocate(), pool.allocate()],
+    ["10.0.1.4/29", "10.0.1.5/29", "10.0.1.6/29"],
+  );
+  t.equal(pool.allocate(), "10.0.1.2/29");
+  t.equal(pool.allocate(), undefined);
+  t.end();
+});
+
+t.test("claimed addresses are never given again, and a second claim is told", (t) => {
+  const pool = new AddressPool({ subnet: "10.0.1.0/29", gateway: "10.0.1.1", range: "10.0.1.4/30" });
+  t.equal(pool.claim("10.0.1.4/29"), true);
+  t.equal(pool.claim("10.0.1.4/29"), false);
+  t.strictSame(
+    [pool.allocate(), pool.allocate(), pool.allocate()],
+    ["10.0.1.5/29", "10.0.1.6/29", undefined],
+  );
+  t.end();
+});
+
+t.test("network identifiers start at 4096 and honour the option", (t) => {
+  t.equal(pickVni({}, new Set([4096, 4098])), 4097);
+  const option = "com.docker.network.driver.overlay.vxlanid_list";
+  t.equal(pickVni({ [option]: "5000,5001" }, new Set()), 5000);
+  t.throws(() => pickVni({ [option]: "5000" }, new Set([5000])), { code: "conflict" });
+  t.throws(() => pickVni({ [option]: "x" }, new Set()), { code: "invalid-argument" });
+  t.end();
+});

@@ -1,0 +1,254 @@
+import fc from "fast-check";
+import t from "tap";
+import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Node } from "../../../model/node.ts";
+import { revisionKey, type EndpointSpec, type TaskSpec } from "../../../model/service.ts";
+import { explain } from "../../../manager/scheduler/filter.ts";
+import { demandOf, NodeIndex, type Demand } from "../../../manager/scheduler/nodes.ts";
+import { confirm, placeGroup, type GroupOutcome } from "../../../manager/scheduler/place.ts";
+import { id, nodeObject, taskSpec } from "../../sim/objects.ts";
+
+const meta = { version: 1, createdAtMs: 0, updatedAtMs: 0 };
+const plain = { constraints: [], spread: [], maxReplicas: 0, platforms: [] } as const;
+
+function demand(service: string, change: Partial<TaskSpec> = {}, ports: EndpointSpec["ports"] = []): Demand {
+  const serviceId = id<ServiceId>(service);
+  return demandOf({
+    id: revisionKey(serviceId, 0),
+    meta,
+    serviceId,
+    specVersion: 0,
+    serviceName: service,
+    serviceLabels: {},
+    task: taskSpec(change),
+    endpoint: { mode: "vip", ports },
+  });
+}
+
+function indexOf(...nodes: readonly ReturnType<typeof nodeObject>[]): NodeIndex {
+  const index = new NodeIndex();
+  for (const node of nodes) index.putNode({ ...node, meta } as Node);
+  return index;
+}
+
+let made = 0;
+function ids(count: number): TaskId[] {
+  return Array.from({ length: count }, () => id<TaskId>(`t${(made += 1)}x`));
+}
+
+function perNode({ placed }: GroupOutcome): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { nodeId } of placed) {
+    const name = nodeId.replace(/0+$/, "");
+    counts[name] = (counts[name] ?? 0) + 1;
+  }
+  return counts;
+}
+
+t.test("a service is spread before the total load is looked at", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  for (const task of ids(5))
+    index.place(task, { nodeId: id<NodeId>("a"), demand: demand("old"), active: true });
+  t.strictSame(perNode(placeGroup(index, { demand: demand("web"), tasks: ids(4) }, 0)), { a: 2, b: 2 });
+  t.strictSame(perNode(placeGroup(index, { demand: demand("one"), tasks: ids(1) }, 0)), { b: 1 });
+  t.end();
+});
+
+const refusals = [
+  {
+    name: "not ready, drained and paused nodes",
+    nodes: [
+      nodeObject("a", { state: "down" }),
+      nodeObject("b", { spec: { availability: "drain" } }),
+      nodeObject("c", { spec: { availability: "pause" } }),
+    ],
+    demand: demand("web"),
+    want: "no suitable node (3 nodes not available for new tasks)",
+  },
+  {
+    name: "resources before constraints, most nodes first",
+    nodes: [nodeObject("a", { nanoCpus: 1e9 }), nodeObject("b"), nodeObject("c")],
+    demand: demand("web", {
+      resources: { reservations: { nanoCpus: 2e9 } },
+      placement: { ...plain, constraints: ["node.hostname==zzz"] },
+    }),
+    want: "no suitable node (scheduling constraints not satisfied on 2 nodes; insufficient resources on 1 node)",
+  },
+  {
+    name: "platforms",
+    nodes: [nodeObject("a")],
+    demand: demand("web", { placement: { ...plain, platforms: [{ os: "linux", architecture: "arm64" }] } }),
+    want: "no suitable node (unsupported platform on 1 node)",
+  },
+  {
+    name: "volume drivers",
+    nodes: [
+      {
+        ...nodeObject("a"),
+        description: {
+          ...(nodeObject("a").description as NonNullable<Node["description"]>),
+          plugins: [{ type: "Volume", name: "local" }],
+        },
+      },
+    ],
+    demand: demand("web", {
+      container: {
+        ...taskSpec().container,
+        mounts: [
+          { type: "volume", source: "v", target: "/v", readOnly: false, volume: { driverName: "nfs" } },
+        ],
+      },
+    }),
+    want: "no suitable node (missing plugin on 1 node)",
+  },
+  { name: "no nodes at all", nodes: [], demand: demand("web"), want: "no suitable node" },
+];
+
+for (const { name, nodes, demand: wanted, want } of refusals) {
+  t.test(`explained: ${name}`, (t) => {
+    const outcome = placeGroup(indexOf(...nodes), { demand: wanted, tasks: ids(1) }, 0);
+    t.equal(outcome.placed.length, 0);
+    t.equal(outcome.reason, want);
+    t.end();
+  });
+}
+
+t.test("a platform matches under both names of a processor, and empty fields match all", (t) => {
+  const index = indexOf(nodeObject("a"));
+  for (const platform of [
+    { os: "linux", architecture: "amd64" },
+    { os: "", architecture: "X86_64" },
+    { os: "linux", architecture: "" },
+  ]) {
+    const wanted = demand("web", { placement: { ...plain, platforms: [platform] } });
+    t.equal(placeGroup(index, { demand: wanted, tasks: ids(1) }, 0).placed.length, 1);
+  }
+  t.end();
+});
+
+t.test("host ports and replica limits fill up as tasks are placed", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  const port = { protocol: "tcp", targetPort: 80, publishedPort: 80, publishMode: "host" } as const;
+  const first = placeGroup(index, { demand: demand("web", {}, [port]), tasks: ids(3) }, 0);
+  t.strictSame(
+    [first.placed.length, first.reason],
+    [2, "no suitable node (host-mode port already in use on 2 nodes)"],
+  );
+  const udp = placeGroup(
+    index,
+    { demand: demand("dns", {}, [{ ...port, protocol: "udp" }]), tasks: ids(2) },
+    0,
+  );
+  t.equal(udp.placed.length, 2);
+  const limited = demand("two", { placement: { ...plain, maxReplicas: 2 } });
+  const third = placeGroup(index, { demand: limited, tasks: ids(5) }, 0);
+  t.strictSame(
+    [third.placed.length, third.reason],
+    [4, "no suitable node (max replicas per node limit exceed)"],
+  );
+  t.end();
+});
+
+t.test("two levels of preference share evenly, and a full branch leaves its share to the others", (t) => {
+  const zone = (name: string, labels: Record<string, string>, cpus: number): ReturnType<typeof nodeObject> =>
+    nodeObject(name, { spec: { labels }, nanoCpus: cpus });
+  const index = indexOf(
+    zone("small", { zone: "1", rack: "1" }, 5e9),
+    zone("x", { zone: "2", rack: "1" }, 1e12),
+    zone("y", { zone: "2", rack: "2" }, 1e12),
+    zone("z", { zone: "2", rack: "2" }, 1e12),
+  );
+  const wanted = demand("web", {
+    resources: { reservations: { nanoCpus: 1e9 } },
+    placement: { ...plain, spread: ["node.labels.zone", "node.labels.rack"] },
+  });
+  const counts = perNode(placeGroup(index, { demand: wanted, tasks: ids(12) }, 0));
+  t.equal(counts["small"], 5);
+  const rack2 = (counts["y"] ?? 0) + (counts["z"] ?? 0);
+  t.equal((counts["x"] ?? 0) + rack2, 7);
+  t.ok(Math.abs((counts["x"] ?? 0) - rack2) <= 1);
+  t.end();
+});
+
+t.test("five recent failures of the same revision put a node behind, until they are old", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  const web = demand("web");
+  for (let i = 0; i < 5; i += 1) index.noteFailure(id<NodeId>("a"), web.key, 1000);
+  t.strictSame(perNode(placeGroup(index, { demand: web, tasks: ids(3) }, 2000)), { b: 3 });
+  t.strictSame(perNode(placeGroup(index, { demand: demand("other"), tasks: ids(2) }, 2000)), { a: 1, b: 1 });
+  t.strictSame(perNode(placeGroup(index, { demand: web, tasks: ids(3) }, 400_000)), { a: 3 });
+  t.end();
+});
+
+t.test("a preassigned task is confirmed on its node or told why not", (t) => {
+  const index = indexOf(nodeObject("a", { nanoCpus: 1e9 }));
+  const big = demand("web", { resources: { reservations: { nanoCpus: 1e9 } } });
+  const [first, second] = ids(2) as [TaskId, TaskId];
+  t.equal(confirm(index, big, first, id<NodeId>("a")), undefined);
+  t.equal(
+    confirm(index, big, second, id<NodeId>("a")),
+    "no suitable node (insufficient resources on 1 node)",
+  );
+  t.equal(confirm(index, big, second, id<NodeId>("gone")), "no suitable node");
+  t.equal(explain(new Map()), "no suitable node");
+  t.end();
+});
+
+t.test("property: no node is given more than it has, and equal nodes differ by one at most", (t) => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.integer({ min: 0, max: 12 }), { minLength: 1, maxLength: 12 }),
+      fc.integer({ min: 1, max: 80 }),
+      fc.integer({ min: 1, max: 3 }),
+      (sizes, count, need) => {
+        const index = indexOf(...sizes.map((size, i) => nodeObject(`n${i}x`, { nanoCpus: size * 1e9 })));
+        const wanted = demand("web", { resources: { reservations: { nanoCpus: need * 1e9 } } });
+        const outcome = placeGroup(index, { demand: wanted, tasks: ids(count) }, 0);
+        const room = sizes.map((size) => Math.floor(size / need));
+        const counts = sizes.map(
+          (_, i) => outcome.placed.filter(({ nodeId }) => nodeId === id(`n${i}x`)).length,
+        );
+        const all = room.reduce((sum, each) => sum + each, 0);
+        const fits = counts.every((placed, i) => placed <= (room[i] ?? 0));
+        const complete = outcome.placed.length === Math.min(count, all);
+        // A node that still has room may not be two tasks behind any other.
+        const most = Math.max(...counts);
+        const even = counts.every((placed, i) => placed >= (room[i] ?? 0) || most - placed <= 1);
+        return fits && complete && even && outcome.placed.length + outcome.unplaced.length === count;
+      },
+    ),
+    { numRuns: 200 },
+  );
+  t.end();
+});
+
+t.test("property: the index returns to nothing when all tasks are gone", (t) => {
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: 0, max: 2 }), { maxLength: 30 }), (moves) => {
+      const index = indexOf(nodeObject("a"), nodeObject("b"));
+      const wanted = demand("web", { resources: { reservations: { memoryBytes: 5 } } }, [
+        { protocol: "tcp", targetPort: 1, publishedPort: 1, publishMode: "host" },
+      ]);
+      const tasks = ids(3);
+      for (const [i, move] of moves.entries()) {
+        const task = tasks[i % 3] as TaskId;
+        if (move === 2) index.removeTask(task);
+        else
+          index.place(task, {
+            nodeId: id<NodeId>(move === 0 ? "a" : "b"),
+            demand: wanted,
+            active: i % 2 === 0,
+          });
+      }
+      for (const task of tasks) index.removeTask(task);
+      return [...index.values()].every(
+        (use) =>
+          use.reservedBytes === 0 &&
+          use.active === 0 &&
+          use.ports.size === 0 &&
+          use.activeByService.size === 0,
+      );
+    }),
+  );
+  t.end();
+});
