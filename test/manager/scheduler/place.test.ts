@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import { array, assert, integer, property } from "fast-check";
 import t from "tap";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { Node } from "../../../model/node.ts";
@@ -27,7 +27,7 @@ function demand(service: string, change: Partial<TaskSpec> = {}, ports: Endpoint
 
 function indexOf(...nodes: readonly ReturnType<typeof nodeObject>[]): NodeIndex {
   const index = new NodeIndex();
-  for (const node of nodes) index.putNode({ ...node, meta } as Node);
+  for (const node of nodes) index.putNode({ ...node, meta });
   return index;
 }
 
@@ -195,11 +195,11 @@ t.test("a preassigned task is confirmed on its node or told why not", (t) => {
 });
 
 t.test("property: no node is given more than it has, and equal nodes differ by one at most", (t) => {
-  fc.assert(
-    fc.property(
-      fc.array(fc.integer({ min: 0, max: 12 }), { minLength: 1, maxLength: 12 }),
-      fc.integer({ min: 1, max: 80 }),
-      fc.integer({ min: 1, max: 3 }),
+  assert(
+    property(
+      array(integer({ min: 0, max: 12 }), { minLength: 1, maxLength: 12 }),
+      integer({ min: 1, max: 80 }),
+      integer({ min: 1, max: 3 }),
       (sizes, count, need) => {
         const index = indexOf(...sizes.map((size, i) => nodeObject(`n${i}x`, { nanoCpus: size * 1e9 })));
         const wanted = demand("web", { resources: { reservations: { nanoCpus: need * 1e9 } } });
@@ -223,8 +223,8 @@ t.test("property: no node is given more than it has, and equal nodes differ by o
 });
 
 t.test("property: the index returns to nothing when all tasks are gone", (t) => {
-  fc.assert(
-    fc.property(fc.array(fc.integer({ min: 0, max: 2 }), { maxLength: 30 }), (moves) => {
+  assert(
+    property(array(integer({ min: 0, max: 2 }), { maxLength: 30 }), (moves) => {
       const index = indexOf(nodeObject("a"), nodeObject("b"));
       const wanted = demand("web", { resources: { reservations: { memoryBytes: 5 } } }, [
         { protocol: "tcp", targetPort: 1, publishedPort: 1, publishMode: "host" },

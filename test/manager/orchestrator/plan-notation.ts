@@ -1,0 +1,114 @@
+import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Node } from "../../../model/node.ts";
+import { revisionKey, type Revision, type Service, type ServiceSpec } from "../../../model/service.ts";
+import type { DesiredState, Task, TaskState } from "../../../model/task.ts";
+import type { Plan, Scene, TaskChange } from "../../../manager/orchestrator/plan.ts";
+import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
+
+/**
+ * Tasks in short: "slot=state/desired@node:vN+ms#restarts", only slot and state required, such as
+ * "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1.
+ */
+export function parseTasks(text: string): Task[] {
+  return text
+    .split(" ")
+    .filter((word) => word !== "")
+    .map((word, i) => {
+      const match = /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?$/.exec(
+        word,
+      );
+      if (match === null) throw new Error(`not a task: ${word}`);
+      const [, slot, state, desired, node, version, ms, restarts] = match;
+      const createdAtMs = Number(ms ?? 0);
+      return {
+        id: id<TaskId>(`t${i + 1}x`),
+        meta: { version: 1, createdAtMs, updatedAtMs: createdAtMs },
+        serviceId: id<ServiceId>("web"),
+        specVersion: Number(version ?? 0),
+        slot: Number(slot),
+        ...(node === undefined ? {} : { nodeId: id<NodeId>(node) }),
+        desiredState: (desired ?? "running") as DesiredState,
+        status: {
+          state: state as TaskState,
+          atMs: createdAtMs,
+          message: "",
+          error: "",
+          appliedAtMs: createdAtMs,
+        },
+        networks: [],
+        ...(restarts === undefined ? {} : { restarts: Number(restarts) }),
+      };
+    });
+}
+
+/** "+2" creates in slot 2 ("+2r" as ready, "+n1" on a node), "-t1" shuts down, "xt1" removes, "^t1" promotes; steps part by ";". */
+export function printPlan({ steps, wakeAtMs }: Plan): string {
+  const text = steps.map((step) => step.map(printChange).join(" ")).join("; ");
+  return wakeAtMs === undefined ? text : `${text} @${wakeAtMs}`.trim();
+}
+
+function printChange(change: TaskChange): string {
+  const name = (taskId: TaskId): string => taskId.replace(/x0*$/, "");
+  switch (change.kind) {
+    case "create":
+      return `+${change.nodeId?.replace(/0+$/, "") ?? change.slot}${change.desiredState === "ready" ? "r" : ""}`;
+    case "shutdown":
+      return `-${name(change.taskId)}`;
+    case "remove":
+      return `x${name(change.taskId)}`;
+    case "forget":
+      return `!${name(change.taskId)}`;
+    case "promote":
+      return `^${name(change.taskId)}`;
+    case "update-status":
+      return change.status.state;
+    case "roll-back":
+      return "roll-back";
+  }
+}
+
+export interface SceneText {
+  readonly tasks: string;
+  readonly nodes?: readonly ReturnType<typeof nodeObject>[];
+  readonly spec?: Partial<ServiceSpec> & { readonly replicas?: number };
+  readonly service?: Partial<Service>;
+  readonly nowMs?: number;
+  readonly ranSinceMs?: Readonly<Record<string, number>>;
+}
+
+/** Every older version of the spec ran another image. */
+export function scene(text: SceneText): Scene {
+  const meta = { version: 1, createdAtMs: 0, updatedAtMs: 0 };
+  const spec = serviceSpec(text.spec ?? {});
+  const service: Service = { id: id<ServiceId>("web"), meta, spec, specVersion: 0, ...text.service };
+  const nodes = (text.nodes ?? [nodeObject("n1"), nodeObject("n2"), nodeObject("n3")]).map((node): Node => ({
+    ...node,
+    meta,
+  }));
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const revisions = new Map<number, Revision>();
+  const tasks = parseTasks(text.tasks);
+  for (const { specVersion } of tasks) {
+    const current = specVersion === service.specVersion;
+    const { container } = spec.task;
+    revisions.set(specVersion, {
+      id: revisionKey(service.id, specVersion),
+      meta,
+      serviceId: service.id,
+      specVersion,
+      serviceName: spec.name,
+      serviceLabels: {},
+      task: current ? spec.task : { ...spec.task, container: { ...container, image: `old:${specVersion}` } },
+      endpoint: spec.endpoint,
+    });
+  }
+  return {
+    service,
+    tasks,
+    nodes,
+    node: (nodeId) => byId.get(nodeId),
+    revision: (version) => revisions.get(version),
+    ranSinceMs: (taskId) => text.ranSinceMs?.[taskId.replace(/x0*$/, "")],
+    nowMs: text.nowMs ?? 0,
+  };
+}
