@@ -4,6 +4,7 @@ import type { TaskState } from "../../../model/task.ts";
 import { taskStates } from "../../../model/task.ts";
 import { Assignments, DispatcherClient, DispatcherService } from "../../../proto/gen/shoal/dispatcher.ts";
 import type { DeepPartial, ManagerMessage, WorkerMessage } from "../../../proto/gen/shoal/dispatcher.ts";
+import type { TlsIdentity } from "../../../runtime/tls.ts";
 import type { Assignment } from "../../../worker/agent/assignment.ts";
 
 type Stream = ServerDuplexStream<WorkerMessage, ManagerMessage>;
@@ -35,12 +36,13 @@ export class FakeDispatcher {
     this.address = `127.0.0.1:${port}`;
   }
 
-  static async start(): Promise<FakeDispatcher> {
+  /** @param identity - Serves mutual TLS with it, as managers do; without it, plain connections. */
+  static async start(identity?: TlsIdentity): Promise<FakeDispatcher> {
     const server = new Server();
     let self: FakeDispatcher | undefined;
     server.addService(DispatcherService, { session: (stream: Stream) => self?.session(stream) });
     const port = await new Promise<number>((resolve, reject) => {
-      server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
+      server.bindAsync("127.0.0.1:0", serverCredentials(identity), (error, bound) =>
         error === null ? resolve(bound) : reject(error),
       );
     });
@@ -159,6 +161,13 @@ export class FakeDispatcher {
     });
     stream.write({ body: { $case: "assignments", value } });
   }
+}
+
+function serverCredentials(identity: TlsIdentity | undefined): ServerCredentials {
+  if (identity === undefined) return ServerCredentials.createInsecure();
+  const { rootPem, keyPem, certificatePem } = identity;
+  const pair = { private_key: Buffer.from(keyPem), cert_chain: Buffer.from(certificatePem) };
+  return ServerCredentials.createSsl(Buffer.from(rootPem), [pair], true);
 }
 
 function stateOf(number: number): TaskState {
