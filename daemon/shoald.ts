@@ -87,6 +87,8 @@ export class Shoald {
         this.#deps.log.info({ socket: this.#deps.settings.socket }, "front door is open");
         return;
       case "cluster":
+        // At once: a join that waits for its session holds the queue.
+        this.#onFacts?.();
         void this.#enqueue(() => this.#adoptFacts(message.facts));
         return;
       case "request":
@@ -247,7 +249,6 @@ export class Shoald {
       await saveIdentity(this.#deps.settings.stateDir, this.#stored);
     }
     this.#renewal.facts(facts);
-    this.#onFacts?.();
   }
 
   async #stopManager(): Promise<void> {
