@@ -14,12 +14,7 @@ import { type CaServiceDeps, getRoot, issue, renew } from "./ca/service.ts";
 import { type DispatcherDoor, serveSession } from "./dispatcher/service.ts";
 import type { MembershipDeps } from "./membership/run.ts";
 import { joinGroup, leaveGroup } from "./membership/service.ts";
-import {
-  callManager,
-  type ManagerChannels,
-  NoLeaderYet,
-  notLeadingText,
-} from "./peers.ts";
+import { callManager, type ManagerChannels, NoLeaderYet, notLeadingText } from "./peers.ts";
 import { bidi, type CallContext, type Doors, onBehalfHeader, originOf, unary } from "./rpc.ts";
 import { noLeaderText } from "./store/store.ts";
 

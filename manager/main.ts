@@ -6,6 +6,7 @@ import { systemRandom } from "../runtime/random.ts";
 import { describeFailure } from "./failure.ts";
 import { Manager } from "./manager.ts";
 import { openRaftGroup } from "./raft/client.ts";
+import { openTelemetry } from "./telemetry/telemetry.ts";
 
 /** A manager that has not ended in order by now ends anyway. */
 const exitTimeoutMs = 12_000;
@@ -19,6 +20,7 @@ function main(): void {
     random: systemRandom,
     log,
     settings,
+    openTelemetry,
     openGroup: (
       ...[options, source]: Parameters<typeof openRaftGroup> extends [unknown, ...infer Rest] ? Rest : never
     ) => openRaftGroup({ log: log.child({ part: "raft" }), logLevel: settings.logLevel }, options, source),

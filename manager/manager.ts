@@ -23,7 +23,7 @@ import { callManager, ManagerChannels, NoLeaderYet } from "./peers.ts";
 import type { GroupMember, RaftEvent, RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
 import type { Roster } from "./rpc.ts";
 import { noLeaderText, Store } from "./store/store.ts";
-import { noTelemetry, type OpenTelemetry, type Telemetry } from "./telemetry-seam.ts";
+import { noTelemetry, type OpenTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 
 /** A group of one elects itself in well under this. */
 const foundTimeoutMs = 15_000;
@@ -126,7 +126,7 @@ export class Manager {
     await this.#openGroup(kind, join(directory, "raft"));
     if (founding !== undefined) await this.#found(founding);
     if (kind === "join") await this.#join();
-    this.#telemetry = (await this.#deps.openTelemetry?.(this.#telemetryContext())) ?? noTelemetry;
+    this.#telemetry = this.#deps.openTelemetry?.(this.#telemetryContext()) ?? noTelemetry;
     await this.#openApi().listen(settings.managerSocket);
     this.#deps.log.info({ node: this.identity.nodeId, start: kind }, "manager serves");
     this.#notify({ kind: "ready" });
@@ -256,7 +256,10 @@ export class Manager {
     for (const manager of managers.filter((address) => address !== advertiseAddress)) {
       const client = this.#channels.to(manager);
       try {
-        return await callManager(client, ControlService.joinGroup, request, { timeoutMs: joinAttemptMs, signal });
+        return await callManager(client, ControlService.joinGroup, request, {
+          timeoutMs: joinAttemptMs,
+          signal,
+        });
       } catch (error) {
         if (signal.aborted) throw error;
         const code = error instanceof ClusterError ? error.code : "internal";
@@ -280,7 +283,9 @@ export class Manager {
           try {
             if (address === undefined || this.#leaderId === nodeId) throw new NoLeaderYet(noLeaderText);
             const client = this.#channels.to(address);
-            await callManager(client, ControlService.leaveGroup,
+            await callManager(
+              client,
+              ControlService.leaveGroup,
               {},
               { timeoutMs: leaveTimeoutMs, signal: limit.signal },
             );

@@ -28,7 +28,6 @@ const managerWiring = new Set([
   "manager/leader.ts",
   "manager/doors.ts",
   "manager/peers.ts",
-  "manager/telemetry-seam.ts",
 ]);
 const managerRooms: Record<string, readonly string[]> = {
   raft: [],
