@@ -32,8 +32,8 @@ export class ScenarioCluster implements AsyncDisposable {
   readonly store: Store;
   readonly errors: unknown[] = [];
   readonly #random = seededRandom(7);
-  readonly #scope = new AbortController();
-  readonly #loops: Promise<void>[] = [];
+  #scope = new AbortController();
+  #loops: Promise<void>[] = [];
   readonly #deaf = new Set<NodeId>();
   #stopAgents = (): void => {};
 
@@ -71,6 +71,22 @@ export class ScenarioCluster implements AsyncDisposable {
     const deps = { store: this.store, clock: this.clock, random: this.#random, log };
     const { signal } = this.#scope;
     this.#loops.push(runOrchestration(deps, signal), runAllocator(deps, signal), runScheduler(deps, signal));
+  }
+
+  /** Another manager leads from here on: nothing of the old loops' memory remains. */
+  async changeLeader(term: number): Promise<void> {
+    await this.#endLoops();
+    this.store.setLeading(undefined);
+    this.store.setLeading(term);
+    this.startLoops();
+    await settle();
+  }
+
+  async #endLoops(): Promise<void> {
+    this.#scope.abort();
+    await Promise.all(this.#loops);
+    this.#scope = new AbortController();
+    this.#loops = [];
   }
 
   async create(name: string, spec: ServiceSpec): Promise<ServiceId> {
@@ -146,8 +162,7 @@ export class ScenarioCluster implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopAgents();
-    this.#scope.abort();
-    await Promise.all(this.#loops);
+    await this.#endLoops();
   }
 
   async #agents(): Promise<void> {
