@@ -68,7 +68,9 @@ export async function renewCertificate(identity: NodeIdentity, signal: AbortSign
   const { csrPem, keyPem } = await newKey();
   const response = await firstOf(identity.managers, signal, async (remote) => {
     using client = openClient(remote, channelCredentials(identity));
-    return unary<IssueResponse>((done) => client.ca.renew({ csrPem }, new Metadata(), deadline(), done));
+    return await unary<IssueResponse>((done) =>
+      client.ca.renew({ csrPem }, new Metadata(), deadline(), done),
+    );
   });
   return { ...identity, ...issued(response, keyPem, identity.managers) };
 }

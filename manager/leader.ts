@@ -6,8 +6,9 @@ import { runOrchestration } from "./orchestrator/run.ts";
 import { runScheduler } from "./scheduler/run.ts";
 import type { Store } from "./store/store.ts";
 
-export interface LeadershipDeps extends LoopDeps, MembershipDeps {
+export interface LeadershipDeps extends LoopDeps {
   readonly store: Store;
+  readonly membership: MembershipDeps;
 }
 
 /** Everything that only the leader runs, for one term, under one signal. */
@@ -19,7 +20,8 @@ export class Leadership {
   constructor(deps: LeadershipDeps, before: Promise<void>) {
     this.#loops = new LoopGroup(deps);
     const { signal } = this.#loops;
-    this.dispatcher = new Dispatcher(deps, signal);
+    const { nodeId } = deps.membership;
+    this.dispatcher = new Dispatcher({ ...part(deps, "dispatcher"), nodeId }, signal);
     this.#loops.background(
       "starting to lead",
       before.then(() => {
@@ -30,14 +32,18 @@ export class Leadership {
 
   #start(deps: LeadershipDeps): void {
     this.#loops.start("dispatcher", (signal) => this.dispatcher.run(signal));
-    this.#loops.start("orchestration", (signal) => runOrchestration(deps, signal));
-    this.#loops.start("allocation", (signal) => runAllocator(deps, signal));
-    this.#loops.start("scheduling", (signal) => runScheduler(deps, signal));
-    this.#loops.start("membership", (signal) => runMembership(deps, signal));
+    this.#loops.start("orchestration", (signal) => runOrchestration(part(deps, "orchestrator"), signal));
+    this.#loops.start("allocation", (signal) => runAllocator(part(deps, "allocator"), signal));
+    this.#loops.start("scheduling", (signal) => runScheduler(part(deps, "scheduler"), signal));
+    this.#loops.start("membership", (signal) => runMembership(deps.membership, signal));
   }
 
   /** Ends every loop and every session; bounded. */
   stop(): Promise<void> {
     return this.#loops.stop("this manager does not lead any more");
   }
+}
+
+function part(deps: LeadershipDeps, name: string): LeadershipDeps {
+  return { ...deps, log: deps.log.child({ part: name }) };
 }

@@ -209,8 +209,9 @@ export class Manager {
     }
     if (term === undefined) return;
     log.info({ term }, "this manager leads");
-    const deps = { ...this.#deps, ...this.#membershipDeps() };
-    this.#leadership = new Leadership({ ...deps, store: this.#store }, this.#leadershipEnd);
+    const { clock, random } = this.#deps;
+    const deps = { clock, random, log, store: this.#store, membership: this.#membershipDeps() };
+    this.#leadership = new Leadership(deps, this.#leadershipEnd);
   }
 
   /** The store as one applied entry left it; other work gets its turn between two pieces. */
@@ -243,7 +244,7 @@ export class Manager {
     const arrived = (): boolean =>
       this.#leaderId !== undefined && this.#store.view((view) => view.nodes.has(nodeId));
     while (!arrived()) await this.#pause(20, limit.signal);
-    log.info({ managers: this.#members.length }, "joined the group of managers");
+    log.info({ managers: this.#knownMembers().length }, "joined the group of managers");
   }
 
   async #tryJoin(signal: AbortSignal): Promise<JoinGroupResponse | undefined> {
@@ -274,7 +275,7 @@ export class Manager {
   async leave(): Promise<void> {
     const { clock, log } = this.#deps;
     const { nodeId } = this.identity;
-    if (this.#members.length > 1) {
+    if (this.#knownMembers().length > 1) {
       using limit = deadline(clock, leaveTimeoutMs, "leaving the group of managers", this.#loops.signal);
       try {
         await this.#handOver(limit.signal);
@@ -330,7 +331,7 @@ export class Manager {
 
   /** A leader that goes on purpose spares everybody an election timeout. */
   async #handOver(signal?: AbortSignal): Promise<void> {
-    if (this.#store.leadingTerm === undefined || this.#members.length < 2) return;
+    if (this.#store.leadingTerm === undefined || this.#knownMembers().length < 2) return;
     using limit = deadline(this.#deps.clock, transferTimeoutMs, "transferring the leadership", signal);
     await orAborted(this.#requireGroup().transferLeadership(undefined, limit.signal), limit.signal).catch(
       (error: unknown) => this.#deps.log.warn({ error: errorText(error) }, "cannot hand over the leadership"),
@@ -396,7 +397,6 @@ export class Manager {
     return {
       store: this.#store,
       group: {
-        status: () => this.#requireGroup().status(),
         changeMembership: (...args: Parameters<RaftGroup["changeMembership"]>) =>
           this.#requireGroup().changeMembership(...args),
         transferLeadership: (...args: Parameters<RaftGroup["transferLeadership"]>) =>
@@ -405,11 +405,16 @@ export class Manager {
       clock,
       log: log.child({ part: "membership" }),
       nodeId: this.identity.nodeId,
+      members: () => this.#knownMembers(),
       onMembers: (listener: () => void) => {
         this.#memberListeners.add(listener);
         return () => void this.#memberListeners.delete(listener);
       },
     };
+  }
+
+  #knownMembers(): readonly GroupMember[] {
+    return this.#members.length > 0 ? this.#members : (this.#group?.status().members ?? []);
   }
 
   #roster(): Roster {
@@ -443,7 +448,7 @@ export class Manager {
     if (leaderId === undefined) return undefined;
     const stored = this.#store.view((view) => view.nodes.get(leaderId)?.member?.address);
     if (stored !== undefined) return stored;
-    const member = this.#members.find(({ nodeId }) => nodeId === leaderId);
+    const member = this.#knownMembers().find(({ nodeId }) => nodeId === leaderId);
     return member && clusterAddress(member.raftAddress);
   }
 

@@ -5,7 +5,7 @@ import type { Log } from "../../runtime/log.ts";
 import { deadline } from "../../runtime/signal.ts";
 import type { RaftGroup } from "../raft/group.ts";
 import type { Store } from "../store/store.ts";
-import { type MembershipStep, planMembership } from "./plan.ts";
+import { type MemberFact, type MembershipStep, planMembership } from "./plan.ts";
 
 /** How often everything is looked at again, for what failed and for changes of the group that no event told of. */
 const lookMs = 2_000;
@@ -13,10 +13,12 @@ const stepTimeoutMs = 10_000;
 
 export interface MembershipDeps {
   readonly store: Pick<Store, "view" | "update" | "watch">;
-  readonly group: Pick<RaftGroup, "status" | "changeMembership" | "transferLeadership">;
+  readonly group: Pick<RaftGroup, "changeMembership" | "transferLeadership">;
   readonly clock: Clock;
   readonly log: Log;
   readonly nodeId: NodeId;
+  /** The committed members; empty while they are not known. */
+  members(): readonly MemberFact[];
   /** Calls back after every change of the group's members; the result ends it. */
   onMembers(listener: () => void): () => void;
 }
@@ -52,9 +54,9 @@ export async function runMembership(deps: MembershipDeps, signal: AbortSignal): 
   }
 }
 
-function plan({ store, group, nodeId }: MembershipDeps): MembershipStep[] {
-  const { members } = group.status();
-  if (members.length === 0) return []; // Not known yet; a leader knows it as soon as it has applied its log.
+function plan({ store, nodeId, ...deps }: MembershipDeps): MembershipStep[] {
+  const members = deps.members();
+  if (members.length === 0) return []; // A leader knows them as soon as it has applied its log.
   return planMembership({ nodes: store.view((view) => view.nodes.list()), members, leaderId: nodeId });
 }
 

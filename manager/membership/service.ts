@@ -43,7 +43,7 @@ export async function joinGroup(
     await Promise.all([dial(nodeId, address, signal), dial(nodeId, raftAddress, signal)]);
   await group.changeMembership({ kind: "add", nodeId, memberId, raftAddress }, signal);
   log.info({ node: nodeId, address }, "a manager joined");
-  const members = group.status().members.map((member) => ({
+  const members = deps.members().map((member) => ({
     nodeId: member.nodeId,
     raftAddress: member.raftAddress,
     address: clusterAddress(member.raftAddress),
@@ -62,7 +62,7 @@ export async function leaveGroup(
   signal: AbortSignal,
 ): Promise<LeaveGroupResponse> {
   const { group, log } = deps;
-  const isMember = group.status().members.some((member) => member.nodeId === nodeId);
+  const isMember = deps.members().some((member) => member.nodeId === nodeId);
   if (isMember) await group.changeMembership({ kind: "remove", nodeId }, signal);
   log.info({ node: nodeId }, "a manager left");
   return {};

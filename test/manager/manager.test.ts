@@ -1,0 +1,281 @@
+import t from "tap";
+import { renewCertificate } from "../../daemon/certificate.ts";
+import { DispatcherClient, type ManagerMessage } from "../../proto/gen/shoal/dispatcher.ts";
+import type { NodeIdentity } from "../../proto/host.ts";
+import { channelOptions } from "../../runtime/grpc.ts";
+import { channelCredentials } from "../../runtime/tls.ts";
+import { eventually, ManagerProcesses, type ManagerProcess } from "./processes.ts";
+
+interface NodeJson {
+  readonly ID: string;
+  readonly Version: { readonly Index: number };
+  readonly Spec: { readonly Role: string; readonly Labels: Record<string, string> };
+  readonly Status: { readonly State: string; readonly Message?: string };
+  readonly ManagerStatus?: {
+    readonly Leader?: boolean;
+    readonly Reachability: string;
+    readonly Addr: string;
+  };
+}
+
+t.setTimeout(150_000);
+
+t.test("a first manager founds a cluster, and a worker joins it", async (t) => {
+  const processes = await ManagerProcesses.create(t);
+  const manager = processes.bootstrap();
+  await manager.message("ready");
+  const { identity } = manager;
+  t.equal(identity.role, "manager");
+  t.match(await nodesOf(manager), [
+    { ID: identity.nodeId, ManagerStatus: { Leader: true, Reachability: "reachable" } },
+  ]);
+  const tokens = await tokensOf(manager);
+
+  await t.rejects(processes.issue(manager.address, tokens.Worker.slice(0, -3) + "abc"), /invalid join token/);
+  await t.rejects(processes.issue(manager.address, tokens.Worker, undefined, Date.now() - 2 * 3_600_000), {
+    message: /the clock of this node is 120 minutes behind the manager's/,
+  });
+  const worker = await processes.issue(manager.address, tokens.Worker);
+  t.match(worker, { role: "worker", clusterId: identity.clusterId, managers: [manager.address] });
+  const session = openSession(worker, manager.address);
+  t.match(await session.next("info"), {
+    desiredRole: "worker",
+    heartbeatPeriodMs: 1_000,
+    clusterId: identity.clusterId,
+  });
+  t.match(await session.next("assignments"), { complete: true, resultsIn: 1 });
+  await eventually(
+    "the worker is ready",
+    async () => (await stateOf(manager, worker.nodeId)) === "ready" || undefined,
+  );
+  session.close();
+  await eventually(
+    "the worker is down",
+    async () => (await stateOf(manager, worker.nodeId)) === "down" || undefined,
+  );
+
+  const rotated = await manager.call(
+    "POST",
+    `/swarm/update?version=${await clusterVersion(manager)}&rotateWorkerToken=true`,
+    {},
+  );
+  t.equal(rotated.status, 200);
+  await t.rejects(processes.issue(manager.address, tokens.Worker), /invalid join token/);
+  t.equal(
+    (await processes.issue(manager.address, tokens.Manager)).role,
+    "manager",
+    "the other token still holds",
+  );
+
+  t.equal(await manager.kill("SIGTERM"), "0", "it ends in order");
+  const again = processes.start(manager.address, { kind: "restart", identity });
+  await again.message("ready");
+  await eventually("the old state is back", async () =>
+    (await nodesOf(again)).length === 3 ? true : undefined,
+  );
+  again.disconnect();
+  t.equal(await again.exited, "0", "a manager without its shoald ends");
+  t.notMatch(manager.log + again.log, /unhandled|uncaught/);
+});
+
+t.test("three managers: any serves, one may be lost, and roles change", async (t) => {
+  const processes = await ManagerProcesses.create(t);
+  const first = processes.bootstrap();
+  await first.message("ready");
+  const tokens = await tokensOf(first);
+  const second = await processes.join(first.address, tokens.Manager);
+  await second.message("ready");
+  // A follower takes joiners too.
+  const third = await processes.join(second.address, tokens.Manager);
+  await third.message("ready");
+  const managers = [first, second, third];
+  await eventually("all are members", async () =>
+    (await nodesOf(third)).filter(({ ManagerStatus }) => ManagerStatus?.Reachability === "reachable")
+      .length === 3
+      ? true
+      : undefined,
+  );
+
+  // What one manager wrote, every other reads at once.
+  for (const [index, manager] of managers.entries()) {
+    const value = `written-${index}`;
+    await setLabel(manager, first.identity.nodeId, value);
+    for (const reader of managers) t.equal(await labelOf(reader, first.identity.nodeId), value, `${index}`);
+  }
+
+  await first.kill("SIGKILL");
+  const startedMs = Date.now();
+  await eventually("a write after the leader was lost", async () => {
+    await setLabel(second, first.identity.nodeId, "after");
+    return true;
+  });
+  const tookMs = Date.now() - startedMs;
+  t.ok(tookMs < 4_000, `the next write took ${tookMs} ms`);
+  t.comment(`leader lost → next write: ${tookMs} ms`);
+  t.equal(await labelOf(third, first.identity.nodeId), "after");
+
+  const back = processes.start(first.address, { kind: "restart", identity: first.identity });
+  await back.message("ready");
+  await eventually("it catches up", async () =>
+    (await labelOf(back, first.identity.nodeId)) === "after" ? true : undefined,
+  );
+
+  // Demotion, of whoever leads: out of the group first, then the certificate.
+  const nodes = await nodesOf(back);
+  const leaderId = nodes.find(({ ManagerStatus }) => ManagerStatus?.Leader)?.ID;
+  const running = [back, second, third];
+  const leader = running.find(({ identity }) => identity.nodeId === leaderId);
+  t.ok(leader);
+  if (leader === undefined) return;
+  const others = running.filter((manager) => manager !== leader);
+  const [other] = others;
+  if (other === undefined) return;
+  await setRole(other, leader.identity.nodeId, "worker");
+  await eventually("the leader is out of the group", async () => {
+    const node = (await nodesOf(other)).find(({ ID }) => ID === leader.identity.nodeId);
+    return node?.Spec.Role === "worker" && node.ManagerStatus === undefined ? true : undefined;
+  });
+  const renewed = await eventually("its certificate becomes a worker's", async () => {
+    const identity = await renewCertificate(
+      { ...leader.identity, managers: others.map(({ address }) => address) },
+      AbortSignal.timeout(10_000),
+    );
+    return identity.role === "worker" ? identity : undefined;
+  });
+  await leader.kill("SIGTERM");
+
+  // Promotion again: a new member of the same node.
+  await setRole(other, leader.identity.nodeId, "manager");
+  const promoted = await eventually("its certificate becomes a manager's", async () => {
+    const identity = await renewCertificate(renewed, AbortSignal.timeout(10_000));
+    return identity.role === "manager" ? identity : undefined;
+  });
+  const fresh = processes.nextAddress();
+  const returned = processes.start(fresh, {
+    kind: "join",
+    identity: { ...promoted, listenAddress: fresh, advertiseAddress: fresh },
+  });
+  await returned.message("ready");
+  t.equal(await labelOf(returned, first.identity.nodeId), "after");
+  await eventually("it is a member again", async () => {
+    const node = (await nodesOf(other)).find(({ ID }) => ID === promoted.nodeId);
+    return node?.ManagerStatus?.Addr === fresh ? true : undefined;
+  });
+
+  // Leaving on purpose.
+  returned.send({ kind: "leave" });
+  await returned.message("left");
+  t.equal(await returned.exited, "0");
+  await eventually("it is no member any more", async () => {
+    const node = (await nodesOf(other)).find(({ ID }) => ID === promoted.nodeId);
+    return node?.ManagerStatus === undefined ? true : undefined;
+  });
+  const logs = [first, second, third, back, returned].map(({ log }) => log).join("");
+  t.notMatch(logs, /unhandled|uncaught/);
+});
+
+t.test("what a manager cannot start with is said, with what to do", async (t) => {
+  const processes = await ManagerProcesses.create(t);
+  const first = processes.bootstrap();
+  await first.message("ready");
+  const taken = processes.bootstrap(first.address);
+  t.match(await taken.message("failed"), { code: "unavailable", message: /port is taken/, retry: true });
+  t.equal(await taken.exited, "1");
+
+  const tokens = await tokensOf(first);
+  const worker = await processes.issue(first.address, tokens.Worker);
+  const refused = processes.start(worker.listenAddress, { kind: "join", identity: worker });
+  t.match(await refused.message("failed"), { code: "permission-denied", retry: false });
+
+  const stranger = processes.nextAddress();
+  const lost = processes.start(stranger, {
+    kind: "restart",
+    identity: { ...first.identity, listenAddress: stranger, advertiseAddress: stranger },
+  });
+  t.match(await lost.message("failed"), { retry: false }, "nothing on disk to restart from");
+});
+
+async function nodesOf(manager: ManagerProcess): Promise<readonly NodeJson[]> {
+  const { status, json } = await manager.call("GET", "/nodes");
+  if (status !== 200) throw new Error(`GET /nodes: ${status} ${JSON.stringify(json)}`);
+  return json as readonly NodeJson[];
+}
+
+async function stateOf(manager: ManagerProcess, nodeId: string): Promise<string | undefined> {
+  return (await nodesOf(manager)).find(({ ID }) => ID === nodeId)?.Status.State;
+}
+
+async function tokensOf(
+  manager: ManagerProcess,
+): Promise<{ readonly Worker: string; readonly Manager: string }> {
+  const { json } = await manager.call("GET", "/swarm");
+  return (json as { readonly JoinTokens: { readonly Worker: string; readonly Manager: string } }).JoinTokens;
+}
+
+async function clusterVersion(manager: ManagerProcess): Promise<number> {
+  const { json } = await manager.call("GET", "/swarm");
+  return (json as { readonly Version: { readonly Index: number } }).Version.Index;
+}
+
+async function updateNode(
+  manager: ManagerProcess,
+  nodeId: string,
+  change: Record<string, unknown>,
+): Promise<void> {
+  const node = (await nodesOf(manager)).find(({ ID }) => ID === nodeId);
+  if (node === undefined) throw new Error(`no node ${nodeId}`);
+  const path = `/nodes/${nodeId}/update?version=${node.Version.Index}`;
+  const { status, json } = await manager.call("POST", path, { ...node.Spec, ...change });
+  if (status !== 200) throw new Error(`POST ${path}: ${status} ${JSON.stringify(json)}`);
+}
+
+function setLabel(manager: ManagerProcess, nodeId: string, value: string): Promise<void> {
+  return updateNode(manager, nodeId, { Labels: { test: value } });
+}
+
+/** A node's version may move between reading and writing; the last word is ours. */
+async function setRole(manager: ManagerProcess, nodeId: string, role: string): Promise<void> {
+  await eventually(`node becomes ${role}`, async () => {
+    await updateNode(manager, nodeId, { Role: role });
+    return true;
+  });
+}
+
+async function labelOf(manager: ManagerProcess, nodeId: string): Promise<string | undefined> {
+  return (await nodesOf(manager)).find(({ ID }) => ID === nodeId)?.Spec.Labels["test"];
+}
+
+type Bodies = NonNullable<ManagerMessage["body"]>;
+
+/** A worker's session, without the worker. */
+function openSession(identity: NodeIdentity, manager: string) {
+  const client = new DispatcherClient(manager, channelCredentials(identity), channelOptions());
+  const stream = client.session();
+  const messages: Bodies[] = [];
+  stream.on("data", ({ body }: ManagerMessage) => {
+    if (body !== undefined) messages.push(body);
+  });
+  stream.on("error", () => {});
+  const description = {
+    hostname: "worker-1",
+    platform: { architecture: "x86_64", os: "linux" },
+    resources: { nanoCpus: 1e9, memoryBytes: 1e9, generic: {} },
+    engineVersion: "1",
+    engineLabels: {},
+    plugins: [],
+  };
+  const json = Buffer.from(JSON.stringify(description));
+  stream.write({ body: { $case: "hello", value: { description: { json }, dataPathAddress: "" } } });
+  return {
+    next<Case extends Bodies["$case"]>(kind: Case) {
+      return eventually(`a message ${kind}`, async () => {
+        const found = messages.find(({ $case }) => $case === kind);
+        return found && (found as Extract<Bodies, { $case: Case }>).value;
+      });
+    },
+    close() {
+      stream.cancel();
+      client.close();
+    },
+  };
+}
