@@ -1,5 +1,6 @@
 /** Makes a container: record, snapshot, files, mounts, specification. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
@@ -49,6 +50,7 @@ export async function createContainer(
       removeFromContainerd(connection, tasks, id),
       payloads.remove(id),
       records.remove(id),
+      rm(join(deps.runDirectory, id), { recursive: true, force: true }),
       ...made.flatMap(({ record }) =>
         record.anonymous && record.name !== undefined ? [volumes.remove(record.name)] : [],
       ),
@@ -74,7 +76,8 @@ async function make(
   const planned = planMounts(spec, image.config.volumes);
   const log = logLimitsOf(request);
   // A directory without a record is what a crash leaves to be swept.
-  await mkdir(records.path(id), { recursive: true, mode: 0o700 });
+  mkdirSync(records.path(id), { recursive: true, mode: 0o700 });
+  const files = writeFiles(deps, request);
   const prepared = prepareSnapshot(connection, id, image.chainId);
   const layers = async (): Promise<string[]> => lowerDirectories(await prepared);
   // Each part may fail while another is under way; all are awaited before anything is undone.
@@ -82,10 +85,9 @@ async function make(
     prepared,
     userOf(deps, request, image, layers),
     resolveAll(deps, planned, layers, made),
-    writeFiles(deps, request),
     payloads.write(id, request),
   ] as const);
-  const [rootfs, user, mounts, files, payloadMounts] = parts;
+  const [rootfs, user, mounts, payloadMounts] = parts;
   const oci = ociSpec({
     id,
     spec,
@@ -199,37 +201,34 @@ async function resolveAll(
 }
 
 /** /etc/hosts, /etc/hostname and /etc/resolv.conf, those of the caller or our own. */
-async function writeFiles(deps: CreateDeps, request: ContainerCreate): Promise<OciMount[]> {
+function writeFiles(deps: CreateDeps, request: ContainerCreate): OciMount[] {
   const { id, spec, network, files = {} } = request;
   const onHost = network.kind === "host";
   const directory = join(deps.runDirectory, id);
   const hostname = hostnameOf({ id, spec, network, host: deps.host });
   const texts = {
-    "/etc/hosts": async () =>
+    "/etc/hosts": () =>
       hostsText({
-        base: onHost ? await textOf("/etc/hosts") : "",
+        base: onHost ? textOf("/etc/hosts") : "",
         lines: spec.hosts,
         entries: request.hosts ?? [],
       }),
-    "/etc/hostname": async () => `${hostname}\n`,
-    "/etc/resolv.conf": async () =>
-      resolvConfText(spec.dns, request.resolver, await textOf("/etc/resolv.conf"), onHost),
+    "/etc/hostname": () => `${hostname}\n`,
+    "/etc/resolv.conf": () => resolvConfText(spec.dns, request.resolver, textOf("/etc/resolv.conf"), onHost),
   };
   const given: Readonly<Record<string, string | undefined>> = {
     "/etc/hosts": files.hosts,
     "/etc/hostname": files.hostname,
     "/etc/resolv.conf": files.resolvConf,
   };
-  await mkdir(directory, { recursive: true, mode: 0o711 });
-  return Promise.all(
-    Object.entries(texts).map(async ([target, text]) => {
-      const own = given[target];
-      if (own !== undefined) return bindMount(own, target, false);
-      const path = join(directory, target.slice("/etc/".length));
-      await writeFile(path, await text(), { mode: 0o644 });
-      return bindMount(path, target, false);
-    }),
-  );
+  mkdirSync(directory, { recursive: true, mode: 0o711 });
+  return Object.entries(texts).map(([target, text]) => {
+    const own = given[target];
+    if (own !== undefined) return bindMount(own, target, false);
+    const path = join(directory, target.slice("/etc/".length));
+    writeFileSync(path, text(), { mode: 0o644 });
+    return bindMount(path, target, false);
+  });
 }
 
 function storedOf(
@@ -293,6 +292,11 @@ async function settled<const Parts extends readonly unknown[]>(
   return Promise.all(parts);
 }
 
-async function textOf(path: string): Promise<string> {
-  return readFile(path, "utf8").catch(() => "");
+/** Empty if there is none. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
 }

@@ -20,7 +20,7 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
-import { open, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import type { Clock } from "../../runtime/clock.ts";
@@ -86,7 +86,8 @@ export class OutputFile {
   /** Makes the files of a new container. */
   static async create(deps: OutputDeps, directory: string, limits: OutputLimits): Promise<OutputFile> {
     const file = new OutputFile(deps, directory, limits);
-    await Promise.all([touch(file.stdoutPath), touch(file.stderrPath)]);
+    touch(file.stdoutPath);
+    touch(file.stderrPath);
     file.#begin([{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
     writeFileSync(file.#indexPath, encodeRecords([file.#last]), { mode: outputMode });
     return file;
@@ -261,9 +262,8 @@ async function punch(path: string, end: number): Promise<void> {
   await runTool("fallocate", ["--punch-hole", "--offset", "0", "--length", String(end - 1), path]);
 }
 
-async function touch(path: string): Promise<void> {
-  const file = await open(path, "a", outputMode);
-  await file.close();
+function touch(path: string): void {
+  closeSync(openSync(path, "a", outputMode));
 }
 
 function sizeOf(path: string): number {
