@@ -67,6 +67,8 @@ export class OutputFile {
   #count = 0;
   #generation = 0;
   #ended = false;
+  /** The index has only its first record, and no file yet: many containers never print anything. */
+  #unwritten = false;
   #fd: number | undefined;
   #watcher: FSWatcher | undefined;
   #cancelTimer: (() => void) | undefined;
@@ -89,7 +91,7 @@ export class OutputFile {
     touch(file.stdoutPath);
     touch(file.stderrPath);
     file.#begin([{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
-    writeFileSync(file.#indexPath, encodeRecords([file.#last]), { mode: outputMode });
+    file.#unwritten = true;
     return file;
   }
 
@@ -177,6 +179,7 @@ export class OutputFile {
 
   /** All records, or those from the `from`th on. */
   async records(from: number): Promise<IndexRecord[]> {
+    if (this.#unwritten) return [this.#first].slice(from);
     const bytes = await readFile(this.#indexPath);
     return decodeRecords(bytes).slice(from);
   }
@@ -212,7 +215,8 @@ export class OutputFile {
 
   #append(record: IndexRecord): void {
     this.#fd ??= openSync(this.#indexPath, "a", outputMode);
-    writeSync(this.#fd, encodeRecords([record]));
+    writeSync(this.#fd, encodeRecords(this.#unwritten ? [this.#first, record] : [record]));
+    this.#unwritten = false;
     this.#last = record;
     this.#count++;
   }
@@ -222,6 +226,7 @@ export class OutputFile {
     this.#fd = undefined;
     writeFileSync(`${this.#indexPath}.new`, encodeRecords(records), { mode: outputMode });
     renameSync(`${this.#indexPath}.new`, this.#indexPath);
+    this.#unwritten = false;
     this.#generation++;
     this.#begin(records);
   }
