@@ -166,7 +166,9 @@ export async function endContainer(
     container.output?.end();
   })()
     // The next comparison finds the task again.
-    .catch((error: unknown) => warn(`cannot clean up after container ${id}`, error));
+    .catch((error: unknown) => {
+      if (!isAway(error)) warn(`cannot clean up after container ${id}`, error);
+    });
   await container.cleanup;
 }
 

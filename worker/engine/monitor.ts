@@ -6,7 +6,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import { TaskExit, TaskOOM } from "../../proto/gen/containerd/events.ts";
 import type { Envelope } from "../../proto/gen/containerd/events.ts";
-import { isAlreadyThere, containerdNamespace, received } from "./connection.ts";
+import { isAlreadyThere, isAway, containerdNamespace, received } from "./connection.ts";
 import { type Container, storedState } from "./container.ts";
 import { endContainer, type LifecycleDeps, lostExit, removeFromContainerd } from "./lifecycle.ts";
 import { millisecondsOf, type TaskView } from "./task.ts";
@@ -63,7 +63,8 @@ async function follow(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
   );
   const look = (): void => {
     compare(deps).catch((error: unknown) => {
-      if (!signal.aborted) warn("cannot compare containers with containerd", error);
+      // A connection that is lost is told where its events end, and compared when it is back.
+      if (!signal.aborted && !isAway(error)) warn("cannot compare containers with containerd", error);
     });
   };
   const cancels: (() => void)[] = [];
