@@ -3,7 +3,7 @@ import { call } from "../lab/api.ts";
 import type { Host } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
 import { clients } from "./clients.ts";
-import { idle, images, labForTests, noLab, unhandledErrors } from "./fixture.ts";
+import { idle, images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
 import { identities } from "./view.ts";
 
 /** With the default heartbeat and grace; from the moment the power is cut. */
@@ -45,7 +45,7 @@ t.test("hosts and wires that fail", { skip: noLab }, async (t) => {
 
   t.test("services to watch", async (t) => {
     const create = (name: string, ...flags: string[]): Promise<string> =>
-      client.run(host1, ["service", "create", "--name", name, ...flags, images.bb1, ...idle]);
+      client.run(host1, ["service", "create", ...quick, "--name", name, ...flags, images.bb1, ...idle]);
     await create("anywhere", "--replicas", "10");
     await create("steady", "--replicas", "4", "--constraint", "node.role==worker");
     await create("every", "--mode", "global");

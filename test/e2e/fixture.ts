@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import type { Test } from "tap";
+import root, { type Test } from "tap";
 import { Lab, type Host, type LabOptions } from "../lab/lab.ts";
 import { registryAddress } from "../lab/lan.ts";
 import { View } from "./view.ts";
@@ -19,6 +19,19 @@ export const idle = [
   'trap "exit 0" TERM; echo "started $HOSTNAME"; sleep 1000000 & wait',
 ] as const;
 
+/** The client waits for the monitor time of a service before it returns; five seconds each by default. */
+export const quick = [
+  "--update-monitor",
+  "500ms",
+  "--rollback-monitor",
+  "500ms",
+  "--stop-grace-period",
+  "2s",
+] as const;
+
+/** For all tests of a file together, the lab's boot included; every wait in them has a bound of its own. */
+const fileLimitMs = 300_000;
+
 /** Why no lab can be made here, or `false`. */
 export const noLab: string | false = process.getuid?.() === 0 ? false : "not root: namespaces need root";
 
@@ -30,6 +43,8 @@ export async function labForTests(
   t: Test,
   options: LabOptions & { readonly name: string },
 ): Promise<{ lab: Lab; view: View }> {
+  root.setTimeout(fileLimitMs);
+  t.setTimeout(fileLimitMs);
   let lab: Lab | undefined;
   t.teardown(async () => {
     if (process.env["SHOAL_KEEP_LAB"] === undefined) await lab?.down();

@@ -3,7 +3,7 @@ import { signal } from "../lab/cgroup.ts";
 import type { HostProcess } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
 import { clients } from "./clients.ts";
-import { images, labForTests, noLab, unhandledErrors } from "./fixture.ts";
+import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
 import { identities } from "./view.ts";
 
 /** Writes a number a line, some twenty a second, for ever. */
@@ -28,10 +28,11 @@ t.test("our own processes killed", { skip: noLab }, async (t) => {
     (await client.run(host1, ["service", "logs", "--raw", "counter"])).split("\n").filter(Boolean);
 
   t.test("services to watch", async (t) => {
-    const here = ["--constraint", "node.hostname==host1", "--stop-grace-period", "2s"];
+    const here = ["--constraint", "node.hostname==host1"];
     await client.run(host1, [
       "service",
       "create",
+      ...quick,
       "--name",
       "counter",
       ...here,
@@ -85,6 +86,7 @@ t.test("our own processes killed", { skip: noLab }, async (t) => {
       await client.run(host1, [
         "service",
         "create",
+        ...quick,
         ...flags,
         images.bb1,
         "sh",
@@ -111,7 +113,7 @@ t.test("our own processes killed", { skip: noLab }, async (t) => {
     "worker and shoald of a worker node killed at once: it re-adopts, and nothing is replaced",
     async (t) => {
       const flags = ["--name", "adopted", "--replicas", "3", "--constraint", "node.hostname==host2"];
-      await client.run(host1, ["service", "create", ...flags, images.bb1, "sh", "-c", count]);
+      await client.run(host1, ["service", "create", ...quick, ...flags, images.bb1, "sh", "-c", count]);
       const before = identities(await view.running("adopted"));
       t.equal(before.length, 3);
       await host2.signalProcess("shoald");

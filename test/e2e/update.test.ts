@@ -1,7 +1,7 @@
 import t from "tap";
 import { sleep, waitFor } from "../lab/shell.ts";
 import { clients } from "./clients.ts";
-import { images, labForTests, noLab, unhandledErrors } from "./fixture.ts";
+import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
 import { isRunning, type TaskSummary } from "./view.ts";
 
 const replicas = 4;
@@ -35,10 +35,10 @@ t.test("rolling updates", { skip: noLab }, async (t) => {
       const name = `web-${client.name}`;
       const update = (...flags: string[]): Promise<string> =>
         client.run(host1, ["service", "update", ...flags, name]);
-      const quick = ["--update-parallelism", "2", "--update-delay", "0s", "--update-monitor", "1s"];
+      const pace = ["--update-parallelism", "2", "--update-delay", "0s", "--update-monitor", "1s"];
 
       t.test("create", async (t) => {
-        const flags = ["--name", name, "--replicas", String(replicas), "--stop-grace-period", "2s", ...quick];
+        const flags = ["--name", name, "--replicas", String(replicas), ...quick, ...pace];
         await client.run(host1, ["service", "create", ...flags, images.web1]);
         t.equal((await view.running(name)).length, replicas);
       });

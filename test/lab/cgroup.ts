@@ -113,7 +113,11 @@ async function subtree(path: string): Promise<string[]> {
 
 async function readPids(file: string): Promise<number[]> {
   const content = await readFile(file, "utf8").catch(() => "");
-  return content.split("\n").filter(Boolean).map(Number);
+  // A process of another PID namespace is listed as 0, and a signal to 0 would hit our own group.
+  return content
+    .split("\n")
+    .map(Number)
+    .filter((pid) => pid > 0);
 }
 
 /** A group stays busy for some milliseconds after its last process has ended. */
