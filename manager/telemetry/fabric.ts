@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { fabricPort } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -45,14 +46,19 @@ export async function superviseFabric(
 ): Promise<void> {
   const configFile = join(options.folder, "nats.conf");
   let child: ChildProcess | undefined;
-  const stopWatching = deps.tls.watch(() => void refresh());
+  let written: Promise<void> = Promise.resolve();
+  const stopWatching = deps.tls.watch(() => {
+    refresh().catch((error: unknown) =>
+      deps.log.warn({ error: errorText(error) }, "cannot give nats-server its new certificate"),
+    );
+  });
   const serve = runLoop(deps, "nats-server", serveOnce, signal, restartDelays);
   const follow = runLoop(deps, "nats-server users", followNodes, signal);
   await Promise.all([serve, follow]);
   stopWatching();
 
   async function serveOnce(loop: AbortSignal): Promise<void> {
-    await writeFiles(deps, options, configFile);
+    await write();
     await endPredecessor(deps, configFile);
     await untilExit(loop);
   }
@@ -89,8 +95,15 @@ export async function superviseFabric(
     }
   }
 
+  /** One after the other: each file is written beside its place and then renamed, under one name. */
+  function write(): Promise<void> {
+    const next = written.then(() => writeFiles(deps, options, configFile));
+    written = next.catch(() => undefined); // The caller hears of it.
+    return next;
+  }
+
   async function refresh(): Promise<void> {
-    await writeFiles(deps, options, configFile);
+    await write();
     child?.kill("SIGHUP"); // nats-server reads its configuration and certificates again; connections stay.
   }
 }
