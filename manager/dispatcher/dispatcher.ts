@@ -1,9 +1,7 @@
 import type { ServerDuplexStream } from "@grpc/grpc-js";
-import { heartbeatGrace } from "../../model/defaults.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { NetworkId, NodeId } from "../../model/ids.ts";
-import type { Node, NodeState } from "../../model/node.ts";
-import { stateAtLeast, taskStates } from "../../model/task.ts";
+import type { Node } from "../../model/node.ts";
 import type { Hello, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -15,21 +13,11 @@ import type { Transaction } from "../store/transaction.ts";
 import { changesEndpoints, changesNodeEndpoints, networksOf } from "./assignments.ts";
 import { readDescription } from "./description.ts";
 import { NodeAssignments } from "./difference.ts";
-import { changesManagers, heartbeatPeriodMs, sessionInfo } from "./info.ts";
-import { Liveness } from "./liveness.ts";
+import { changesManagers, sessionInfo } from "./info.ts";
+import { NodeStates } from "./node-states.ts";
 import { Session } from "./session.ts";
 import { applyReport, readReports, refuseStranger } from "./status.ts";
 
-/** How often the deadlines are looked at. */
-const tickMs = 100;
-/** A node not heard by a new leader gets this many heartbeat periods, at least `unheardGraceLeastMs`. */
-const unheardGrace = 6;
-const unheardGraceLeastMs = 6_000;
-/** Nodes that found a new leader by then were never `unknown`; that saves two writes for each of them. */
-const settleMs = 1_000;
-/** Nodes down this long will not come back; their tasks are written off. */
-const orphanAfterMs = 24 * 3_600_000;
-const orphanCheckMs = 60_000;
 const helloTimeoutMs = 10_000;
 /** A worker with more unanswered batches than this is not read from until some are answered. */
 const statusesInFlightLimit = 8;
@@ -58,19 +46,23 @@ type WorkerStream = ServerDuplexStream<WorkerMessage, ManagerMessage>;
 export class Dispatcher {
   readonly #deps: DispatcherDeps;
   readonly #signal: AbortSignal;
-  readonly #liveness: Liveness;
+  readonly #states: NodeStates;
   readonly #sessions = new Map<NodeId, Session>();
   readonly #sessionsOf = new Map<NetworkId, Set<Session>>();
-  readonly #downSinceMs = new Map<NodeId, number>();
-  /** Nodes to be marked down; kept until it is written. */
-  readonly #overdue = new Set<NodeId>();
-  #writingDowns = false;
 
   /** @param signal - The leadership; when it aborts every session ends with a redirect. */
   constructor(deps: DispatcherDeps, signal: AbortSignal) {
     this.#deps = deps;
     this.#signal = signal;
-    this.#liveness = new Liveness(deps.clock.monotonic());
+    this.#states = new NodeStates(
+      {
+        ...deps,
+        isConnected: (nodeId) => this.#sessions.has(nodeId),
+        disconnect: (nodeId, reason) => this.#sessions.get(nodeId)?.end(reason),
+        heldBack: () => [...this.#sessions.values()].filter(isHeldBack).map(({ nodeId }) => nodeId),
+      },
+      signal,
+    );
     signal.addEventListener("abort", () => this.#endAll(), { once: true });
   }
 
@@ -84,19 +76,17 @@ export class Dispatcher {
 
   /** The leader's loop: watches the clock for silent nodes and the store for what workers must be told. */
   async run(signal: AbortSignal): Promise<void> {
-    const { store, clock, log } = this.#deps;
+    const { store, log } = this.#deps;
     using watch = store.watch(
       ["tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
       signal,
     );
-    this.#expectAll();
-    const cancels = [
-      clock.every(tickMs, () => this.#tick()),
-      clock.after(settleMs, () => this.#inBackground("marking unheard nodes", this.#markUnknown())),
-      clock.every(orphanCheckMs, () => this.#inBackground("writing off lost tasks", this.#orphanTasks())),
-    ];
+    const stopWatching = this.#states.start();
     try {
       for (const session of this.#sessions.values()) this.#markAll(session);
+      store.view((view) => {
+        for (const session of this.#sessions.values()) session.flush(view);
+      });
       for await (const events of watch) {
         const touched = new Set<Session>();
         let everyone = false;
@@ -107,7 +97,7 @@ export class Dispatcher {
         });
       }
     } finally {
-      for (const cancel of cancels) cancel();
+      stopWatching();
       log.debug({}, "dispatcher ended");
     }
   }
@@ -138,9 +128,9 @@ export class Dispatcher {
       const replaced = this.#sessions.get(peer.nodeId);
       replaced?.end(new ClusterError("unavailable", "another session of this node took over"));
       this.#sessions.set(peer.nodeId, session);
-      this.#heard(session);
+      this.#states.heard(session.nodeId);
       await this.#deps.store.update((tx) => this.#register(tx, peer, hello, description), over);
-      this.#downSinceMs.delete(peer.nodeId);
+      this.#states.registered(peer.nodeId);
       log.info({ node: peer.nodeId, address: peer.address }, "node registered");
       const info = this.#deps.store.view((view) => this.#infoFor(session, view));
       stream.on("data", (message: WorkerMessage) => this.#receive(session, stream, message));
@@ -196,7 +186,7 @@ export class Dispatcher {
 
   #receive(session: Session, stream: WorkerStream, message: WorkerMessage): void {
     if (session.signal.aborted) return;
-    this.#heard(session);
+    this.#states.heard(session.nodeId);
     const { body } = message;
     switch (body?.$case) {
       case undefined:
@@ -265,133 +255,13 @@ export class Dispatcher {
     if (this.#sessions.get(session.nodeId) !== session) return; // Replaced.
     this.#sessions.delete(session.nodeId);
     if (this.#signal.aborted) return;
-    this.#inBackground("marking a node unreachable", this.#markUnreachable(session.nodeId));
-  }
-
-  /** Nothing moves because of it: the grace that runs since the last heartbeat decides. */
-  async #markUnreachable(nodeId: NodeId): Promise<void> {
-    await this.#deps.store.update((tx) => {
-      const node = tx.nodes.get(nodeId);
-      if (node?.status.state !== "ready" || this.#sessions.has(nodeId)) return;
-      tx.nodes.update(withState(node, "unreachable", "connection closed"));
-    }, this.#signal);
-  }
-
-  #heard(session: Session): void {
-    const periodMs = this.#deps.store.view(heartbeatPeriodMs);
-    this.#liveness.expect(session.nodeId, periodMs * heartbeatGrace);
-  }
-
-  /** A new leader has heard nobody yet; everyone not known to be down gets time to come. */
-  #expectAll(): void {
-    const { store, clock } = this.#deps;
-    store.view((view) => {
-      const graceMs = Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace);
-      for (const { id, status } of view.nodes.list()) {
-        if (status.state === "down") {
-          if (!this.#downSinceMs.has(id)) this.#downSinceMs.set(id, clock.monotonic());
-        } else if (!this.#sessions.has(id)) this.#liveness.expect(id, graceMs);
-      }
-    });
-  }
-
-  async #markUnknown(): Promise<void> {
-    const { store } = this.#deps;
-    const unheard = store.view((view) =>
-      view.nodes
-        .list()
-        .filter(
-          ({ id, status }) =>
-            !this.#sessions.has(id) && (status.state === "ready" || status.state === "unreachable"),
-        ),
-    );
-    await store.batch(
-      unheard.map(({ id }) => id),
-      (tx, id) => {
-        const node = tx.nodes.get(id);
-        if (node === undefined || node.status.state === "down" || this.#sessions.has(id)) return;
-        const message = 'Node moved to "unknown" state due to leadership change in cluster';
-        tx.nodes.update(withState(node, "unknown", message));
-      },
-      this.#signal,
-    );
-  }
-
-  #tick(): void {
-    const { clock, log } = this.#deps;
-    for (const session of this.#sessions.values()) if (isHeldBack(session)) this.#heard(session);
-    const lostMs = this.#liveness.tick(clock.monotonic());
-    if (lostMs > 0)
-      log.debug({ lostMs: Math.round(lostMs) }, "this manager was busy or stopped; nodes get the time back");
-    for (const nodeId of this.#liveness.takeOverdue()) this.#overdue.add(nodeId);
-    if (this.#overdue.size > 0 && !this.#writingDowns)
-      this.#inBackground("marking nodes down", this.#writeDowns());
-  }
-
-  async #writeDowns(): Promise<void> {
-    const { store, clock, log } = this.#deps;
-    const nodeIds = [...this.#overdue];
-    this.#writingDowns = true;
-    try {
-      await store.batch(
-        nodeIds,
-        (tx, nodeId) => {
-          const node = tx.nodes.get(nodeId);
-          if (node === undefined || node.status.state === "down") return;
-          if (this.#liveness.isExpected(nodeId)) return; // Heard meanwhile.
-          const message =
-            node.status.state === "unknown"
-              ? 'heartbeat failure for node in "unknown" state'
-              : "heartbeat failure";
-          tx.nodes.update(withState(node, "down", message));
-        },
-        this.#signal,
-      );
-    } finally {
-      this.#writingDowns = false;
-    }
-    for (const nodeId of nodeIds) {
-      this.#overdue.delete(nodeId);
-      if (this.#liveness.isExpected(nodeId)) continue;
-      this.#downSinceMs.set(nodeId, clock.monotonic());
-      this.#sessions.get(nodeId)?.end(new ClusterError("unavailable", "heartbeat failure"));
-      log.warn({ node: nodeId }, "node is down: heartbeat failure");
-    }
-  }
-
-  async #orphanTasks(): Promise<void> {
-    const { store, clock } = this.#deps;
-    const nowMs = clock.monotonic();
-    const lost = [...this.#downSinceMs].filter(([, sinceMs]) => nowMs - sinceMs >= orphanAfterMs);
-    for (const [nodeId] of lost) {
-      const taskIds = store.view((view) => view.tasks.byNode(nodeId).map(({ id }) => id));
-      await store.batch(
-        taskIds,
-        (tx, taskId) => {
-          const task = tx.tasks.get(taskId);
-          if (task === undefined || tx.nodes.get(nodeId)?.status.state === "ready") return;
-          if (
-            !stateAtLeast(task.status.state, "assigned") ||
-            taskStates[task.status.state] > taskStates.running
-          )
-            return;
-          const atMs = clock.now();
-          const message = "node was down too long";
-          tx.tasks.update({
-            ...task,
-            status: { ...task.status, state: "orphaned", atMs, message, appliedAtMs: atMs },
-          });
-        },
-        this.#signal,
-      );
-      this.#downSinceMs.delete(nodeId);
-    }
+    this.#states.closed(session.nodeId);
   }
 
   /** Finds out whom an event concerns. @returns True when it shows in everyone's session information. */
   #mark(event: StoreEvent, touched: Set<Session>): boolean {
     if (event.kind === "resync") {
-      this.#expectAll();
+      this.#states.expectAll();
       for (const session of this.#sessions.values()) {
         this.#markAll(session);
         touched.add(session);
@@ -421,7 +291,7 @@ export class Dispatcher {
       case "nodes": {
         const { object: node } = event;
         const before = previous as Node | undefined;
-        if (event.kind === "created") this.#liveness.expect(node.id, unheardGraceLeastMs);
+        if (event.kind === "created") this.#states.created(node.id);
         if (event.kind === "removed") this.#forget(node.id);
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markTasksOf(node.id, touched);
@@ -478,9 +348,7 @@ export class Dispatcher {
 
   /** A removed node is not waited for, and its session ends for good. */
   #forget(nodeId: NodeId): void {
-    this.#liveness.forget(nodeId);
-    this.#downSinceMs.delete(nodeId);
-    this.#overdue.delete(nodeId);
+    this.#states.forget(nodeId);
     this.#sessions
       .get(nodeId)
       ?.end(new ClusterError("permission-denied", `node ${nodeId} was removed from swarm`));
@@ -514,13 +382,6 @@ export class Dispatcher {
     for (const session of this.#sessions.values())
       session.end(new ClusterError("unavailable", "this manager does not lead any more"));
   }
-
-  #inBackground(work: string, promise: Promise<void>): void {
-    promise.catch((error: unknown) => {
-      if (!this.#signal.aborted)
-        this.#deps.log.warn({ work, error: errorText(error) }, "could not write node states");
-    });
-  }
 }
 
 /** It is we who do not listen, so its silence means nothing. */
@@ -530,10 +391,6 @@ function isHeldBack(session: Session): boolean {
 
 function noSuchNode(nodeId: NodeId): ClusterError {
   return new ClusterError("not-found", `node ${nodeId} not found`);
-}
-
-function withState(node: Node, state: NodeState, message: string): Node {
-  return { ...node, status: { ...node.status, state, message } };
 }
 
 /** A worker beside its own manager may come over loopback, which says nothing to other nodes. */

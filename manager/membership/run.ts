@@ -10,6 +10,8 @@ import { type MemberFact, type MembershipStep, planMembership } from "./plan.ts"
 /** How often everything is looked at again, for what failed and for changes of the group that no event told of. */
 const lookMs = 2_000;
 const stepTimeoutMs = 10_000;
+/** How often the list of removed nodes loses those whose certificates have run out anyway. */
+const pruneMs = 3_600_000;
 
 export interface MembershipDeps {
   readonly store: Pick<Store, "view" | "update" | "watch">;
@@ -28,10 +30,15 @@ export async function runMembership(deps: MembershipDeps, signal: AbortSignal): 
   const { store, clock, log } = deps;
   using watch = store.watch(["nodes"], signal);
   const cancels = [clock.every(lookMs, () => watch.poke()), deps.onMembers(() => watch.poke())];
+  let prunedMs = clock.monotonic() - pruneMs;
   const complained = new Map<string, string>();
   try {
     do {
       watch.take();
+      if (clock.monotonic() - prunedMs >= pruneMs) {
+        prunedMs = clock.monotonic();
+        await pruneRemovedNodes(deps, signal);
+      }
       for (const step of plan(deps)) {
         const key = JSON.stringify(step);
         try {
@@ -52,6 +59,20 @@ export async function runMembership(deps: MembershipDeps, signal: AbortSignal): 
   } finally {
     for (const cancel of cancels) cancel();
   }
+}
+
+/** A removed node is refused for as long as its certificate would be valid; after that it is refused for its age. */
+async function pruneRemovedNodes({ store, clock }: MembershipDeps, signal: AbortSignal): Promise<void> {
+  const nowMs = clock.now();
+  await store.update((tx) => {
+    const { cluster } = tx;
+    if (cluster === undefined) return;
+    const keepMs = cluster.spec.certificateValidityMs + pruneMs;
+    const entries = Object.entries(cluster.removedNodes);
+    const kept = entries.filter(([, removedMs]) => nowMs - removedMs < keepMs);
+    if (kept.length < entries.length)
+      tx.clusters.update({ ...cluster, removedNodes: Object.fromEntries(kept) });
+  }, signal);
 }
 
 function plan({ store, nodeId, ...deps }: MembershipDeps): MembershipStep[] {

@@ -78,7 +78,7 @@ t.test("a first manager founds a cluster, and a worker joins it", async (t) => {
   t.notMatch(manager.log + again.log, /unhandled|uncaught/);
 });
 
-t.test("three managers: any serves, one may be lost, and roles change", async (t) => {
+t.test("of three managers each one serves, one may be lost, and roles change", async (t) => {
   const processes = await ManagerProcesses.create(t);
   const first = processes.bootstrap();
   await first.message("ready");

@@ -6,14 +6,18 @@ import { createRoot } from "../../manager/ca/root.ts";
 import {
   authorize,
   bidi,
+  type CallContext,
   callersOf,
   type Doors,
+  onBehalfHeader,
+  originOf,
   type Roster,
   type RpcPath,
   services,
   unary,
 } from "../../manager/rpc.ts";
 import type { ClusterId, NodeId } from "../../model/ids.ts";
+import type { NodeRole } from "../../model/node.ts";
 import { CertificateAuthorityService, GetRootResponse, IssueResponse } from "../../proto/gen/shoal/ca.ts";
 import {
   ControlService,
@@ -161,6 +165,29 @@ t.test("a certificate without a node's names is refused", (t) => {
     organization: clusterId,
   } as const;
   t.throws(() => authorize(roster, "/shoal.v1.Control/Forward", peer), { code: "permission-denied" });
+  t.end();
+});
+
+t.test("only a manager may speak for another node, and for none that was removed", (t) => {
+  const call = (role: NodeRole, onBehalf?: string): CallContext => ({
+    peer: { kind: "node", address: "10.0.0.1", nodeId: ids[role], role },
+    signal: new AbortController().signal,
+    header: (name) => (name === onBehalfHeader ? onBehalf : undefined),
+  });
+  t.match(originOf(roster, call("worker")), { nodeId: ids.worker, forwarded: false });
+  t.match(originOf(roster, call("manager", ids.worker)), {
+    nodeId: ids.worker,
+    role: "manager",
+    forwarded: true,
+  });
+  t.throws(() => originOf(roster, call("worker", ids.manager)), { code: "permission-denied" });
+  t.throws(() => originOf(roster, call("manager", ids.removed)), {
+    code: "permission-denied",
+    message: /was removed/,
+  });
+  t.throws(() => originOf(roster, { ...call("worker"), peer: { kind: "anonymous", address: "" } }), {
+    code: "permission-denied",
+  });
   t.end();
 });
 

@@ -1,0 +1,214 @@
+import { heartbeatGrace } from "../../model/defaults.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { Node, NodeState } from "../../model/node.ts";
+import { stateAtLeast, taskStates } from "../../model/task.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { Store } from "../store/store.ts";
+import { heartbeatPeriodMs } from "./info.ts";
+import { Liveness } from "./liveness.ts";
+
+/** How often the deadlines are looked at. */
+const tickMs = 100;
+/** A node not heard by a new leader gets this many heartbeat periods, at least `unheardGraceLeastMs`. */
+const unheardGrace = 6;
+const unheardGraceLeastMs = 6_000;
+/** Nodes that found a new leader by then were never `unknown`; that saves two writes for each of them. */
+const settleMs = 1_000;
+/** Nodes down this long will not come back; their tasks are written off. */
+const orphanAfterMs = 24 * 3_600_000;
+const orphanCheckMs = 60_000;
+
+export interface NodeStatesDeps {
+  readonly store: Pick<Store, "view" | "update" | "batch">;
+  readonly clock: Clock;
+  readonly log: Log;
+  isConnected(nodeId: NodeId): boolean;
+  disconnect(nodeId: NodeId, reason: Error): void;
+  /** Nodes that have a session from which nothing is read just now; their silence means nothing. */
+  heldBack(): readonly NodeId[];
+}
+
+/** Which nodes are ready, unreachable, unknown or down, for one leadership. Its writes are retried or come up again. */
+export class NodeStates {
+  readonly #deps: NodeStatesDeps;
+  readonly #signal: AbortSignal;
+  readonly #liveness: Liveness;
+  readonly #downSinceMs = new Map<NodeId, number>();
+  /** Nodes to be marked down; kept until it is written. */
+  readonly #overdue = new Set<NodeId>();
+  #writingDowns = false;
+
+  constructor(deps: NodeStatesDeps, signal: AbortSignal) {
+    this.#deps = deps;
+    this.#signal = signal;
+    this.#liveness = new Liveness(deps.clock.monotonic());
+  }
+
+  /** Begins to watch the clock. @returns A function that ends it. */
+  start(): () => void {
+    const { clock } = this.#deps;
+    this.expectAll();
+    const cancels = [
+      clock.every(tickMs, () => this.#tick()),
+      clock.after(settleMs, () => this.#inBackground("marking unheard nodes", this.#markUnknown())),
+      clock.every(orphanCheckMs, () => this.#inBackground("writing off lost tasks", this.#orphanTasks())),
+    ];
+    return () => {
+      for (const cancel of cancels) cancel();
+    };
+  }
+
+  /** A sign of life came from the node. */
+  heard(nodeId: NodeId): void {
+    const periodMs = this.#deps.store.view(heartbeatPeriodMs);
+    this.#liveness.expect(nodeId, periodMs * heartbeatGrace);
+  }
+
+  /** The node has just got its certificate; its first session may take a while. */
+  created(nodeId: NodeId): void {
+    if (!this.#deps.isConnected(nodeId)) this.#liveness.expect(nodeId, unheardGraceLeastMs);
+  }
+
+  registered(nodeId: NodeId): void {
+    this.#downSinceMs.delete(nodeId);
+  }
+
+  /** The node's session ended. */
+  closed(nodeId: NodeId): void {
+    this.#inBackground("marking a node unreachable", this.#markUnreachable(nodeId));
+  }
+
+  forget(nodeId: NodeId): void {
+    this.#liveness.forget(nodeId);
+    this.#downSinceMs.delete(nodeId);
+    this.#overdue.delete(nodeId);
+  }
+
+  /** Nothing moves because of it: the grace that runs since the last heartbeat decides. */
+  async #markUnreachable(nodeId: NodeId): Promise<void> {
+    await this.#deps.store.update((tx) => {
+      const node = tx.nodes.get(nodeId);
+      if (node?.status.state !== "ready" || this.#deps.isConnected(nodeId)) return;
+      tx.nodes.update(withState(node, "unreachable", "connection closed"));
+    }, this.#signal);
+  }
+
+  /** A new leader has heard nobody yet; everyone not known to be down gets time to come. */
+  expectAll(): void {
+    const { store, clock } = this.#deps;
+    store.view((view) => {
+      const graceMs = Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace);
+      for (const { id, status } of view.nodes.list()) {
+        if (status.state === "down") {
+          if (!this.#downSinceMs.has(id)) this.#downSinceMs.set(id, clock.monotonic());
+        } else if (!this.#deps.isConnected(id)) this.#liveness.expect(id, graceMs);
+      }
+    });
+  }
+
+  async #markUnknown(): Promise<void> {
+    const { store } = this.#deps;
+    const unheard = store.view((view) =>
+      view.nodes
+        .list()
+        .filter(
+          ({ id, status }) =>
+            !this.#deps.isConnected(id) && (status.state === "ready" || status.state === "unreachable"),
+        ),
+    );
+    await store.batch(
+      unheard.map(({ id }) => id),
+      (tx, id) => {
+        const node = tx.nodes.get(id);
+        if (node === undefined || node.status.state === "down" || this.#deps.isConnected(id)) return;
+        const message = 'Node moved to "unknown" state due to leadership change in cluster';
+        tx.nodes.update(withState(node, "unknown", message));
+      },
+      this.#signal,
+    );
+  }
+
+  #tick(): void {
+    const { clock, log } = this.#deps;
+    for (const nodeId of this.#deps.heldBack()) this.heard(nodeId);
+    const lostMs = this.#liveness.tick(clock.monotonic());
+    if (lostMs > 0)
+      log.debug({ lostMs: Math.round(lostMs) }, "this manager was busy or stopped; nodes get the time back");
+    for (const nodeId of this.#liveness.takeOverdue()) this.#overdue.add(nodeId);
+    if (this.#overdue.size > 0 && !this.#writingDowns)
+      this.#inBackground("marking nodes down", this.#writeDowns());
+  }
+
+  async #writeDowns(): Promise<void> {
+    const { store, clock, log } = this.#deps;
+    const nodeIds = [...this.#overdue];
+    this.#writingDowns = true;
+    try {
+      await store.batch(
+        nodeIds,
+        (tx, nodeId) => {
+          const node = tx.nodes.get(nodeId);
+          if (node === undefined || node.status.state === "down") return;
+          if (this.#liveness.isExpected(nodeId)) return; // Heard meanwhile.
+          const message =
+            node.status.state === "unknown"
+              ? 'heartbeat failure for node in "unknown" state'
+              : "heartbeat failure";
+          tx.nodes.update(withState(node, "down", message));
+        },
+        this.#signal,
+      );
+    } finally {
+      this.#writingDowns = false;
+    }
+    for (const nodeId of nodeIds) {
+      this.#overdue.delete(nodeId);
+      if (this.#liveness.isExpected(nodeId)) continue;
+      this.#downSinceMs.set(nodeId, clock.monotonic());
+      this.#deps.disconnect(nodeId, new ClusterError("unavailable", "heartbeat failure"));
+      log.warn({ node: nodeId }, "node is down: heartbeat failure");
+    }
+  }
+
+  async #orphanTasks(): Promise<void> {
+    const { store, clock } = this.#deps;
+    const nowMs = clock.monotonic();
+    const lost = [...this.#downSinceMs].filter(([, sinceMs]) => nowMs - sinceMs >= orphanAfterMs);
+    for (const [nodeId] of lost) {
+      const taskIds = store.view((view) => view.tasks.byNode(nodeId).map(({ id }) => id));
+      await store.batch(
+        taskIds,
+        (tx, taskId) => {
+          const task = tx.tasks.get(taskId);
+          if (task === undefined || tx.nodes.get(nodeId)?.status.state === "ready") return;
+          if (
+            !stateAtLeast(task.status.state, "assigned") ||
+            taskStates[task.status.state] > taskStates.running
+          )
+            return;
+          const atMs = clock.now();
+          const message = "node was down too long";
+          tx.tasks.update({
+            ...task,
+            status: { ...task.status, state: "orphaned", atMs, message, appliedAtMs: atMs },
+          });
+        },
+        this.#signal,
+      );
+      this.#downSinceMs.delete(nodeId);
+    }
+  }
+
+  #inBackground(work: string, promise: Promise<void>): void {
+    promise.catch((error: unknown) => {
+      if (!this.#signal.aborted)
+        this.#deps.log.warn({ work, error: errorText(error) }, "could not write node states");
+    });
+  }
+}
+
+function withState(node: Node, state: NodeState, message: string): Node {
+  return { ...node, status: { ...node.status, state, message } };
+}
