@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { backoff, type BackoffOptions, defaultBackoff } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import type { Log } from "./log.ts";
@@ -52,6 +53,7 @@ export class LoopGroup {
   /** @param signal - When given, its abort ends the group too. */
   constructor(deps: LoopDeps, signal?: AbortSignal) {
     this.#deps = deps;
+    setMaxListeners(0, this.#controller.signal); // As many as there are waits; that is no leak.
     if (signal?.aborted === true) this.#controller.abort(signal.reason);
     signal?.addEventListener("abort", () => this.#controller.abort(signal.reason), {
       once: true,

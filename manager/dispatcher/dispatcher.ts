@@ -223,7 +223,7 @@ export class Dispatcher {
     await this.#deps.store.update((tx) => {
       const node = tx.nodes.get(session.nodeId);
       if (node !== undefined) tx.nodes.update({ ...node, description });
-    }, this.#signal);
+    });
   }
 
   async #takeStatuses(session: Session, statuses: Parameters<typeof readReports>[0]): Promise<void> {
@@ -236,7 +236,8 @@ export class Dispatcher {
       }
     });
     const nowMs = clock.now();
-    await store.batch(reports, (tx, report) => applyReport(tx, session.nodeId, report, nowMs), this.#signal);
+    // No signal: the store itself rejects what is pending when the leadership ends, and thousands may be.
+    await store.batch(reports, (tx, report) => applyReport(tx, session.nodeId, report, nowMs));
   }
 
   /** A session whose word could not be taken is over: the worker reconnects and says everything again. */

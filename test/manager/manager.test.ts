@@ -1,3 +1,4 @@
+import { readFile, writeFile } from "node:fs/promises";
 import t from "tap";
 import { renewCertificate } from "../../daemon/certificate.ts";
 import { DispatcherClient, type ManagerMessage } from "../../proto/gen/shoal/dispatcher.ts";
@@ -83,7 +84,11 @@ t.test("of three managers each one serves, one may be lost, and roles change", a
   const first = processes.bootstrap();
   await first.message("ready");
   const tokens = await tokensOf(first);
-  const second = await processes.join(first.address, tokens.Manager);
+  const interrupted = await processes.join(first.address, tokens.Manager);
+  await interrupted.message("ready");
+  await interrupted.kill("SIGKILL");
+  // shoald did not hear of its success, so it says join again.
+  const second = processes.start(interrupted.address, { kind: "join", identity: interrupted.identity });
   await second.message("ready");
   // A follower takes joiners too.
   const third = await processes.join(second.address, tokens.Manager);
@@ -174,6 +179,31 @@ t.test("of three managers each one serves, one may be lost, and roles change", a
   t.notMatch(logs, /unhandled|uncaught/);
 });
 
+t.test("a damaged log is refused with what to do, and left as it is", async (t) => {
+  const processes = await ManagerProcesses.create(t);
+  const manager = processes.bootstrap();
+  await manager.message("ready");
+  const { identity } = manager;
+  for (const value of ["one", "two", "three"]) await setLabel(manager, identity.nodeId, value);
+  await manager.kill("SIGKILL");
+  const files = await manager.dataFiles();
+  const log = files.find((path) => /wal|log|seg/.test(path));
+  if (log === undefined) throw new Error(`no log among ${files.join(", ")}`);
+  const bytes = await readFile(log);
+  const damaged = Buffer.from(bytes);
+  // In the first record behind the header: what follows it proves that it was whole once.
+  damaged.fill(0xff, 200, 260);
+  await writeFile(log, damaged);
+  const again = processes.start(manager.address, { kind: "restart", identity });
+  t.match(await again.message("failed"), { code: "data-loss", retry: false });
+  t.equal(await again.exited, "1");
+  t.strictSame(await readFile(log), damaged, "nothing was cut off");
+  await writeFile(log, bytes);
+  const repaired = processes.start(manager.address, { kind: "restart", identity });
+  await repaired.message("ready");
+  t.equal(await eventually("the state is back", () => labelOf(repaired, identity.nodeId)), "three");
+});
+
 t.test("what a manager cannot start with is said, with what to do", async (t) => {
   const processes = await ManagerProcesses.create(t);
   const first = processes.bootstrap();
@@ -192,7 +222,11 @@ t.test("what a manager cannot start with is said, with what to do", async (t) =>
     kind: "restart",
     identity: { ...first.identity, listenAddress: stranger, advertiseAddress: stranger },
   });
-  t.match(await lost.message("failed"), { retry: false }, "nothing on disk to restart from");
+  t.match(
+    await lost.message("failed"),
+    { code: "failed-precondition", retry: false },
+    "nothing on disk to restart from",
+  );
 });
 
 async function nodesOf(manager: ManagerProcess): Promise<readonly NodeJson[]> {

@@ -1,5 +1,5 @@
 import { type ChildProcess, fork } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { request as httpRequest } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -195,6 +195,13 @@ export class ManagerProcess {
     return this.exited;
   }
 
+  /** Every file it keeps, by path. */
+  async dataFiles(): Promise<string[]> {
+    const folder = join(this.#folder, "manager");
+    const entries = await readdir(folder, { recursive: true, withFileTypes: true });
+    return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+  }
+
   disconnect(): void {
     this.#child.disconnect();
   }
@@ -214,7 +221,7 @@ function settingsIn(folder: string): HostSettings {
     insecureRegistries: [],
     engineLabels: {},
     bridgeSubnet: "172.29.0.0/16",
-    natsServer: "nats-server",
+    natsServer: "/nonexistent/nats-server",
     logLevel: "info",
   };
 }
