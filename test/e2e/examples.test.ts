@@ -120,9 +120,12 @@ t.test("examples", { skip: noLab }, async (t) => {
           deploy: (env = {}) => client.run(host1, ["stack", "deploy", "-d", "-c", file, stack], { env }),
           cli: (...args) => client.run(host1, args),
         };
-        await world.deploy();
-        await checks[example]?.(t, world);
-        await world.cli("stack", "rm", stack);
+        try {
+          await world.deploy();
+          await checks[example]?.(t, world);
+        } finally {
+          await world.cli("stack", "rm", stack); // Also after a failure: the next example needs the ports.
+        }
         await waitFor("end of the stack", { timeoutMs: 30_000 }, async () => {
           const listed = await Promise.all(lab.hosts.map((host) => client.run(host, ["ps", "-aq"])));
           return listed.join("").trim() === "" && !(await world.cli("stack", "ls")).includes(stack);

@@ -175,7 +175,7 @@ t.test("hosts and wires that fail", { skip: noLab }, async (t) => {
     t.strictSame(identities(await view.running("steady")), before);
   });
 
-  t.test("a manager paused for four seconds costs no node and no task", async (t) => {
+  t.test("a leader that hangs and comes back costs no node and no task", async (t) => {
     const before = identities(await view.waitRunning("steady", 4));
     const leader = await view.leader();
     await leader.pause();

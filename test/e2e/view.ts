@@ -1,4 +1,4 @@
-import { call } from "../lab/api.ts";
+import { ApiError, call } from "../lab/api.ts";
 import type { Host, Lab } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
 import type { NodeSummary } from "../lab/swarm.ts";
@@ -43,12 +43,16 @@ export class View {
   }
 
   async get<T>(path: string): Promise<T> {
-    const entry = await this.entry();
+    const known = this.#entry;
+    const ask = async (): Promise<T> =>
+      call<T>((await this.entry()).socket, "GET", path, { timeoutMs: 5_000 });
     try {
-      return await call<T>(entry.socket, "GET", path, { timeoutMs: 5_000 });
+      return await ask();
     } catch (error) {
       this.#entry = undefined;
-      throw error;
+      const alone = known === undefined || (error instanceof ApiError && error.status < 500);
+      if (alone) throw error;
+      return await ask(); // The manager that answered last may have been killed since.
     }
   }
 
