@@ -5,10 +5,13 @@ import { identities, View, type TaskSummary } from "../e2e/view.ts";
 import { call } from "../lab/api.ts";
 import { Lab, type Host } from "../lab/lab.ts";
 import { sleep } from "../lab/shell.ts";
-import { nodeTable, serviceTable, versions, type ListedService } from "./tables.ts";
+import { nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
 
 const examples = fileURLToPath(new URL("../../../examples/", import.meta.url));
 const stepLimitMs = 60_000;
+const lookEveryMs = 100;
+/** Between two drawings; where each one stays as lines of text, fewer are better. */
+const drawEveryMs = process.stdout.isTTY ? 150 : 1_000;
 const stacks = {
   one: "01-one-service",
   roll: "02-rolling-update",
@@ -50,7 +53,7 @@ const steps: ListrTask[] = [
   ),
   step(`Deploy four stacks from compose files with ${cli.name} stack deploy`, async (show) => {
     for (const [stack, folder] of Object.entries(stacks)) await deploy(stack, folder);
-    await showUntil(show, both, ({ services }) => services.length === 5 && services.every(converged));
+    await showUntil(show, both, (seen) => seen.services.length === 5 && converged(seen));
   }),
   step(`Scale: ${cli.name} service scale roll_web=10`, async (show) => {
     await command("service", "scale", "--detach", "roll_web=10");
@@ -78,8 +81,7 @@ const steps: ListrTask[] = [
     const lost = (await view.node(lostWorker)).ID;
     await lostWorker.kill();
     await showUntil(show, both, (seen) => {
-      const running = runningOf(seen, "roll_web").filter((task) => task.NodeID !== lost);
-      return running.length === 10;
+      return converged(seen) && runningOf(seen, "roll_web").every((task) => task.NodeID !== lost);
     });
   }),
   step("Cut the power of the leader", async (show) => {
@@ -89,8 +91,7 @@ const steps: ListrTask[] = [
     await lostLeader.kill();
     const tookMs = await untilWrite();
     await showUntil(show, both, (seen) => {
-      const running = runningOf(seen, "roll_web").filter((task) => task.NodeID !== leaderNode);
-      return running.length === 10;
+      return converged(seen) && runningOf(seen, "roll_web").every((task) => task.NodeID !== leaderNode);
     });
     const now = new Set(identities(await view.running("roll_web")));
     const untouched = identities(others).filter((identity) => now.has(identity)).length;
@@ -101,10 +102,10 @@ const steps: ListrTask[] = [
     await showUntil(
       show,
       both,
-      ({ nodes, services }) =>
-        nodes.every((node) => node.Status.State === "ready") &&
-        nodes.filter((node) => node.ManagerStatus?.Reachability === "reachable").length === 3 &&
-        services.every(converged),
+      (seen) =>
+        seen.nodes.every((node) => node.Status.State === "ready") &&
+        seen.nodes.filter((node) => node.ManagerStatus?.Reachability === "reachable").length === 3 &&
+        converged(seen),
     );
   }),
 ];
@@ -115,7 +116,7 @@ try {
     fallbackRenderer: "simple",
     rendererOptions: { collapseSubtasks: false },
   }).run();
-  console.log(goOn(lab.host("host1")));
+  console.log(goOn(lab.host("host1"), await webAddress()));
 } catch (error) {
   console.error(`\ndemo: ${error instanceof Error ? error.message : String(error)}`);
   console.error(
@@ -132,7 +133,7 @@ function step(title: string, work: (show: Show) => Promise<void>): ListrTask {
       await work(task);
       task.title = `${title} (${((performance.now() - start) / 1000).toFixed(1)} s)`;
     },
-    rendererOptions: { persistentOutput: true, outputBar: Number.POSITIVE_INFINITY },
+    rendererOptions: { persistentOutput: true, outputBar: true },
   };
 }
 
@@ -160,21 +161,26 @@ async function showUntil(
   wanted: (seen: Seen) => boolean,
 ): Promise<void> {
   const end = performance.now() + stepLimitMs;
+  let drawnAt = 0;
   for (;;) {
     const seen = await look().catch(() => undefined); // no manager may answer for a moment: that is part of the show
     if (seen !== undefined) {
+      const there = wanted(seen);
       const drawn = draw(seen);
-      if (drawn !== show.output) show.output = drawn;
-      if (wanted(seen)) return;
+      if (drawn !== show.output && (there || performance.now() - drawnAt > drawEveryMs)) {
+        show.output = drawn;
+        drawnAt = performance.now();
+      }
+      if (there) return;
     }
     if (performance.now() > end)
       throw new Error(`the cluster did not get there within ${stepLimitMs / 1000} s`);
-    await sleep(150);
+    await sleep(lookEveryMs);
   }
 }
 
 function both({ nodes, services, tasks }: Seen): string {
-  return `${nodeTable(nodes, tasks)}\n${serviceTable(services, tasks)}`;
+  return `${nodeTable(nodes, tasks)}\n${serviceTable(services, nodes, tasks)}`;
 }
 
 /** The rolling service alone: one line a slot with the version that runs there now. */
@@ -194,19 +200,16 @@ function perVersion(seen: Seen): string {
   return `${versions(own)}   ${updateState(seen, "roll_web")}\n${lines.join("\n")}`;
 }
 
-function converged({ ServiceStatus }: ListedService): boolean {
-  return (
-    ServiceStatus !== undefined &&
-    ServiceStatus.RunningTasks === ServiceStatus.DesiredTasks &&
-    ServiceStatus.DesiredTasks > 0
-  );
+function converged(seen: Seen): boolean {
+  return seen.services.every((service) => {
+    const wanted = service.ServiceStatus?.DesiredTasks ?? 0;
+    return wanted > 0 && runningTasks(service, seen.nodes, seen.tasks).length === wanted;
+  });
 }
 
-function runningOf({ services, tasks }: Seen, name: string): TaskSummary[] {
-  const id = services.find(({ Spec }) => Spec.Name === name)?.ID;
-  return tasks.filter(
-    (task) => task.ServiceID === id && task.Status.State === "running" && task.DesiredState === "running",
-  );
+function runningOf({ services, nodes, tasks }: Seen, name: string): TaskSummary[] {
+  const service = services.find(({ Spec }) => Spec.Name === name);
+  return service === undefined ? [] : runningTasks(service, nodes, tasks);
 }
 
 function updateState({ services }: Seen, name: string): string {
@@ -231,16 +234,25 @@ async function untilWrite(): Promise<number> {
   }
 }
 
-function goOn(host: Host): string {
+/** The address of a host on which a task of the published service runs. */
+async function webAddress(): Promise<string> {
+  const seen = await look();
+  const nodeId = runningOf(seen, "one_web")[0]?.NodeID;
+  const node = seen.nodes.find(({ ID }) => ID === nodeId);
+  return lab.host(node?.Description.Hostname ?? "host1").addr;
+}
+
+function goOn({ socket }: Host, webAddr: string): string {
+  const name = cli.name === "docker" ? "docker" : "bin/shoal";
   return `
 The cluster stays up. To go on by hand:
 
-  export DOCKER_HOST=unix://${host.socket}
-  ${cli.name === "docker" ? "docker" : "bin/shoal"} node ls
-  ${cli.name === "docker" ? "docker" : "bin/shoal"} service ls
-  ${cli.name === "docker" ? "docker" : "bin/shoal"} service ps roll_web
-  ${cli.name === "docker" ? "docker" : "bin/shoal"} service logs -f app_front
-  nsenter --net=/run/netns/${lab.lan.netns} busybox wget -qO- http://${host.addr}:8080/   # where a task of one_web runs
+  export DOCKER_HOST=unix://${socket}
+  ${name} node ls
+  ${name} service ls
+  ${name} service ps roll_web
+  ${name} service logs -f app_front
+  nsenter --net=/run/netns/${lab.lan.netns} busybox wget -qO- http://${webAddr}:8080/
   npm run lab -- kill host4        # or pause, cut, restart, kill-process; see npm run lab -- --help
   npm run lab -- down              # removes everything
 `;

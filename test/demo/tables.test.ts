@@ -37,12 +37,18 @@ t.test("nodes are in order of their names, and a lost one shows no tasks", async
   t.match(lines[2], /^host2\s+worker\s+down\s+0$/);
 });
 
-t.test("services show running of wanted tasks and the state of their update", async (t) => {
-  const service = {
-    ID: "s1",
-    Spec: { Name: "roll_web" },
-    UpdateStatus: { State: "updating" },
-    ServiceStatus: { RunningTasks: 3, DesiredTasks: 4 },
-  };
-  t.match(serviceTable([service], tasks), /roll_web +3\/4 +web:1 ▪ {2}web:2 ▪▪ +updating/);
-});
+t.test(
+  "services show the running tasks on living nodes, of those wanted, and the state of their update",
+  async (t) => {
+    const service = {
+      ID: "s1",
+      Spec: { Name: "roll_web" },
+      UpdateStatus: { State: "updating" },
+      ServiceStatus: { RunningTasks: 3, DesiredTasks: 4 },
+    };
+    const alive = [node("n1", "host1", "ready"), node("n2", "host2", "ready")];
+    t.match(serviceTable([service], alive, tasks), /roll_web +3\/4 +web:1 ▪ {2}web:2 ▪▪ +updating/);
+    const one = [node("n1", "host1", "ready"), node("n2", "host2", "down")];
+    t.match(serviceTable([service], one, tasks), /roll_web +2\/4 +web:1 ▪ {2}web:2 ▪ +updating/);
+  },
+);

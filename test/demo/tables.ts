@@ -1,5 +1,5 @@
 import type { NodeSummary } from "../lab/swarm.ts";
-import type { TaskSummary } from "../e2e/view.ts";
+import { isRunning, type TaskSummary } from "../e2e/view.ts";
 
 /** The part of a service object, as listed with its status, that is shown. */
 export interface ListedService {
@@ -22,15 +22,31 @@ export function nodeTable(nodes: readonly NodeSummary[], tasks: readonly TaskSum
   return table([["NODE", "ROLE", "STATE", "TASKS"], ...rows]);
 }
 
+/** Those tasks that run and are meant to, on a node that is there: what is left of a service when hosts are lost. */
+export function runningTasks(
+  service: ListedService,
+  nodes: readonly NodeSummary[],
+  tasks: readonly TaskSummary[],
+): TaskSummary[] {
+  const ready = new Set(nodes.filter((node) => node.Status.State === "ready").map(({ ID }) => ID));
+  return tasks.filter(
+    (task) => task.ServiceID === service.ID && isRunning(task) && ready.has(task.NodeID ?? ""),
+  );
+}
+
 /** One line a service: running of wanted tasks, versions of the running ones, state of its update. */
-export function serviceTable(services: readonly ListedService[], tasks: readonly TaskSummary[]): string {
+export function serviceTable(
+  services: readonly ListedService[],
+  nodes: readonly NodeSummary[],
+  tasks: readonly TaskSummary[],
+): string {
   const rows = services
     .toSorted((a, b) => a.Spec.Name.localeCompare(b.Spec.Name))
     .map((service) => {
-      const own = tasks.filter((task) => task.ServiceID === service.ID);
-      const { RunningTasks = 0, DesiredTasks = 0 } = service.ServiceStatus ?? {};
+      const own = runningTasks(service, nodes, tasks);
+      const wanted = service.ServiceStatus?.DesiredTasks ?? 0;
       const update = service.UpdateStatus?.State ?? "";
-      return [service.Spec.Name, `${RunningTasks}/${DesiredTasks}`, versions(own), update];
+      return [service.Spec.Name, `${own.length}/${wanted}`, versions(own), update];
     });
   return table([["SERVICE", "RUNNING", "VERSIONS", "UPDATE"], ...rows]);
 }

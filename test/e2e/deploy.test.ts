@@ -65,7 +65,10 @@ t.test("deploy and scale over five hosts", { skip: noLab }, async (t) => {
         await waitFor("host4 reachable as a manager", { timeoutMs: 30_000 }, async () => {
           return (await view.node(host4)).ManagerStatus?.Reachability === "reachable";
         });
-        t.match(await client.run(host4, ["node", "ls"]), /host5/, "it answers as a manager");
+        const listed = await waitFor("answer of host4 as a manager", { timeoutMs: 15_000 }, () =>
+          client.run(host4, ["node", "ls"]),
+        );
+        t.match(listed, /host5/);
         await client.run(host1, ["node", "demote", "host4"]);
         await waitFor("host4 a worker", { timeoutMs: 30_000 }, async () => {
           const node = await view.node(host4);

@@ -1,7 +1,7 @@
 import { request as httpRequest } from "node:http";
 import type { IncomingMessage } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 
 const noManager = "This node is not a swarm manager.";
@@ -64,7 +64,13 @@ export async function forward(
     agent: false,
   });
   reply.raw.once("close", () => upstream.destroy());
-  const answered = response(upstream);
+  const answered = response(upstream).catch((error: unknown) => {
+    const { method, originalUrl: path } = request;
+    if (!reply.raw.destroyed) {
+      deps.log.warn({ method, path, error: errorText(error) }, "the manager beside us gave no answer");
+    }
+    throw error;
+  });
   if (body === undefined) request.raw.pipe(upstream);
   else upstream.end(body);
   const answer = await answered;
