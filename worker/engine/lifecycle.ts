@@ -67,7 +67,10 @@ export async function startContainer(deps: LifecycleDeps, container: Container):
     container.setStatus({ state: "running", pid, startedAtMs, oomKilled });
     container.output?.watch();
     emitContainer(deps, container, "start");
-    await records.saveState(id, storedState(container.status));
+    // It runs whether or not that can be written, and who looks next finds it running.
+    await records
+      .saveState(id, storedState(container.status))
+      .catch((error: unknown) => deps.warn(`cannot record the start of container ${id}`, error));
     container.activity = undefined;
     const { earlyExit } = container;
     if (earlyExit !== undefined) await endContainer(deps, container, earlyExit);
@@ -75,7 +78,10 @@ export async function startContainer(deps: LifecycleDeps, container: Container):
   } catch (error) {
     if (isAway(error)) throw toEngineError(error, `cannot start container ${id}`);
     const { exitCode, text } = startRefusal(detailOf(error), container.process?.args[0] ?? "");
-    await tasks.delete(id).catch((reason: unknown) => deps.warn(`cannot remove the task of ${id}`, reason));
+    // A start that only took too long may have gone through.
+    await removeTask(tasks, id).catch((reason: unknown) =>
+      deps.warn(`cannot remove the task of ${id}`, reason),
+    );
     const exit: ExitStatus = { exitCode, atMs: clock.now(), oomKilled: false, error: text };
     container.output?.end();
     container.setStatus({ state: "stopped", exit });
@@ -260,12 +266,17 @@ export async function removeFromContainerd(connection: Connection, tasks: Tasks,
   } catch (error) {
     if (!isNotFound(error)) {
       // A task is still there: its end was not seen.
-      await tasks.kill(id, sigkill);
-      await tasks.delete(id);
+      await removeTask(tasks, id);
       await unlessGone(connection.call(containers, "delete", { id }));
     }
   }
   await removeSnapshot(connection, id);
+}
+
+/** SIGKILL takes a moment, and a task that has not ended cannot be deleted. */
+async function removeTask(tasks: Tasks, id: string): Promise<void> {
+  if (await tasks.kill(id, sigkill)) await tasks.ended(id, killWaitMs);
+  await tasks.delete(id);
 }
 
 async function forceEnd(deps: LifecycleDeps, container: Container, abort: AbortSignal): Promise<ExitStatus> {

@@ -89,7 +89,7 @@ async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope)
   if (event === undefined || namespace !== containerdNamespace) return;
   if (topic === "/tasks/oom") {
     const container = deps.containers.get(TaskOOM.decode(event.value).containerId);
-    if (container !== undefined) await noteOom(deps, container);
+    if (container !== undefined) await alone(deps, container.id, noteOom(deps, container));
     return;
   }
   const { containerId, id, exitStatus, exitedAt } = TaskExit.decode(event.value);
@@ -115,16 +115,32 @@ async function noteOom(deps: MonitorDeps, container: Container): Promise<void> {
 /** Every container of ours against every task there is. */
 export async function compare(deps: MonitorDeps): Promise<void> {
   const tasks = await deps.tasks.list();
-  const ended: Promise<void>[] = [];
+  const compared: Promise<void>[] = [];
   for (const container of deps.containers.values()) {
-    if (container.activity === undefined) ended.push(compareOne(deps, container, tasks.get(container.id)));
+    if (container.activity !== undefined) continue;
+    compared.push(alone(deps, container.id, compareOne(deps, container, tasks.get(container.id))));
   }
-  await Promise.all(ended);
+  await Promise.all(compared);
   // Half-made by an earlier process of ours.
-  for (const id of deps.remains) {
-    await removeFromContainerd(deps.connection, deps.tasks, id);
-    await deps.records.remove(id);
-    deps.remains.delete(id);
+  for (const id of deps.remains) await alone(deps, id, removeRemains(deps, id));
+}
+
+async function removeRemains(
+  { connection, tasks, records, remains }: MonitorDeps,
+  id: string,
+): Promise<void> {
+  await removeFromContainerd(connection, tasks, id);
+  await records.remove(id);
+  remains.delete(id);
+}
+
+/** What goes wrong with one container, such as a record that a full disk refuses, must not hold up the others. */
+async function alone({ warn }: MonitorDeps, id: string, work: Promise<void>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (isAway(error)) throw error;
+    warn(`cannot compare container ${id} with containerd`, error);
   }
 }
 
@@ -138,8 +154,8 @@ async function compareOne(
   switch (status.state) {
     case "running":
       if (task === undefined) {
-        // It may have been started after the list was made.
-        if (clock.now() - status.startedAtMs < secondLookMs && (await tasks.get(id)) !== undefined) return;
+        // It may have been started after the list was made, and a list can take long on a crowded machine.
+        if ((await tasks.get(id)) !== undefined) return;
         await endContainer(deps, container, lostExit(clock));
       } else if (task.state === "stopped") {
         await endContainer(deps, container, { ...exitOf(task), error: "" });
@@ -161,7 +177,11 @@ async function compareOne(
       return;
     }
     case "stopped":
-      if (task?.state === "stopped") await tasks.delete(id);
+      if (task?.state === "stopped") {
+        // containerd has the only lasting copy of the exit code until this is written.
+        await records.saveState(id, storedState(status));
+        await tasks.delete(id);
+      }
       if (container.output?.ended === false) container.output.end();
       return;
   }

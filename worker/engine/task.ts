@@ -50,6 +50,16 @@ export class Tasks {
     }
   }
 
+  /** Settles when the task has ended; at once if it has or there is none. */
+  async ended(id: string, timeoutMs: number): Promise<void> {
+    const { tasks } = this.#connection;
+    try {
+      await this.#connection.call(tasks, "wait", { containerId: id, execId: "" }, { timeoutMs });
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+
   /** Removes an ended task. A task whose shim died meanwhile is as good as removed. */
   async delete(id: string): Promise<void> {
     const { tasks } = this.#connection;

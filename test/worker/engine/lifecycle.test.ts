@@ -1,0 +1,125 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+
+import type { ContainerState } from "../../../worker/engine/engine.ts";
+import { Container } from "../../../worker/engine/container.ts";
+import { startContainer } from "../../../worker/engine/lifecycle.ts";
+import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
+import { Records, type StoredContainer } from "../../../worker/engine/records.ts";
+import { Runtime } from "../../../worker/engine/runtime.ts";
+import { Tasks, type TaskView } from "../../../worker/engine/task.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+
+const id = "a".repeat(64);
+const running: ContainerState = { state: "running", pid: 42, startedAtMs: 1, oomKilled: false };
+const exit = { exitCode: 3, atMs: 5, oomKilled: false, error: "" };
+
+/** containerd's tasks in memory; what was listed may be older than what a single question finds. */
+class FakeTasks extends Tasks {
+  listed: Record<string, TaskView> = {};
+  present: Record<string, TaskView> = {};
+  readonly deleted: string[] = [];
+
+  constructor() {
+    super(undefined as never); // No call below reaches a connection.
+  }
+  override async create(): Promise<void> {}
+  override async start(container: string): Promise<number> {
+    this.present[container] = { state: "running", pid: 42 };
+    return 42;
+  }
+  override async kill(): Promise<boolean> {
+    return true;
+  }
+  override async ended(): Promise<void> {}
+  override async delete(container: string): Promise<void> {
+    this.deleted.push(container);
+  }
+  override async get(container: string): Promise<TaskView | undefined> {
+    return this.present[container];
+  }
+  override async list(): Promise<Map<string, TaskView>> {
+    return new Map(Object.entries(this.listed));
+  }
+}
+
+async function world(t: Test, status: ContainerState) {
+  const directory = await mkdtemp(join(tmpdir(), "shoal-lifecycle-"));
+  t.teardown(() => rm(directory, { recursive: true, force: true }));
+  const stored = {
+    id,
+    name: "web",
+    image: "web:1",
+    labels: {},
+    mounts: [],
+    tty: false,
+  } as Partial<StoredContainer>;
+  const container = new Container(stored as StoredContainer, status);
+  container.rootfs = [];
+  const tasks = new FakeTasks();
+  const warnings: string[] = [];
+  const deps: MonitorDeps = {
+    clock: new VirtualClock(60_000),
+    connection: undefined as never,
+    tasks,
+    runtime: new Runtime("runc", "/nowhere"),
+    records: new Records(directory),
+    volumes: undefined as never,
+    payloads: undefined as never,
+    runDirectory: directory,
+    cgroupVersion: 2,
+    cgroupPath: () => "/nowhere",
+    emit: () => undefined,
+    warn: (message) => void warnings.push(message),
+    containers: new Map([[id, container]]),
+    remains: new Set(),
+    connected: () => undefined,
+    disconnected: () => undefined,
+  };
+  const folder = join(directory, id);
+  mkdirSync(folder);
+  const stateOnDisk = async (): Promise<unknown> =>
+    JSON.parse(await readFile(join(folder, "state.json"), "utf8"));
+  return { deps, container, tasks, warnings, folder, stateOnDisk };
+}
+
+t.test("a list older than a start does not end the container, however long it took", async (t) => {
+  const { deps, container, tasks } = await world(t, running);
+  tasks.present[id] = { state: "running", pid: 42 };
+  await compare(deps);
+  t.equal(container.status.state, "running");
+});
+
+t.test("a container whose task is nowhere has ended", async (t) => {
+  const { deps, container } = await world(t, running);
+  await compare(deps);
+  t.match(container.status, { state: "stopped", exit: { exitCode: 137 } });
+});
+
+t.test("an exit that could not be saved is saved before containerd forgets it", async (t) => {
+  const { deps, container, tasks, folder, stateOnDisk } = await world(t, running);
+  const ended: TaskView = { state: "stopped", exitCode: exit.exitCode, atMs: exit.atMs };
+  tasks.listed[id] = ended;
+  tasks.present[id] = ended;
+  rmSync(folder, { recursive: true }); // Nothing can be written, as on a full disk.
+  await compare(deps);
+  t.match(container.status, { state: "stopped", exit });
+  t.strictSame(tasks.deleted, [], "containerd still has the exit code");
+  await compare(deps);
+  t.strictSame(tasks.deleted, []);
+  mkdirSync(folder);
+  await compare(deps);
+  t.strictSame(tasks.deleted, [id]);
+  t.match(await stateOnDisk(), { exit });
+});
+
+t.test("a container that runs is running, whether or not that could be saved", async (t) => {
+  const { deps, container, folder, warnings } = await world(t, { state: "created" });
+  rmSync(folder, { recursive: true });
+  t.match(await startContainer(deps, container), { pid: 42 });
+  t.equal(container.status.state, "running");
+  t.equal(warnings.length, 1);
+});
