@@ -171,14 +171,21 @@ export class Connection {
 }
 
 /** The messages of a server stream; `break` cancels the call. */
-export async function* received<Message>(
+export function received<Message>(
   stream: ClientReadableStream<Message>,
   signal?: AbortSignal,
 ): AsyncGenerator<Message> {
+  // At once, because nobody may have begun to read, or nobody reads any more, when an error arrives.
+  stream.on("error", () => {});
+  return messages(stream, signal);
+}
+
+async function* messages<Message>(
+  stream: ClientReadableStream<Message>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Message> {
   const cancel = (): void => stream.cancel();
   signal?.addEventListener("abort", cancel, { once: true });
-  // The iterator may be gone when the last error arrives.
-  stream.on("error", () => {});
   try {
     if (signal?.aborted === true) cancel();
     for await (const message of stream) yield message as Message;
