@@ -13,7 +13,7 @@ import { isNotFound, toEngineError } from "./connection.ts";
 import { Container } from "./container.ts";
 import type { ContainerCreate, Image } from "./engine.ts";
 import { hostsText, resolvConfText } from "./files.ts";
-import type { HostDescription } from "./host.ts";
+import { apparmorProfile, type HostDescription } from "./host.ts";
 import { emitContainer, type LifecycleDeps, removeFromContainerd } from "./lifecycle.ts";
 import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
@@ -98,7 +98,7 @@ async function make(
     mounts: [...mounts.map((mount) => mount.oci), ...files, ...payloadMounts],
     cgroupPath: deps.cgroupPath(id),
     host,
-    ...(host.apparmor && { apparmorProfile: "docker-default" }),
+    ...(host.apparmor && { apparmorProfile }),
   });
   const stored = storedOf(deps, request, image, oci, mounts, log);
   await records.create(stored);

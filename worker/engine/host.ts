@@ -9,6 +9,8 @@ import type { HostFacts } from "./spec.ts";
 const cgroup2Magic = 0x6367_7270;
 /** Capabilities of Linux 5.9 and later. */
 const lastCapabilityDefault = 40;
+/** Docker's, which its packages load; a profile that is not loaded lets no container start. */
+export const apparmorProfile = "docker-default";
 const initNames = ["docker-init", "tini-static", "tini"];
 
 export interface HostDescription extends HostFacts {
@@ -24,14 +26,14 @@ export async function describeHost(hostName: string): Promise<HostDescription> {
     findInit(),
     textOf("/etc/os-release"),
     textOf("/proc/sys/kernel/cap_last_cap"),
-    textOf("/sys/module/apparmor/parameters/enabled"),
+    textOf("/sys/kernel/security/apparmor/profiles"),
   ]);
   return {
     cgroupVersion,
     machine: machineName(),
     lastCapability: Number.parseInt(lastCapability, 10) || lastCapabilityDefault,
     swapLimit: await hasSwapLimit(cgroupVersion),
-    apparmor: apparmor.startsWith("Y"),
+    apparmor: apparmor.split("\n").some((line) => line.startsWith(`${apparmorProfile} (`)),
     ...(initPath !== undefined && { initPath }),
     hostname: hostName === "" ? hostname() : hostName,
     kernelVersion: release(),

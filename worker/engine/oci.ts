@@ -19,7 +19,7 @@ export interface OciProcess {
   readonly capabilities: OciCapabilities;
   readonly rlimits: readonly { readonly type: string; readonly soft: number; readonly hard: number }[];
   readonly noNewPrivileges: boolean;
-  readonly oomScoreAdj?: number;
+  readonly oomScoreAdj: number;
   readonly apparmorProfile?: string;
 }
 

@@ -17,6 +17,7 @@ export interface HostFacts {
   readonly lastCapability: number;
   /** The kernel accounts for swap, so that it can be limited. */
   readonly swapLimit: boolean;
+  /** The kernel has our profile. */
   readonly apparmor: boolean;
   /** Path of an init to run as PID 1 when asked for. */
   readonly initPath?: string;
@@ -119,7 +120,8 @@ function processOf(input: SpecInput, capabilities: readonly string[]): OciProces
     },
     rlimits: rlimitsOf(spec.ulimits),
     noNewPrivileges: spec.noNewPrivileges ?? false,
-    ...(spec.oomScoreAdj !== undefined && { oomScoreAdj: spec.oomScoreAdj }),
+    // Always said: left out, a container would inherit what protects shoald and containerd.
+    oomScoreAdj: spec.oomScoreAdj ?? 0,
     ...(apparmor !== undefined && spec.appArmor !== "disabled" && { apparmorProfile: apparmor }),
   };
 }
@@ -143,7 +145,8 @@ function mountsOf({ spec, mounts, network, host }: SpecInput): OciMount[] {
           destination: "/sys",
           type: "bind",
           source: "/sys",
-          options: ["rbind", "nosuid", "noexec", "nodev", "ro"],
+          // Not recursive: "ro" would leave what is mounted below writable, debugfs and bpf for example.
+          options: ["bind", "nosuid", "noexec", "nodev", "ro"],
         }
       : own("/sys", "sysfs", "nosuid,noexec,nodev,ro"),
     own("/sys/fs/cgroup", "cgroup", "nosuid,noexec,nodev,relatime,ro"),

@@ -103,6 +103,7 @@ t.test("the default sandbox", (t) => {
   t.strictSame(spec.process.capabilities.bounding, [...defaultCapabilities]);
   t.ok(spec.linux.maskedPaths.includes("/proc/kcore") && spec.linux.readonlyPaths.includes("/proc/sys"));
   t.equal(spec.linux.resources.devices[0]?.allow, false);
+  t.equal(spec.process.oomScoreAdj, 0, "what protects shoald from the kernel is not passed on");
   t.strictSame(
     spec.linux.namespaces.map(({ type }) => type),
     ["pid", "ipc", "uts", "mount", "network"],
@@ -126,7 +127,12 @@ t.test("the host's network: no namespace, no sysctl of it, the host's name and a
   t.notOk(spec.linux.namespaces.some(({ type }) => type === "network"));
   t.strictSame(spec.linux.sysctl, {});
   t.equal(spec.hostname, "host");
-  t.equal(spec.mounts.find(({ destination }) => destination === "/sys")?.type, "bind");
+  const sys = spec.mounts.find(({ destination }) => destination === "/sys");
+  t.equal(sys?.type, "bind");
+  t.ok(
+    sys?.options.includes("bind") && sys.options.includes("ro"),
+    "nothing that is mounted below /sys comes along",
+  );
   t.end();
 });
 
