@@ -12,10 +12,12 @@
 import {
   closeSync,
   type FSWatcher,
+  ftruncateSync,
   openSync,
   readFileSync,
   renameSync,
   statSync,
+  truncateSync,
   watch,
   writeFileSync,
   writeSync,
@@ -30,6 +32,7 @@ import {
   dropOldest,
   encodeRecords,
   type IndexRecord,
+  recordBytes,
   thinOut,
   totalBytes,
 } from "./index-file.ts";
@@ -43,7 +46,7 @@ export const defaultOutputLimits: OutputLimits = { maxBytes: 10 * 2 ** 20, maxFi
 
 /** While output keeps coming, the files are looked at this often; it is also the precision of times. */
 const sampleEveryMs = 40;
-/** Only where the kernel has no watches left. */
+/** Where the kernel has no watches left, and while nothing can be written. */
 const pollEveryMs = 1_000;
 const recordLimit = 200_000;
 const outputMode = 0o600;
@@ -73,6 +76,9 @@ export class OutputFile {
   #watcher: FSWatcher | undefined;
   #cancelTimer: (() => void) | undefined;
   #cancelPoll: (() => void) | undefined;
+  #cancelRetry: (() => void) | undefined;
+  /** The last look could not write down what it saw. */
+  #refused = false;
   #dirty = false;
   #freeing = false;
 
@@ -98,12 +104,15 @@ export class OutputFile {
   /** Goes on with the files of a container that was there before us. */
   static async open(deps: OutputDeps, directory: string, limits: OutputLimits): Promise<OutputFile> {
     const file = new OutputFile(deps, directory, limits);
-    const records = decodeRecords(await readFile(file.#indexPath).catch(() => Buffer.alloc(0)));
-    if (records.length > 0) {
-      file.#begin(records);
-      // A torn record at the end would shift those appended after it.
-      file.#rewrite(records);
-    } else file.#rewrite([{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
+    const bytes = await readFile(file.#indexPath).catch(() => Buffer.alloc(0));
+    const records = decodeRecords(bytes);
+    // A torn record at the end would shift those appended after it.
+    if (bytes.length > records.length * recordBytes)
+      truncateSync(file.#indexPath, records.length * recordBytes);
+    file.#unwritten = records.length === 0;
+    file.#begin(
+      records.length > 0 ? records : [{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }],
+    );
     file.look();
     return file;
   }
@@ -141,9 +150,21 @@ export class OutputFile {
     this.look();
   }
 
-  /** Notes new output now. */
+  /** Notes new output now. Where that cannot be written, such as on a full disk, it is tried again until it can. */
   look(): void {
     if (this.#ended) return;
+    try {
+      this.#note();
+      this.#refused = false;
+    } catch (error) {
+      if (!this.#refused) this.#deps.warn(`cannot note output in ${this.#directory}`, error);
+      this.#refused = true;
+      this.#cancelRetry?.();
+      this.#cancelRetry = this.#deps.clock.after(pollEveryMs, () => this.look());
+    }
+  }
+
+  #note(): void {
     const stdoutBytes = sizeOf(this.stdoutPath);
     const stderrBytes = sizeOf(this.stderrPath);
     const { timeMs } = this.#last;
@@ -157,9 +178,10 @@ export class OutputFile {
     this.#wake();
   }
 
-  /** The container has ended and its shim has written everything. */
+  /** The container has ended and its shim has written everything. To be said again while `ended` stays false. */
   end(): void {
     this.look();
+    if (this.#refused) return; // Its last lines are in the file, but not noted yet.
     this.#ended = true;
     this.close();
     this.#wake();
@@ -173,6 +195,8 @@ export class OutputFile {
     this.#cancelTimer = undefined;
     this.#cancelPoll?.();
     this.#cancelPoll = undefined;
+    this.#cancelRetry?.();
+    this.#cancelRetry = undefined;
     if (this.#fd !== undefined) closeSync(this.#fd);
     this.#fd = undefined;
   }
@@ -215,7 +239,15 @@ export class OutputFile {
 
   #append(record: IndexRecord): void {
     this.#fd ??= openSync(this.#indexPath, "a", outputMode);
-    writeSync(this.#fd, encodeRecords(this.#unwritten ? [this.#first, record] : [record]));
+    const bytes = encodeRecords(this.#unwritten ? [this.#first, record] : [record]);
+    try {
+      const written = writeSync(this.#fd, bytes);
+      if (written < bytes.length) throw new Error(`${written} of ${bytes.length} bytes written`);
+    } catch (error) {
+      // Half a record would shift all that follow.
+      ftruncateSync(this.#fd, this.#unwritten ? 0 : this.#count * recordBytes);
+      throw error;
+    }
     this.#unwritten = false;
     this.#last = record;
     this.#count++;

@@ -1,4 +1,4 @@
-import { appendFileSync, statSync, truncateSync } from "node:fs";
+import { appendFileSync, rmSync, statSync, symlinkSync, truncateSync } from "node:fs";
 import { appendFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -191,3 +191,43 @@ async function waitUntil(condition: () => boolean): Promise<void> {
   }
   throw new Error("the condition did not come true within 5 s");
 }
+
+t.test("a disk that takes no more costs no line and ends nobody", async (t) => {
+  const world = await bench(t);
+  const retries: (() => void)[] = [];
+  const clock: Clock = {
+    ...world.deps.clock,
+    after: (_ms, callback) => (retries.push(callback), () => undefined),
+  };
+  const file = await OutputFile.create({ ...world.deps, clock }, world.directory, roomy);
+  const index = join(world.directory, "output.index");
+  symlinkSync("/dev/full", index); // Every write to it fails as on a full disk.
+  appendFileSync(file.stdoutPath, "one\n");
+  file.look();
+  file.look();
+  t.equal(world.warnings.length, 1, "said once");
+  t.match(world.warnings[0], /cannot note output/);
+  file.end();
+  t.notOk(file.ended, "what came last is not given up");
+  file.close();
+  rmSync(index);
+  appendFileSync(file.stdoutPath, "two\n");
+  world.nowMs = 2_000;
+  retries.at(-1)?.();
+  file.end();
+  t.strictSame(await read(file), ["2000 o one", "2000 o two"]);
+});
+
+t.test("opening goes on behind a torn record", async (t) => {
+  const world = await bench(t);
+  const before = await OutputFile.create(world.deps, world.directory, roomy);
+  appendFileSync(before.stdoutPath, "one\n");
+  before.look();
+  before.close();
+  appendFileSync(join(world.directory, "output.index"), "torn");
+  world.nowMs = 2_000;
+  appendFileSync(before.stdoutPath, "two\n");
+  const after = await OutputFile.open(world.deps, world.directory, roomy);
+  t.strictSame(await read(after), ["1000 o one", "2000 o two"]);
+  after.close();
+});
