@@ -19,6 +19,8 @@ const snapshotPartBytes = 1024 * 1024;
 const firstRetryMs = 5;
 const maxRetryMs = 1_000;
 const snapshotDeadlineMs = 60_000;
+/** A stream that lasted this long was welcome; the next attempt after it is immediate again. */
+const settledAfterMs = 1_000;
 
 interface LinkEvents {
   onUnreachable(id: MemberId): void;
@@ -39,6 +41,7 @@ export class PeerLink {
   #flushPlanned = false;
   #blocked = false;
   #retryMs = firstRetryMs;
+  #connectedSinceMs = 0;
   #cancelRetry: () => void = () => {};
   #closed = false;
 
@@ -132,7 +135,7 @@ export class PeerLink {
     stream.on("metadata", () => {
       if (!current()) return;
       this.#connected = true;
-      this.#retryMs = firstRetryMs;
+      this.#connectedSinceMs = this.#deps.clock.monotonic();
       this.#flush();
     });
     stream.on("data", (notice: RaftNotice) => {
@@ -161,6 +164,9 @@ export class PeerLink {
     if (wasConnected) this.#deps.log.info({ peer: to, reason }, "raft peer lost");
     this.#events.onUnreachable(to);
     if (reason.includes("ECONNREFUSED")) this.#events.onGone(to);
+    // A peer that accepts a stream only to end it, as it does with a member that was removed, is not asked at once again.
+    const lastedMs = this.#deps.clock.monotonic() - this.#connectedSinceMs;
+    if (wasConnected && lastedMs >= settledAfterMs) this.#retryMs = firstRetryMs;
     const jitter = this.#deps.random.next() * this.#retryMs;
     this.#cancelRetry = this.#deps.clock.after(this.#retryMs + jitter, () => {
       if (!this.#closed) this.#open();
