@@ -44,6 +44,9 @@ export interface ManagerDeps extends LoopDeps {
   readonly openTelemetry?: OpenTelemetry;
 }
 
+const leaderReplacedText =
+  "the leader was lost while it carried out this request: whether it took effect is not known; look before you repeat it";
+
 type Notify = (message: ManagerToDaemon) => void;
 
 /** One manager, from its first breath to its end: store, consensus, doors, and the leader's loops while it leads. */
@@ -64,6 +67,11 @@ export class Manager {
   #leadership: Leadership | undefined;
   #leadershipEnd: Promise<void> = Promise.resolve();
   #leaderId: NodeId | undefined;
+  /** The last leader known, and the end of its being that. */
+  #askedLeader: { readonly id: NodeId | undefined; readonly replaced: AbortController } = {
+    id: undefined,
+    replaced: new AbortController(),
+  };
   #members: readonly GroupMember[] = [];
   #stopping: Promise<void> | undefined;
   #failed: (reason: unknown) => void = () => {};
@@ -183,7 +191,7 @@ export class Manager {
         this.#store.restore(event.data);
         return;
       case "leader":
-        this.#leaderId = event.leaderId;
+        this.#followLeader(event.leaderId);
         this.#lead(event.isSelf ? event.term : undefined);
         return;
       case "membership":
@@ -195,6 +203,14 @@ export class Manager {
           ? new ClusterError("failed-precondition", "this node was removed from the group of managers")
           : event.error;
     }
+  }
+
+  /** Requests under way at a leader that another has replaced get no answer any more: whoever waits is told so. */
+  #followLeader(leaderId: NodeId | undefined): void {
+    this.#leaderId = leaderId;
+    if (leaderId === undefined || leaderId === this.#askedLeader.id) return;
+    this.#askedLeader.replaced.abort(new ClusterError("unavailable", leaderReplacedText));
+    this.#askedLeader = { id: leaderId, replaced: new AbortController() };
   }
 
   #lead(term: number | undefined): void {
@@ -357,7 +373,10 @@ export class Manager {
         const address = this.#leaderAddress();
         if (address === undefined) return Promise.reject(new NoLeaderYet(noLeaderText));
         const client = this.#channels.to(address);
-        return callManager(client, ControlService.forward, request, { timeoutMs: forwardTimeoutMs, signal });
+        return callManager(client, ControlService.forward, request, {
+          timeoutMs: forwardTimeoutMs,
+          signal: AbortSignal.any([signal, this.#askedLeader.replaced.signal]),
+        });
       },
       logs: (selector, options, signal) => this.#telemetry.logs(selector, options, signal),
       joinTokens: {

@@ -1,5 +1,5 @@
 import { Client, Metadata, type ServiceError } from "@grpc/grpc-js";
-import { ClusterError } from "../model/errors.ts";
+import { ClusterError, errorText } from "../model/errors.ts";
 import { fromServiceError } from "../proto/status.ts";
 import { channelOptions } from "../runtime/grpc.ts";
 import { channelCredentials, type TlsKeeper } from "../runtime/tls.ts";
@@ -82,7 +82,7 @@ export async function callManager<Request, Response>(
   { timeoutMs, signal, onBehalf }: PassOptions,
 ): Promise<Response> {
   signal?.throwIfAborted();
-  await connected(client);
+  await connected(client, signal);
   const metadata = new Metadata();
   if (onBehalf !== undefined) metadata.set(onBehalfHeader, onBehalf);
   return new Promise((resolve, reject) => {
@@ -113,11 +113,18 @@ function failureOf(error: ServiceError): ClusterError {
   return retriable ? new NoLeaderYet(notLeadingText, { cause: error }) : failure;
 }
 
-function connected(client: Client): Promise<void> {
+/** Nothing has been sent before this settles, so whatever ends it leaves the call free to be made again. */
+function connected(client: Client, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
+    const end = (cause: unknown): void => {
+      reject(new NoLeaderYet(`cannot reach the other manager: ${errorText(cause)}`, { cause }));
+    };
+    const onAbort = (): void => end(signal?.reason);
+    signal?.addEventListener("abort", onAbort, { once: true });
     client.waitForReady(Date.now() + connectTimeoutMs, (error) => {
+      signal?.removeEventListener("abort", onAbort);
       if (error === undefined) resolve();
-      else reject(new NoLeaderYet(`cannot reach the other manager: ${error.message}`, { cause: error }));
+      else end(error);
     });
   });
 }
