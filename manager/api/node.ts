@@ -1,9 +1,9 @@
 /** `/nodes` */
 import { ClusterError } from "../../model/errors.ts";
 import type { Node } from "../../model/node.ts";
-import { taskStates } from "../../model/task.ts";
 import { parseFilters, queryFlag } from "../../runtime/http.ts";
-import type { StoreView, Transaction } from "../store/transaction.ts";
+import { removeNode } from "../orchestrator/lost.ts";
+import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import type { Json } from "./json-writer.ts";
@@ -16,7 +16,7 @@ export const nodeRoutes: readonly Route[] = [
   { method: "GET", path: "/nodes", handle: listNodes },
   { method: "GET", path: "/nodes/:id", handle: inspectNode },
   { method: "POST", path: "/nodes/:id/update", handle: updateNode },
-  { method: "DELETE", path: "/nodes/:id", handle: removeNode },
+  { method: "DELETE", path: "/nodes/:id", handle: deleteNode },
 ];
 
 const filterKeys = ["id", "name", "label", "node.label", "role", "membership"];
@@ -94,7 +94,7 @@ function refuseBadDemotion({ cluster }: ApiDeps, view: StoreView, node: Node): v
 }
 
 /** `DELETE /nodes/{id}`: its certificate is refused from now on, its tasks are given up. */
-async function removeNode({ store, clock }: ApiDeps, call: Call): Promise<Reply> {
+async function deleteNode({ store }: ApiDeps, call: Call): Promise<Reply> {
   const force = queryFlag(call.query.get("force"));
   await store.update((tx) => {
     const node = resolveNode(tx, param(call, "id"));
@@ -107,28 +107,7 @@ async function removeNode({ store, clock }: ApiDeps, call: Call): Promise<Reply>
     if (!force && node.status.state === "ready") {
       throw new ClusterError("failed-precondition", `node ${node.id} is not down and can't be removed`);
     }
-    giveUpNode(tx, node, clock.now());
+    removeNode(tx, node.id);
   }, call.signal);
   return empty();
-}
-
-function giveUpNode(tx: Transaction, node: Node, nowMs: number): void {
-  for (const task of tx.tasks.byNode(node.id)) {
-    if (taskStates[task.status.state] >= taskStates.complete) continue;
-    tx.tasks.update({
-      ...task,
-      status: {
-        ...task.status,
-        state: "orphaned",
-        atMs: nowMs,
-        appliedAtMs: nowMs,
-        message: "Task belonged to a node that has been deleted",
-      },
-    });
-  }
-  const { cluster } = tx;
-  if (cluster !== undefined) {
-    tx.clusters.update({ ...cluster, removedNodes: { ...cluster.removedNodes, [node.id]: nowMs } });
-  }
-  tx.nodes.remove(node.id);
 }

@@ -130,7 +130,6 @@ export class Dispatcher {
       this.#sessions.set(peer.nodeId, session);
       this.#states.heard(session.nodeId);
       await this.#deps.store.update((tx) => this.#register(tx, peer, hello, description), over);
-      this.#states.registered(peer.nodeId);
       log.info({ node: peer.nodeId, address: peer.address }, "node registered");
       const info = this.#deps.store.view((view) => this.#infoFor(session, view));
       stream.on("data", (message: WorkerMessage) => this.#receive(session, stream, message));

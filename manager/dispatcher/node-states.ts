@@ -2,7 +2,6 @@ import { heartbeatGrace } from "../../model/defaults.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { Node, NodeState } from "../../model/node.ts";
-import { stateAtLeast, taskStates } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Store } from "../store/store.ts";
@@ -16,9 +15,6 @@ const unheardGrace = 6;
 const unheardGraceLeastMs = 6_000;
 /** Nodes that found a new leader by then were never `unknown`; that saves two writes for each of them. */
 const settleMs = 1_000;
-/** Nodes down this long will not come back; their tasks are written off. */
-const orphanAfterMs = 24 * 3_600_000;
-const orphanCheckMs = 60_000;
 
 export interface NodeStatesDeps {
   readonly store: Pick<Store, "view" | "update" | "batch">;
@@ -35,7 +31,6 @@ export class NodeStates {
   readonly #deps: NodeStatesDeps;
   readonly #signal: AbortSignal;
   readonly #liveness: Liveness;
-  readonly #downSinceMs = new Map<NodeId, number>();
   /** Nodes to be marked down; kept until it is written. */
   readonly #overdue = new Set<NodeId>();
   #writingDowns = false;
@@ -53,7 +48,6 @@ export class NodeStates {
     const cancels = [
       clock.every(tickMs, () => this.#tick()),
       clock.after(settleMs, () => this.#inBackground("marking unheard nodes", this.#markUnknown())),
-      clock.every(orphanCheckMs, () => this.#inBackground("writing off lost tasks", this.#orphanTasks())),
     ];
     return () => {
       for (const cancel of cancels) cancel();
@@ -71,10 +65,6 @@ export class NodeStates {
     if (!this.#deps.isConnected(nodeId)) this.#liveness.expect(nodeId, unheardGraceLeastMs);
   }
 
-  registered(nodeId: NodeId): void {
-    this.#downSinceMs.delete(nodeId);
-  }
-
   /** The node's session ended. */
   closed(nodeId: NodeId): void {
     this.#inBackground("marking a node unreachable", this.#markUnreachable(nodeId));
@@ -82,7 +72,6 @@ export class NodeStates {
 
   forget(nodeId: NodeId): void {
     this.#liveness.forget(nodeId);
-    this.#downSinceMs.delete(nodeId);
     this.#overdue.delete(nodeId);
   }
 
@@ -97,13 +86,10 @@ export class NodeStates {
 
   /** A new leader has heard nobody yet; everyone not known to be down gets time to come. */
   expectAll(): void {
-    const { store, clock } = this.#deps;
-    store.view((view) => {
+    this.#deps.store.view((view) => {
       const graceMs = Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace);
       for (const { id, status } of view.nodes.list()) {
-        if (status.state === "down") {
-          if (!this.#downSinceMs.has(id)) this.#downSinceMs.set(id, clock.monotonic());
-        } else if (!this.#deps.isConnected(id)) this.#liveness.expect(id, graceMs);
+        if (status.state !== "down" && !this.#deps.isConnected(id)) this.#liveness.expect(id, graceMs);
       }
     });
   }
@@ -142,7 +128,7 @@ export class NodeStates {
   }
 
   async #writeDowns(): Promise<void> {
-    const { store, clock, log } = this.#deps;
+    const { store, log } = this.#deps;
     const nodeIds = [...this.#overdue];
     this.#writingDowns = true;
     try {
@@ -165,39 +151,10 @@ export class NodeStates {
     }
     for (const nodeId of nodeIds) {
       this.#overdue.delete(nodeId);
-      if (this.#liveness.isExpected(nodeId)) continue;
-      this.#downSinceMs.set(nodeId, clock.monotonic());
+      // The store decides: a node heard since then is down all the same, and only a new session makes it ready.
+      if (store.view((view) => view.nodes.get(nodeId)?.status.state) !== "down") continue;
       this.#deps.disconnect(nodeId, new ClusterError("unavailable", "heartbeat failure"));
       log.warn({ node: nodeId }, "node is down: heartbeat failure");
-    }
-  }
-
-  async #orphanTasks(): Promise<void> {
-    const { store, clock } = this.#deps;
-    const nowMs = clock.monotonic();
-    const lost = [...this.#downSinceMs].filter(([, sinceMs]) => nowMs - sinceMs >= orphanAfterMs);
-    for (const [nodeId] of lost) {
-      const taskIds = store.view((view) => view.tasks.byNode(nodeId).map(({ id }) => id));
-      await store.batch(
-        taskIds,
-        (tx, taskId) => {
-          const task = tx.tasks.get(taskId);
-          if (task === undefined || tx.nodes.get(nodeId)?.status.state === "ready") return;
-          if (
-            !stateAtLeast(task.status.state, "assigned") ||
-            taskStates[task.status.state] > taskStates.running
-          )
-            return;
-          const atMs = clock.now();
-          const message = "node was down too long";
-          tx.tasks.update({
-            ...task,
-            status: { ...task.status, state: "orphaned", atMs, message, appliedAtMs: atMs },
-          });
-        },
-        this.#signal,
-      );
-      this.#downSinceMs.delete(nodeId);
     }
   }
 
