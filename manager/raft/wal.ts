@@ -71,7 +71,6 @@ export class Wal {
 
   /** Makes a batch durable. One at a time. */
   async append(batch: WalBatch): Promise<void> {
-    if (batch.hardState !== undefined) this.#hardState = batch.hardState;
     await this.#guarded(async () => {
       const bytes = this.#record("batch", batch);
       if (this.#position > 0 && this.#position + bytes.byteLength > this.#segmentBytes) {
@@ -81,6 +80,9 @@ export class Wal {
       } else {
         await this.#commit(bytes);
       }
+      // Not before: a new segment begins with it, and may be all that a crash leaves. It must not speak of entries
+      // that only this batch brings.
+      this.#hardState = batch.hardState ?? this.#hardState;
       const segment = this.#segments.at(-1);
       const last = batch.entries.at(-1);
       if (segment !== undefined && last !== undefined) {
