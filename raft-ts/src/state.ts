@@ -113,13 +113,14 @@ export class RaftState {
         this.messagesAfterPersist.push(message);
         return;
       case "heartbeat-reply":
-        // It promises the term and nothing else, and a slow disk must not look like a dead member.
-        if (message.term === this.stableTerm) this.messages.push(message);
-        else this.messagesAfterPersist.push(message);
-        return;
       case "append":
       case "heartbeat":
       case "snapshot":
+        // They promise the term and nothing else, and a slow disk must not look like a dead member. The term itself
+        // must be on disk: a lone voter that crashed would win it again and give its indexes to other entries.
+        if (message.term === this.stableTerm) this.messages.push(message);
+        else this.messagesAfterPersist.push(message);
+        return;
       case "read":
       case "read-reply":
       case "timeout-now":

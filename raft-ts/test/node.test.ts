@@ -92,6 +92,26 @@ t.test("votes wait for the disk, appends of a leader do not", (t) => {
   t.end();
 });
 
+t.test("a lone voter tells its learners nothing of a term that is not on its disk yet", (t) => {
+  const storage = new MemoryStorage();
+  storage.append([bootstrapEntry({ ...group(["a"]), learners: ["l"] })]);
+  storage.setHardState({ term: 1, vote: undefined, commit: 1 });
+  const node = new RaftNode({ id: "a", storage, random: () => 0 });
+  node.campaign();
+  t.equal(node.propose(bytes("x")).kind, "accepted");
+  const ready = node.ready();
+  // After a crash here it would win the same term again, and fill the same indexes with other entries.
+  t.strictSame(ready.messages, []);
+  t.match(ready.messagesAfterPersist, [{ type: "append", to: "l", term: 2 }]);
+  storage.append(ready.entries);
+  if (ready.hardState !== undefined) storage.setHardState(ready.hardState);
+  node.advance();
+  t.equal(node.propose(bytes("y")).kind, "accepted");
+  for (let tick = 0; tick < 2; tick += 1) node.tick();
+  t.match(node.ready().messages, [{ type: "heartbeat", to: "l" }], "once it is there, nothing waits");
+  t.end();
+});
+
 t.test("entries replaced while they were being written are written again", (t) => {
   const subject = member([]);
   const append = { type: "append", to: "a", commit: 1 } as const;
