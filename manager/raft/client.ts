@@ -95,6 +95,7 @@ class GroupClient implements RaftGroup {
       );
     }
     const index = this.#request(proposalId, signal);
+    if (!this.#pending.has(proposalId)) return { index: await index }; // Refused, so it must not be proposed either.
     if (this.#outbox.length === 0) queueMicrotask(() => this.#flushProposals());
     this.#outbox.push({ id: proposalId, data });
     return { index: await index };

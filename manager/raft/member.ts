@@ -1,5 +1,6 @@
 import {
   type ConfChange,
+  type Configuration,
   type Entry,
   type MemberId,
   type Message,
@@ -13,6 +14,7 @@ import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
+import { Departures } from "./departures.ts";
 import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import type { ThreadCommand, ThreadOutput } from "./port.ts";
@@ -27,6 +29,7 @@ const defaultKeepEntries = 500;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 6;
 const statusTicks = 4;
+const firstCtxBound = 2 ** 40;
 
 /** The wire as the member sees it; `PeerTransport` is the real one. */
 export interface MemberWire {
@@ -46,11 +49,18 @@ export interface MemberDeps {
 
 interface PendingChange {
   readonly id: number;
+  /** Of the leadership that takes it on; it ends with that. */
+  readonly term: number;
   readonly steps: ConfChange[];
   /** Index of the step under way. */
   index: number | undefined;
   age: number;
 }
+
+/** Who waits for a read: a request of the main thread, or the question whether a stranger was removed. */
+type ReadAsker =
+  | { readonly kind: "request"; readonly id: number }
+  | { readonly kind: "stranger"; readonly memberId: MemberId };
 
 /**
  * Drives the core of one member: persist, send, apply, advance, again and again. While one round is being written,
@@ -64,7 +74,10 @@ export class Member implements TransportHandler {
   readonly #wire: MemberWire;
   readonly #electionTicks: number;
   readonly #proposals = new Proposals();
-  readonly #reads: Reads;
+  readonly #reads: Reads<ReadAsker>;
+  readonly #departures = new Departures();
+  /** Strangers that a read has been asked for. */
+  readonly #asked = new Set<MemberId>();
   readonly #received = new Map<number, Uint8Array>();
   #changes: PendingChange[] = [];
   #transfer: { readonly id: number } | undefined;
@@ -89,7 +102,10 @@ export class Member implements TransportHandler {
     const { electionTicks = defaults.electionTicks, heartbeatTicks = defaults.heartbeatTicks } = options;
     this.#electionTicks = electionTicks;
     const boundTicks = boundElections * electionTicks;
-    this.#reads = new Reads({ retryTicks: electionTicks, boundTicks, inFlight: 4 });
+    this.#reads = new Reads(
+      { retryTicks: electionTicks, boundTicks, inFlight: 4 },
+      deps.random.integer(firstCtxBound),
+    );
     this.#node = new RaftNode({
       id: state.memberId,
       storage: state.storage,
@@ -104,8 +120,7 @@ export class Member implements TransportHandler {
     const { snapshot } = this.#state;
     if (snapshot !== undefined) {
       this.#deps.emit({ kind: "snapshot", index: snapshot.meta.index, data: ownBuffer(snapshot.data) });
-      const members = groupMembers(snapshot.meta.configuration);
-      this.#deps.emit({ kind: "membership", members });
+      this.#tellMembership(snapshot.meta.configuration);
     }
     this.#followConfiguration();
     const { voters } = this.#node.status().configuration;
@@ -132,7 +147,7 @@ export class Member implements TransportHandler {
           for (const proposal of command.proposals) this.#propose(proposal);
           return;
         case "read":
-          this.#reads.add(command.id);
+          this.#reads.add({ kind: "request", id: command.id });
           return;
         case "change":
           this.#startChange(command.id, command.change);
@@ -160,8 +175,11 @@ export class Member implements TransportHandler {
 
   onSnapshot(message: SnapshotMessage, data: Uint8Array): void {
     this.#guarded(() => {
-      this.#received.set(message.snapshot.index, data);
+      const { index } = message.snapshot;
+      if (index > this.#node.status().commit) this.#received.set(index, data);
       this.#node.step(message);
+      // Not taken, such as one of an earlier term: nobody will ask for the data.
+      if (this.#node.status().commit < index) this.#received.delete(index);
     });
   }
 
@@ -182,8 +200,24 @@ export class Member implements TransportHandler {
 
   isRemoved(id: MemberId): boolean {
     if (this.#members.has(id)) return false;
+    if (this.#departures.has(id)) return true;
+    // Gone since before this member can tell, or new and known to others only: a read tells which.
+    if (this.#leadsSettled() && !this.#asked.has(id)) {
+      this.#asked.add(id);
+      this.#reads.add({ kind: "stranger", memberId: id });
+      this.#wake();
+    }
+    return false;
+  }
+
+  /** A read was confirmed after a stranger had spoken: whoever knew of it before then, this leader would too. */
+  #judgeStranger(memberId: MemberId): void {
+    this.#asked.delete(memberId);
+    if (this.#leadsSettled() && !this.#members.has(memberId)) this.#departures.add(memberId);
+  }
+
+  #leadsSettled(): boolean {
     const { role, settled } = this.#node.status();
-    // Only the leader knows for sure: others may not have heard of a new member yet.
     return role === "leader" && settled;
   }
 
@@ -213,7 +247,10 @@ export class Member implements TransportHandler {
     if (ready.committed.length > 0) this.#apply(ready.committed);
     if (ready.softState !== undefined) this.#onSoftState(); // After what was still committed.
     for (const { ctx, index } of ready.readStates) {
-      for (const id of this.#reads.answered(ctx)) this.#deps.emit({ kind: "reply", id, value: index });
+      for (const asker of this.#reads.answered(ctx)) {
+        if (asker.kind === "request") this.#deps.emit({ kind: "reply", id: asker.id, value: index });
+        else this.#judgeStranger(asker.memberId);
+      }
     }
   }
 
@@ -236,7 +273,7 @@ export class Member implements TransportHandler {
       for (const known of this.#received.keys()) if (known <= index) this.#received.delete(known);
       this.#sinceSnapshot = { entries: 0, bytes: 0 };
       this.#deps.emit({ kind: "snapshot", index, data: ownBuffer(installed) });
-      this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
+      this.#tellMembership(configuration);
     }
     storage.append(ready.entries);
     storage.setHardState(hardState);
@@ -301,12 +338,18 @@ export class Member implements TransportHandler {
   }
 
   #onSoftState(): void {
-    const { role, transferTo } = this.#node.status();
-    if (role !== "leader") {
+    const { role, transferTo, term } = this.#node.status();
+    // It may have been lost and won again while the last round was being written.
+    const firstTerm = role === "leader" ? term : Infinity;
+    this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
+    const given = this.#changes.filter((change) => change.term < firstTerm);
+    if (given.length > 0) {
       this.#continueChanges();
-      for (const id of this.#proposals.abandon()) this.#refuse(id, leadershipLost());
-      for (const { id } of this.#changes) this.#refuse(id, leadershipLost());
-      this.#changes = [];
+      const lost = this.#changes.filter((change) => change.term < firstTerm);
+      this.#changes = this.#changes.filter((change) => change.term >= firstTerm);
+      this.#refuseAll(lost.map(({ id }) => id));
+    }
+    if (role !== "leader") {
       if (this.#transfer !== undefined && transferTo === undefined) {
         this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
         this.#transfer = undefined;
@@ -328,16 +371,21 @@ export class Member implements TransportHandler {
   }
 
   #onMembership(index: number): void {
-    const configuration = this.#node.configurationAt(index);
-    this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
+    this.#tellMembership(this.#node.configurationAt(index));
     this.#followConfiguration();
+  }
+
+  /** The committed configuration has changed. */
+  #tellMembership(configuration: Configuration): void {
+    this.#departures.committed(configuration);
+    this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
   }
 
   #propose({ id, data }: { id: number; data: Uint8Array }): void {
     const result = this.#node.propose(data);
     switch (result.kind) {
       case "accepted":
-        this.#proposals.add(id, result);
+        this.#refuseAll([this.#proposals.add(id, result)]);
         return;
       case "refused":
         this.#refuse(
@@ -359,7 +407,7 @@ export class Member implements TransportHandler {
   }
 
   #startChange(id: number, change: MembershipChange): void {
-    const { role, configuration } = this.#node.status();
+    const { role, term, configuration } = this.#node.status();
     if (role !== "leader") {
       this.#refuse(id, this.#notLeading());
       return;
@@ -368,7 +416,7 @@ export class Member implements TransportHandler {
       const reachable = (member: MemberId): boolean =>
         member === this.#state.memberId || this.#wire.isConnected(member);
       const steps = [...planMembership(change, configuration, reachable)];
-      this.#changes.push({ id, steps, index: undefined, age: 0 });
+      this.#changes.push({ id, term, steps, index: undefined, age: 0 });
       this.#continueChanges();
     } catch (error) {
       this.#refuse(
@@ -385,6 +433,12 @@ export class Member implements TransportHandler {
       if (change === undefined) return;
       if (change.index !== undefined) {
         if (this.#applied < change.index) return;
+        const heldTerm = this.#state.storage.term(change.index);
+        if (heldTerm !== undefined && heldTerm !== change.term) {
+          this.#changes.shift(); // Another leader's entry took its place.
+          this.#refuse(change.id, leadershipLost());
+          continue;
+        }
         change.index = undefined;
         change.steps.shift();
       }
@@ -425,7 +479,10 @@ export class Member implements TransportHandler {
     this.#guarded(() => {
       this.#node.tick();
       this.#ticks += 1;
-      for (const id of this.#reads.tick()) this.#refuse(id, new ClusterError("no-leader", noLeaderText));
+      for (const asker of this.#reads.tick()) {
+        if (asker.kind === "request") this.#refuse(asker.id, new ClusterError("no-leader", noLeaderText));
+        else this.#asked.delete(asker.memberId);
+      }
       this.#tickLeader();
       if (this.#ticks % statusTicks === 0) this.#emitStatus();
     });
@@ -505,6 +562,11 @@ export class Member implements TransportHandler {
 
   #refuse(id: number, { code, message }: ClusterError): void {
     this.#deps.emit({ kind: "refused", id, failure: { code, message } });
+  }
+
+  /** Of a leadership that is gone. */
+  #refuseAll(ids: readonly (number | undefined)[]): void {
+    for (const id of ids) if (id !== undefined) this.#refuse(id, leadershipLost());
   }
 
   /** Runs one event against the core and lets the rounds go on. */

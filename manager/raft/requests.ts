@@ -8,10 +8,13 @@ export const noLeaderText =
 
 /** Proposals under way, by the index they were given. */
 export class Proposals {
-  #pending = new Map<number, { readonly id: number; readonly term: number }>();
+  readonly #pending = new Map<number, { readonly id: number; readonly term: number }>();
 
-  add(id: number, { index, term }: { index: number; term: number }): void {
+  /** @returns the proposal of an earlier leadership whose index this one takes; nobody will answer it. */
+  add(id: number, { index, term }: { index: number; term: number }): number | undefined {
+    const displaced = this.#pending.get(index)?.id;
     this.#pending.set(index, { id, term });
+    return displaced;
   }
 
   /** Who proposed this entry; `lost` when another entry took the place of the proposal. */
@@ -25,10 +28,14 @@ export class Proposals {
     return { id: pending.id, outcome: pending.term === term ? "committed" : "lost" };
   }
 
-  /** Leadership is gone: nobody will tell what becomes of them. */
-  abandon(): readonly number[] {
-    const ids = [...this.#pending.values()].map(({ id }) => id);
-    this.#pending = new Map();
+  /** The leaderships before this term are gone: nobody will tell what becomes of their proposals. */
+  abandonBefore(firstTerm: number): readonly number[] {
+    const ids: number[] = [];
+    for (const [index, { id, term }] of this.#pending) {
+      if (term >= firstTerm) continue;
+      this.#pending.delete(index);
+      ids.push(id);
+    }
     return ids;
   }
 }
@@ -40,27 +47,33 @@ export function leadershipLost(): ClusterError {
   );
 }
 
-interface ReadBatch {
-  readonly ids: readonly number[];
+interface ReadBatch<Asker> {
+  readonly askers: readonly Asker[];
   age: number;
 }
 
 /**
- * Reads from the main thread, in batches: while one batch waits for its index, new reads gather in the next. Ages are
+ * Reads, in batches: while one batch waits for its index, new reads gather in the next. Ages are
  * in ticks; a batch is asked for again when no answer came, and given up at the bound.
  */
-export class Reads {
-  #waiting: ReadBatch | undefined;
-  readonly #asked = new Map<number, ReadBatch & { sinceAsked: number }>();
-  #nextCtx = 1;
+export class Reads<Asker> {
+  #waiting: { readonly askers: Asker[]; age: number } | undefined;
+  readonly #asked = new Map<number, ReadBatch<Asker> & { sinceAsked: number }>();
+  #nextCtx: number;
   readonly #limits: { readonly retryTicks: number; readonly boundTicks: number; readonly inFlight: number };
 
-  constructor(limits: { retryTicks: number; boundTicks: number; inFlight: number }) {
+  /**
+   * @param firstCtx - Drawn by chance: an answer to a question from before a restart may still come, and must not be
+   *   taken for the answer to one asked since.
+   */
+  constructor(limits: { retryTicks: number; boundTicks: number; inFlight: number }, firstCtx: number) {
     this.#limits = limits;
+    this.#nextCtx = firstCtx;
   }
 
-  add(id: number): void {
-    this.#waiting = { ids: [...(this.#waiting?.ids ?? []), id], age: this.#waiting?.age ?? 0 };
+  add(asker: Asker): void {
+    this.#waiting ??= { askers: [], age: 0 };
+    this.#waiting.askers.push(asker);
   }
 
   /** Puts what waits to the core through `ask`, which says whether it was taken. */
@@ -73,10 +86,10 @@ export class Reads {
     this.#waiting = undefined;
   }
 
-  answered(ctx: number): readonly number[] {
+  answered(ctx: number): readonly Asker[] {
     const batch = this.#asked.get(ctx);
     this.#asked.delete(ctx);
-    return batch?.ids ?? [];
+    return batch?.askers ?? [];
   }
 
   /** The leader changed: ask again, whoever leads now. */
@@ -85,8 +98,8 @@ export class Reads {
   }
 
   /** @returns reads that have waited too long. */
-  tick(): readonly number[] {
-    const expired: number[] = [];
+  tick(): readonly Asker[] {
+    const expired: Asker[] = [];
     for (const [ctx, batch] of this.#asked) {
       batch.age += 1;
       batch.sinceAsked += 1;
@@ -97,22 +110,25 @@ export class Reads {
     for (const [ctx, batch] of this.#asked) {
       if (batch.age < this.#limits.boundTicks) continue;
       this.#asked.delete(ctx);
-      expired.push(...batch.ids);
+      for (const asker of batch.askers) expired.push(asker);
     }
     if (this.#waiting !== undefined) {
       this.#waiting.age += 1;
       if (this.#waiting.age >= this.#limits.boundTicks) {
-        expired.push(...this.#waiting.ids);
+        for (const asker of this.#waiting.askers) expired.push(asker);
         this.#waiting = undefined;
       }
     }
     return expired;
   }
 
-  #requeue(ctx: number, { ids, age }: ReadBatch): void {
+  #requeue(ctx: number, { askers, age }: ReadBatch<Asker>): void {
     this.#asked.delete(ctx);
     const waiting = this.#waiting;
-    this.#waiting = { ids: [...ids, ...(waiting?.ids ?? [])], age: Math.max(age, waiting?.age ?? 0) };
+    this.#waiting = {
+      askers: [...askers, ...(waiting?.askers ?? [])],
+      age: Math.max(age, waiting?.age ?? 0),
+    };
   }
 }
 

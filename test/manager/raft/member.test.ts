@@ -1,0 +1,125 @@
+import { type Configuration, type Message, bootstrapEntry, MemoryStorage } from "raft-ts";
+import t, { type Test } from "tap";
+import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
+import { Member } from "../../../manager/raft/member.ts";
+import { encodeContext } from "../../../manager/raft/membership.ts";
+import type { ThreadOutput } from "../../../manager/raft/port.ts";
+import { sealWith } from "../../../manager/raft/seal.ts";
+import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
+import { Wal } from "../../../manager/raft/wal.ts";
+import type { ClusterId, NodeId } from "../../../model/ids.ts";
+import { silentLog } from "../../../runtime/log.ts";
+import { MemoryDisk } from "../../../runtime/memory-disk.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { settle, VirtualClock } from "../../sim/clock.ts";
+
+const self = "n1.aa";
+const peers = ["n2.bb", "n3.cc"] as const;
+const tickMs = 50;
+
+t.test("a leader that may be one in its own eyes only tells no stranger that it was removed", async (t) => {
+  const { member, toPeer, answer, clock } = await leader(t);
+  t.equal(member.isRemoved("n4.dd"), false, "not being in this leader's configuration proves nothing");
+  await settle();
+  t.equal(member.isRemoved("n4.dd"), false, "nobody confirmed its leadership since");
+  for (let turn = 0; turn < 4; turn += 1) {
+    answer();
+    await clock.advance(2 * tickMs);
+  }
+  t.equal(member.isRemoved("n4.dd"), true, "a confirmed leader knows everyone");
+  t.equal(member.isRemoved(peers[0]), false);
+  t.ok(toPeer.length > 0);
+});
+
+t.test("a member that was seen to leave is known to have left, also to a follower", async (t) => {
+  const { member, answer, clock, sent } = await leader(t);
+  member.command({ kind: "change", id: 1, change: { kind: "remove", nodeId: "n3" as NodeId } });
+  for (let turn = 0; turn < 4; turn += 1) {
+    answer();
+    await clock.advance(2 * tickMs);
+  }
+  t.ok(sent.some((output) => output.kind === "reply" && output.id === 1));
+  await clock.advance(20 * tickMs); // Nobody answers, so it steps down.
+  t.equal(member.isRemoved(peers[1]), true);
+  t.equal(member.isRemoved("n4.dd"), false);
+});
+
+/** A member that has just won its election against two peers that do nothing of their own. */
+async function leader(t: Test) {
+  const clock = new VirtualClock();
+  const random = seededRandom(3);
+  const disk = new MemoryDisk();
+  const seal = sealWith(new Uint8Array(32).fill(7), random);
+  const { wal } = await Wal.open({ disk }, { directory: "/raft/log", seal, segmentBytes: 64 * 1024 });
+  const snapshots = new SnapshotStore({ disk }, { directory: "/raft/snapshots", seal });
+  const storage = new MemoryStorage();
+  storage.append([bootstrapEntry(configuration())]);
+  storage.setHardState({ term: 1, vote: undefined, commit: 1 });
+  const sent: ThreadOutput[] = [];
+  const toPeer: Message[] = [];
+  const wire = () => ({
+    send: (messages: readonly Message[]) => void toPeer.push(...messages),
+    sendSnapshot: () => Promise.reject(new Error("not in this test")),
+    setPeers: () => {},
+    isConnected: () => true,
+  });
+  const deps = {
+    clock,
+    random,
+    log: silentLog,
+    wire,
+    emit: (output: ThreadOutput) => void sent.push(output),
+  };
+  const member = new Member(deps, options, { memberId: self, wal, snapshots, storage, snapshot: undefined });
+  member.start();
+  t.teardown(() => member.stop());
+
+  /** The peers agree to everything they were sent. */
+  function answer(): void {
+    for (const message of toPeer.splice(0)) {
+      const head = { from: message.to, to: self, term: message.term };
+      if (message.type === "pre-vote" || message.type === "vote") {
+        member.onMessages([{ ...head, type: `${message.type}-reply`, granted: true }]);
+      }
+      if (message.type === "append") {
+        const index = message.prevIndex + message.entries.length;
+        const accepted = { rejected: false, hintIndex: 0, hintTerm: 0 };
+        member.onMessages([{ ...head, type: "append-reply", index, ...accepted }]);
+      }
+      if (message.type === "heartbeat") {
+        member.onMessages([{ ...head, type: "heartbeat-reply", round: message.round }]);
+      }
+    }
+  }
+
+  for (let turn = 0; turn < 30 && !sent.some((out) => out.kind === "leader" && out.isSelf); turn += 1) {
+    await clock.advance(tickMs);
+    answer();
+    await settle();
+  }
+  toPeer.length = 0;
+  return { member, clock, sent, toPeer, answer };
+}
+
+function configuration(): Configuration {
+  const voters = [self, ...peers];
+  const context = encodeContext({ raftAddress: "10.0.0.1:2378", promote: true });
+  return {
+    voters,
+    outgoing: [],
+    learners: [],
+    contexts: Object.fromEntries(voters.map((id) => [id, context])),
+  };
+}
+
+const options: RaftGroupOptions = {
+  directory: "/raft",
+  nodeId: "n1" as NodeId,
+  clusterId: "c1" as ClusterId,
+  identity: { certificatePem: "", keyPem: "", rootPem: "" },
+  listenHost: "127.0.0.1",
+  listenPort: 0,
+  raftAddress: "10.0.0.1:2378",
+  start: "restart",
+  tickMs,
+};
