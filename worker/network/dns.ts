@@ -19,6 +19,7 @@ const dnsPort = 53;
 const maxQueryBytes = 4_096;
 const maxConnections = 128;
 const connectionIdleMs = 10_000;
+const maxUnreadBytes = 256 * 1024;
 
 /** What is known at the moment of a question. */
 export interface NameSource {
@@ -110,7 +111,11 @@ export class NameServer {
         const bytes = received.subarray(2, end);
         received = received.subarray(end);
         this.#reply(gateway, socket.remoteAddress ?? "", bytes, "tcp")
-          .then((reply) => (reply === undefined ? socket.destroy() : socket.write(framed(reply))))
+          .then((reply) => {
+            // A task that asks and does not read gets no more memory of ours.
+            if (reply === undefined || socket.writableLength > maxUnreadBytes) socket.destroy();
+            else socket.write(framed(reply));
+          })
           .catch(() => socket.destroy());
       }
     });

@@ -85,7 +85,11 @@ export class KernelNetwork implements HostNetwork {
   constructor(parts: HostParts, adopted: readonly TaskRecord[], wanted: WantedNetworks | undefined) {
     this.#parts = parts;
     this.#fabric = new Fabric(parts);
-    this.#rules = new Rules({ run: parts.run, file: `${parts.settings.runDir}/network/rules.nft` });
+    this.#rules = new Rules({
+      clock: parts.clock,
+      run: parts.run,
+      file: `${parts.settings.runDir}/network/rules.nft`,
+    });
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
     this.#names = new NameServer({
       random: parts.random,
@@ -143,10 +147,11 @@ export class KernelNetwork implements HostNetwork {
     for (const job of round) {
       if (job.work.kind !== "detach") continue;
       removed.set(job, this.#records.get(job.work.taskId));
-      this.#records.delete(job.work.taskId);
     }
     const gone = [...removed.values()].filter((record) => record !== undefined);
     await this.#parts.namespaces.remove(gone.map(({ request }) => request.taskId));
+    // Not before: the record of a namespace that stays is how the next try finds ports and rules.
+    for (const { request } of gone) this.#records.delete(request.taskId);
     const made: Job[] = [];
     await inParallel(round, maxParallelNamespaces, async (job) => {
       if (job.work.kind === "attach" && (await this.#make(job, job.work.request))) made.push(job);
@@ -189,6 +194,8 @@ export class KernelNetwork implements HostNetwork {
       job.done(known.attached);
       return false;
     }
+    // Left by a round that broke off: its ports would be in this one's way.
+    if (known !== undefined) this.#parts.ports.release(known.attached.publishedPorts);
     let held: PublishedPort[] = [];
     try {
       const underlayMtu = await this.#fabric.underlayMtu(this.#wanted);
@@ -220,8 +227,8 @@ export class KernelNetwork implements HostNetwork {
     } catch (reason) {
       this.#parts.ports.release(held);
       this.#records.delete(taskId);
-      await this.#removeTraces([taskId]);
       job.fail(failureOf(reason));
+      await this.#removeTraces([taskId]);
       return false;
     }
   }

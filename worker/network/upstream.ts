@@ -125,7 +125,9 @@ export class Upstream {
       socket.on("message", (reply) => {
         if (reply.length >= 12 && reply.readUInt16BE(0) === id) finish(reply);
       });
-      socket.connect(dnsPort, server, () => socket.send(sent));
+      // Without a callback of its own, so that a refusal, as for want of a route, is an `error`.
+      socket.on("connect", () => socket.send(sent));
+      socket.connect(dnsPort, server);
     });
   }
 }
