@@ -37,12 +37,13 @@ export type IssuedCertificate = Pick<
 /**
  * Gets a first certificate with a join token. The root certificate is taken from whoever answers, and
  * believed only when its digest is the one in the token.
+ * @returns Also which of `remotes` answered.
  * @throws {ClusterError} with the last manager's answer when none of `remotes` gives a certificate.
  */
 export async function requestCertificate(
   request: JoinRequest,
   signal: AbortSignal,
-): Promise<IssuedCertificate> {
+): Promise<{ readonly issued: IssuedCertificate; readonly issuer: string }> {
   const { rootDigest } = parseJoinToken(request.token);
   return firstOf(request.remotes, signal, async (remote) => {
     const rootPem = await fetchRoot(remote);
@@ -59,7 +60,7 @@ export async function requestCertificate(
     const response = await unary<IssueResponse>((done) =>
       client.ca.issue({ csrPem, token, availability, hostname, nowMs }, new Metadata(), deadline(), done),
     );
-    return issued(response, keyPem, [remote]);
+    return { issued: issued(response, keyPem, [remote]), issuer: remote };
   });
 }
 

@@ -52,21 +52,27 @@ export function superviseChild<ToChild extends object, FromChild>(
     });
     child = current;
     current.on("message", (message) => options.onMessage(message as FromChild));
-    current.on("error", (error) =>
-      log.error({ child: options.name, error: error.message }, "child process failed"),
-    );
-    current.once("exit", (code, signal) => {
-      child = undefined;
-      if (stopped) return stopping?.();
-      const reason = signal === null ? `exit code ${code}` : `signal ${signal}`;
-      if (options.onExit(reason) === "leave") return;
-      if (clock.monotonic() - startedAt > settledAfterMs) delayMs = firstRestartDelayMs;
-      log.warn({ child: options.name, reason, delayMs }, "child process ended; starting it again");
-      cancelRestart = clock.after(delayMs, start);
-      delayMs = Math.min(delayMs * 2, longestRestartDelayMs);
+    current.on("error", (error) => {
+      log.error({ child: options.name, error: error.message }, "child process failed");
+      // Without a process, as when the host is out of processes or descriptors, there will be no `exit`.
+      if (current.pid === undefined) ended(error.message, startedAt);
     });
+    current.once("exit", (code, signal) => {
+      ended(signal === null ? `exit code ${code}` : `signal ${signal}`, startedAt);
+    });
+    if (current.pid === undefined) return;
     log.info({ child: options.name, pid: current.pid }, "child process started");
     for (const message of options.onStart()) deliver(current, message);
+  }
+
+  function ended(reason: string, startedAt: number): void {
+    child = undefined;
+    if (stopped) return stopping?.();
+    if (options.onExit(reason) === "leave") return;
+    if (clock.monotonic() - startedAt > settledAfterMs) delayMs = firstRestartDelayMs;
+    log.warn({ child: options.name, reason, delayMs }, "child process ended; starting it again");
+    cancelRestart = clock.after(delayMs, start);
+    delayMs = Math.min(delayMs * 2, longestRestartDelayMs);
   }
 
   /** A message to a child that is just ending is lost on purpose: its successor starts from `onStart`. */

@@ -27,6 +27,10 @@ async function main(): Promise<void> {
   await mkdir(dirname(host.socket), { recursive: true });
   const lock = await lockRunDir(join(host.runDir, "shoald.lock"));
   const log = createLog("shoald", host.logLevel);
+  process.off("unhandledRejection", fail);
+  process.on("unhandledRejection", (error) =>
+    log.error({ error }, "a rejection was not handled; this is a bug"),
+  );
   const stored = await loadIdentity(host.stateDir);
   const deps = { clock: systemClock, random: systemRandom, log, settings: host };
   const containerd = settings.ownContainerd

@@ -26,6 +26,7 @@ export function superviseRenewal(
   hooks: RenewalHooks,
 ): { facts(facts: ClusterFacts): void; stop(): void } {
   const stopping = new AbortController();
+  let nodeId: string | undefined;
   let facts: ClusterFacts | undefined;
   let generation: number | undefined;
   let due: { readonly certificatePem: string; readonly atMs: number } | undefined;
@@ -34,8 +35,19 @@ export function superviseRenewal(
   let cancelRetry: (() => void) | undefined;
   const cancelLook = clock.every(lookEveryMs, look);
 
-  function look(): void {
+  /** What an earlier cluster said means nothing in this one. */
+  function current(): NodeIdentity | undefined {
     const identity = hooks.identity();
+    if (identity?.nodeId !== nodeId) {
+      nodeId = identity?.nodeId;
+      facts = undefined;
+      generation = undefined;
+    }
+    return identity;
+  }
+
+  function look(): void {
+    const identity = current();
     if (identity === undefined || renewing || !isDue(identity)) return;
     cancelRetry?.();
     renewing = true;
@@ -82,6 +94,7 @@ export function superviseRenewal(
 
   return {
     facts(latest) {
+      current();
       facts = latest;
       look();
     },

@@ -145,7 +145,7 @@ export class Shoald {
     }
     const remotes = request.remoteAddresses.map(withPort);
     const { settings, clock } = this.#deps;
-    const issued = await requestCertificate(
+    const { issued, issuer } = await requestCertificate(
       {
         remotes,
         token: request.joinToken,
@@ -155,7 +155,7 @@ export class Shoald {
       },
       this.#stop.signal,
     );
-    const ownAddress = request.advertiseAddress === "" ? await ownAddressTowards(remotes[0] ?? "") : "";
+    const ownAddress = request.advertiseAddress === "" ? await ownAddressTowards(issuer) : "";
     const advertiseAddress = withPort(request.advertiseAddress || ownAddress);
     const identity: NodeIdentity = {
       ...issued,
@@ -166,12 +166,15 @@ export class Shoald {
     const managerReady = identity.role === "manager" ? this.#managerMessage("ready") : undefined;
     managerReady?.catch(() => undefined); // Awaited below together with the session.
     const session = this.#nextFacts();
+    session.catch(() => undefined); // As above.
     try {
       await eraseManagerData(settings.stateDir);
       await this.#become({ identity, managerJoined: false });
       await Promise.all([managerReady, session]);
       return identity.nodeId;
     } catch (error) {
+      // The identity stays: worker and manager go on trying.
+      if (error === joinTimeout) throw error;
       if (error instanceof ClusterError && error.code === "deadline-exceeded") throw joinTimeout;
       await this.#forget();
       throw error;
@@ -234,6 +237,8 @@ export class Shoald {
     const before = this.#stored;
     if (before === undefined || before.identity.nodeId !== identity.nodeId) return; // Left meanwhile.
     const managerJoined = before.managerJoined && identity.role === "manager";
+    // A demotion that was cut short may have left a log that no longer is this cluster's.
+    if (before.identity.role === "worker") await eraseManagerData(this.#deps.settings.stateDir);
     if (before.identity.role !== identity.role) {
       this.#deps.log.info({ role: identity.role }, "role of this node changed");
     }

@@ -66,7 +66,7 @@ export class ManagerProcesses {
     nowMs = Date.now(),
   ): Promise<NodeIdentity> {
     const request = { remotes: [remote], token, availability: "active", hostname: "test", nowMs } as const;
-    const issued = await requestCertificate(request, AbortSignal.timeout(20_000));
+    const { issued } = await requestCertificate(request, AbortSignal.timeout(20_000));
     const [host = ""] = address.split(":");
     return { ...issued, listenAddress: address, advertiseAddress: address, dataPathAddress: host };
   }
