@@ -17,6 +17,12 @@ if [ -n "$missing" ]; then
   apt-get update -qq
   # shellcheck disable=SC2086
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+  # Debian starts these as services, on ports that shoald (4222) and others (5000) need; only what we installed is ended.
+  for service in nats-server docker-registry; do
+    case "$missing " in
+      *" $service "*) [ ! -d /run/systemd/system ] || systemctl disable --now "$service" ;;
+    esac
+  done
 fi
 
 # The stamp is the lock file of the last install, so an unchanged lock installs nothing.

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, openSync, closeSync, writeFileSync } from "node:fs";
-import { connect } from "node:net";
 import { dirname, join } from "node:path";
 import type { HostSettings } from "../proto/host.ts";
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
+import { socketAnswers } from "../runtime/unix-socket.ts";
 
 const checkEveryMs = 1_000;
 const restartDelayMs = 200;
@@ -32,7 +32,7 @@ export function superviseContainerd(
   function check(): void {
     if (busy || stopped) return;
     busy = true;
-    void answers(settings.containerd).then((alive) => {
+    void socketAnswers(settings.containerd).then((alive) => {
       busy = false;
       if (stopped || alive) return;
       if (child === undefined) start();
@@ -102,17 +102,4 @@ function writeConfig(settings: HostSettings): string {
     ].join("\n"),
   );
   return path;
-}
-
-function answers(socketPath: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(socketPath);
-    const end = (alive: boolean) => {
-      socket.destroy();
-      resolve(alive);
-    };
-    socket.once("connect", () => end(true));
-    socket.once("error", () => end(false));
-    socket.setTimeout(checkEveryMs, () => end(false));
-  });
 }

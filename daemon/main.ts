@@ -1,11 +1,12 @@
 import { readFileSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
-import { connect, createServer, type Server } from "node:net";
+import { createServer, type Server } from "node:net";
 import { dirname, join } from "node:path";
 import { ClusterError, errorText } from "../model/errors.ts";
 import { systemClock } from "../runtime/clock.ts";
 import { createLog } from "../runtime/log.ts";
 import { systemRandom } from "../runtime/random.ts";
+import { socketAnswers } from "../runtime/unix-socket.ts";
 import { superviseContainerd } from "./containerd.ts";
 import { type DaemonSettings, findBinary, parseFlags } from "./flags.ts";
 import { loadIdentity } from "./identity.ts";
@@ -80,7 +81,7 @@ function check({ host, ownContainerd }: DaemonSettings): { containerd: string } 
 
 /** Holds a socket for as long as shoald lives, so that a second one on the same directory is refused. */
 async function lockRunDir(path: string): Promise<Server> {
-  if (await answers(path)) {
+  if (await socketAnswers(path)) {
     throw new ClusterError(
       "failed-precondition",
       `another shoald already runs on ${dirname(path)}; stop it first, or give --run-dir`,
@@ -93,17 +94,6 @@ async function lockRunDir(path: string): Promise<Server> {
     server.listen(path, resolve);
   });
   return server;
-}
-
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => resolve(false));
-  });
 }
 
 function ownVersion(): string {

@@ -8,7 +8,7 @@ import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
-import { Semaphore } from "../../worker/engine/semaphore.ts";
+import { Limit } from "../../runtime/limit.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
@@ -56,17 +56,11 @@ try {
   console.log(`node    ${(process.memoryUsage.rss() / 2 ** 20).toFixed(0)} MiB`);
 
   async function step(name: string, work: (id: string) => Promise<unknown>): Promise<void> {
-    const places = new Semaphore(inFlight);
+    const places = new Limit(inFlight);
     const cpu = cpuMs();
     const own = process.cpuUsage();
     const start = performance.now();
-    await Promise.all(
-      ids.map(async (id) => {
-        using place = await places.acquire(none);
-        void place;
-        await work(id);
-      }),
-    );
+    await Promise.all(ids.map((id) => places.run(() => work(id), none)));
     const wallMs = performance.now() - start;
     const { user, system } = process.cpuUsage(own);
     const each = ((cpuMs() - cpu) / count).toFixed(1);

@@ -11,6 +11,7 @@ import type {
   SessionInfo,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { Limit } from "../../runtime/limit.ts";
 import type { Log } from "../../runtime/log.ts";
 import { LoopGroup } from "../../runtime/loop.ts";
 import { newContainerId } from "../../runtime/random.ts";
@@ -19,7 +20,6 @@ import { orAborted } from "../../runtime/signal.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
 import type { HostNetwork, WantedNetworks } from "../network/network.ts";
-import { Limit } from "../task/limit.ts";
 import { taskLabel } from "../task/request.ts";
 import { TaskRunner } from "../task/runner.ts";
 import type { RunnerEvents } from "../task/runner.ts";

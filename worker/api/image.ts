@@ -126,7 +126,10 @@ function shortReference(reference: string): string {
 
 function matchesReference(name: string, pattern: string): boolean {
   if (name === pattern || name.replace(/:[^/:]*$/, "") === pattern) return true;
-  const escaped = pattern.replaceAll(/[.+^${}()|[\]\\]/g, String.raw`\$&`).replaceAll("*", "[^/]*");
+  const escaped = pattern
+    .replaceAll(/[.+^${}()|[\]\\]/g, String.raw`\$&`)
+    .replaceAll("*", "[^/]*")
+    .replaceAll("?", "[^/]");
   return new RegExp(`^${escaped}$`).test(name);
 }
 

@@ -1,7 +1,6 @@
 /** The front door: the host's Docker-compatible socket. */
 import { chmod, rm } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
-import { connect } from "node:net";
 import { Readable } from "node:stream";
 import fastify from "fastify";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -18,6 +17,7 @@ import {
   splitVersion,
   versionProblem,
 } from "../../runtime/http.ts";
+import { socketAnswers } from "../../runtime/unix-socket.ts";
 import { containerLogs, inspectContainer, listContainers } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { EventFeed } from "./events.ts";
@@ -260,15 +260,7 @@ function required(name: string | undefined): string {
 
 /** A socket that nobody answers on is what a killed process left. */
 async function removeStaleSocket(path: string): Promise<void> {
-  const isAnswered = await new Promise<boolean>((resolve) => {
-    const probe = connect({ path });
-    probe.once("connect", () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.once("error", () => resolve(false));
-  });
-  if (isAnswered) {
+  if (await socketAnswers(path)) {
     throw new ClusterError(
       "conflict",
       `cannot serve ${path}: another process answers on it; stop it or choose another --socket`,

@@ -2,6 +2,8 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { Platform, RegistryAuth } from "../../model/service.ts";
 import type { Image as NamedImage } from "../../proto/gen/containerd/images.ts";
+import { Limit } from "../../runtime/limit.ts";
+import { orAborted } from "../../runtime/signal.ts";
 import { readBlob } from "./blobs.ts";
 import { type Connection, isNotFound, toEngineError } from "./connection.ts";
 import type { Distribution, Image, PullOptions, PullProgress } from "./engine.ts";
@@ -17,7 +19,6 @@ import {
 import { type PullDeps, pullImage } from "./pull.ts";
 import { parseReference, printReference } from "./reference.ts";
 import { readBody, Registry } from "./registry.ts";
-import { Semaphore } from "./semaphore.ts";
 import { chainIds } from "./snapshots.ts";
 
 const parallelDownloads = 4;
@@ -58,7 +59,7 @@ export class Images {
       connection,
       platform,
       registry: this.#registry,
-      downloads: new Semaphore(parallelDownloads),
+      downloads: new Limit(parallelDownloads),
       layers: new Map(),
     };
   }
@@ -252,21 +253,5 @@ export class Images {
 
   async #manifest(digest: string, mediaType: string): Promise<Manifest> {
     return parseManifest(await readBlob(this.#connection, digest, manifestLimitBytes), mediaType);
-  }
-}
-
-async function orAborted<Result>(promise: Promise<Result>, signal: AbortSignal): Promise<Result> {
-  signal.throwIfAborted();
-  const stop = new AbortController();
-  const aborted = new Promise<never>((_resolve, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason as Error), {
-      once: true,
-      signal: stop.signal,
-    });
-  });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    stop.abort();
   }
 }

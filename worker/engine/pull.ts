@@ -3,6 +3,7 @@ import { createHash, randomUUID } from "node:crypto";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { Platform, RegistryAuth } from "../../model/service.ts";
+import type { Limit } from "../../runtime/limit.ts";
 import { abortBlob, readBlob, writeBlob } from "./blobs.ts";
 import { type Connection, isAlreadyThere, unlessGone } from "./connection.ts";
 import type { PullProgress } from "./engine.ts";
@@ -18,7 +19,6 @@ import {
 } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import type { Registry, RemoteManifest } from "./registry.ts";
-import type { Semaphore } from "./semaphore.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
 
 /** What an interrupted pull downloaded is kept this long for the next one. */
@@ -30,7 +30,7 @@ export interface PullDeps {
   readonly registry: Registry;
   readonly platform: Platform;
   /** Layers downloading at once, over all pulls. */
-  readonly downloads: Semaphore;
+  readonly downloads: Limit;
   /** Layers being stored or unpacked, by digest; two images that share one do it once. */
   readonly layers: Map<string, Promise<unknown>>;
 }
@@ -183,9 +183,10 @@ class Pull {
 
   async #downloadLayer(layer: Descriptor, signal: AbortSignal): Promise<void> {
     const { downloads } = this.#deps;
-    using place = await downloads.acquire(signal);
-    void place; // Held to the end of this block.
-    const outcome = await this.#once(layer.digest, () => this.#storeBlob(layer, {}, signal));
+    const outcome = await downloads.run(
+      () => this.#once(layer.digest, () => this.#storeBlob(layer, {}, signal)),
+      signal,
+    );
     this.#report({ kind: outcome === "exists" ? "exists" : "downloaded", layer: shortDigest(layer.digest) });
   }
 

@@ -4,6 +4,7 @@ import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
+import { systemClock } from "../../runtime/clock.ts";
 import { type Challenge, parseChallenges } from "./challenge.ts";
 import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
 import { printReference, type Reference, registryHost } from "./reference.ts";
@@ -124,7 +125,7 @@ export class Registry {
           });
         }
       }
-      await delay(retryDelayMs * attempt, signal);
+      await systemClock.sleep(retryDelayMs * attempt, signal);
     }
   }
 
@@ -389,18 +390,4 @@ function parseRealm(realm: string): URL {
       cause,
     });
   }
-}
-
-function delay(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(done, ms);
-    const aborted = (): void => done(signal.reason as Error);
-    signal.addEventListener("abort", aborted, { once: true });
-    function done(reason?: Error): void {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", aborted);
-      if (reason === undefined) resolve();
-      else reject(reason);
-    }
-  });
 }

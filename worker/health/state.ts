@@ -1,15 +1,22 @@
+import {
+  defaultHealthIntervalMs,
+  defaultHealthRetries,
+  defaultHealthStartIntervalMs,
+  defaultHealthStartPeriodMs,
+  defaultHealthTimeoutMs,
+} from "../../model/defaults.ts";
 import type { HealthCheck } from "../../model/service.ts";
 
 /** How many results are kept for inspect, and how much of a probe's output. */
 export const keptResults = 5;
 export const keptOutputBytes = 4096;
 
-export const healthDefaults = {
-  intervalMs: 30_000,
-  timeoutMs: 30_000,
-  startPeriodMs: 0,
-  startIntervalMs: 5_000,
-  retries: 3,
+const healthDefaults = {
+  intervalMs: defaultHealthIntervalMs,
+  timeoutMs: defaultHealthTimeoutMs,
+  startPeriodMs: defaultHealthStartPeriodMs,
+  startIntervalMs: defaultHealthStartIntervalMs,
+  retries: defaultHealthRetries,
 } as const;
 
 /** A health check with every value given; `command` is what is executed in the container. */

@@ -1,6 +1,7 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { PublishedPort } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import type { Limit } from "../../runtime/limit.ts";
 import type { Log } from "../../runtime/log.ts";
 import { aborted } from "../../runtime/signal.ts";
 import type { Assignment } from "../agent/assignment.ts";
@@ -9,7 +10,6 @@ import { watchHealth } from "../health/probe.ts";
 import { planHealth } from "../health/state.ts";
 import type { HealthState } from "../health/state.ts";
 import type { HostNetwork } from "../network/network.ts";
-import type { Limit } from "./limit.ts";
 import type { Outcome } from "./machine.ts";
 import { attachRequest, createRequest, taskSpec } from "./request.ts";
 import type { TaskHost } from "./request.ts";
