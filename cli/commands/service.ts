@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import type { ApiPort, ApiService, ApiServiceSpec } from "../api-types.ts";
+import type { ApiNetwork, ApiPort, ApiService, ApiServiceSpec } from "../api-types.ts";
 import { type Client, filters } from "../client.ts";
 import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
@@ -8,6 +8,7 @@ import { familiarImage, naturalOrder, shortId, table, write } from "../print.ts"
 import { showProgress } from "../progress.ts";
 import { nodeName } from "../resolve.ts";
 import { listFlags, readEnvFile, scalarFlags, setLogOptions, switchFlags, words } from "../service-flags.ts";
+import { prettyService } from "../service-pretty.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
 import { parseCount } from "../units.ts";
 
@@ -83,12 +84,18 @@ export function register(program: Command, client: () => Client): void {
   service
     .command("inspect <services...>")
     .description("Display detailed information on one or more services")
-    .action(async (names: string[]) => {
-      const found: unknown[] = [];
+    .option("--pretty", "print the information in a human friendly format", false)
+    .action(async (names: string[], { pretty }: { pretty: boolean }) => {
+      const found: ApiService[] = [];
       await forEach(names, async (name) => {
-        found.push(await client().get(`/services/${encodeURIComponent(name)}`, { insertDefaults: true }));
+        found.push(
+          await client().get<ApiService>(`/services/${encodeURIComponent(name)}`, { insertDefaults: true }),
+        );
       });
-      write(JSON.stringify(found, null, 4));
+      if (!pretty) return write(JSON.stringify(found, null, 4));
+      for (const service of found) {
+        write(prettyService(service, await networkNames(client(), service), Date.now()));
+      }
     });
   service
     .command("scale <service=replicas...>")
@@ -126,6 +133,15 @@ export function register(program: Command, client: () => Client): void {
     .option("--no-trunc", "do not truncate output")
     .option("--raw", "do not neatly format logs", false)
     .action((name: string, options: Parameters<typeof showLogs>[2]) => showLogs(client(), name, options));
+}
+
+function networkNames(client: Client, { Spec }: ApiService): Promise<string[]> {
+  const wanted = Spec.TaskTemplate.Networks ?? [];
+  return Promise.all(
+    wanted.map(
+      async ({ Target }) => (await client.get<ApiNetwork>(`/networks/${Target}`, { scope: "swarm" })).Name,
+    ),
+  );
 }
 
 /** Services as `service ls` shows them. */
