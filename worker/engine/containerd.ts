@@ -9,11 +9,12 @@ import type { Random } from "../../runtime/random.ts";
 import { OutputFile } from "../logs/file.ts";
 import { outputReader } from "../logs/follow.ts";
 import type { LogReader } from "../logs/reader.ts";
+import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
 import { openVolumes } from "../mounts/volume.ts";
 import { Connection } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
-import { createContainer, type CreateDeps } from "./create.ts";
+import { createContainer, type CreateDeps, fillDirectory } from "./create.ts";
 import type {
   ContainerCreate,
   ContainerRecord,
@@ -276,7 +277,10 @@ class ContainerdEngine implements Engine {
 
   /** What an earlier process left on disk; half-made containers are removed with all that belongs to them. */
   async #load(): Promise<void> {
-    const { clock, records, volumes, payloads, warn } = this.#deps;
+    const { clock, records, volumes, payloads, runDirectory, warn } = this.#deps;
+    await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>
+      warn("cannot clear what filling a volume left", error),
+    );
     const { containers, remains } = await records.load();
     for (const { container: stored, state } of containers) {
       const container = new Container(stored, statusOfStored(state));

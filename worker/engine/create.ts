@@ -134,7 +134,7 @@ function requirePossible({ host }: CreateDeps, { id, spec }: ContainerCreate): v
   }
   if (spec.init === true && host.initPath === undefined) {
     throw new ClusterError(
-      "failed-precondition",
+      "invalid-argument", // Waiting does not bring one.
       "an init process was asked for and this host has none: install the Debian package tini, or leave out --init",
     );
   }
@@ -188,13 +188,18 @@ async function userOf(
   return found;
 }
 
+/** Where an image is mounted while its content is copied. */
+export function fillDirectory(runDirectory: string): string {
+  return join(runDirectory, "fill");
+}
+
 async function resolveAll(
   { random, volumes, runDirectory }: CreateDeps,
   planned: ReturnType<typeof planMounts>,
   layers: () => Promise<string[]>,
   made: ResolvedMount[],
 ): Promise<readonly ResolvedMount[]> {
-  const deps = { random, volumes, temporaryDirectory: join(runDirectory, "fill") };
+  const deps = { random, volumes, temporaryDirectory: fillDirectory(runDirectory) };
   // One after the other: two may name the same fresh volume.
   for (const mount of planned) made.push(await resolveMount(deps, mount, layers));
   return made;

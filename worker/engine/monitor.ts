@@ -3,6 +3,9 @@
  * compares everything when the connection opens and now and then. Events only come early; the
  * comparison alone would do.
  */
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+
 import { ClusterError } from "../../model/errors.ts";
 import { TaskExit, TaskOOM } from "../../proto/gen/containerd/events.ts";
 import type { Envelope } from "../../proto/gen/containerd/events.ts";
@@ -125,11 +128,10 @@ export async function compare(deps: MonitorDeps): Promise<void> {
   for (const id of deps.remains) await alone(deps, id, removeRemains(deps, id));
 }
 
-async function removeRemains(
-  { connection, tasks, records, remains }: MonitorDeps,
-  id: string,
-): Promise<void> {
+async function removeRemains(deps: MonitorDeps, id: string): Promise<void> {
+  const { connection, tasks, records, remains, runDirectory } = deps;
   await removeFromContainerd(connection, tasks, id);
+  await rm(join(runDirectory, id), { recursive: true, force: true });
   await records.remove(id);
   remains.delete(id);
 }

@@ -118,6 +118,16 @@ async function fillVolume(
   }
 }
 
+/** Mounts that a former process left when it was ended in the middle of filling a volume. */
+export async function clearFills(temporaryDirectory: string): Promise<void> {
+  const names = await readdir(temporaryDirectory).catch(() => []); // None was ever made.
+  for (const name of names) {
+    const path = join(temporaryDirectory, name);
+    await runTool("umount", [path]).catch(() => undefined); // It was not mounted yet, or no longer.
+    await rmdir(path);
+  }
+}
+
 async function copyContent(layers: readonly string[], target: string, mountpoint: string): Promise<void> {
   const found = await findInLayers(layers, target);
   if (found?.kind !== "directory") return;

@@ -1,10 +1,15 @@
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { mkdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 
-import type { ContainerState } from "../../../worker/engine/engine.ts";
+import { systemRandom } from "../../../runtime/random.ts";
+import { createContainer } from "../../../worker/engine/create.ts";
+import type { ContainerCreate, ContainerState, Image } from "../../../worker/engine/engine.ts";
+import type { HostDescription } from "../../../worker/engine/host.ts";
+import { clearFills } from "../../../worker/mounts/resolve.ts";
+import { plainSpec } from "./plain.ts";
 import { Container } from "../../../worker/engine/container.ts";
 import { startContainer } from "../../../worker/engine/lifecycle.ts";
 import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
@@ -122,4 +127,21 @@ t.test("a container that runs is running, whether or not that could be saved", a
   t.match(await startContainer(deps, container), { pid: 42 });
   t.equal(container.status.state, "running");
   t.equal(warnings.length, 1);
+});
+
+t.test("an init that this host lacks is refused for good: waiting would not bring one", async (t) => {
+  const { deps } = await world(t, running);
+  const payloads = { write: async () => [], remove: async () => undefined };
+  const host = { cgroupVersion: 2 } as HostDescription;
+  const make = { ...deps, payloads, host, random: systemRandom, users: new Map() };
+  const request = { id, name: "web", image: "web:1", spec: { ...plainSpec, init: true } } as ContainerCreate;
+  await t.rejects(createContainer(make, request, {} as Image), { code: "invalid-argument", message: /tini/ });
+});
+
+t.test("what filling a volume left when it was cut short is cleared", async (t) => {
+  const { folder } = await world(t, running);
+  mkdirSync(join(folder, "fill", "image-1"), { recursive: true });
+  await clearFills(join(folder, "fill"));
+  t.strictSame(await readdir(join(folder, "fill")), []);
+  await clearFills(join(folder, "never-made"));
 });
