@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { openClient } from "./client.ts";
 import { setFailed } from "./failure.ts";
+import { acceptTruthValues } from "./truth.ts";
 
 /** Loaded only when named, so that a command pays for its own code alone. */
 const groups: Readonly<Record<string, { readonly description: string; load(): Promise<CommandGroup> }>> = {
@@ -40,6 +41,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const client = () => openClient(program.opts<{ host?: string }>().host);
   if (group !== undefined) {
     (await group.load()).register(program, client);
+    acceptTruthValues(program);
   } else {
     for (const [name, { description }] of Object.entries(groups))
       program.command(name).description(description);

@@ -22,7 +22,7 @@ export interface ListFlag {
   readonly removes?: string;
 }
 
-/** A switch: `--NAME` turns it on, `--no-…` is not offered; update accepts `--NAME=false`. */
+/** A switch: `--NAME` turns it on, `--NAME=false` off. */
 export interface SwitchFlag {
   readonly name: string;
   readonly description: string;

@@ -181,7 +181,7 @@ function addSpecFlags(
     .option("--no-resolve-image", "do not query the registry to resolve image digest and supported platforms")
     .option("--log-opt <option>", "logging driver options", collect, []);
   for (const { flag, description } of scalarFlags) command.option(flag, description, setByUser);
-  for (const { name, description } of switchFlags) command.option(`--${name} [on]`, description);
+  for (const { name, description } of switchFlags) command.option(`--${name}`, description);
   const short: Readonly<Record<string, string>> = { env: "-e, ", label: "-l, ", publish: "-p, " };
   for (const flag of listFlags) {
     for (const { name, entry } of listNames(flag.name)) {
@@ -209,9 +209,9 @@ function applyFlags(spec: ApiServiceSpec, options: CommonOptions, command: Comma
   }
   for (const flag of switchFlags) {
     const { name } = flag;
-    const key = name === "no-healthcheck" ? "healthcheck" : attribute(`--${name} [on]`);
+    const key = name === "no-healthcheck" ? "healthcheck" : attribute(`--${name}`);
     if (given(key))
-      flag.apply(spec, name === "no-healthcheck" ? options[key] !== true : options[key] !== "false");
+      flag.apply(spec, name === "no-healthcheck" ? options[key] !== true : options[key] === true);
   }
   setLogOptions(spec, options.logOpt);
 }
