@@ -221,7 +221,8 @@ export class Manager {
     this.#store.setLeading(term);
     if (before !== undefined) {
       log.info({}, "this manager does not lead any more");
-      this.#leadershipEnd = before.stop();
+      // One that was lost before it began has nothing to end, and the one it waited for may still be ending.
+      this.#leadershipEnd = Promise.all([this.#leadershipEnd, before.stop()]).then(() => undefined);
     }
     if (term === undefined) return;
     log.info({ term }, "this manager leads");
@@ -439,7 +440,13 @@ export class Manager {
   #roster(): Roster {
     return {
       clusterId: this.identity.clusterId,
-      isRemoved: (nodeId) => this.#store.view((view) => view.cluster?.removedNodes[nodeId] !== undefined),
+      isRemoved: (nodeId) =>
+        this.#store.view(
+          (view) =>
+            view.cluster?.removedNodes[nodeId] !== undefined ||
+            // The leader knows every node there is; entries of the list above run out with their certificates.
+            (this.#isLeader() && !view.nodes.has(nodeId)),
+        ),
       roleInEffect: (nodeId) =>
         this.#isLeader() ? this.#store.view((view) => view.nodes.get(nodeId)?.role) : undefined,
     };

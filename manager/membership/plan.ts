@@ -37,10 +37,11 @@ export function planMembership({ nodes, members, leaderId }: MembershipInput): M
     if (node.spec.role === "manager" && node.role === "worker") {
       steps.push({ kind: "set-role", nodeId: node.id, role: "manager" });
     }
-    if (node.spec.role === "worker" && node.role === "manager") {
-      if (member === undefined) steps.push({ kind: "set-role", nodeId: node.id, role: "worker" });
-      else if (node.id === leaderId) steps.push({ kind: "transfer-leadership" });
-      else steps.push({ kind: "remove-member", nodeId: node.id });
+    if (node.spec.role === "worker") {
+      // Also with the role gone already: it may have been let in just when it was demoted.
+      if (member !== undefined && node.id === leaderId) steps.push({ kind: "transfer-leadership" });
+      else if (member !== undefined) steps.push({ kind: "remove-member", nodeId: node.id });
+      else if (node.role === "manager") steps.push({ kind: "set-role", nodeId: node.id, role: "worker" });
     }
     if (member === undefined && node.member !== undefined) {
       steps.push({ kind: "set-member", nodeId: node.id, member: undefined });

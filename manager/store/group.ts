@@ -14,8 +14,18 @@ import {
 /** An entry takes no further transaction once it has this many bytes or changes. */
 export const entryLimitBytes = 1_000_000;
 export const entryLimitChanges = 10_000;
-/** One transaction larger than this is refused. */
-export const transactionLimitBytes = 8_000_000;
+/**
+ * One transaction larger than this is refused, and one that would make its entry larger goes into the next. The
+ * consensus group takes 1.5 MiB at a time, and refuses all that is in an entry together.
+ */
+export const transactionLimitBytes = 1_500_000;
+/** What frames a change in an entry, at most. */
+const changeOverheadBytes = 5;
+
+/** Thrown by `run`: the transaction is fine, but for an entry of its own. Nothing of it is left. */
+export class GroupFull extends Error {
+  override readonly name = "GroupFull";
+}
 
 /** Transactions that run one after another over one overlay and become one log entry. */
 export class Group {
@@ -49,7 +59,11 @@ export class Group {
     return this.#bytes >= entryLimitBytes || this.#count >= entryLimitChanges;
   }
 
-  /** Runs one transaction; when it throws, only its own changes vanish. */
+  /**
+   * Runs one transaction; when it throws, only its own changes vanish.
+   *
+   * @throws {GroupFull} when it has to wait for the next group; never of an empty one.
+   */
   run<R>(write: (tx: Transaction) => R): R {
     const marks = tableNames.map((name) => this.#overlays[name].mark);
     this.#scope.open = true;
@@ -104,7 +118,7 @@ export class Group {
             : { kind: "put", table, object: object as StoredObject };
         const encoded = encodeChange(change);
         fresh.push({ table, id, bytes: encoded });
-        bytes += encoded.length;
+        bytes += encoded.length + changeOverheadBytes;
       }
     });
     if (bytes > transactionLimitBytes) {
@@ -113,11 +127,12 @@ export class Group {
         `cannot store the change: ${bytes} bytes, at most ${transactionLimitBytes} are accepted`,
       );
     }
+    if (this.#bytes > 0 && this.#bytes + bytes > transactionLimitBytes) throw new GroupFull();
     for (const { table, id, bytes: encoded } of fresh) {
       let ofTable = this.#encoded.get(table);
       if (ofTable === undefined) this.#encoded.set(table, (ofTable = new Map()));
       const before = ofTable.get(id);
-      this.#bytes += encoded.length - (before?.length ?? 0);
+      this.#bytes += encoded.length - (before?.length ?? -changeOverheadBytes);
       if (before === undefined) this.#count += 1;
       ofTable.set(id, encoded);
     }

@@ -4,7 +4,7 @@ import type { Clock } from "../../runtime/clock.ts";
 import { newId, systemRandom, type Random } from "../../runtime/random.ts";
 import type { Change, ObjectEvent } from "./change.ts";
 import { decodeChange } from "./codec.ts";
-import { Group } from "./group.ts";
+import { Group, GroupFull } from "./group.ts";
 import { tableReads } from "./overlay.ts";
 import { readSnapshot, writeSnapshot } from "./snapshot.ts";
 import { emptyTables, tableNames, type Row, type Table, type TableName, type Tables } from "./tables.ts";
@@ -125,6 +125,7 @@ export class Store {
           try {
             group.run((tx) => step(tx, id));
           } catch (reason) {
+            if (reason instanceof GroupFull) break; // The next group begins with this one.
             return { reason };
           }
         }
@@ -287,6 +288,7 @@ export class Store {
         update.run(group);
         ran.push(update);
       } catch (reason) {
+        if (reason instanceof GroupFull) break; // It begins the next group.
         update.reject(reason);
       }
     }

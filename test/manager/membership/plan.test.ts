@@ -62,6 +62,12 @@ const cases = [
     want: "remove b",
   },
   {
+    name: "who was let in while it was demoted leaves again",
+    nodes: "a:manager/manager/member b:worker/worker/member",
+    members: "a b",
+    want: "remove b",
+  },
+  {
     name: "and loses the role after",
     nodes: "a:manager/manager/member b:worker/manager/member",
     members: "a",

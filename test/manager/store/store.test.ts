@@ -1,6 +1,7 @@
 import t from "tap";
 import { ClusterError } from "../../../model/errors.ts";
 import type { ServiceId, TaskId } from "../../../model/ids.ts";
+import { maxProposalBytes } from "../../../manager/raft/group.ts";
 import { Store } from "../../../manager/store/store.ts";
 import { createTask, removeTask } from "../../../manager/store/revisions.ts";
 import { VirtualClock, settle } from "../../sim/clock.ts";
@@ -219,6 +220,34 @@ t.test("a batch splits into entries and keeps the steps before the one that fail
   t.strictSame(
     store.view((v) => v.nodes.list().map((n) => n.id)),
     [id("n1")],
+  );
+});
+
+t.test("no entry is larger than the group takes, and what does not fit waits for the next one", async (t) => {
+  const { store, log } = loneStore(new VirtualClock());
+  const large = (name: string) => serviceObject(name, serviceSpec({ labels: { text: "x".repeat(900_000) } }));
+  const results = await Promise.allSettled([
+    store.update((tx) => tx.services.create(large("one"))),
+    store.update((tx) => tx.services.create(large("two"))),
+    store.batch(["three", "four"], (tx, name) => void tx.services.create(large(name))),
+    store.update((tx) => {
+      tx.services.create(large("five"));
+      tx.services.create(large("six"));
+    }),
+    store.update((tx) => tx.services.create(serviceObject("small", serviceSpec()))),
+  ]);
+  t.strictSame(
+    results.map(({ status }) => status),
+    ["fulfilled", "fulfilled", "fulfilled", "rejected", "fulfilled"],
+    "only what can never fit is refused",
+  );
+  t.ok(
+    log.every((data) => data.length < maxProposalBytes),
+    log.map((data) => data.length).join(" "),
+  );
+  t.equal(
+    store.view((view) => view.services.count),
+    5,
   );
 });
 
