@@ -1,5 +1,4 @@
 import {
-  type ConfChange,
   type Configuration,
   type Entry,
   type MemberId,
@@ -10,16 +9,17 @@ import {
   type SnapshotMessage,
   membersOf,
 } from "raft-ts";
-import { ClusterError, errorText } from "../../model/errors.ts";
+import { ClusterError, errorText, noLeaderText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
+import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
 import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import type { ThreadCommand, ThreadOutput } from "./port.ts";
 import type { Recovered } from "./recover.ts";
-import { Proposals, Reads, leadershipLost, noLeaderText, packCommitted } from "./requests.ts";
+import { Proposals, Reads, leadershipLost, packCommitted } from "./requests.ts";
 import type { TransportHandler } from "./transport.ts";
 
 const defaults = { tickMs: 50, heartbeatTicks: 2, electionTicks: 8 } as const;
@@ -47,16 +47,6 @@ export interface MemberDeps {
   readonly emit: (output: ThreadOutput) => void;
 }
 
-interface PendingChange {
-  readonly id: number;
-  /** Of the leadership that takes it on; it ends with that. */
-  readonly term: number;
-  readonly steps: ConfChange[];
-  /** Index of the step under way. */
-  index: number | undefined;
-  age: number;
-}
-
 /** Who waits for a read: a request of the main thread, or the question whether a stranger was removed. */
 type ReadAsker =
   | { readonly kind: "request"; readonly id: number }
@@ -79,7 +69,7 @@ export class Member implements TransportHandler {
   /** Strangers that a read has been asked for. */
   readonly #asked = new Set<MemberId>();
   readonly #received = new Map<number, Uint8Array>();
-  #changes: PendingChange[] = [];
+  readonly #changes: ChangeQueue;
   #transfer: { readonly id: number } | undefined;
   #members: ReadonlySet<MemberId> = new Set();
   #wasMember = false;
@@ -114,6 +104,18 @@ export class Member implements TransportHandler {
       heartbeatTicks,
     });
     this.#wire = deps.wire(this);
+    this.#changes = new ChangeQueue({
+      plan: (change) =>
+        planMembership(
+          change,
+          this.#node.status().configuration,
+          (id) => id === state.memberId || this.#wire.isConnected(id),
+        ),
+      propose: (step) => this.#node.proposeConfChange(step),
+      termAt: (index) => state.storage.term(index),
+      done: (id) => deps.emit({ kind: "reply", id, value: 0 }),
+      refuse: (id, error) => this.#refuse(id, error),
+    });
   }
 
   start(): void {
@@ -297,7 +299,7 @@ export class Member implements TransportHandler {
   #afterRound(ready: Ready): void {
     this.#emitLeader();
     if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
-    this.#continueChanges();
+    this.#changes.continue(this.#applied);
     this.#wantSnapshot();
     if (this.#wasMember && !this.#members.has(this.#state.memberId) && this.#node.status().settled) {
       this.onRemoved();
@@ -342,13 +344,7 @@ export class Member implements TransportHandler {
     // It may have been lost and won again while the last round was being written.
     const firstTerm = role === "leader" ? term : Infinity;
     this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
-    const given = this.#changes.filter((change) => change.term < firstTerm);
-    if (given.length > 0) {
-      this.#continueChanges();
-      const lost = this.#changes.filter((change) => change.term < firstTerm);
-      this.#changes = this.#changes.filter((change) => change.term >= firstTerm);
-      this.#refuseAll(lost.map(({ id }) => id));
-    }
+    this.#changes.abandonBefore(firstTerm, this.#applied);
     if (role !== "leader") {
       if (this.#transfer !== undefined && transferTo === undefined) {
         this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
@@ -407,56 +403,13 @@ export class Member implements TransportHandler {
   }
 
   #startChange(id: number, change: MembershipChange): void {
-    const { role, term, configuration } = this.#node.status();
+    const { role, term } = this.#node.status();
     if (role !== "leader") {
       this.#refuse(id, this.#notLeading());
       return;
     }
-    try {
-      const reachable = (member: MemberId): boolean =>
-        member === this.#state.memberId || this.#wire.isConnected(member);
-      const steps = [...planMembership(change, configuration, reachable)];
-      this.#changes.push({ id, term, steps, index: undefined, age: 0 });
-      this.#continueChanges();
-    } catch (error) {
-      this.#refuse(
-        id,
-        error instanceof ClusterError ? error : new ClusterError("internal", errorText(error)),
-      );
-    }
-  }
-
-  /** One step at a time, in the order asked for; what the core cannot take yet is tried again later. */
-  #continueChanges(): void {
-    for (;;) {
-      const change = this.#changes[0];
-      if (change === undefined) return;
-      if (change.index !== undefined) {
-        if (this.#applied < change.index) return;
-        const heldTerm = this.#state.storage.term(change.index);
-        if (heldTerm !== undefined && heldTerm !== change.term) {
-          this.#changes.shift(); // Another leader's entry took its place.
-          this.#refuse(change.id, leadershipLost());
-          continue;
-        }
-        change.index = undefined;
-        change.steps.shift();
-      }
-      const step = change.steps[0];
-      if (step === undefined) {
-        this.#changes.shift();
-        this.#deps.emit({ kind: "reply", id: change.id, value: 0 });
-        continue;
-      }
-      const result = this.#node.proposeConfChange(step);
-      if (result.kind === "accepted") {
-        change.index = result.index;
-        return;
-      }
-      if (result.reason !== "invalid-change") return; // Too early, or another change is under way.
-      this.#changes.shift();
-      this.#refuse(change.id, new ClusterError("failed-precondition", result.text));
-    }
+    this.#changes.add(id, term, change);
+    this.#changes.continue(this.#applied);
   }
 
   #startTransfer(id: number, to: string | undefined): void {
@@ -496,14 +449,9 @@ export class Member implements TransportHandler {
       this.#refuse(this.#transfer.id, new ClusterError("unavailable", text));
       this.#transfer = undefined;
     }
-    for (const change of this.#changes) change.age += 1;
-    const first = this.#changes[0];
-    if (first !== undefined && first.age > boundElections * this.#electionTicks) {
-      this.#changes.shift();
-      this.#refuse(first.id, leadershipLost());
-    }
-    this.#continueChanges();
-    if (this.#changes.length > 0 || !settled) return;
+    this.#changes.tick(boundElections * this.#electionTicks);
+    this.#changes.continue(this.#applied);
+    if (!this.#changes.isEmpty || !settled) return;
     const learner = promotable(configuration, commit, peers);
     if (learner !== undefined) this.#node.proposeConfChange({ kind: "promote", id: learner });
   }

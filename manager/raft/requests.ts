@@ -1,10 +1,6 @@
 import type { Entry } from "raft-ts";
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, outcomeUnknownText } from "../../model/errors.ts";
 import type { PackedEntry, ThreadOutput } from "./port.ts";
-
-export const noLeaderText =
-  "The swarm does not have a leader. It's possible that too few managers are online. " +
-  "Make sure more than half of the managers are online.";
 
 /** Proposals under way, by the index they were given. */
 export class Proposals {
@@ -41,10 +37,7 @@ export class Proposals {
 }
 
 export function leadershipLost(): ClusterError {
-  return new ClusterError(
-    "no-leader",
-    "this manager lost its leadership before the change was committed: its outcome is unknown",
-  );
+  return new ClusterError("no-leader", outcomeUnknownText);
 }
 
 interface ReadBatch<Asker> {
