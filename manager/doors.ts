@@ -1,5 +1,5 @@
 import type { Client, Server } from "@grpc/grpc-js";
-import { ClusterError } from "../model/errors.ts";
+import { ClusterError, noLeaderText } from "../model/errors.ts";
 import { CertificateAuthorityService, type IssueResponse } from "../proto/gen/shoal/ca.ts";
 import {
   ControlService,
@@ -16,7 +16,6 @@ import type { MembershipDeps } from "./membership/run.ts";
 import { joinGroup, leaveGroup } from "./membership/service.ts";
 import { callManager, type ManagerChannels, NoLeaderYet, notLeadingText } from "./peers.ts";
 import { bidi, type CallContext, type Doors, onBehalfHeader, originOf, unary } from "./rpc.ts";
-import { noLeaderText } from "./store/store.ts";
 
 /** Longer than an election takes; a caller waits at most this for a leader to be there. */
 const leaderWaitMs = 4_000;

@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Server } from "@grpc/grpc-js";
-import { ClusterError, errorText } from "../model/errors.ts";
+import { ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../model/errors.ts";
 import type { NodeId } from "../model/ids.ts";
 import type { HostSettings, ManagerStart, ManagerToDaemon, NodeIdentity } from "../proto/host.ts";
 import { ControlService, type JoinGroupResponse } from "../proto/gen/shoal/control.ts";
@@ -22,7 +22,7 @@ import { clusterAddress, raftAddressOf } from "./membership/plan.ts";
 import { callManager, ManagerChannels, NoLeaderYet } from "./peers.ts";
 import type { GroupMember, RaftEvent, RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
 import type { Roster } from "./rpc.ts";
-import { noLeaderText, Store } from "./store/store.ts";
+import { Store } from "./store/store.ts";
 import { noTelemetry, type OpenTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 
 /** A group of one elects itself in well under this. */
@@ -43,9 +43,6 @@ export interface ManagerDeps extends LoopDeps {
   /** Absent: logs answer that there is no telemetry. */
   readonly openTelemetry?: OpenTelemetry;
 }
-
-const leaderReplacedText =
-  "the leader was lost while it carried out this request: whether it took effect is not known; look before you repeat it";
 
 type Notify = (message: ManagerToDaemon) => void;
 
@@ -209,7 +206,7 @@ export class Manager {
   #followLeader(leaderId: NodeId | undefined): void {
     this.#leaderId = leaderId;
     if (leaderId === undefined || leaderId === this.#askedLeader.id) return;
-    this.#askedLeader.replaced.abort(new ClusterError("unavailable", leaderReplacedText));
+    this.#askedLeader.replaced.abort(new ClusterError("unavailable", outcomeUnknownText));
     this.#askedLeader = { id: leaderId, replaced: new AbortController() };
   }
 

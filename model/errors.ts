@@ -31,6 +31,16 @@ export class ClusterError extends Error {
   }
 }
 
+/** `no-leader` in the words that Docker's clients know: nothing was done. */
+export const noLeaderText =
+  "The swarm does not have a leader. It's possible that too few managers are online. " +
+  "Make sure more than half of the managers are online.";
+
+/** `no-leader` for a write that was under way; whoever shows it must not put {@link noLeaderText} in its place. */
+export const outcomeUnknownText =
+  "the leader was lost while it carried out this request: whether it took effect is not known; " +
+  "look before you repeat it";
+
 /** Edge only: anything unforeseen becomes `internal`; its text stays in our log. */
 export function toClusterError(reason: unknown): ClusterError {
   if (reason instanceof ClusterError) return reason;

@@ -1,9 +1,11 @@
 /** A failure → status and body, in the words that clients match. */
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, noLeaderText, outcomeUnknownText } from "../../model/errors.ts";
 import { errorResponse } from "../../runtime/http.ts";
 
-export const noLeaderText =
-  "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
+const grpcPrefix = "rpc error: code = Unknown desc = ";
+
+/** As clients have always been shown it. */
+export const noLeaderReply = `${grpcPrefix}${noLeaderText}`;
 
 const outOfSequence = "update out of sequence";
 
@@ -19,13 +21,13 @@ export function errorReply(reason: unknown): ErrorReply {
 function inClientsWords(reason: unknown): unknown {
   if (!(reason instanceof ClusterError)) return reason;
   if (reason.code === "version-conflict" && reason.message === outOfSequence) {
-    return new ClusterError(reason.code, `rpc error: code = Unknown desc = ${outOfSequence}`, {
+    return new ClusterError(reason.code, `${grpcPrefix}${outOfSequence}`, {
       cause: reason,
     });
   }
   // A write whose outcome is unknown says so; hiding that would invite a blind retry.
-  if (reason.code === "no-leader" && !reason.message.includes("took effect")) {
-    return new ClusterError(reason.code, noLeaderText, { cause: reason });
+  if (reason.code === "no-leader" && reason.message !== outcomeUnknownText) {
+    return new ClusterError(reason.code, noLeaderReply, { cause: reason });
   }
   return reason;
 }

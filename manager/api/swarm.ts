@@ -5,7 +5,7 @@ import { queryFlag } from "../../runtime/http.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
-import { noLeaderText } from "./error.ts";
+import { noLeaderReply } from "./error.ts";
 import { requireVersion, strictFlag } from "./query.ts";
 import { parseClusterSpec, printCluster } from "./swarm-json.ts";
 import { tlsInfo } from "./tls-info.ts";
@@ -64,7 +64,7 @@ function swarmInfo({ store, cluster: group, nodeId }: ApiDeps, call: Call): Repl
       NodeAddr: view.nodes.get(nodeId)?.status.address ?? "",
       LocalNodeState: "active",
       ControlAvailable: true,
-      Error: group.leaderId() === undefined ? noLeaderText : "",
+      Error: group.leaderId() === undefined ? noLeaderReply : "",
       RemoteManagers: managers,
       Nodes: nodes.length,
       Managers: managers.length,

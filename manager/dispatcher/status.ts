@@ -8,6 +8,9 @@ import type { Transaction } from "../store/transaction.ts";
 export const statusBatchLimit = 10_000;
 /** Longer texts are cut: they are for people, and every manager keeps them. */
 const textLimit = 2_000;
+/** An engine's id has 64 characters; a task publishes far fewer ports. Every manager keeps both. */
+const containerIdLimit = 128;
+const portLimit = 1_000;
 
 const reportable = new Map<number, TaskState>(
   (
@@ -52,6 +55,13 @@ function readReport(message: TaskStatusMessage): Report {
       "invalid-argument",
       `cannot take the status of task ${message.taskId}: state ${message.state} is not a worker's to report; ` +
         `one of ${[...reportable.keys()].join(", ")} is accepted`,
+    );
+  }
+  if (message.containerId.length > containerIdLimit || message.ports.length > portLimit) {
+    throw new ClusterError(
+      "invalid-argument",
+      `cannot take the status of task ${message.taskId}: a container id has at most ${containerIdLimit} characters, ` +
+        `and at most ${portLimit} ports are published`,
     );
   }
   return {

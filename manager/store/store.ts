@@ -1,4 +1,4 @@
-import { assert, ClusterError, errorText } from "../../model/errors.ts";
+import { assert, ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../../model/errors.ts";
 import { StoreEntry } from "../../proto/gen/shoal/store.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { newId, systemRandom, type Random } from "../../runtime/random.ts";
@@ -22,15 +22,6 @@ export interface StoreDeps {
   /** For the name of this store instance; the system's when absent. */
   readonly random?: Random;
 }
-
-/** The text that Docker's clients know. */
-export const noLeaderText =
-  "The swarm does not have a leader. It's possible that too few managers are online. " +
-  "Make sure more than half of the managers are online.";
-
-const outcomeUnknownText =
-  "this manager lost its leadership before the change was committed: its outcome is unknown; " +
-  "look whether it took effect before trying again";
 
 /** An update that waits for its turn or for its entry. */
 interface PendingUpdate {

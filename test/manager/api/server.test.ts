@@ -3,10 +3,11 @@ import { request as httpRequest, type IncomingMessage } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { ClusterError } from "../../../model/errors.ts";
+import { ClusterError, outcomeUnknownText } from "../../../model/errors.ts";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { ApiDeps } from "../../../manager/api/deps.ts";
-import { noLeaderText } from "../../../manager/api/error.ts";
+import { errorReply, noLeaderReply } from "../../../manager/api/error.ts";
+import { leadershipLost } from "../../../manager/raft/requests.ts";
 import { leaderWaitMs } from "../../../manager/api/forward.ts";
 import { requestDeadlineMs } from "../../../manager/api/server.ts";
 import type { ForwardRequest } from "../../../proto/gen/shoal/control.ts";
@@ -260,7 +261,13 @@ t.test("no leader at all: the text that clients know, for reads and writes", asy
     await clock.advance(leaderWaitMs + 50);
     const response = await answer;
     t.equal(response.statusCode, 500);
-    t.strictSame(JSON.parse(await text(response)), { message: noLeaderText });
+    t.strictSame(JSON.parse(await text(response)), { message: noLeaderReply });
+  }
+});
+
+t.test("a write under way when the leader is lost is not shown as one that was never begun", async (t) => {
+  for (const reason of [leadershipLost(), new ClusterError("no-leader", outcomeUnknownText)]) {
+    t.match(errorReply(reason).body.message, /whether it took effect is not known/);
   }
 });
 

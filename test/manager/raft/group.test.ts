@@ -69,7 +69,7 @@ t.test("what is proposed at a leader that goes away fails once, with the outcome
     for (const name of cluster.nodes.keys()) if (name !== leader.nodeId) await cluster.kill(name);
     await t.rejects(leader.group.propose(line("lost")), {
       code: "no-leader",
-      message: /outcome is unknown|does not have a leader/,
+      message: /took effect is not known|does not have a leader/,
     });
     await t.rejects(leader.group.readIndex(), { code: "no-leader" });
     await t.rejects(leader.group.readIndex(AbortSignal.abort()), { name: "AbortError" });

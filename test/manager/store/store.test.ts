@@ -138,7 +138,7 @@ t.test("without leadership an update is refused; losing it answers what waits", 
   await settle();
   const queued = store.update((tx) => tx.nodes.create(nodeObject("n2")));
   store.setLeading(undefined);
-  await t.rejects(flying, { code: "no-leader", message: /outcome is unknown/ });
+  await t.rejects(flying, { code: "no-leader", message: /took effect is not known/ });
   await t.rejects(queued, { code: "no-leader" });
   await t.rejects(
     store.update(() => 0),
