@@ -15,6 +15,7 @@ import {
   splitVersion,
   versionProblem,
 } from "../../runtime/http.ts";
+import { orAborted } from "../../runtime/signal.ts";
 import type { Call, Reply, Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { errorReply } from "./error.ts";
@@ -169,36 +170,21 @@ async function answer(
   // The reply is not awaited: it settles with the end of the stream, which has no deadline.
   try {
     if (route.method === "GET") {
-      if (route.local !== true) await bounded(freshRead(deps, signal), signal);
+      if (route.local !== true) await orAborted(freshRead(deps, signal), signal);
     } else if (request.headers[forwardedHeader] === undefined) {
       const forwarding = forwardUnlessLeader(deps, () => toForward(request), signal);
-      const passed = await bounded(forwarding, signal);
+      const passed = await orAborted(forwarding, signal);
       if (passed !== undefined) {
         return reply.code(passed.status).headers(passed.headers).send(Buffer.from(passed.body));
       }
     }
     const handling = (async () => route.handle(deps, toCall(request, version, signal)))();
-    const outcome = await bounded(handling, signal);
+    const outcome = await orAborted(handling, signal);
     streaming = outcome.kind === "stream";
     return send(reply, outcome);
   } finally {
     cancelDeadline();
     if (!streaming) open.delete(life);
-  }
-}
-
-/** Settles at the latest when the signal aborts, whatever the work does about it. */
-async function bounded<R>(work: Promise<R>, signal: AbortSignal): Promise<R> {
-  let onAbort = (): void => {};
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(signal.reason as Error);
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
   }
 }
 

@@ -70,10 +70,6 @@ export class Dispatcher {
     return this.#sessions.size;
   }
 
-  isConnected(nodeId: NodeId): boolean {
-    return this.#sessions.has(nodeId);
-  }
-
   /** The leader's loop: watches the clock for silent nodes and the store for what workers must be told. */
   async run(signal: AbortSignal): Promise<void> {
     const { store, log } = this.#deps;
