@@ -160,11 +160,18 @@ async function firstOf<Result>(
       return await attempt(remote);
     } catch (cause) {
       const code = cause instanceof ClusterError ? cause.code : "unavailable";
-      last = new ClusterError(code, `manager ${remote}: ${errorText(cause)}`, { cause });
+      last = new ClusterError(code, failureText(remote, code, cause), { cause });
       if (code !== "unavailable" && code !== "no-leader") break; // Another manager would say the same.
     }
   }
   throw last;
+}
+
+function failureText(remote: string, code: string, cause: unknown): string {
+  if (code !== "unavailable") return `manager ${remote}: ${errorText(cause)}`;
+  // gRPC wraps the system's own words in many of its own.
+  const seen = /\b(E[A-Z]{4,}|[Dd]eadline exceeded)\b/.exec(errorText(cause))?.[1] ?? errorText(cause);
+  return `cannot reach a manager at ${remote} (${seen}): is shoald running there, and does the firewall let 2377/tcp pass?`;
 }
 
 function firstCertificate(chainPem: string): string {

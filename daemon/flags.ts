@@ -42,7 +42,7 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
     .option("--hostname <name>", "name of this node in the cluster", hostname())
     .option("--containerd <socket>", "use this containerd instead of running an own one")
     .option("--runtime <name>", "container runtime: auto, crun, runc or a path", "auto")
-    .option("--cgroup-parent <path>", "cgroup under which all containers live", "/shoal")
+    .option("--cgroup-parent <path>", "cgroup under which all containers live", parseCgroup, "/shoal")
     .option("--insecure-registry <host:port>", "registry to speak plain HTTP to (repeatable)", collect, [])
     .option("--label <key=value>", "engine label of this node (repeatable)", collectLabel, {})
     .option("--bridge-subnet <cidr>", "addresses of the host's own bridge", parseCidr, defaultBridgeSubnet)
@@ -99,6 +99,13 @@ function collectLabel(value: string, previous: Record<string, string>): Record<s
   const split = value.indexOf("=");
   if (split < 1) throw new InvalidArgumentError(`expected key=value, got '${value}'`);
   return { ...previous, [value.slice(0, split)]: value.slice(split + 1) };
+}
+
+function parseCgroup(value: string): string {
+  if (!/^(\/[\w.-]+)+$/.test(value) || value.split("/").includes("..")) {
+    throw new InvalidArgumentError(`expected a path from the root such as /shoal, got '${value}'`);
+  }
+  return value;
 }
 
 function parseCidr(value: string): string {

@@ -20,6 +20,8 @@ const requirements = [
 ] as const;
 
 async function main(): Promise<void> {
+  // Whoever starts us may have a user's PATH; the programs that our children call are the system's.
+  process.env["PATH"] = [process.env["PATH"] ?? "", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].join(":");
   const settings = parseFlags(process.argv.slice(2), ownVersion());
   const { host } = settings;
   const binaries = check(settings);
@@ -61,9 +63,15 @@ function check({ host, ownContainerd }: DaemonSettings): { containerd: string } 
       "cannot run containers: shoald needs root; start it with sudo or from systemd",
     );
   }
+  if (findBinary(host.runtime) === undefined && host.runtime !== "crun" && host.runtime !== "runc") {
+    throw new ClusterError(
+      "invalid-argument",
+      `cannot find --runtime ${host.runtime}: give auto, crun, runc or a path`,
+    );
+  }
   const wanted = [
     ...requirements,
-    { program: host.runtime, debianPackage: host.runtime.includes("crun") ? "crun" : "runc" },
+    { program: host.runtime, debianPackage: host.runtime },
     { program: host.natsServer, debianPackage: "nats-server" },
     ...(ownContainerd ? [{ program: "containerd", debianPackage: "containerd" }] : []),
   ];

@@ -141,7 +141,9 @@ class Collection {
       const named = taskIds.flatMap((id) => view.tasks.get(id) ?? []);
       const ofServices = serviceIds.flatMap((id) => [...view.tasks.byService(id)]);
       // Following a service is about what runs; the lines of ended tasks are there without --follow.
-      return [...named, ...ofServices.filter((task) => !following || !isTerminal(task))];
+      const wanted = [...named, ...ofServices.filter((task) => !following || !isTerminal(task))];
+      // A node that was removed has taken its lines with it; that is no news to whoever removed it.
+      return wanted.filter(({ nodeId }) => nodeId !== undefined && view.nodes.has(nodeId));
     });
   }
 

@@ -235,6 +235,7 @@ t.test("a node without a connection is named after the lines of the others", asy
   output.get(id("t1"))?.write("here");
   workers[1]?.connection.close().catch(() => {});
   await store.update((tx) => {
+    tx.nodes.create(nodeObject("w9"));
     const service = tx.services.byName("web");
     if (service === undefined) throw new Error("no service");
     createTask(tx, service, {

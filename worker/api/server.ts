@@ -33,6 +33,17 @@ const socketMode = 0o660;
 const pathPartLimit = 1_024;
 const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoal\/v1\//;
 
+/** Routes of Docker's engine that this front door does not have yet. */
+const enginePath =
+  /^\/(containers|exec|images|build|commit|volumes|networks|plugins|session|grpc|auth)(\/|$)/;
+
+function notServedYet(method: string, path: string): ClusterError {
+  return new ClusterError(
+    "unimplemented",
+    `${method} ${path} is not available yet: hosts run the containers of services; use 'docker service create'`,
+  );
+}
+
 export interface FrontDoor {
   /** Ends streams, then settles. */
   close(): Promise<void>;
@@ -103,6 +114,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   app.setNotFoundHandler((request, reply) => {
     const [path = ""] = request.url.split("?");
     if (swarmPath.test(path)) return forward(deps, request, reply);
+    if (enginePath.test(path)) return fail(reply, notServedYet(request.method, path));
     return fail(reply, new ClusterError("not-found", notFoundMessage));
   });
 

@@ -111,7 +111,7 @@ async function readTask(
   signal: AbortSignal,
 ): Promise<string> {
   const task = await deps.find(taskId);
-  if (task === undefined) return `task ${taskId} has no container on node ${deps.nodeId}`;
+  if (task === undefined) return ""; // Not prepared yet, or gone with its record: there are no lines to miss.
   const { stdout, stderr, follow, tail, sinceMs, untilMs } = request;
   const options = {
     stdout,
