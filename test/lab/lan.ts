@@ -29,7 +29,9 @@ export class Lan {
     await run(["ip", "netns", "add", this.netns]);
     await this.#ip([
       "link set lo up",
-      "link add br0 type bridge",
+      // An address of its own: else it takes the lowest of its ports, and when the host with that one is killed, the others
+      // do not reach the registry until they have forgotten the old address, a minute later.
+      "link add br0 address 02:53:68:6f:61:6c type bridge",
       `addr add ${bridgeAddress}/24 dev br0`,
       "link set br0 up",
     ]);
