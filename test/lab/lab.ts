@@ -288,7 +288,9 @@ async function checkMachine(payload: HostPayload): Promise<void> {
     .filter(([command]) => !directories.some((directory) => existsSync(join(directory, command))))
     .map(([, debianPackage]) => debianPackage);
   if (missing.length === 0) return;
-  throw new Error(`cannot bring up the lab: Debian packages missing: ${missing.join(" ")}: run ./setup.sh`);
+  throw new Error(
+    `cannot bring up the lab: programs missing: apt-get install --no-install-recommends ${missing.join(" ")}`,
+  );
 }
 
 function canConnect(path: string): Promise<boolean> {
