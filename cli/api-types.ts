@@ -148,5 +148,12 @@ export interface ApiInfo {
 
 export interface ApiSwarm extends Versioned {
   JoinTokens: { Worker: string; Manager: string };
-  Spec: unknown;
+  Spec: ApiSwarmSpec;
+}
+
+export interface ApiSwarmSpec {
+  Orchestration?: Record<string, unknown>;
+  Dispatcher?: Record<string, unknown>;
+  CAConfig?: Record<string, unknown>;
+  Raft?: Record<string, unknown>;
 }

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
-import type { ApiInfo, ApiNode, ApiSwarm } from "../api-types.ts";
+import type { ApiInfo, ApiNode, ApiSwarm, ApiSwarmSpec } from "../api-types.ts";
 import type { Client } from "../client.ts";
 import { write } from "../print.ts";
+import { parseCount, parseDuration } from "../units.ts";
 
 interface InitOptions {
   advertiseAddr?: string;
@@ -13,6 +14,13 @@ interface InitOptions {
   availability: string;
   forceNewCluster: boolean;
   taskHistoryLimit: string;
+}
+
+interface UpdateOptions {
+  dispatcherHeartbeat?: string;
+  taskHistoryLimit?: string;
+  certExpiry?: string;
+  snapshotInterval?: string;
 }
 
 interface JoinOptions {
@@ -50,6 +58,14 @@ export function register(program: Command, client: () => Client): void {
     .option("--availability <availability>", "availability of the node (active, pause, drain)", "active")
     .action((remote: string, options: JoinOptions) => join(client(), remote, options));
   swarm
+    .command("update")
+    .description("Update the swarm")
+    .option("--dispatcher-heartbeat <duration>", "dispatcher heartbeat period")
+    .option("--task-history-limit <n>", "task history retention limit")
+    .option("--cert-expiry <duration>", "validity period for node certificates")
+    .option("--snapshot-interval <n>", "number of log entries between Raft snapshots")
+    .action((options: UpdateOptions) => update(client(), options));
+  swarm
     .command("leave")
     .description("Leave the swarm")
     .option("-f, --force", "force this node to leave the swarm, ignoring warnings", false)
@@ -84,6 +100,26 @@ async function init(client: Client, options: InitOptions): Promise<void> {
   write(
     "\nTo add a manager to this swarm, run 'shoal swarm join-token manager' and follow the instructions.\n",
   );
+}
+
+async function update(client: Client, options: UpdateOptions): Promise<void> {
+  const { Version, Spec } = await client.get<ApiSwarm>("/swarm");
+  const spec: ApiSwarmSpec = { ...Spec };
+  const { dispatcherHeartbeat, taskHistoryLimit, certExpiry, snapshotInterval } = options;
+  if (dispatcherHeartbeat !== undefined) {
+    spec.Dispatcher = { ...spec.Dispatcher, HeartbeatPeriod: parseDuration(dispatcherHeartbeat) };
+  }
+  if (taskHistoryLimit !== undefined) {
+    spec.Orchestration = { ...spec.Orchestration, TaskHistoryRetentionLimit: parseCount(taskHistoryLimit) };
+  }
+  if (certExpiry !== undefined) {
+    spec.CAConfig = { ...spec.CAConfig, NodeCertExpiry: parseDuration(certExpiry) };
+  }
+  if (snapshotInterval !== undefined) {
+    spec.Raft = { ...spec.Raft, SnapshotInterval: parseCount(snapshotInterval) };
+  }
+  await client.post("/swarm/update", { version: Version.Index }, spec);
+  write("Swarm updated.");
 }
 
 async function join(client: Client, remote: string, options: JoinOptions): Promise<void> {

@@ -29,8 +29,10 @@ export const quick = [
   "2s",
 ] as const;
 
-/** For all tests of a file together, the lab's boot included; every wait in them has a bound of its own. */
-const fileLimitMs = 300_000;
+/** For all tests on one lab, its boot included; every wait in them has a bound of its own. */
+const labLimitMs = 300_000;
+/** A file has one lab for each client at most. */
+const fileLimitMs = 2 * labLimitMs;
 
 /** Why no lab can be made here, or `false`. */
 export const noLab: string | false = process.getuid?.() === 0 ? false : "not root: namespaces need root";
@@ -44,7 +46,7 @@ export async function labForTests(
   options: LabOptions & { readonly name: string },
 ): Promise<{ lab: Lab; view: View }> {
   root.setTimeout(fileLimitMs);
-  t.setTimeout(fileLimitMs);
+  t.setTimeout(labLimitMs);
   let lab: Lab | undefined;
   t.teardown(async () => {
     if (process.env["SHOAL_KEEP_LAB"] === undefined) await lab?.down();
