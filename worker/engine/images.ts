@@ -16,7 +16,7 @@ import {
   parseManifest,
   platformsOf,
 } from "./manifest.ts";
-import { type PullDeps, pullImage } from "./pull.ts";
+import { type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
 import { parseReference, printReference } from "./reference.ts";
 import { readBody, Registry } from "./registry.ts";
 import { chainIds } from "./snapshots.ts";
@@ -143,13 +143,8 @@ export class Images {
 
   async resolve(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution> {
     const reference = parseReference(text);
-    const { bytes, mediaType, digest } = await this.#registry.manifest(reference, auth, signal);
-    const manifest = parseManifest(bytes, mediaType);
-    const descriptor = {
-      mediaType: manifest.mediaType,
-      digest: digest === "" ? (reference.digest ?? "") : digest,
-      size: bytes.length,
-    };
+    const remote = await this.#registry.manifest(reference, auth, signal);
+    const { manifest, descriptor } = verifiedManifest(reference, remote);
     if (manifest.kind === "index") return { descriptor, platforms: platformsOf(manifest.manifests) };
     const response = await this.#registry.blob(reference, manifest.config.digest, 0, auth, signal);
     const { architecture, os } = parseConfig(await readBody(response, configLimitBytes));

@@ -291,13 +291,18 @@ class Pull {
   }
 }
 
-interface FetchedManifest {
+export interface FetchedManifest {
   readonly descriptor: Descriptor;
   readonly manifest: Manifest;
   readonly bytes: Buffer;
 }
 
-function verifiedManifest(
+/**
+ * A manifest that is what was asked for and what the registry says it is.
+ *
+ * @throws {ClusterError} `data-loss` for other content.
+ */
+export function verifiedManifest(
   reference: Reference,
   remote: RemoteManifest & { readonly bytes: Buffer },
 ): FetchedManifest {

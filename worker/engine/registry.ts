@@ -1,6 +1,7 @@
 /** A client of OCI registries: manifests and blobs over HTTP(S), with basic and token authentication. */
 import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import type { Socket } from "node:net";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
@@ -9,7 +10,9 @@ import { type Challenge, parseChallenges } from "./challenge.ts";
 import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
 import { printReference, type Reference, registryHost } from "./reference.ts";
 
-/** A registry that says nothing for this long is out of reach. */
+/** A registry that takes longer to accept a connection, TLS included, is out of reach; it is not tried again. */
+const defaultConnectTimeoutMs = 5_000;
+/** A registry that says nothing for this long has died. */
 const idleTimeoutMs = 30_000;
 const redirectLimit = 5;
 const tokenLimitBytes = 1 << 20;
@@ -34,13 +37,15 @@ interface Token {
 
 export class Registry {
   readonly #insecure: ReadonlySet<string>;
+  readonly #connectTimeoutMs: number;
   readonly #tokens = new Map<string, Token>();
   readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
   readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
 
   /** @param insecure - "host:port" or "host" that may be spoken to over plain HTTP. */
-  constructor(insecure: readonly string[]) {
+  constructor(insecure: readonly string[], connectTimeoutMs = defaultConnectTimeoutMs) {
     this.#insecure = new Set(insecure);
+    this.#connectTimeoutMs = connectTimeoutMs;
   }
 
   /** What a tag or digest is now; one small request. */
@@ -214,10 +219,7 @@ export class Registry {
             signal,
           );
     if (response.statusCode !== 200) await refuse(response, reference);
-    const body = JSON.parse((await readBody(response, tokenLimitBytes)).toString("utf8")) as Record<
-      string,
-      unknown
-    >;
+    const body = parseObject((await readBody(response, tokenLimitBytes)).toString("utf8"));
     const token = body["token"] ?? body["access_token"];
     if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
       throw new ClusterError("unauthenticated", `the token service ${realm.origin} sent no token`);
@@ -276,6 +278,15 @@ export class Registry {
       const request = send(url, options, resolve);
       request.setTimeout(idleTimeoutMs, () => {
         request.destroy(new Error(`no answer within ${idleTimeoutMs / 1000} s`));
+      });
+      request.on("socket", (socket: Socket) => {
+        if (request.reusedSocket) return;
+        const timer = setTimeout(() => {
+          const cause = `no connection to ${url.host} within ${this.#connectTimeoutMs / 1000} s`;
+          request.destroy(new ClusterError("unavailable", `cannot ask the registry: ${cause}`));
+        }, this.#connectTimeoutMs);
+        const connected = (): void => clearTimeout(timer);
+        socket.once(secure ? "secureConnect" : "connect", connected).once("close", connected);
       });
       request.on("error", reject);
       request.end(body);
@@ -380,6 +391,15 @@ function withQuery(url: URL, parameters: Readonly<Record<string, string>>): URL 
   const target = new URL(url);
   for (const [key, value] of Object.entries(parameters)) target.searchParams.append(key, value);
   return target;
+}
+
+/** The fields of a JSON object; none where the text is something else. */
+function parseObject(text: string): Readonly<Record<string, unknown>> {
+  try {
+    return { ...(JSON.parse(text) as Record<string, unknown> | null) };
+  } catch {
+    return {};
+  }
 }
 
 function parseRealm(realm: string): URL {

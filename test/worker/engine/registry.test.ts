@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import t, { type Test } from "tap";
 
 import type { Reference } from "../../../worker/engine/reference.ts";
+import { verifiedManifest } from "../../../worker/engine/pull.ts";
 import { readBody, Registry } from "../../../worker/engine/registry.ts";
 
 const none = new AbortController().signal;
@@ -105,6 +106,31 @@ t.test("a token service in the clear gets no credentials unless its host is list
   t.equal((await registry.manifest(reference, undefined, none)).digest, digest);
 });
 
+t.test("a token service that answers nonsense is named", async (t) => {
+  for (const nonsense of ["null", "<html>", "[]", '{"token":7}']) {
+    const { host, reference, registry } = await serve(t, (request, response) => {
+      if (request.url === "/token") response.end(nonsense);
+      else refuse(response, `Bearer realm="http://${host}/token"`);
+    });
+    await t.rejects(registry.manifest(reference, { identityToken: "x" }, none), {
+      code: "unauthenticated",
+      message: `the token service http://${host} sent no token`,
+    });
+  }
+});
+
+t.test("a manifest that is not what the registry calls it is refused", async (t) => {
+  const lie = `sha256:${"0".repeat(64)}`;
+  const { reference, registry } = await serve(t, (_request, response) => {
+    response.setHeader("docker-content-digest", lie).end(manifest);
+  });
+  const remote = await registry.manifest(reference, undefined, none);
+  t.throws(() => verifiedManifest(reference, remote), {
+    code: "data-loss",
+    message: `manifest of a/b: ${digest} came where ${lie} was asked for`,
+  });
+});
+
 t.test("passing troubles are tried again, others are told", async (t) => {
   let failures = 2;
   const { reference, registry } = await serve(t, (request, response) => {
@@ -129,4 +155,22 @@ t.test("what is too large is not read to its end; a blob is asked for from an of
   const response = await registry.blob(reference, digest, 3, undefined, none);
   t.equal((await readBody(response, 10)).toString(), "def");
   t.equal(seen.at(-1), `GET /v2/a/b/blobs/${digest} -`);
+});
+
+t.test("a registry that lets nobody connect is given up, at once and for good", async (t) => {
+  const held: Socket[] = [];
+  const silent = createTcpServer((socket) => held.push(socket.on("error", () => {})));
+  await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
+  const host = `127.0.0.1:${(silent.address() as AddressInfo).port}`;
+  const registry = new Registry([], 20);
+  t.teardown(() => {
+    registry.close();
+    for (const socket of held) socket.destroy();
+    silent.close();
+  });
+  await t.rejects(
+    registry.manifest({ domain: host, path: "a/b", tag: "1" }, undefined, AbortSignal.timeout(20_000)),
+    { code: "unavailable", message: `cannot ask the registry: no connection to ${host} within 0.02 s` },
+  );
+  t.equal(held.length, 1, "a connection that was not made is not tried again");
 });
