@@ -1,3 +1,4 @@
+import { Agent as HttpAgent } from "node:http";
 import { networkInterfaces } from "node:os";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { NodeDescription } from "../model/node.ts";
@@ -37,6 +38,8 @@ const keepaliveMs = 1_000;
 const leaveTimeoutMs = 60_000;
 /** shoald bounds its own answers by 20 s; this only guards against a lost reply. */
 const operationTimeoutMs = 30_000;
+/** Connections to the manager beside us that stay open between requests. */
+const idleConnections = 16;
 /** Of how many containers the latest health is kept. */
 const healthLimit = 4_096;
 
@@ -91,6 +94,7 @@ export class Worker {
       settings,
       engine,
       network,
+      toManager: new HttpAgent({ keepAlive: true, maxFreeSockets: idleConnections }),
       node: () => worker.#nodeView(),
       healthOf: (containerId) => worker.#health.get(containerId),
       swarm: (operation) => worker.#ask(operation),

@@ -1,3 +1,4 @@
+import type { Agent } from "node:http";
 import type { LocalNodeState, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../proto/host.ts";
 import type { HostSettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -25,6 +26,8 @@ export interface FrontDoorDeps {
   readonly settings: HostSettings;
   readonly engine: Engine;
   readonly network: HostNetwork;
+  /** Keeps connections to the manager beside us open: a new one for each request costs more than the request. */
+  readonly toManager: Agent;
   node(): NodeView;
   /** Undefined for a container without a health check. */
   healthOf(containerId: string): HealthState | undefined;

@@ -61,7 +61,7 @@ export async function forward(
     method: request.method,
     path: request.originalUrl,
     headers: passedHeaders(request.raw),
-    agent: false,
+    agent: deps.toManager,
   });
   reply.raw.once("close", () => upstream.destroy());
   const answered = response(upstream).catch((error: unknown) => {
@@ -85,7 +85,12 @@ export async function forward(
 /** A GET to the manager beside us, answered with JSON. @throws {ClusterError} `unavailable` when it does not answer. */
 export async function askManager(deps: FrontDoorDeps, path: string): Promise<unknown> {
   const { managerSocket } = deps.settings;
-  const upstream = httpRequest({ socketPath: managerSocket, path, headers: { host: "shoal" }, agent: false });
+  const upstream = httpRequest({
+    socketPath: managerSocket,
+    path,
+    headers: { host: "shoal" },
+    agent: deps.toManager,
+  });
   const cancel = deps.clock.after(answerTimeoutMs, () => upstream.destroy(new Error("it does not answer")));
   try {
     const answered = response(upstream);

@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
-import { createServer, request as httpRequest } from "node:http";
+import { Agent, createServer, request as httpRequest } from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,6 +35,7 @@ class Host {
   readonly network = new FakeNetwork();
   readonly directory: string;
   readonly settings: HostSettings;
+  readonly #toManager = new Agent({ keepAlive: true });
 
   private constructor(directory: string) {
     this.directory = directory;
@@ -74,6 +75,7 @@ class Host {
       settings: this.settings,
       engine: this.engine,
       network: this.network,
+      toManager: this.#toManager,
       node: () => this.view,
       healthOf: () => undefined,
       swarm: async (operation) => {
@@ -349,6 +351,27 @@ t.test("a manager's routes are passed through, streams and ends included", async
   stream.destroy();
   await left;
   t.pass("the manager saw the client go");
+});
+
+t.test("requests share a connection to the manager, and reach the one that comes after it", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const run = async () => {
+    const server = createServer((request, response) => request.resume().on("end", () => response.end("{}")));
+    let connections = 0;
+    server.on("connection", () => (connections += 1));
+    server.listen(host.settings.managerSocket);
+    await once(server, "listening");
+    for (const method of ["GET", "POST", "GET"]) t.equal((await host.ask(method, "/services/x")).status, 200);
+    const closed = once(server, "close");
+    server.closeAllConnections();
+    server.close();
+    await closed;
+    return connections;
+  };
+  t.equal(await run(), 1);
+  t.equal((await host.ask("GET", "/services/x")).status, 503, "nobody there");
+  t.equal(await run(), 1);
 });
 
 t.test("containers: list, inspect, logs and events", async (t) => {
