@@ -7,6 +7,7 @@ import {
   RaftNode,
   type Ready,
   type SnapshotMessage,
+  type Write,
   membersOf,
 } from "raft-ts";
 import { ClusterError, errorText, noLeaderText } from "../../model/errors.ts";
@@ -53,8 +54,8 @@ type ReadAsker =
   | { readonly kind: "stranger"; readonly memberId: MemberId };
 
 /**
- * Drives the core of one member: persist, send, apply, advance, again and again. While one round is being written,
- * everything that arrives gathers for the next: that is the group commit.
+ * Drives the core of one member: takes its work, sends and applies at once, and writes beside that. While one write is
+ * under way, everything that arrives gathers for the next: that is the group commit.
  */
 export class Member implements TransportHandler {
   readonly #deps: MemberDeps;
@@ -83,6 +84,7 @@ export class Member implements TransportHandler {
   #stopped = false;
   #wake: () => void = () => {};
   #running: Promise<void> = Promise.resolve();
+  #writing: Promise<void> = Promise.resolve();
   #stopTicking: () => void = () => {};
 
   constructor(deps: MemberDeps, options: RaftGroupOptions, state: Recovered) {
@@ -132,12 +134,13 @@ export class Member implements TransportHandler {
     this.#running = this.#run();
   }
 
-  /** Ends after the round under way. */
+  /** Ends after the write under way. */
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#stopTicking();
     this.#wake();
     await this.#running;
+    await this.#writing;
     await this.#state.wal.close();
   }
 
@@ -232,8 +235,8 @@ export class Member implements TransportHandler {
           continue;
         }
         const ready = this.#node.ready();
-        await this.#carryOut(ready);
-        this.#node.advance();
+        if (ready.write !== undefined) this.#writing = this.#write(ready.write);
+        this.#carryOut(ready);
         this.#afterRound(ready);
       }
     } catch (error) {
@@ -241,11 +244,9 @@ export class Member implements TransportHandler {
     }
   }
 
-  async #carryOut(ready: Ready): Promise<void> {
+  #carryOut(ready: Ready): void {
     if (ready.configuration !== undefined) this.#followConfiguration();
     this.#send(ready.messages);
-    await this.#persist(ready);
-    this.#send(ready.messagesAfterPersist);
     if (ready.committed.length > 0) this.#apply(ready.committed);
     if (ready.softState !== undefined) this.#onSoftState(); // After what was still committed.
     for (const { ctx, index } of ready.readStates) {
@@ -256,28 +257,35 @@ export class Member implements TransportHandler {
     }
   }
 
-  async #persist(ready: Ready): Promise<void> {
+  /** Messages, proposals and entries to apply go on beside it; never two at once. */
+  async #write(write: Write): Promise<void> {
+    try {
+      await this.#persist(write);
+      this.#node.persisted(write);
+    } catch (error) {
+      this.#fail(error, "failed");
+    }
+    this.#wake();
+  }
+
+  async #persist({ hardState, snapshot, entries }: Write): Promise<void> {
     const { storage, wal, snapshots } = this.#state;
-    const hardState = ready.hardState ?? storage.initialState();
     let installed: Uint8Array | undefined;
-    if (ready.snapshot !== undefined) {
-      installed = this.#received.get(ready.snapshot.index);
+    if (snapshot !== undefined) {
+      installed = this.#received.get(snapshot.index);
       if (installed === undefined) throw new Error("assertion failed: a snapshot came without its data");
-      await snapshots.save({ meta: ready.snapshot, data: installed });
+      await snapshots.save({ meta: snapshot, data: installed });
     }
-    // A commit index alone is not worth a write: it comes back from the leader, or by counting.
-    if (ready.mustSync) {
-      await wal.append({ hardState, entries: ready.entries, installed: ready.snapshot });
-    }
-    if (ready.snapshot !== undefined && installed !== undefined) {
-      const { index, configuration } = ready.snapshot;
-      storage.installSnapshot(ready.snapshot);
+    await wal.append({ hardState, entries, installed: snapshot });
+    if (snapshot !== undefined && installed !== undefined) {
+      const { index, configuration } = snapshot;
+      storage.installSnapshot(snapshot);
       for (const known of this.#received.keys()) if (known <= index) this.#received.delete(known);
       this.#sinceSnapshot = { entries: 0, bytes: 0 };
       this.#deps.emit({ kind: "snapshot", index, data: ownBuffer(installed) });
       this.#tellMembership(configuration);
     }
-    storage.append(ready.entries);
+    storage.append(entries);
     storage.setHardState(hardState);
   }
 
@@ -290,6 +298,7 @@ export class Member implements TransportHandler {
     });
     this.#applied = output.index;
     this.#deps.emit(output);
+    this.#node.applied(output.index);
     for (const id of lost) this.#refuse(id, leadershipLost());
     for (const entry of committed) if (entry.kind === "config") this.#onMembership(entry.index);
     this.#sinceSnapshot.entries += committed.length;
@@ -522,7 +531,6 @@ export class Member implements TransportHandler {
     if (this.#stopped) return;
     try {
       action();
-      this.#send(this.#node.takeMessages()); // Heartbeats go out even while a round is being written.
     } catch (error) {
       this.#fail(error, "failed");
     }

@@ -32,6 +32,6 @@ export { type PeerStatus, RaftNode, type RaftStatus } from "./node.ts";
 export type { ProgressState } from "./progress.ts";
 export { type VoteResult, membersOf, reachedByQuorum, voteResult, votersOf } from "./quorum.ts";
 export type { ReadState } from "./readindex.ts";
-export type { Ready, SoftState } from "./ready.ts";
+export type { Ready, SoftState, Write } from "./ready.ts";
 export type { RaftOptions, RoleKind } from "./state.ts";
 export { MemoryStorage, type Storage, emptySnapshot } from "./storage.ts";

@@ -186,9 +186,9 @@ export function onSnapshotSent(role: LeaderRole, id: MemberId, outcome: "sent" |
   progress.probeSent = true; // Waits for a sign of life before the next try.
 }
 
-/** The unit of the uncommitted limit: entries of this term that are now applied make room. */
-export function releaseApplied(s: RaftState, role: LeaderRole, applied: readonly Entry[]): void {
-  for (const { term, data } of applied) {
+/** Entries of this leadership that are handed out as committed make room for proposals. */
+export function releaseUncommitted(s: RaftState, role: LeaderRole, committed: readonly Entry[]): void {
+  for (const { term, data } of committed) {
     if (term === s.term) role.uncommittedBytes = Math.max(0, role.uncommittedBytes - data.byteLength);
   }
 }

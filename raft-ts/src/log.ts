@@ -6,22 +6,45 @@ export type AppendResult =
   | { readonly kind: "matched"; readonly lastIndex: number; readonly replacedFrom: number | undefined }
   | { readonly kind: "conflict"; readonly hintIndex: number; readonly hintTerm: number };
 
+/** What one write has to make durable of the log: a snapshot that replaces it, and entries. */
+export interface LogWork {
+  readonly snapshot: SnapshotMeta | undefined;
+  readonly entries: readonly Entry[];
+}
+
 /**
- * The log as the member sees it: the stable part in storage, then the unstable part that is still to be
- * persisted. `applied <= commit <= lastIndex()` always.
+ * The log as the member sees it.
+ *
+ * ```
+ *   storage          | unstable: hides what storage holds from there on
+ *   ─────────────────┼──────────────┬────────────────
+ *   durable          | being written│ not handed out yet
+ *                    stable         handed            last
+ * ```
+ *
+ * `applied <= applying <= min(commit, stable)` and `commit <= last` always: nothing reaches the state machine here
+ * before it is durable here.
  */
 export class RaftLog {
   readonly #storage: Storage;
   /** Entries from `#unstableFrom` on; they hide whatever storage holds at those indexes. */
   #unstable: Entry[] = [];
   #unstableFrom: number;
+  /** Entries up to here are in storage or in a write under way. */
+  #handed: number;
+  /** Writes under way, oldest first: what each of them will make stable, unless it is replaced meanwhile. */
+  readonly #writes: { lastIndex: number; readonly snapshotIndex: number }[] = [];
   #pendingSnapshot: SnapshotMeta | undefined;
+  #snapshotHanded = false;
   #commit: number;
+  /** Handed out to be applied. */
+  #applying: number;
   #applied: number;
 
   constructor(storage: Storage) {
     this.#storage = storage;
     this.#unstableFrom = storage.lastIndex() + 1;
+    this.#handed = storage.lastIndex();
     const { commit } = storage.initialState();
     const snapshotIndex = storage.snapshot().index;
     invariant(
@@ -30,6 +53,7 @@ export class RaftLog {
     );
     this.#commit = Math.max(commit, snapshotIndex);
     this.#applied = Math.max(snapshotIndex, storage.firstIndex() - 1);
+    this.#applying = this.#applied;
   }
 
   get commit(): number {
@@ -141,47 +165,66 @@ export class RaftLog {
   /** Replaces everything by a snapshot that is still to be persisted. */
   restore(snapshot: SnapshotMeta): void {
     this.#pendingSnapshot = snapshot;
+    this.#snapshotHanded = false;
     this.#unstable = [];
     this.#unstableFrom = snapshot.index + 1;
+    this.#handed = snapshot.index;
+    for (const write of this.#writes) write.lastIndex = 0;
     this.#commit = snapshot.index;
   }
 
-  unstableEntries(): readonly Entry[] {
-    return this.#unstable.slice();
+  /** Whether there is something that no write has taken yet. */
+  get hasWork(): boolean {
+    return this.lastIndex() > this.#handed || (this.#pendingSnapshot !== undefined && !this.#snapshotHanded);
   }
 
-  hasUnstable(): boolean {
-    return this.#unstable.length > 0;
+  /** Begins a write with all that no other has taken. */
+  takeWork(): LogWork {
+    const snapshot = this.#snapshotHanded ? undefined : this.#pendingSnapshot;
+    const entries = this.#unstable.slice(this.#handed + 1 - this.#unstableFrom);
+    this.#snapshotHanded = this.#pendingSnapshot !== undefined;
+    this.#handed = this.lastIndex();
+    this.#writes.push({ lastIndex: this.#handed, snapshotIndex: snapshot?.index ?? 0 });
+    return { snapshot, entries };
+  }
+
+  /** The oldest write under way is durable, and storage gives it back. What was replaced meanwhile stays unstable. */
+  workDone(): void {
+    const write = this.#writes.shift();
+    invariant(write !== undefined, () => "a write was reported durable, and none is under way");
+    const { lastIndex, snapshotIndex } = write;
+    if (snapshotIndex > 0) {
+      if (this.#pendingSnapshot?.index === snapshotIndex) {
+        this.#pendingSnapshot = undefined;
+        this.#snapshotHanded = false;
+      }
+      this.#applied = Math.max(this.#applied, snapshotIndex);
+      this.#applying = Math.max(this.#applying, snapshotIndex);
+    }
+    if (lastIndex < this.#unstableFrom) return;
+    this.#unstable = this.#unstable.slice(lastIndex + 1 - this.#unstableFrom);
+    this.#unstableFrom = lastIndex + 1;
   }
 
   hasCommitted(): boolean {
-    return this.#commit > Math.max(this.#applied, this.firstIndex() - 1);
+    return Math.min(this.#commit, this.stableIndex()) > this.#applying;
   }
 
-  /** Committed entries not yet applied, in order. */
-  committedEntries(maxBytes: number): readonly Entry[] {
-    const from = Math.max(this.#applied, this.firstIndex() - 1) + 1;
-    return from > this.#commit ? [] : this.#slice(from, this.#commit + 1, maxBytes);
-  }
-
-  /** The entry (`index`, `term`) and all before it are persisted; stale when it was replaced meanwhile. */
-  stableTo(index: number, term: number): void {
-    if (index < this.#unstableFrom || !this.matches(index, term)) return;
-    this.#unstable = this.#unstable.slice(index - this.#unstableFrom + 1);
-    this.#unstableFrom = index + 1;
-  }
-
-  stableSnapshotTo(index: number): void {
-    if (this.#pendingSnapshot?.index === index) this.#pendingSnapshot = undefined;
-    this.#applied = Math.max(this.#applied, index);
+  /** Committed and durable entries that were not taken before, in order. */
+  takeCommitted(maxBytes: number): readonly Entry[] {
+    const to = Math.min(this.#commit, this.stableIndex());
+    if (to <= this.#applying) return [];
+    const entries = this.#slice(this.#applying + 1, to + 1, maxBytes);
+    this.#applying += entries.length;
+    return entries;
   }
 
   appliedTo(index: number): void {
     invariant(
-      index >= this.#applied && index <= this.#commit,
-      () => `applied ${index}: already at ${this.#applied}, committed ${this.#commit}`,
+      index <= this.#applying,
+      () => `applied ${index}: only entries up to ${this.#applying} were handed out`,
     );
-    this.#applied = index;
+    this.#applied = Math.max(this.#applied, index);
   }
 
   #conflict(index: number, term: number): AppendResult {
@@ -196,6 +239,8 @@ export class RaftLog {
       this.#unstable = [];
       this.#unstableFrom = from;
     }
+    this.#handed = Math.min(this.#handed, from - 1);
+    for (const write of this.#writes) write.lastIndex = Math.min(write.lastIndex, from - 1);
   }
 
   #slice(from: number, to: number, maxBytes: number): readonly Entry[] {

@@ -130,6 +130,12 @@ export function entryBytes(entry: Entry): number {
   return entry.data.byteLength + entryOverheadBytes;
 }
 
+export function totalBytes(entries: readonly Entry[]): number {
+  let bytes = 0;
+  for (const entry of entries) bytes += entryBytes(entry);
+  return bytes;
+}
+
 /** A broken invariant: the member must stop, since going on could lose acknowledged data. */
 export class RaftInvariantError extends Error {
   override readonly name = "RaftInvariantError";

@@ -10,13 +10,20 @@ import {
   onUnreachable,
   proposeChange,
   proposeData,
-  releaseApplied,
+  releaseUncommitted,
   startTransfer,
 } from "./leader.ts";
-import { type Configuration, type HardState, type MemberId, type Message, invariant } from "./message.ts";
-import type { ProgressState } from "./progress.ts";
+import {
+  type Configuration,
+  type HardState,
+  type MemberId,
+  type Message,
+  invariant,
+  totalBytes,
+} from "./message.ts";
+import { Inflights, type ProgressState } from "./progress.ts";
 import { step, tick } from "./raft.ts";
-import type { Ready, SoftState } from "./ready.ts";
+import type { Ready, SoftState, Write } from "./ready.ts";
 import { type RaftOptions, RaftState, type RoleKind } from "./state.ts";
 
 /** What the leader knows of a peer. */
@@ -55,15 +62,20 @@ export interface RaftStatus {
 export class RaftNode {
   readonly #s: RaftState;
   #soft: SoftState;
-  #hard: HardState;
   #configuration: Configuration;
-  #outstanding: Ready | undefined;
+  /** Term and vote as the latest write has them. */
+  #written: { readonly term: number; readonly vote: MemberId | undefined };
+  #writeNumber = 0;
+  /** Under way, oldest first, each with the messages that wait for it. */
+  readonly #writes: { readonly write: Write; readonly promises: Message[] }[] = [];
+  readonly #applying: Inflights;
 
   constructor(options: RaftOptions) {
     this.#s = new RaftState(options);
     this.#soft = this.#softState();
-    this.#hard = this.#hardState();
     this.#configuration = this.#s.history.latest;
+    this.#written = { term: this.#s.term, vote: this.#s.vote };
+    this.#applying = new Inflights({ maxCount: Infinity, maxBytes: this.#s.options.maxApplyingBytes });
   }
 
   /** Time passes; call it at a steady pace. */
@@ -128,84 +140,64 @@ export class RaftNode {
     this.reportUnreachable(id);
   }
 
+  /** Whether {@link ready} has anything new. */
   hasReady(): boolean {
     const s = this.#s;
     return (
-      this.#outstanding === undefined &&
-      (s.messages.length > 0 ||
-        s.messagesAfterPersist.length > 0 ||
-        s.readStates.length > 0 ||
-        s.log.hasUnstable() ||
-        s.log.pendingSnapshot !== undefined ||
-        s.log.hasCommitted() ||
-        (s.role.kind === "leader" && s.role.flushDue) ||
-        this.#configuration !== s.history.latest ||
-        !sameSoft(this.#soft, s) ||
-        !sameHard(this.#hard, s))
+      s.messages.length > 0 ||
+      s.readStates.length > 0 ||
+      this.#writeIsDue() ||
+      (s.promises.length > 0 && this.#writes.length === 0) ||
+      (s.log.hasCommitted() && !this.#applying.full) ||
+      (s.role.kind === "leader" && s.role.flushDue) ||
+      this.#configuration !== s.history.latest ||
+      !sameSoft(this.#soft, s)
     );
   }
 
-  /** The work at hand. One at a time: {@link advance} comes before the next. */
+  /** Takes the work at hand. It may be taken again while earlier writes are under way. */
   ready(): Ready {
-    invariant(this.#outstanding === undefined, () => "ready() was called twice without advance()");
     const s = this.#s;
     if (s.role.kind === "leader") flush(s, s.role);
-    const entries = s.log.unstableEntries();
-    const hard = sameHard(this.#hard, s) ? undefined : this.#hardState();
-    const soft = sameSoft(this.#soft, s) ? undefined : this.#softState();
+    const write = this.#writeIsDue() ? this.#beginWrite() : undefined;
+    this.#bindPromises();
+    const committed = this.#applying.full ? [] : s.log.takeCommitted(s.options.maxApplyingBytes);
+    const lastCommitted = committed.at(-1);
+    if (lastCommitted !== undefined) this.#applying.add(lastCommitted.index, totalBytes(committed));
+    if (s.role.kind === "leader") releaseUncommitted(s, s.role, committed);
     const ready: Ready = {
-      softState: soft,
-      hardState: hard,
+      softState: sameSoft(this.#soft, s) ? undefined : this.#softState(),
       configuration: this.#configuration === s.history.latest ? undefined : s.history.latest,
-      snapshot: s.log.pendingSnapshot,
-      entries,
-      mustSync:
-        entries.length > 0 ||
-        s.log.pendingSnapshot !== undefined ||
-        (hard !== undefined && (hard.term !== this.#hard.term || hard.vote !== this.#hard.vote)),
       messages: s.messages,
-      messagesAfterPersist: s.messagesAfterPersist,
-      committed: s.log.committedEntries(s.options.maxCommittedBytes),
+      write,
+      committed,
       readStates: s.readStates,
     };
     s.messages = [];
-    s.messagesAfterPersist = [];
     s.readStates = [];
-    this.#hard = hard ?? this.#hard;
-    this.#soft = soft ?? this.#soft;
+    this.#soft = ready.softState ?? this.#soft;
     this.#configuration = s.history.latest;
-    this.#outstanding = ready;
     return ready;
   }
 
-  /**
-   * Messages that may leave at once, while the last {@link ready} is still being persisted: heartbeats and their
-   * answers must not wait for a slow disk.
-   */
-  takeMessages(): readonly Message[] {
-    const { messages } = this.#s;
-    this.#s.messages = [];
-    return messages;
+  /** The write is durable, storage gives its entries back, and its snapshot is loaded. Writes are reported in order. */
+  persisted({ number, hardState }: Write): void {
+    const done = this.#writes.shift();
+    invariant(
+      done?.write.number === number,
+      () => `write ${number} was reported durable, ${done?.write.number ?? "none"} is the oldest under way`,
+    );
+    const s = this.#s;
+    s.stableTerm = hardState.term;
+    s.log.workDone();
+    for (const message of done.promises) s.messages.push(message);
+    if (s.role.kind === "leader") advanceCommit(s, s.role);
   }
 
-  /** The last {@link ready} has been carried out: persisted, and handed on to be applied. */
-  advance(): void {
-    const ready = this.#outstanding;
-    invariant(ready !== undefined, () => "advance() was called without ready()");
-    this.#outstanding = undefined;
-    const s = this.#s;
-    if (ready.hardState !== undefined) s.stableTerm = ready.hardState.term;
-    if (ready.snapshot !== undefined) s.log.stableSnapshotTo(ready.snapshot.index);
-    const lastEntry = ready.entries.at(-1);
-    if (lastEntry !== undefined) s.log.stableTo(lastEntry.index, lastEntry.term);
-    const lastCommitted = ready.committed.at(-1);
-    if (lastCommitted !== undefined && lastCommitted.index > s.log.applied) {
-      s.log.appliedTo(lastCommitted.index);
-    }
-    if (s.role.kind === "leader") {
-      releaseApplied(s, s.role, ready.committed);
-      advanceCommit(s, s.role);
-    }
+  /** The state machine has applied what was `committed` up to `index`, which is the last of some `Ready`. */
+  applied(index: number): void {
+    this.#s.log.appliedTo(index);
+    this.#applying.freeTo(index);
   }
 
   /** The configuration in force at `index`, for the metadata of a snapshot made there. */
@@ -264,12 +256,35 @@ export class RaftNode {
   #hardState(): HardState {
     return { term: this.#s.term, vote: this.#s.vote, commit: this.#s.log.commit };
   }
+
+  #isDirty(): boolean {
+    const { term, vote, log } = this.#s;
+    return log.hasWork || this.#written.term !== term || this.#written.vote !== vote;
+  }
+
+  #writeIsDue(): boolean {
+    return this.#writes.length < this.#s.options.maxWritesUnderWay && this.#isDirty();
+  }
+
+  #beginWrite(): Write {
+    const hardState = this.#hardState();
+    this.#writeNumber += 1;
+    const write = { number: this.#writeNumber, hardState, ...this.#s.log.takeWork() };
+    this.#written = hardState;
+    this.#writes.push({ write, promises: [] });
+    return write;
+  }
+
+  /** What is promised lies in the latest write under way, unless there is something that none has taken yet. */
+  #bindPromises(): void {
+    const s = this.#s;
+    if (s.promises.length === 0 || this.#isDirty()) return;
+    const waiting = this.#writes.at(-1)?.promises ?? s.messages;
+    for (const message of s.promises) waiting.push(message);
+    s.promises = [];
+  }
 }
 
 function sameSoft(soft: SoftState, s: RaftState): boolean {
   return soft.role === s.role.kind && soft.leader === s.leader && soft.term === s.term;
-}
-
-function sameHard(hard: HardState, s: RaftState): boolean {
-  return hard.term === s.term && hard.vote === s.vote && hard.commit === s.log.commit;
 }

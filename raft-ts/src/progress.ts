@@ -1,5 +1,5 @@
 import type { Entry } from "./message.ts";
-import { entryBytes } from "./message.ts";
+import { totalBytes } from "./message.ts";
 
 /**
  * ```
@@ -95,10 +95,7 @@ export class Progress {
     const last = entries.at(-1);
     if (this.state === "probe") this.probeSent = true;
     if (this.state !== "replicate" || last === undefined) return;
-    this.inflights.add(
-      last.index,
-      entries.reduce((sum, entry) => sum + entryBytes(entry), 0),
-    );
+    this.inflights.add(last.index, totalBytes(entries));
     this.next = last.index + 1;
   }
 

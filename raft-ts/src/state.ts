@@ -22,9 +22,11 @@ export interface RaftOptions {
   readonly maxInflightCount?: number;
   /** Unacknowledged appends per peer. Default 8 MiB. */
   readonly maxInflightBytes?: number;
-  /** Committed entries in one `Ready`. Default 4 MiB. */
-  readonly maxCommittedBytes?: number;
-  /** Proposals appended and not yet applied here; more are refused. Default 64 MiB. */
+  /** Committed entries handed out and not yet reported as applied. Default 4 MiB. */
+  readonly maxApplyingBytes?: number;
+  /** Writes handed out and not yet reported as durable. Default 1: what comes meanwhile is written together. */
+  readonly maxWritesUnderWay?: number;
+  /** Proposals appended and not yet handed out as committed; more are refused. Default 64 MiB. */
   readonly maxUncommittedBytes?: number;
   /** Reads that wait for confirmation; more are refused. Default 16,384. */
   readonly maxPendingReads?: number;
@@ -70,8 +72,8 @@ export class RaftState {
   electionDeadline: number;
   /** May leave at once. */
   messages: Message[] = [];
-  /** Promise something that has to be on disk first. */
-  messagesAfterPersist: Message[] = [];
+  /** Promise something that no write has taken yet, or that the latest one under way makes durable. */
+  promises: Message[] = [];
   readStates: ReadState[] = [];
 
   constructor(options: RaftOptions) {
@@ -104,28 +106,33 @@ export class RaftState {
   }
 
   send(message: Message): void {
+    if (this.#isBacked(message)) this.messages.push(message);
+    else this.promises.push(message);
+  }
+
+  /** Whether everything that the message promises is durable already. */
+  #isBacked(message: Message): boolean {
     switch (message.type) {
       case "pre-vote":
-      case "vote":
       case "pre-vote-reply":
+      case "read":
+      case "read-reply":
+      case "timeout-now":
+        return true; // They promise nothing.
+      case "vote":
+        return false; // The own vote counts, so it must be on disk.
       case "vote-reply":
+        return !message.granted && message.term === this.stableTerm;
       case "append-reply":
-        this.messagesAfterPersist.push(message);
-        return;
+        if (message.term !== this.stableTerm) return false;
+        return message.rejected || message.index <= this.log.stableIndex();
       case "heartbeat-reply":
       case "append":
       case "heartbeat":
       case "snapshot":
         // They promise the term and nothing else, and a slow disk must not look like a dead member. The term itself
         // must be on disk: a lone voter that crashed would win it again and give its indexes to other entries.
-        if (message.term === this.stableTerm) this.messages.push(message);
-        else this.messagesAfterPersist.push(message);
-        return;
-      case "read":
-      case "read-reply":
-      case "timeout-now":
-        this.messages.push(message);
-        return;
+        return message.term === this.stableTerm;
     }
   }
 
@@ -179,7 +186,8 @@ function resolveOptions(options: RaftOptions): ResolvedOptions {
     maxMessageBytes: 1024 * 1024,
     maxInflightCount: 256,
     maxInflightBytes: 8 * 1024 * 1024,
-    maxCommittedBytes: 4 * 1024 * 1024,
+    maxApplyingBytes: 4 * 1024 * 1024,
+    maxWritesUnderWay: 1,
     maxUncommittedBytes: 64 * 1024 * 1024,
     maxPendingReads: 16_384,
     ...options,

@@ -5,6 +5,7 @@ import {
   type Message,
   RaftNode,
   type Ready,
+  type Write,
   bootstrapEntry,
 } from "../src/index.ts";
 
@@ -29,7 +30,7 @@ export class TestMember {
   readonly reads = new Map<number, number>();
   #random: (bound: number) => number;
   #received = new Map<number, AppliedLog>();
-  outstanding: Ready | undefined;
+  writing: Write | undefined;
 
   constructor(id: string, random: (bound: number) => number) {
     this.id = id;
@@ -45,7 +46,7 @@ export class TestMember {
 
   crash(): void {
     this.alive = false;
-    this.outstanding = undefined;
+    this.writing = undefined;
     this.reads.clear();
     this.#received.clear();
   }
@@ -61,34 +62,35 @@ export class TestMember {
     this.node.step(message);
   }
 
-  /** Takes the next work; what may leave before persisting is returned. */
-  begin(): readonly Message[] {
+  /** Takes the work at hand and applies what is committed; what it writes is under way until {@link finish}. */
+  begin(onApply: (entry: Entry) => void): Ready {
     const ready = this.node.ready();
-    this.outstanding = ready;
-    return ready.messages;
-  }
-
-  /** Persists, applies, advances; what had to wait for the disk is returned. */
-  finish(onApply: (entry: Entry) => void): readonly Message[] {
-    const ready = this.outstanding;
-    if (ready === undefined) return [];
-    if (ready.snapshot !== undefined) {
-      this.storage.installSnapshot(ready.snapshot);
-      this.snapshotData = this.#received.get(ready.snapshot.index) ?? [];
-      this.applied = [...this.snapshotData];
-      for (const index of this.#received.keys())
-        if (index <= ready.snapshot.index) this.#received.delete(index);
-    }
-    this.storage.append(ready.entries);
-    if (ready.hardState !== undefined) this.storage.setHardState(ready.hardState);
+    this.writing = ready.write ?? this.writing;
     for (const entry of ready.committed) {
       onApply(entry);
       this.applied.push(entryText(entry));
     }
+    const last = ready.committed.at(-1);
+    if (last !== undefined) this.node.applied(last.index);
     for (const { ctx, index } of ready.readStates) this.reads.set(ctx, index);
-    this.outstanding = undefined;
-    this.node.advance();
-    return ready.messagesAfterPersist;
+    return ready;
+  }
+
+  /** What was being written is durable now. */
+  finish(): void {
+    const { writing } = this;
+    if (writing === undefined) return;
+    const { snapshot, entries, hardState } = writing;
+    if (snapshot !== undefined) {
+      this.storage.installSnapshot(snapshot);
+      this.snapshotData = this.#received.get(snapshot.index) ?? [];
+      this.applied = [...this.snapshotData];
+      for (const index of this.#received.keys()) if (index <= snapshot.index) this.#received.delete(index);
+    }
+    this.storage.append(entries);
+    this.storage.setHardState(hardState);
+    this.writing = undefined;
+    this.node.persisted(writing);
   }
 
   /** Snapshot of what is applied; the log keeps `tail` entries for slow peers. */

@@ -1,5 +1,12 @@
 import t from "tap";
-import { MemoryStorage, type Message, RaftNode, bootstrapEntry, encodeConfiguration } from "../src/index.ts";
+import {
+  MemoryStorage,
+  type Message,
+  RaftNode,
+  bootstrapEntry,
+  type Write,
+  encodeConfiguration,
+} from "../src/index.ts";
 import { bytes, group } from "./cluster.ts";
 
 /** Member `a` of three, with `entries` (term by index, after the founding entry) on its disk. */
@@ -20,13 +27,26 @@ function member(terms: readonly number[]): { node: RaftNode; storage: MemoryStor
 function settle({ node, storage }: { node: RaftNode; storage: MemoryStorage }): Message[] {
   const sent: Message[] = [];
   while (node.hasReady()) {
-    const ready = node.ready();
-    storage.append(ready.entries);
-    if (ready.hardState !== undefined) storage.setHardState(ready.hardState);
-    sent.push(...ready.messages, ...ready.messagesAfterPersist);
-    node.advance();
+    const { messages, write, committed } = node.ready();
+    sent.push(...messages);
+    if (write !== undefined) persist({ node, storage }, write);
+    const last = committed.at(-1);
+    if (last !== undefined) node.applied(last.index);
   }
   return sent;
+}
+
+function persist({ node, storage }: { node: RaftNode; storage: MemoryStorage }, write: Write): void {
+  storage.append(write.entries);
+  storage.setHardState(write.hardState);
+  node.persisted(write);
+}
+
+/** The write that is handed out now. */
+function takeWrite({ node }: { node: RaftNode }): { write: Write; messages: readonly Message[] } {
+  const { write, messages } = node.ready();
+  if (write === undefined) throw new Error("nothing was to be written");
+  return { write, messages };
 }
 
 function elect(subject: { node: RaftNode; storage: MemoryStorage }): number {
@@ -63,12 +83,11 @@ t.test("the leader's own copy counts only when it is on disk", (t) => {
   subject.node.step({ ...accepted, from: "b", term, index: 2 });
   settle(subject);
   t.equal(subject.node.propose(bytes("x")).kind, "accepted");
-  const ready = subject.node.ready();
-  t.ok(ready.mustSync);
+  const { write, messages } = takeWrite(subject);
+  t.match(messages, [{ type: "append", to: "b", entries: [{ index: 3 }] }], "sent before it is durable here");
   subject.node.step({ ...accepted, from: "b", term, index: 3 });
   t.equal(subject.node.status().commit, 2, "one durable copy of three");
-  subject.storage.append(ready.entries);
-  subject.node.advance();
+  persist(subject, write);
   t.equal(subject.node.status().commit, 3, "two durable copies of three");
   t.end();
 });
@@ -84,11 +103,11 @@ t.test("votes wait for the disk, appends of a leader do not", (t) => {
     lastTerm: 1,
     transfer: false,
   });
-  const ready = subject.node.ready();
-  t.strictSame(ready.hardState, { term: 2, vote: "b", commit: 1 });
-  t.ok(ready.mustSync);
-  t.strictSame(ready.messages, []);
-  t.match(ready.messagesAfterPersist, [{ type: "vote-reply", granted: true }]);
+  const { write, messages } = takeWrite(subject);
+  t.strictSame(write.hardState, { term: 2, vote: "b", commit: 1 });
+  t.strictSame(messages, []);
+  persist(subject, write);
+  t.match(subject.node.ready().messages, [{ type: "vote-reply", granted: true }]);
   t.end();
 });
 
@@ -99,13 +118,11 @@ t.test("a lone voter tells its learners nothing of a term that is not on its dis
   const node = new RaftNode({ id: "a", storage, random: () => 0 });
   node.campaign();
   t.equal(node.propose(bytes("x")).kind, "accepted");
-  const ready = node.ready();
+  const { write, messages } = takeWrite({ node });
   // After a crash here it would win the same term again, and fill the same indexes with other entries.
-  t.strictSame(ready.messages, []);
-  t.match(ready.messagesAfterPersist, [{ type: "append", to: "l", term: 2 }]);
-  storage.append(ready.entries);
-  if (ready.hardState !== undefined) storage.setHardState(ready.hardState);
-  node.advance();
+  t.strictSame(messages, []);
+  persist({ node, storage }, write);
+  t.match(node.ready().messages, [{ type: "append", to: "l", term: 2 }]);
   t.equal(node.propose(bytes("y")).kind, "accepted");
   for (let tick = 0; tick < 2; tick += 1) node.tick();
   t.match(node.ready().messages, [{ type: "heartbeat", to: "l" }], "once it is there, nothing waits");
@@ -123,13 +140,12 @@ t.test("entries replaced while they were being written are written again", (t) =
   });
   const from1 = { ...append, from: "b", term: 2, prevIndex: 1, prevTerm: 1 };
   subject.node.step({ ...from1, entries: [entry(2, 2), entry(2, 3)] });
-  const first = subject.node.ready();
+  const first = takeWrite(subject);
   subject.node.step({ ...from1, from: "c", term: 3, entries: [entry(3, 2), entry(3, 3)] });
-  subject.storage.append(first.entries);
-  subject.node.advance();
-  const second = subject.node.ready();
+  persist(subject, first.write);
+  const second = takeWrite(subject);
   t.strictSame(
-    second.entries.map(({ term, index }) => ({ term, index })),
+    second.write.entries.map(({ term, index }) => ({ term, index })),
     [
       { term: 3, index: 2 },
       { term: 3, index: 3 },

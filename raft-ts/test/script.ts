@@ -85,18 +85,19 @@ export class Script {
       for (const member of this.#members.values()) {
         if (!member.alive || !member.node.hasReady()) continue;
         busy = true;
-        this.#post(member, member.begin());
-        const { softState, snapshot } = member.outstanding ?? {};
+        const { messages, softState, write } = member.begin((entry) => {
+          this.#print(`${member.id} applies ${entryText(entry)}`);
+        });
         if (softState !== undefined) {
           this.#print(
             `${member.id} is ${softState.role} in term ${softState.term}, leader ${softState.leader ?? "none"}`,
           );
         }
-        if (snapshot !== undefined) this.#print(`${member.id} installs snapshot ${snapshot.index}`);
-        this.#post(
-          member,
-          member.finish((entry) => this.#print(`${member.id} applies ${entryText(entry)}`)),
-        );
+        this.#post(member, messages);
+        if (write?.snapshot !== undefined) {
+          this.#print(`${member.id} installs snapshot ${write.snapshot.index}`);
+        }
+        member.finish();
         for (const [ctx, index] of member.reads) this.#print(`${member.id} read ${ctx} at ${index}`);
         member.reads.clear();
       }
