@@ -9,9 +9,9 @@ import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { Wal } from "../../../manager/raft/wal.ts";
 import type { ClusterId, NodeId } from "../../../model/ids.ts";
 import { silentLog } from "../../../runtime/log.ts";
-import { MemoryDisk } from "../../../runtime/memory-disk.ts";
 import { seededRandom } from "../../../runtime/random.ts";
 import { settle, VirtualClock } from "../../sim/clock.ts";
+import { SimDisk } from "../../sim/disk.ts";
 
 const self = "n1.aa";
 const peers = ["n2.bb", "n3.cc"] as const;
@@ -48,7 +48,7 @@ t.test("a member that was seen to leave is known to have left, also to a followe
 async function leader(t: Test) {
   const clock = new VirtualClock();
   const random = seededRandom(3);
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const seal = sealWith(new Uint8Array(32).fill(7), random);
   const { wal } = await Wal.open({ disk }, { directory: "/raft/log", seal, segmentBytes: 64 * 1024 });
   const snapshots = new SnapshotStore({ disk }, { directory: "/raft/snapshots", seal });

@@ -3,12 +3,12 @@ import t from "tap";
 import { crc32c } from "../../../manager/raft/crc32c.ts";
 import { sealWith } from "../../../manager/raft/seal.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
-import { MemoryDisk } from "../../../runtime/memory-disk.ts";
 import { seededRandom } from "../../../runtime/random.ts";
+import { SimDisk } from "../../sim/disk.ts";
 
 const directory = "/raft/snapshots";
 
-function store(disk: MemoryDisk): SnapshotStore {
+function store(disk: SimDisk): SnapshotStore {
   const seal = sealWith(new Uint8Array(32).fill(7), seededRandom(1));
   return new SnapshotStore({ disk }, { directory, seal });
 }
@@ -18,8 +18,8 @@ function meta(index: number): SnapshotMeta {
   return { index, term: 3, configuration };
 }
 
-async function threeSaved(): Promise<MemoryDisk> {
-  const disk = new MemoryDisk();
+async function threeSaved(): Promise<SimDisk> {
+  const disk = new SimDisk();
   for (const index of [10, 20, 30]) {
     await store(disk).save({ meta: meta(index), data: Buffer.from(`state ${index}`) });
   }
@@ -36,7 +36,7 @@ t.test("the newest is loaded, the one before is kept, older ones go", async (t) 
 });
 
 t.test("without any there is nothing to load", async (t) => {
-  t.equal(await store(new MemoryDisk()).load(), undefined);
+  t.equal(await store(new SimDisk()).load(), undefined);
 });
 
 t.test("a damaged newest falls back to the one before; two damaged ones are refused", async (t) => {
@@ -66,7 +66,7 @@ t.test("a state never lies in the clear on the disk", async (t) => {
 });
 
 t.test("a state of several parts comes back whole, and not when a part is missing", async (t) => {
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const data = new Uint8Array(2_500_000).map((_, at) => at % 251);
   await store(disk).save({ meta: meta(7), data });
   t.ok(Buffer.from((await store(disk).load())?.data ?? []).equals(data));

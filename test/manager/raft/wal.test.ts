@@ -2,14 +2,14 @@ import type { Entry } from "raft-ts";
 import t from "tap";
 import { sealWith } from "../../../manager/raft/seal.ts";
 import { Wal, type WalState } from "../../../manager/raft/wal.ts";
-import { MemoryDisk } from "../../../runtime/memory-disk.ts";
 import { seededRandom } from "../../../runtime/random.ts";
+import { SimDisk, keepSectors, loseAll, loseNothing } from "../../sim/disk.ts";
 
 const directory = "/raft/log";
 const seal = sealWith(new Uint8Array(32).fill(7), seededRandom(1));
 const first = `${directory}/0000000000000001.wal`;
 
-function open(disk: MemoryDisk, segmentBytes = 64 * 1024): Promise<{ wal: Wal; state: WalState }> {
+function open(disk: SimDisk, segmentBytes = 64 * 1024): Promise<{ wal: Wal; state: WalState }> {
   return Wal.open({ disk }, { directory, seal, segmentBytes });
 }
 
@@ -26,8 +26,8 @@ function print({ entries, hardState }: WalState): string {
 }
 
 /** Three batches, as a crash would find them. */
-async function written(): Promise<MemoryDisk> {
-  const disk = new MemoryDisk();
+async function written(): Promise<SimDisk> {
+  const disk = new SimDisk();
   const { wal } = await open(disk);
   await write(wal, [entry(1), entry(2)]);
   await write(wal, [entry(3, 1, 2000)]);
@@ -37,7 +37,7 @@ async function written(): Promise<MemoryDisk> {
 }
 
 /** Where records begin in the first segment. */
-async function recordStarts(disk: MemoryDisk): Promise<number[]> {
+async function recordStarts(disk: SimDisk): Promise<number[]> {
   const bytes = Buffer.from((await disk.read(first)) ?? []);
   const starts: number[] = [];
   for (let at = bytes.indexOf("SHWR"); at !== -1; at = bytes.indexOf("SHWR", at + 1)) starts.push(at);
@@ -46,7 +46,7 @@ async function recordStarts(disk: MemoryDisk): Promise<number[]> {
 
 t.test("what was appended is there after a crash that loses everything unsynced", async (t) => {
   const disk = await written();
-  disk.crash("all");
+  disk.losePower(loseAll);
   t.equal(print((await open(disk)).state), "t1 1/1 2/1 3/1 4/1");
 });
 
@@ -119,7 +119,7 @@ t.test("a record wiped out in the middle is damage, not an end", async (t) => {
 });
 
 t.test("segments roll over, are released when covered, and stay readable", async (t) => {
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const { wal } = await open(disk, 4096);
   for (let index = 1; index <= 40; index += 1) await write(wal, [entry(index, 1, 600)]);
   const count = (await disk.list(directory)).length;
@@ -134,7 +134,7 @@ t.test("segments roll over, are released when covered, and stay readable", async
 });
 
 t.test("a missing segment is damage", async (t) => {
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const { wal } = await open(disk, 4096);
   for (let index = 1; index <= 20; index += 1) await write(wal, [entry(index, 1, 600)]);
   await wal.close();
@@ -143,60 +143,52 @@ t.test("a missing segment is damage", async (t) => {
 });
 
 t.test("a crash between any two calls loses nothing that was acknowledged", async (t) => {
-  for (let failAt = 1; failAt < 60; failAt += 1) {
-    for (const loss of ["all", "none", { keepBytes: 512 }, { keepBytes: 1536 }] as const) {
-      const disk = new MemoryDisk();
-      let effects = 0;
-      disk.onEffect = () => {
-        effects += 1;
-        if (effects > failAt) throw new Error("power lost");
-      };
-      let acknowledged = 0;
-      let wal: Wal | undefined;
-      try {
-        ({ wal } = await open(disk, 4096));
-        for (let index = 1; index <= 12; index += 1) {
-          // A follower that catches up learns in one message of entries and that they are committed.
-          const hardState = { term: 1, vote: "a", commit: index };
-          await wal.append({ hardState, entries: [entry(index, 1, 900)], installed: undefined });
-          acknowledged = index;
-        }
-      } catch {
-        // The moment this test is about.
+  const losses = [loseAll, loseNothing, keepSectors((order) => order < 1), keepSectors((order) => order < 3)];
+  for (let stopAt = 1; stopAt < 150; stopAt += 1) {
+    const disk = new SimDisk({
+      onCall: ({ number }) => (number === stopAt ? { kind: "stop" } : undefined),
+    });
+    let acknowledged = 0;
+    try {
+      const { wal } = await open(disk, 4096);
+      for (let index = 1; index <= 12; index += 1) {
+        // A follower that catches up learns in one message of entries and that they are committed.
+        const hardState = { term: 1, vote: "a", commit: index };
+        await wal.append({ hardState, entries: [entry(index, 1, 900)], installed: undefined });
+        acknowledged = index;
       }
-      disk.onEffect = () => {};
-      await wal?.close();
-      disk.crash(loss);
-      const { state } = await open(disk, 4096);
+    } catch {
+      // The moment this test is about.
+    }
+    for (const loss of losses) {
+      const left = disk.clone();
+      left.losePower(loss);
+      const { state } = await open(left, 4096);
       const kept = state.entries.length;
       if (kept < acknowledged || kept > acknowledged + 1) {
-        t.fail(`crash after effect ${failAt}, ${JSON.stringify(loss)}: ${kept} of ${acknowledged}`);
+        t.fail(`crash in call ${stopAt}: ${kept} of ${acknowledged}`);
       }
       const { commit } = state.hardState;
-      if (commit > kept) t.fail(`crash after effect ${failAt}: committed to ${commit}, entries to ${kept}`);
+      if (commit > kept) t.fail(`crash in call ${stopAt}: committed to ${commit}, entries to ${kept}`);
     }
   }
   t.pass("all crashes survived");
 });
 
 t.test("after a failed sync nothing is written any more", async (t) => {
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const { wal } = await open(disk);
   await write(wal, [entry(1)]);
-  disk.onEffect = (effect) => {
-    if (effect === "sync") throw Object.assign(new Error("i/o error"), { code: "EIO" });
-  };
+  disk.onCall = ({ kind }) => (kind === "write-synced" ? { kind: "fail", code: "EIO" } : undefined);
   await t.rejects(write(wal, [entry(2)]), { code: "data-loss", message: /has stopped/ });
-  disk.onEffect = () => {};
+  disk.onCall = () => undefined;
   await t.rejects(write(wal, [entry(2)]), { code: "data-loss" }, "a later success would prove nothing");
 });
 
 t.test("a full disk is told as such", async (t) => {
-  const disk = new MemoryDisk();
+  const disk = new SimDisk();
   const { wal } = await open(disk);
-  disk.onEffect = () => {
-    throw Object.assign(new Error("no space left on device"), { code: "ENOSPC" });
-  };
+  disk.onCall = () => ({ kind: "fail", code: "ENOSPC" });
   await t.rejects(write(wal, [entry(1)]), { code: "resource-exhausted", message: /the disk is full/ });
 });
 
