@@ -36,6 +36,7 @@ export function splitVersion(url: string): VersionedUrl {
 
 /** The text for a client that is too new or too old; undefined when its version is fine. */
 export function versionProblem(version: string): string | undefined {
+  if (version === apiVersion) return undefined;
   if (compareVersions(version, apiVersion) > 0) {
     return `client version ${version} is too new. Maximum supported API version is ${apiVersion}`;
   }

@@ -1,4 +1,5 @@
 /** A request and its answer, free of any framework. */
+import type { ForwardResponse } from "../../proto/gen/shoal/control.ts";
 import type { ApiDeps } from "./deps.ts";
 import type { JsonObject } from "./json-reader.ts";
 
@@ -20,6 +21,8 @@ export type Reply =
   /** JSON that is text already. */
   | { readonly kind: "text"; readonly text: string }
   | { readonly kind: "empty"; readonly status: number }
+  /** The leader's answer to what was passed on to it. */
+  | { readonly kind: "passed"; readonly response: ForwardResponse }
   | { readonly kind: "stream"; readonly contentType: string; readonly chunks: AsyncIterable<Uint8Array> };
 
 export interface Route {

@@ -111,10 +111,10 @@ function build(deps: ApiDeps, routes: readonly Route[], open: Set<AbortControlle
 
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
-  app.addHook("onRequest", async (request, reply) => {
+  app.addHook("onRequest", (request, reply, done) => {
     reply.headers(commonHeaders);
     const problem = versionProblem(versionOf(request));
-    if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
+    done(problem === undefined ? undefined : new ClusterError("invalid-argument", problem));
   });
   app.setErrorHandler((error, request, reply) => {
     const reason = fromFramework(error, request.headers["content-type"] ?? "");
@@ -164,28 +164,35 @@ async function answer(
   );
   reply.raw.once("close", () => {
     open.delete(life);
-    life.abort(new ClusterError("unavailable", "the client is gone"));
+    if (!reply.raw.writableFinished) life.abort(new ClusterError("unavailable", "the client is gone"));
   });
   let streaming = false;
   // The reply is not awaited: it settles with the end of the stream, which has no deadline.
   try {
-    if (route.method === "GET") {
-      if (route.local !== true) await orAborted(freshRead(deps, signal), signal);
-    } else if (request.headers[forwardedHeader] === undefined) {
-      const forwarding = forwardUnlessLeader(deps, () => toForward(request), signal);
-      const passed = await orAborted(forwarding, signal);
-      if (passed !== undefined) {
-        return reply.code(passed.status).headers(passed.headers).send(Buffer.from(passed.body));
-      }
-    }
-    const handling = (async () => route.handle(deps, toCall(request, version, signal)))();
-    const outcome = await orAborted(handling, signal);
+    const outcome = await orAborted(carryOut(deps, route, request, version, signal), signal);
     streaming = outcome.kind === "stream";
     return send(reply, outcome);
   } finally {
     cancelDeadline();
     if (!streaming) open.delete(life);
   }
+}
+
+/** A read once this manager is as fresh as the cluster; a write here or at the leader. */
+async function carryOut(
+  deps: ApiDeps,
+  route: Route,
+  request: FastifyRequest,
+  version: string,
+  signal: AbortSignal,
+): Promise<Reply> {
+  if (route.method === "GET") {
+    if (route.local !== true) await freshRead(deps, signal);
+  } else if (request.headers[forwardedHeader] === undefined) {
+    const passed = await forwardUnlessLeader(deps, () => toForward(request), signal);
+    if (passed !== undefined) return { kind: "passed", response: passed };
+  }
+  return route.handle(deps, toCall(request, version, signal));
 }
 
 function toCall(request: FastifyRequest, version: string, signal: AbortSignal): Call {
@@ -228,6 +235,10 @@ function send(reply: FastifyReply, outcome: Reply): FastifyReply {
       return sendText(reply, 200, outcome.text);
     case "empty":
       return reply.code(outcome.status).send();
+    case "passed": {
+      const { status, headers, body } = outcome.response;
+      return reply.code(status).headers(headers).send(Buffer.from(body));
+    }
     case "stream": {
       reply.code(200).header("content-type", outcome.contentType);
       const body = Readable.from(outcome.chunks, { objectMode: false, highWaterMark: 64 * 1024 });
