@@ -117,6 +117,7 @@ class GroupClient implements RaftGroup {
         leaderId: undefined,
         commitIndex: 0,
         appliedIndex: 0,
+        logSyncs: 0,
         members: [],
       }
     );

@@ -26,6 +26,8 @@ export interface GroupStatus {
   readonly leaderId: NodeId | undefined;
   readonly commitIndex: number;
   readonly appliedIndex: number;
+  /** Durable writes of the log since the start: many entries share one. */
+  readonly logSyncs: number;
   /** Committed membership; empty before this member has heard of any. */
   readonly members: readonly GroupMemberStatus[];
 }

@@ -80,6 +80,7 @@ export class Member implements TransportHandler {
   #snapshotBusy = false;
   #sinceSnapshot = { entries: 0, bytes: 0 };
   #ticks = 0;
+  #logSyncs = 0;
   #lastStatus = "";
   #stopped = false;
   #wake: () => void = () => {};
@@ -277,6 +278,7 @@ export class Member implements TransportHandler {
       await snapshots.save({ meta: snapshot, data: installed });
     }
     await wal.append({ hardState, entries, installed: snapshot });
+    this.#logSyncs += 1;
     if (snapshot !== undefined && installed !== undefined) {
       const { index, configuration } = snapshot;
       storage.installSnapshot(snapshot);
@@ -504,6 +506,7 @@ export class Member implements TransportHandler {
       leaderId: leader === undefined ? undefined : nodeIdOf(leader),
       commitIndex: commit,
       appliedIndex: applied,
+      logSyncs: this.#logSyncs,
       members: groupMembers(this.#node.configurationAt(applied)).map((member) => ({
         ...member,
         self: member.memberId === memberId,

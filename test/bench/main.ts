@@ -3,6 +3,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import type { ClusterFile } from "../lab/lab.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { drive } from "./drive.ts";
+import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { machine, markdownTable } from "./report.ts";
 
 interface Flags {
@@ -47,6 +48,31 @@ program
     if (columns.some(({ figures }) => Object.values(figures).some(Number.isNaN))) process.exitCode = 1;
   });
 
+interface RaftFlags extends Omit<RaftBenchOptions, "inFlight" | "contenders" | "profile"> {
+  readonly inFlight: readonly number[];
+  readonly only?: "shoal" | "etcd";
+  readonly profile?: string;
+  readonly markdown?: string;
+}
+
+program
+  .command("raft")
+  .description("proposals per second of three members, beside etcd where it is installed")
+  .option("--rounds <n>", "in turn; medians are printed", count, 5)
+  .option("--seconds <n>", "of each load", count, 8)
+  .option("--in-flight <n...>", "proposals under way", counts, [1, 64, 1000])
+  .addOption(new Option("--only <contender>", "leave the other one out").choices(["shoal", "etcd"]))
+  .option("--profile <directory>", "for V8 profiles of our members' threads")
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ only, profile, markdown, ...flags }: RaftFlags) => {
+    const contenders = only === undefined ? (["shoal", "etcd"] as const) : [only];
+    const rows = await benchRaft({ ...flags, contenders, profile }, (line) => console.log(line));
+    const note = `Medians of ${flags.rounds} rounds of ${flags.seconds} s, three members on one machine (${machine()}).`;
+    const table = raftTable(rows, note);
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
 try {
   await program.parseAsync();
 } catch (error) {
@@ -62,6 +88,11 @@ async function driveFile(
   const cluster = JSON.parse(await readFile(file, "utf8")) as ClusterFile;
   const figures = await drive(cluster, options, (name, seconds) => say(`  ${name} ${seconds.toFixed(3)}`));
   return { title: cluster.name, figures };
+}
+
+function counts(value: string, before: readonly number[] | undefined): number[] {
+  const others = before === undefined || before.join() === "1,64,1000" ? [] : before; // The default is replaced.
+  return [...others, count(value)];
 }
 
 function count(value: string): number {

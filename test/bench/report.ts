@@ -15,7 +15,8 @@ export function medians(rounds: readonly Figures[]): Figures {
   );
 }
 
-function median(values: readonly number[]): number {
+/** NaN when one of them is. */
+export function median(values: readonly number[]): number {
   if (values.some((value) => Number.isNaN(value))) return Number.NaN;
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;
