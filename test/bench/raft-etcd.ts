@@ -102,7 +102,10 @@ export class EtcdGroup implements AsyncDisposable {
   #leader(): Promise<EtcdMember> {
     return waitFor("etcd has a leader", { timeoutMs: 20_000 }, async () => {
       for (const member of this.#members) {
-        const response = await fetch(`${member.clientUrl}/v3/maintenance/status`, { method: "POST", body: "{}" });
+        const response = await fetch(`${member.clientUrl}/v3/maintenance/status`, {
+          method: "POST",
+          body: "{}",
+        });
         const status = (await response.json()) as { header: { member_id: string }; leader?: string };
         if (status.leader === status.header.member_id) return member;
       }

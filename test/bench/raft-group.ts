@@ -61,7 +61,10 @@ export class BenchGroup implements AsyncDisposable {
         }
         const { raftAddress } = options;
         const memberId = view?.memberId ?? "";
-        await group.members[0]!.ask({ kind: "change", change: { kind: "add", nodeId, memberId, raftAddress } });
+        await group.members[0]!.ask({
+          kind: "change",
+          change: { kind: "add", nodeId, memberId, raftAddress },
+        });
       }
       await waitFor("three members vote", { timeoutMs: 20_000 }, async () => {
         const views = await Promise.all(group.members.map((member) => member.look()));
@@ -103,7 +106,8 @@ export class MemberProcess {
 
   ask(request: MemberRequest): Promise<MemberAnswer> {
     return new Promise((resolve, reject) => {
-      const onExit = (): void => reject(new Error(`member process ended while it was asked to ${request.kind}`));
+      const onExit = (): void =>
+        reject(new Error(`member process ended while it was asked to ${request.kind}`));
       this.#child.once("exit", onExit);
       this.#child.once("message", (answer: MemberAnswer) => {
         this.#child.off("exit", onExit);

@@ -31,7 +31,11 @@ export interface MemberView {
   readonly leaderEvents: number;
 }
 
-export type MemberAnswer = { readonly load?: LoadResult; readonly view?: MemberView; readonly error?: string };
+export type MemberAnswer = {
+  readonly load?: LoadResult;
+  readonly view?: MemberView;
+  readonly error?: string;
+};
 
 /** A manager's consensus part in a process of its own; its state machine counts what was committed. */
 class BenchMember {
@@ -131,7 +135,7 @@ async function load(
   };
   await Promise.all(Array.from({ length: inFlight }, client));
   const seconds = (performance.now() - start) / 1000;
-  const sorted = Float64Array.from(latencies).sort();
+  const sorted = Float64Array.from(latencies).toSorted();
   const at = (part: number): number => sorted[Math.floor((sorted.length - 1) * part)] ?? Number.NaN;
   return { count: sorted.length, seconds, p50Ms: at(0.5), p99Ms: at(0.99) };
 }

@@ -130,7 +130,16 @@ export function raftTable(rows: readonly RaftRow[], note: string): string {
         row.syncsPerCommit.toFixed(3),
       ].join(" | "),
     );
-  const head = ["in flight", "who", "commits/s", "p50 ms", "mean ms", "p99 ms", "CPU µs/commit", "fsyncs/commit"];
+  const head = [
+    "in flight",
+    "who",
+    "commits/s",
+    "p50 ms",
+    "mean ms",
+    "p99 ms",
+    "CPU µs/commit",
+    "fsyncs/commit",
+  ];
   return [
     note,
     "",
