@@ -1,4 +1,5 @@
 import { destination, pino } from "pino";
+import { mapStack } from "./stack.ts";
 
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
@@ -56,7 +57,7 @@ function printable(fields: Readonly<Record<string, unknown>>): Record<string, un
 }
 
 function describeError(error: Error): string {
-  const text = error.stack ?? `${error.name}: ${error.message}`;
+  const text = mapStack(error.stack ?? `${error.name}: ${error.message}`);
   return error.cause instanceof Error ? `${text}\ncaused by ${describeError(error.cause)}` : text;
 }
 
