@@ -18,7 +18,8 @@ export function errorReply(reason: unknown): ErrorReply {
   return errorResponse(inClientsWords(reason));
 }
 
-function inClientsWords(reason: unknown): unknown {
+/** The same failure with the text that clients match. */
+export function inClientsWords(reason: unknown): unknown {
   if (!(reason instanceof ClusterError)) return reason;
   if (reason.code === "version-conflict" && reason.message === outOfSequence) {
     return new ClusterError(reason.code, `${grpcPrefix}${outOfSequence}`, {

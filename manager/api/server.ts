@@ -1,24 +1,15 @@
 /** The manager's REST server: a unix socket that the worker beside it passes swarm routes to. */
-import type { IncomingMessage } from "node:http";
 import { rm } from "node:fs/promises";
 import { Readable } from "node:stream";
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
-import {
-  apiVersion,
-  commonHeaders,
-  compareVersions,
-  jsonContentType,
-  notFoundMessage,
-  parseJsonBody,
-  splitVersion,
-  versionProblem,
-} from "../../runtime/http.ts";
+import { createApiServer, sendJson, sendJsonText } from "../../runtime/api-server.ts";
+import { jsonContentType, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
 import { orAborted } from "../../runtime/signal.ts";
 import type { Call, Reply, Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
-import { errorReply } from "./error.ts";
+import { inClientsWords } from "./error.ts";
 import { EventFeed, eventRoutes } from "./events.ts";
 import { forwardedHeader, forwardedHeaders, forwardUnlessLeader, freshRead } from "./forward.ts";
 import { jsonObject } from "./json-reader.ts";
@@ -34,7 +25,6 @@ import { taskRoutes } from "./task.ts";
 export const requestDeadlineMs = 20_000;
 /** Holds the largest config in base64 with room to spare, and stays below one gRPC message. */
 export const bodyLimitBytes = 3 * 1024 * 1024;
-const pathPartLimit = 1_024;
 
 export interface Api {
   /** Serves on a unix socket; a stale one is replaced. */
@@ -93,46 +83,14 @@ export function createApi(deps: ApiDeps): Api {
 }
 
 function build(deps: ApiDeps, routes: readonly Route[], open: Set<AbortController>): FastifyInstance {
-  const versions = new WeakMap<IncomingMessage, string>();
-  const app = fastify({
-    logger: false,
-    bodyLimit: bodyLimitBytes,
-    forceCloseConnections: true,
-    exposeHeadRoutes: false,
-    routerOptions: { maxParamLength: pathPartLimit },
-    rewriteUrl(request) {
-      const { version, url } = splitVersion(request.url ?? "/");
-      versions.set(request, version);
-      return url;
-    },
-    frameworkErrors: (error, _request, reply) => void fail(reply, fromFramework(error, "")),
-  });
-  const versionOf = (request: FastifyRequest): string => versions.get(request.raw) ?? apiVersion;
-
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
-  app.addHook("onRequest", (request, reply, done) => {
-    reply.headers(commonHeaders);
-    const problem = versionProblem(versionOf(request));
-    done(problem === undefined ? undefined : new ClusterError("invalid-argument", problem));
-  });
-  app.setErrorHandler((error, request, reply) => {
-    const reason = fromFramework(error, request.headers["content-type"] ?? "");
-    if (!(reason instanceof ClusterError)) {
-      deps.log.error(
-        { method: request.method, url: request.url, error: errorDetail(reason) },
-        "a request failed",
-      );
-    }
-    // Clients older than 1.24 read errors as plain text.
-    if (compareVersions(versionOf(request), "1.24") < 0) {
-      const { status, body } = errorReply(reason);
-      return reply.code(status).type("text/plain; charset=utf-8").send(`${body.message}\n`);
-    }
-    return fail(reply, reason);
+  const { app, versionOf, fail } = createApiServer({
+    log: deps.log,
+    bodyLimitBytes,
+    bodies: "buffer",
+    trailingSlash: "kept",
+    inClientsWords,
   });
   app.setNotFoundHandler((_request, reply) => fail(reply, new ClusterError("not-found", notFoundMessage)));
-
   for (const route of routes) {
     app.route({
       method: route.method,
@@ -232,7 +190,7 @@ function send(reply: FastifyReply, outcome: Reply): FastifyReply {
     case "json":
       return sendJson(reply, outcome.status, outcome.value);
     case "text":
-      return sendText(reply, 200, outcome.text);
+      return sendJsonText(reply, 200, outcome.text);
     case "empty":
       return reply.code(outcome.status).send();
     case "passed": {
@@ -247,50 +205,4 @@ function send(reply: FastifyReply, outcome: Reply): FastifyReply {
       return reply.send(body);
     }
   }
-}
-
-function fail(reply: FastifyReply, reason: unknown): FastifyReply {
-  const { status, body } = errorReply(reason);
-  return sendJson(reply.headers(commonHeaders), status, body);
-}
-
-function sendJson(reply: FastifyReply, status: number, value: unknown): FastifyReply {
-  return sendText(reply, status, JSON.stringify(value));
-}
-
-/** As bytes, so that no charset is added to the content type: clients compare the whole header. */
-function sendText(reply: FastifyReply, status: number, text: string): FastifyReply {
-  return reply
-    .code(status)
-    .header("content-type", jsonContentType)
-    .send(Buffer.from(`${text}\n`));
-}
-
-/** The framework's own refusals, in our words. */
-function fromFramework(error: unknown, contentType: string): unknown {
-  if (error instanceof ClusterError || !(error instanceof Error)) return error;
-  const { code = "", statusCode } = error as { code?: string; statusCode?: number };
-  switch (code) {
-    case "FST_ERR_CTP_BODY_TOO_LARGE":
-      return new ClusterError(
-        "too-large",
-        `request body too large: at most ${bodyLimitBytes} bytes are accepted`,
-      );
-    case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
-      return new ClusterError(
-        "invalid-argument",
-        `unsupported Content-Type header (${contentType}): must be '${jsonContentType}'`,
-      );
-    case "FST_ERR_BAD_URL":
-    case "FST_ERR_MAX_PARAM_LENGTH":
-      return new ClusterError("not-found", notFoundMessage);
-    default:
-      return statusCode !== undefined && statusCode < 500
-        ? new ClusterError("invalid-argument", error.message, { cause: error })
-        : error;
-  }
-}
-
-function errorDetail(reason: unknown): string {
-  return reason instanceof Error ? (reason.stack ?? reason.message) : String(reason);
 }

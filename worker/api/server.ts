@@ -1,21 +1,16 @@
 /** The front door: the host's Docker-compatible socket. */
 import { chmod, rm } from "node:fs/promises";
-import type { IncomingMessage } from "node:http";
 import { Readable } from "node:stream";
-import fastify from "fastify";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { ClusterError, errorText } from "../../model/errors.ts";
+import { ClusterError } from "../../model/errors.ts";
+import { createApiServer, sendJson } from "../../runtime/api-server.ts";
 import {
-  apiVersion,
   commonHeaders,
   compareVersions,
-  errorResponse,
   jsonContentType,
   notFoundMessage,
   parseJsonBody,
   queryFlag,
-  splitVersion,
-  versionProblem,
 } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
 import { containerLogs, inspectContainer, listContainers } from "./container.ts";
@@ -30,7 +25,6 @@ import { info, swarmHeader, version } from "./system.ts";
 /** Of bodies that are read here; those passed on are bounded by the manager. */
 const bodyLimitBytes = 1024 * 1024;
 const socketMode = 0o660;
-const pathPartLimit = 1_024;
 const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoal\/v1\//;
 
 /** Routes of Docker's engine that this front door does not have yet. */
@@ -77,39 +71,11 @@ export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
 type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
 
 function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): FastifyInstance {
-  const versions = new WeakMap<IncomingMessage, string>();
-  const app = fastify({
-    logger: false,
-    bodyLimit: bodyLimitBytes,
-    forceCloseConnections: true,
-    exposeHeadRoutes: false,
-    routerOptions: { maxParamLength: pathPartLimit, ignoreTrailingSlash: true },
-    rewriteUrl(request) {
-      const { version: asked, url } = splitVersion(request.url ?? "/");
-      versions.set(request, asked);
-      return url;
-    },
-    frameworkErrors: (error, _request, reply) => void fail(reply, error),
-  });
-  const versionOf = (request: FastifyRequest): string => versions.get(request.raw) ?? apiVersion;
-
-  app.removeAllContentTypeParsers();
-  app.addContentTypeParser("*", (_request, _payload, done) => done(null)); // Bodies stay streams until somebody reads them.
-  app.addHook("onRequest", async (request, reply) => {
-    reply.headers(commonHeaders);
-    const problem = versionProblem(versionOf(request));
-    if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
-  });
-  app.setErrorHandler((error, request, reply) => {
-    const reason = fromFramework(error);
-    if (!(reason instanceof ClusterError)) {
-      deps.log.error({ method: request.method, url: request.url, error }, "a request failed");
-    }
-    if (compareVersions(versionOf(request), "1.24") < 0) {
-      const { status, body } = errorResponse(reason); // Clients that old read errors as plain text.
-      return reply.code(status).type("text/plain; charset=utf-8").send(`${body.message}\n`);
-    }
-    return fail(reply, reason);
+  const { app, versionOf, fail } = createApiServer({
+    log: deps.log,
+    bodyLimitBytes,
+    bodies: "stream", // Until somebody reads them.
+    trailingSlash: "ignored",
   });
   app.setNotFoundHandler((request, reply) => {
     const [path = ""] = request.url.split("?");
@@ -119,7 +85,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   });
 
   const get = (path: string, handler: Handler): void => {
-    app.get(path, async (request, reply) => json(reply, await handler(request, reply)));
+    app.get(path, async (request, reply) => sendJson(reply, 200, await handler(request, reply)));
   };
   app.route({
     method: ["GET", "HEAD"],
@@ -140,7 +106,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   app.get("/containers/*", async (request, reply) => {
     const path = wildcard(request);
     const inspected = suffix(path, "/json");
-    if (inspected !== undefined) return json(reply, await inspectContainer(deps, inspected));
+    if (inspected !== undefined) return sendJson(reply, 200, await inspectContainer(deps, inspected));
     const logged = suffix(path, "/logs");
     if (logged === undefined) throw new ClusterError("not-found", notFoundMessage);
     const { tty, frames } = await containerLogs(deps, logged, queryOf(request), lifeOf(reply, ending));
@@ -163,7 +129,7 @@ function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
     const name = decodeURIComponent(wildcard(request));
     const isShared = queryOf(request).get("scope") === "swarm";
     const local = isShared ? undefined : findLocalNetwork(deps, name);
-    if (local !== undefined) return json(reply, local);
+    if (local !== undefined) return sendJson(reply, 200, local);
     if (isManager(deps)) return forward(deps, request, reply);
     if (isShared) requireManager(deps);
     throw networkNotFound(name);
@@ -180,7 +146,7 @@ function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
 
 function swarmRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
   app.post("/swarm/init", async (request, reply) =>
-    json(reply, await initSwarm(deps, await bodyOf(request))),
+    sendJson(reply, 200, await initSwarm(deps, await bodyOf(request))),
   );
   app.post("/swarm/join", async (request, reply) => {
     await joinSwarm(deps, await bodyOf(request));
@@ -201,13 +167,6 @@ function ping(deps: FrontDoorDeps, request: FastifyRequest, reply: FastifyReply)
     swarm: swarmHeader(deps.node()),
   });
   return reply.send(request.method === "HEAD" ? "" : "OK");
-}
-
-/** `undefined` is an answer that was already sent. */
-function json(reply: FastifyReply, value: unknown): FastifyReply {
-  const body = JSON.stringify(value);
-  // As bytes: fastify would add a charset to text, which the Go client does not know.
-  return reply.header("content-type", jsonContentType).send(Buffer.from(body, "utf8"));
 }
 
 /** Headers go out at once: clients wait for them before they do anything else. */
@@ -232,19 +191,6 @@ function lifeOf(reply: FastifyReply, ending: AbortSignal): AbortSignal {
   const life = new AbortController();
   reply.raw.once("close", () => life.abort(new ClusterError("unavailable", "the client is gone")));
   return AbortSignal.any([life.signal, ending]);
-}
-
-function fail(reply: FastifyReply, reason: unknown): FastifyReply {
-  const { status, body } = errorResponse(reason);
-  return json(reply.code(status), body);
-}
-
-/** What fastify itself refuses, such as a bad URL, has a status below 500 and a text for the client. */
-function fromFramework(error: unknown): unknown {
-  if (error instanceof ClusterError || !(error instanceof Error) || !("statusCode" in error)) return error;
-  const { statusCode } = error;
-  if (typeof statusCode !== "number" || statusCode >= 500) return error;
-  return new ClusterError("invalid-argument", errorText(error), { cause: error });
 }
 
 async function bodyOf(request: FastifyRequest): Promise<unknown> {

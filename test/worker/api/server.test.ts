@@ -245,7 +245,7 @@ t.test("swarm init resolves addresses and passes the rest on", async (t) => {
     "/swarm/init",
     '{"ListenAddr":"0.0.0.0:2377","spec":{"Labels":{"a":"b"}}}',
   );
-  t.strictSame([answer.status, answer.body.toString()], [200, '"node1"']);
+  t.strictSame([answer.status, answer.body.toString()], [200, '"node1"\n']);
   t.match(host.operations, [
     {
       kind: "init",
