@@ -97,7 +97,7 @@ export class ChangeQueue {
       return "waits";
     }
     // Otherwise it is too early, or another change is under way.
-    return result.reason === "invalid-change"
+    return result.reason === "invalid-change" || result.reason === "quorum-at-risk"
       ? new ClusterError("failed-precondition", result.text)
       : "waits";
   }

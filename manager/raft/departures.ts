@@ -16,6 +16,8 @@ export class Departures {
   committed(configuration: Configuration): void {
     const members = membersOf(configuration);
     for (const id of this.#committed) if (!members.has(id)) this.add(id);
+    // What was so before this member started, or before it can look back.
+    for (const id of configuration.departed ?? []) this.add(id);
     this.#committed = members;
   }
 

@@ -115,6 +115,8 @@ export interface RaftGroupOptions {
   readonly snapshotBytes?: number;
   /** Entries kept behind a snapshot for followers that are a little slow. Default 500. */
   readonly keepEntries?: number;
+  /** Entries kept at most while a follower still needs them. Default 20,000. */
+  readonly maxKeepEntries?: number;
 }
 
 /**

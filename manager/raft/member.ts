@@ -8,6 +8,7 @@ import {
   type Ready,
   type SnapshotMessage,
   type Write,
+  compactionIndex,
   membersOf,
 } from "raft-ts";
 import { ClusterError, errorText, noLeaderText } from "../../model/errors.ts";
@@ -27,6 +28,8 @@ const defaults = { tickMs: 50, heartbeatTicks: 2, electionTicks: 8 } as const;
 const defaultSnapshotEntries = 10_000;
 const defaultSnapshotBytes = 64 * 1024 * 1024;
 const defaultKeepEntries = 500;
+const defaultMaxKeepEntries = 20_000;
+const maxKeepBytes = 64 * 1024 * 1024;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 6;
 const statusTicks = 4;
@@ -477,7 +480,7 @@ export class Member implements TransportHandler {
 
   async #storeSnapshot(index: number, data: Uint8Array): Promise<void> {
     const { storage, snapshots, wal } = this.#state;
-    const { keepEntries = defaultKeepEntries } = this.#options;
+    const { keepEntries = defaultKeepEntries, maxKeepEntries = defaultMaxKeepEntries } = this.#options;
     try {
       const term = storage.term(index);
       if (term === undefined || index <= storage.snapshot().index) return;
@@ -486,9 +489,17 @@ export class Member implements TransportHandler {
       if (storage.snapshot().index >= index) return; // One from the leader came meanwhile.
       this.#sinceSnapshot = { entries: 0, bytes: 0 };
       storage.setSnapshot(meta);
-      storage.compact(Math.max(0, index - keepEntries));
+      const compactTo = compactionIndex({
+        snapshotIndex: index,
+        firstIndex: storage.firstIndex(),
+        peers: this.#node.status().peers,
+        keepEntries,
+        maxEntries: Math.max(keepEntries, maxKeepEntries),
+        floorIndex: storage.indexWithin(maxKeepBytes),
+      });
+      storage.compact(compactTo);
       this.#node.compacted(index);
-      await wal.release(Math.min(index - keepEntries, await snapshots.oldestIndex()));
+      await wal.release(Math.min(compactTo, await snapshots.oldestIndex()));
     } catch (error) {
       this.#fail(error, "failed");
     } finally {

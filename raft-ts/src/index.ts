@@ -1,11 +1,14 @@
 export {
   type ConfChange,
   type ConfChangeResult,
+  type Reconfiguration,
   bootstrapEntry,
   changeConfiguration,
   decodeConfiguration,
   encodeConfiguration,
+  maxDepartedCount,
 } from "./confchange.ts";
+export { type CompactionInput, compactionIndex } from "./compaction.ts";
 export type { ProposeResult, RefusalReason } from "./leader.ts";
 export {
   type AppendMessage,

@@ -1,6 +1,7 @@
 import { type ConfChange, changeConfiguration, encodeConfiguration } from "./confchange.ts";
 import {
   type AppendReplyMessage,
+  type Configuration,
   type Entry,
   type EntryKind,
   type HeartbeatReplyMessage,
@@ -25,6 +26,7 @@ export type RefusalReason =
   | "change-pending"
   | "too-early"
   | "invalid-change"
+  | "quorum-at-risk"
   | "too-many-reads";
 
 /** Takes office: every peer's log is unknown, and an empty entry is what commits all that came before (§8). */
@@ -40,6 +42,7 @@ export function becomeLeader(s: RaftState): void {
     heartbeatElapsed: 0,
     uncommittedBytes: 0,
     transferTo: undefined,
+    transferElapsed: 0,
     flushDue: true,
   };
   s.role = role;
@@ -48,14 +51,15 @@ export function becomeLeader(s: RaftState): void {
 }
 
 export function tickLeader(s: RaftState, role: LeaderRole): void {
-  s.electionElapsed += 1;
-  if (s.electionElapsed >= s.options.electionTicks) {
-    s.electionElapsed = 0;
-    role.transferTo = undefined; // The target did not make it in time; proposals may flow again.
-    if (!quorumIsActive(s, role)) {
-      s.becomeFollower(s.term, undefined);
-      return;
-    }
+  for (const progress of role.progress.values()) progress.silentTicks += 1;
+  if (!quorumIsActive(s, role)) {
+    s.becomeFollower(s.term, undefined); // Cut off from a quorum it could commit nothing, and reads would go stale.
+    return;
+  }
+  if (role.transferTo !== undefined) {
+    role.transferElapsed += 1;
+    // The target did not make it in time; proposals may flow again.
+    if (role.transferElapsed >= s.options.electionTicks) role.transferTo = undefined;
   }
   role.heartbeatElapsed += 1;
   if (role.heartbeatElapsed >= s.options.heartbeatTicks) broadcastHeartbeat(s, role);
@@ -121,7 +125,25 @@ export function proposeChange(s: RaftState, role: LeaderRole, change: ConfChange
   }
   const result = changeConfiguration(s.history.latest, change);
   if (result.kind === "refused") return refuse("invalid-change", result.text);
+  const risk = quorumRisk(s, role, result.configuration);
+  if (risk !== undefined) return refuse("quorum-at-risk", risk);
   return append(s, role, "config", encodeConfiguration(result.configuration));
+}
+
+/**
+ * Why the group would be left without a quorum by `after`. It counts from its append on, so voters that do not answer
+ * now could keep even this change from being committed, for good.
+ */
+function quorumRisk(s: RaftState, role: LeaderRole, after: Configuration): string | undefined {
+  const { latest } = s.history;
+  if (after.voters === latest.voters && after.outgoing === latest.outgoing) return undefined;
+  if (voteResult(after, (id) => isActive(s, role, id)) === "won") return undefined;
+  const silent = [...votersOf(after)].filter((id) => !isActive(s, role, id));
+  const of = `${after.voters.length} voters${after.outgoing.length > 0 ? ` and the ${after.outgoing.length} before them` : ""}`;
+  return (
+    `of the ${of} that would decide, ${silent.join(", ")} did not answer lately, and a majority must; ` +
+    "new members are to be added as learners first"
+  );
 }
 
 /** Starts handing leadership to a voter; it ends with a new leader, or after an election timeout with this one. */
@@ -132,7 +154,7 @@ export function startTransfer(s: RaftState, role: LeaderRole, to: MemberId): Pro
     return refuse("invalid-change", `member ${to} is not a voter`);
   }
   role.transferTo = to;
-  s.electionElapsed = 0;
+  role.transferElapsed = 0;
   progress.nudge = true;
   role.flushDue = true;
   finishTransfer(s, role);
@@ -154,7 +176,17 @@ export function advanceCommit(s: RaftState, role: LeaderRole): void {
   if (reached <= s.log.commit || s.log.term(reached) !== s.term) return;
   s.log.commitTo(reached);
   role.flushDue = true;
-  if (s.history.latestIndex <= s.log.commit && !membersOf(s.history.latest).has(s.id)) stepAside(s, role);
+  if (s.history.latestIndex <= s.log.commit) onSettled(s, role);
+}
+
+/** The latest configuration is committed. */
+function onSettled(s: RaftState, role: LeaderRole): void {
+  const { latest } = s.history;
+  if (latest.outgoing.length > 0) {
+    if (latest.leave === "explicit") return;
+    const result = changeConfiguration(latest, { kind: "leave" });
+    if (result.kind === "changed") append(s, role, "config", encodeConfiguration(result.configuration));
+  } else if (!latest.voters.includes(s.id)) stepAside(s, role);
 }
 
 /** Sends whatever each peer's window allows; called once per `Ready`. */
@@ -167,7 +199,7 @@ export function flush(s: RaftState, role: LeaderRole): void {
   }
   for (const [id, progress] of role.progress) {
     if (id === s.id) continue;
-    while (sendAppend(s, id, progress));
+    while (sendAppend(s, role, id, progress));
   }
 }
 
@@ -179,11 +211,7 @@ export function onUnreachable(role: LeaderRole, id: MemberId): void {
 
 /** The transport is through with a snapshot; on failure the peer is tried again from where it was. */
 export function onSnapshotSent(role: LeaderRole, id: MemberId, outcome: "sent" | "failed"): void {
-  const progress = role.progress.get(id);
-  if (progress?.state !== "snapshot") return;
-  if (outcome === "failed") progress.snapshotIndex = 0;
-  progress.becomeProbe();
-  progress.probeSent = true; // Waits for a sign of life before the next try.
+  role.progress.get(id)?.snapshotEnded(outcome);
 }
 
 /** Entries of this leadership that are handed out as committed make room for proposals. */
@@ -214,7 +242,6 @@ function followMembership(s: RaftState, role: LeaderRole): void {
     const { maxInflightCount, maxInflightBytes } = s.options;
     const limits = { maxCount: maxInflightCount, maxBytes: maxInflightBytes };
     const progress = new Progress(s.log.lastIndex() + 1, limits);
-    progress.recentActive = true; // Grace until the first quorum check.
     role.progress.set(id, progress);
   }
   if (role.transferTo !== undefined && !members.has(role.transferTo)) role.transferTo = undefined;
@@ -226,7 +253,7 @@ function onAppendReply(
   progress: Progress,
   { from, index, rejected, hintIndex, hintTerm }: AppendReplyMessage,
 ): void {
-  progress.recentActive = true;
+  progress.silentTicks = 0;
   role.flushDue = true;
   if (rejected) {
     // Skip whole terms that cannot match instead of walking back one by one (§5.3).
@@ -242,10 +269,7 @@ function onAppendReply(
     case "replicate":
       break;
     case "snapshot":
-      if (index >= progress.snapshotIndex || index + 1 >= s.log.firstIndex()) {
-        progress.becomeProbe();
-        progress.becomeReplicate();
-      }
+      if (index + 1 >= s.log.firstIndex()) progress.becomeReplicate();
       break;
   }
   if (news) advanceCommit(s, role);
@@ -258,7 +282,7 @@ function onHeartbeatReply(
   progress: Progress,
   { round }: HeartbeatReplyMessage,
 ): void {
-  progress.recentActive = true;
+  progress.silentTicks = 0;
   progress.probeSent = false;
   if (progress.match < s.log.lastIndex()) {
     // Either appends are on their way, and the answer to this costs little, or they were lost.
@@ -290,11 +314,11 @@ function finishTransfer(s: RaftState, role: LeaderRole): void {
 /** Removed by what was just committed: the best successor is told to begin, then this leadership ends. */
 function stepAside(s: RaftState, role: LeaderRole): void {
   flush(s, role); // The others learn of the commit from here, or have to wait for the next leader.
-  const successor = [...votersOf(s.history.latest)]
-    .map((id) => ({ id, match: matchOf(s, role, id) }))
-    .toSorted((a, b) => b.match - a.match)[0];
+  const [successor] = s.history.latest.voters
+    .filter((id) => isActive(s, role, id))
+    .toSorted((a, b) => matchOf(s, role, b) - matchOf(s, role, a));
   if (successor !== undefined) {
-    s.send({ type: "timeout-now", from: s.id, to: successor.id, term: s.term });
+    s.send({ type: "timeout-now", from: s.id, to: successor, term: s.term });
   }
   s.becomeFollower(s.term, undefined);
 }
@@ -309,13 +333,14 @@ function broadcastHeartbeat(s: RaftState, role: LeaderRole): void {
   }
 }
 
-function sendAppend(s: RaftState, to: MemberId, progress: Progress): boolean {
+function sendAppend(s: RaftState, role: LeaderRole, to: MemberId, progress: Progress): boolean {
   if (progress.state === "snapshot" || (progress.paused && !progress.nudge)) return false;
   const prevIndex = progress.next - 1;
   const prevTerm = s.log.term(prevIndex);
-  const wanted = progress.paused ? [] : s.log.entriesFrom(progress.next, s.options.maxMessageBytes);
+  const maxBytes = Math.min(s.options.maxMessageBytes, progress.inflights.freeBytes);
+  const wanted = progress.paused ? [] : s.log.entriesFrom(progress.next, maxBytes);
   if (prevTerm === undefined || wanted === undefined) {
-    sendSnapshot(s, to, progress);
+    sendSnapshot(s, role, to, progress);
     return false;
   }
   if (wanted.length === 0 && !progress.nudge && progress.sentCommit >= s.log.commit) return false;
@@ -334,19 +359,26 @@ function sendAppend(s: RaftState, to: MemberId, progress: Progress): boolean {
   return wanted.length > 0;
 }
 
-function sendSnapshot(s: RaftState, to: MemberId, progress: Progress): void {
-  if (!progress.recentActive) return; // Not worth the bytes before it answers a heartbeat.
-  const snapshot = s.log.snapshot();
-  progress.becomeSnapshot(snapshot.index);
-  s.send({ type: "snapshot", from: s.id, to, term: s.term, snapshot });
+function sendSnapshot(s: RaftState, role: LeaderRole, to: MemberId, progress: Progress): void {
+  if (!isActive(s, role, to)) return; // Not worth the bytes before it gives a sign of life.
+  const { transfer: broken } = progress;
+  // What was broken off is resumed as long as the log goes on where it ends.
+  const resumes =
+    broken !== undefined && broken.ackedBytes > 0 && broken.meta.index + 1 >= s.log.firstIndex();
+  const transfer = resumes ? broken : { meta: s.log.snapshot(), ackedBytes: 0 };
+  progress.becomeSnapshot(transfer);
+  s.send({ type: "snapshot", from: s.id, to, term: s.term, snapshot: transfer.meta });
 }
 
 function quorumIsActive(s: RaftState, role: LeaderRole): boolean {
-  const result = voteResult(s.history.latest, (id) =>
-    id === s.id ? true : (role.progress.get(id)?.recentActive ?? false),
-  );
-  for (const progress of role.progress.values()) progress.recentActive = false;
-  return result === "won";
+  return voteResult(s.history.latest, (id) => isActive(s, role, id)) === "won";
+}
+
+/** Whether a member was heard from lately; see `RaftState.maxSilentTicks`. */
+function isActive(s: RaftState, role: LeaderRole, id: MemberId): boolean {
+  if (id === s.id) return true;
+  const progress = role.progress.get(id);
+  return progress !== undefined && progress.silentTicks <= s.maxSilentTicks;
 }
 
 function matchOf(s: RaftState, role: LeaderRole, id: MemberId): number {

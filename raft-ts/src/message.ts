@@ -23,6 +23,15 @@ export interface Configuration {
   readonly learners: readonly MemberId[];
   /** What the application wants to know of a member, such as its address; opaque here. */
   readonly contexts: Readonly<Record<MemberId, string>>;
+  /** Joint only: voters of `outgoing` that become learners when the group leaves it; until then they vote. */
+  readonly learnersNext?: readonly MemberId[];
+  /** Joint only: whether the leader leaves by itself once the joint configuration is committed. */
+  readonly leave?: "auto" | "explicit";
+  /**
+   * Members that were removed, the latest last, so that every member knows, also after a restart or from a snapshot
+   * alone, whom it need not listen to. At most `maxDepartedCount`.
+   */
+  readonly departed?: readonly MemberId[];
 }
 
 /** Names the state a snapshot holds; the data itself travels beside the message and never enters the core. */

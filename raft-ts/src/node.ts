@@ -21,7 +21,7 @@ import {
   invariant,
   totalBytes,
 } from "./message.ts";
-import { Inflights, type ProgressState } from "./progress.ts";
+import { Inflights, type Progress, type ProgressState } from "./progress.ts";
 import { step, tick } from "./raft.ts";
 import type { Ready, SoftState, Write } from "./ready.ts";
 import { type RaftOptions, RaftState, type RoleKind } from "./state.ts";
@@ -32,8 +32,10 @@ export interface PeerStatus {
   readonly state: ProgressState;
   readonly match: number;
   readonly next: number;
-  /** Heard from within the last election timeout. */
+  /** Heard from within the last election timeout, and a heartbeat's interval for the answer. */
   readonly active: boolean;
+  /** A transfer under way, or one that was broken off and will be resumed. */
+  readonly snapshot: { readonly index: number; readonly ackedBytes: number } | undefined;
 }
 
 export interface RaftStatus {
@@ -130,8 +132,31 @@ export class RaftNode {
     if (this.#s.role.kind === "leader") onUnreachable(this.#s.role, id);
   }
 
+  /**
+   * How the transfer that a `snapshot` message asked for has ended; each of them needs exactly one such report. After a
+   * failure the core asks again once the peer gives a sign of life.
+   */
   reportSnapshot(id: MemberId, outcome: "sent" | "failed"): void {
     if (this.#s.role.kind === "leader") onSnapshotSent(this.#s.role, id, outcome);
+  }
+
+  /**
+   * The peer holds the first `ackedBytes` of the snapshot at `index` safely. When that transfer breaks off, the core
+   * asks for the same snapshot again while the log still continues it, and {@link snapshotTransfer} tells where to
+   * resume.
+   */
+  reportSnapshotProgress(id: MemberId, index: number, ackedBytes: number): void {
+    if (this.#s.role.kind === "leader") this.#s.role.progress.get(id)?.snapshotReached(index, ackedBytes);
+  }
+
+  /** The transfer to this peer that is under way, or was broken off and will be resumed. */
+  snapshotTransfer(id: MemberId): { readonly index: number; readonly ackedBytes: number } | undefined {
+    return this.#s.role.kind === "leader" ? transferOf(this.#s.role.progress.get(id)) : undefined;
+  }
+
+  /** Whether the member is known to have been removed for good; see `Configuration.departed`. */
+  hasDeparted(id: MemberId): boolean {
+    return this.#s.history.hasDeparted(id, this.#s.log.commit);
   }
 
   /** The process of this peer has ended, as far as its closed connection tells. */
@@ -227,18 +252,16 @@ export class RaftNode {
       peers: s.role.kind === "leader" ? [...s.role.progress].map(peerStatus) : [],
     };
 
-    function peerStatus([id, progress]: [
-      MemberId,
-      { state: ProgressState; match: number; next: number; recentActive: boolean },
-    ]): PeerStatus {
+    function peerStatus([id, progress]: [MemberId, Progress]): PeerStatus {
       const own = id === s.id;
-      const { state, match, next, recentActive } = progress;
+      const { state, match, next, silentTicks } = progress;
       return {
         id,
         state: own ? "replicate" : state,
         match: own ? s.log.stableIndex() : match,
         next: own ? s.log.lastIndex() + 1 : next,
-        active: own || recentActive,
+        active: own || silentTicks <= s.maxSilentTicks,
+        snapshot: transferOf(progress),
       };
     }
   }
@@ -287,4 +310,9 @@ export class RaftNode {
 
 function sameSoft(soft: SoftState, s: RaftState): boolean {
   return soft.role === s.role.kind && soft.leader === s.leader && soft.term === s.term;
+}
+
+function transferOf(progress: Progress | undefined): PeerStatus["snapshot"] {
+  const transfer = progress?.transfer;
+  return transfer && { index: transfer.meta.index, ackedBytes: transfer.ackedBytes };
 }

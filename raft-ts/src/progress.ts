@@ -1,5 +1,4 @@
-import type { Entry } from "./message.ts";
-import { totalBytes } from "./message.ts";
+import { type Entry, type SnapshotMeta, totalBytes } from "./message.ts";
 
 /**
  * ```
@@ -12,11 +11,13 @@ import { totalBytes } from "./message.ts";
  */
 export type ProgressState = "probe" | "replicate" | "snapshot";
 
-/** Window of appends that were sent and not acknowledged, limited by count and by bytes. */
+/** Window of what was sent and not acknowledged, limited by count and by bytes. */
 export class Inflights {
   readonly #maxCount: number;
   readonly #maxBytes: number;
+  /** Oldest first, from `#from` on: what lies before is freed and forgotten now and then. */
   #sent: { readonly lastIndex: number; readonly bytes: number }[] = [];
+  #from = 0;
   #bytes = 0;
 
   constructor(limits: { maxCount: number; maxBytes: number }) {
@@ -25,11 +26,20 @@ export class Inflights {
   }
 
   get full(): boolean {
-    return this.#sent.length >= this.#maxCount || this.#bytes >= this.#maxBytes;
+    return this.count >= this.#maxCount || this.#bytes >= this.#maxBytes;
   }
 
   get count(): number {
-    return this.#sent.length;
+    return this.#sent.length - this.#from;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** What may still be added; a single larger thing may be added all the same when nothing is in flight. */
+  get freeBytes(): number {
+    return Math.max(0, this.#maxBytes - this.#bytes);
   }
 
   add(lastIndex: number, bytes: number): void {
@@ -39,19 +49,30 @@ export class Inflights {
 
   /** Everything up to `index` has arrived. */
   freeTo(index: number): void {
-    let freed = 0;
-    for (const { lastIndex, bytes } of this.#sent) {
-      if (lastIndex > index) break;
-      this.#bytes -= bytes;
-      freed += 1;
+    for (;;) {
+      const oldest = this.#sent[this.#from];
+      if (oldest === undefined || oldest.lastIndex > index) break;
+      this.#bytes -= oldest.bytes;
+      this.#from += 1;
     }
-    if (freed > 0) this.#sent = this.#sent.slice(freed);
+    if (this.#from === this.#sent.length) this.reset();
+    else if (this.#from > 64) {
+      this.#sent = this.#sent.slice(this.#from);
+      this.#from = 0;
+    }
   }
 
   reset(): void {
     this.#sent = [];
+    this.#from = 0;
     this.#bytes = 0;
   }
+}
+
+/** A snapshot on its way to a peer. `ackedBytes` is what the peer is known to hold of it. */
+export interface SnapshotTransfer {
+  readonly meta: SnapshotMeta;
+  readonly ackedBytes: number;
 }
 
 /** What the leader knows of one peer. `match < next`; in `replicate`, `next` runs ahead of the answers. */
@@ -61,12 +82,12 @@ export class Progress {
   next: number;
   /** Last commit index this peer was told together with entries that reach it. */
   sentCommit = 0;
-  /** Heard from since the last quorum check. */
-  recentActive = false;
+  /** Ticks since it was last heard from; a new peer has the grace of one election timeout. */
+  silentTicks = 0;
   /** Latest read round it confirmed. */
   ackedRound = 0;
-  /** In `snapshot`: what it will hold when the snapshot is in. */
-  snapshotIndex = 0;
+  /** In `snapshot`: what it is being sent. In `probe`: what was broken off, to be resumed. */
+  transfer: SnapshotTransfer | undefined;
   /** In `probe`: a question is under way. */
   probeSent = false;
   /** Send at the next chance even if there is nothing new: the answer tells whether something was lost. */
@@ -124,24 +145,43 @@ export class Progress {
   }
 
   becomeProbe(): void {
-    this.next = this.state === "snapshot" ? Math.max(this.match, this.snapshotIndex) + 1 : this.match + 1;
+    this.next = this.match + 1;
     this.#enter("probe");
   }
 
   becomeReplicate(): void {
     this.next = this.match + 1;
+    this.transfer = undefined;
     this.#enter("replicate");
   }
 
-  becomeSnapshot(index: number): void {
+  becomeSnapshot(transfer: SnapshotTransfer): void {
     this.#enter("snapshot");
-    this.snapshotIndex = index;
+    this.transfer = transfer;
+  }
+
+  /** The transfer under way is over: delivered, so that the log goes on behind it, or broken off. */
+  snapshotEnded(outcome: "sent" | "failed"): void {
+    const { transfer } = this;
+    if (this.state !== "snapshot" || transfer === undefined) return;
+    this.becomeProbe();
+    if (outcome === "sent") {
+      this.next = Math.max(this.match, transfer.meta.index) + 1;
+      this.transfer = undefined;
+    }
+    this.probeSent = true; // Waits for a sign of life before the next try.
+  }
+
+  /** The peer holds the first `ackedBytes` of the snapshot at `index`. */
+  snapshotReached(index: number, ackedBytes: number): void {
+    const { transfer } = this;
+    if (this.state !== "snapshot" || transfer?.meta.index !== index) return;
+    this.transfer = { meta: transfer.meta, ackedBytes };
   }
 
   #enter(state: ProgressState): void {
     this.state = state;
     this.probeSent = false;
-    this.snapshotIndex = 0;
     this.sentCommit = 0;
     this.inflights.reset();
   }

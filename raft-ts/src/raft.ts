@@ -28,6 +28,8 @@ export function step(s: RaftState, message: Message): void {
     // We hear from a leader: an election now would only disturb (thesis §4.2.3).
     return;
   }
+  // Whoever was removed can do no more than disturb: those left hold all it could bring.
+  if (isRequest && s.history.hasDeparted(message.from, s.log.commit)) return;
   if (message.term > s.term) adoptTerm(s, message);
   else if (message.term < s.term) {
     answerOldTerm(s, message);

@@ -1,4 +1,4 @@
-import { ConfigurationHistory } from "./confchange.ts";
+import { ConfigurationHistory } from "./history.ts";
 import { RaftLog } from "./log.ts";
 import { type MemberId, type Message, invariant } from "./message.ts";
 import type { Progress } from "./progress.ts";
@@ -52,6 +52,7 @@ export interface LeaderRole {
   heartbeatElapsed: number;
   uncommittedBytes: number;
   transferTo: MemberId | undefined;
+  transferElapsed: number;
   /** Something may be sendable; looked at once per `Ready`, so that proposals travel in batches. */
   flushDue: boolean;
 }
@@ -98,6 +99,11 @@ export class RaftState {
     return (
       this.history.latestIndex > this.log.commit && votersOf(this.history.at(this.log.commit)).has(this.id)
     );
+  }
+
+  /** A peer that was silent for longer counts as lost: an answer may take as long as the next heartbeat. */
+  get maxSilentTicks(): number {
+    return this.options.electionTicks + this.options.heartbeatTicks;
   }
 
   /** Whether a leader was heard from recently enough that elections are none of our business (§6 lease). */

@@ -87,6 +87,19 @@ export class MemoryStorage implements Storage {
     if (snapshot.index > this.#snapshot.index) this.#snapshot = snapshot;
   }
 
+  /** The lowest index whose later entries take at most `maxBytes` in all. */
+  indexWithin(maxBytes: number): number {
+    let left = maxBytes;
+    let at = this.#entries.length;
+    for (; at > 0; at -= 1) {
+      const entry = this.#entries[at - 1];
+      if (entry === undefined) break;
+      left -= entryBytes(entry);
+      if (left < 0) break;
+    }
+    return this.#base.index + at;
+  }
+
   /** Forgets entries up to and including `index`, which a snapshot must cover. */
   compact(index: number): void {
     const term = this.term(index);

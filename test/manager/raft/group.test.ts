@@ -77,7 +77,7 @@ t.test("what is proposed at a leader that goes away fails once, with the outcome
 );
 
 t.test("a follower that missed the log gets a snapshot, and a new member too", (t) =>
-  withCluster(t, { snapshotEntries: 50, keepEntries: 5 }, async (cluster) => {
+  withCluster(t, { snapshotEntries: 50, keepEntries: 5, maxKeepEntries: 5 }, async (cluster) => {
     await cluster.startAll(["n1", "n2", "n3"]);
     const leader = await cluster.leader();
     const slow = [...cluster.nodes.keys()].find((name) => name !== leader.nodeId) ?? "";

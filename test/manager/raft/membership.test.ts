@@ -21,7 +21,7 @@ function group(text: string): Configuration {
 }
 
 function print(steps: readonly ConfChange[]): string {
-  return steps.map(({ kind, id }) => `${kind} ${id}`).join(", ");
+  return steps.map((step) => `${step.kind} ${"id" in step ? step.id : ""}`).join(", ");
 }
 
 function add(memberId: string, raftAddress = `${memberId}:1`): MembershipChange {

@@ -1,0 +1,33 @@
+/** What decides how much of the log stays behind a snapshot. All indexes are those of entries. */
+export interface CompactionInput {
+  /** Of the newest snapshot: nothing after it may go. */
+  readonly snapshotIndex: number;
+  /** The oldest entry still held. */
+  readonly firstIndex: number;
+  /** `status().peers` of a leader; empty elsewhere. */
+  readonly peers: readonly {
+    readonly match: number;
+    readonly snapshot: { readonly index: number } | undefined;
+  }[];
+  /** Entries that stay in any case, for whoever falls behind next. */
+  readonly keepEntries: number;
+  /** Entries that stay at most, however far a peer is behind. */
+  readonly maxEntries: number;
+  /** Entries at or below it go whoever needs them; `MemoryStorage.indexWithin(maxBytes)` gives it for a size. */
+  readonly floorIndex: number;
+}
+
+/**
+ * Up to which entry the log may be compacted: peers that are behind keep the tail they need, since a snapshot costs
+ * more than the entries, and nobody can hold on to more than the bounds. A peer that receives a snapshot needs what
+ * follows it.
+ *
+ * @returns An index for `MemoryStorage.compact`; `firstIndex - 1` when nothing can go.
+ */
+export function compactionIndex(input: CompactionInput): number {
+  const { snapshotIndex, firstIndex, peers, keepEntries, maxEntries, floorIndex } = input;
+  let index = snapshotIndex - keepEntries;
+  for (const { match, snapshot } of peers) index = Math.min(index, Math.max(match, snapshot?.index ?? 0));
+  const atLeast = Math.min(snapshotIndex, Math.max(snapshotIndex - maxEntries, floorIndex));
+  return Math.max(index, atLeast, firstIndex - 1);
+}
