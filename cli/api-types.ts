@@ -104,6 +104,7 @@ export interface ApiService extends Versioned {
   Endpoint?: { Ports?: ApiPort[] };
   UpdateStatus?: { State?: string; Message?: string; StartedAt?: string; CompletedAt?: string };
   ServiceStatus?: { RunningTasks: number; DesiredTasks: number; CompletedTasks: number };
+  JobStatus?: { JobIteration: { Index?: number }; LastExecution: string };
 }
 
 export interface ApiTask extends Versioned {
@@ -112,6 +113,7 @@ export interface ApiTask extends Versioned {
   Slot?: number;
   NodeID?: string;
   DesiredState: string;
+  JobIteration?: { Index?: number };
   Status: {
     Timestamp: string;
     State: string;

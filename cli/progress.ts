@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { ApiNode, ApiService, ApiTask } from "./api-types.ts";
 import { type Client, filters } from "./client.ts";
+import { jobProgress } from "./job-progress.ts";
 
 const pollEveryMs = 200;
 const mostBars = 20;
@@ -35,6 +36,13 @@ export async function showProgress(client: Client, serviceId: string, quiet: boo
       }),
       client.get<ApiNode[]>("/nodes"),
     ]);
+    const job = jobProgress(service, tasks, nodes.length);
+    if (job !== undefined) {
+      screen(job.lines);
+      if (job.finished) return;
+      await delay(pollEveryMs);
+      continue;
+    }
     const { State: state, Message: message = "" } = service.UpdateStatus ?? {};
     if (state === "paused") throw new Error(`service update paused: ${message}`);
     if (state === "rollback_paused") throw new Error(`service rollback paused: ${message}`);

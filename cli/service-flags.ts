@@ -29,11 +29,35 @@ export interface SwitchFlag {
   apply(spec: ApiServiceSpec, on: boolean): void;
 }
 
+/**
+ * @param what - What the user asked for, for the message.
+ * @throws {Error} for the modes that have no count.
+ */
+export function setReplicas(spec: ApiServiceSpec, count: number, what: string): void {
+  const { Replicated: replicated, ReplicatedJob: job } = spec.Mode;
+  if (replicated !== undefined) {
+    replicated.Replicas = count;
+  } else if (job !== undefined) {
+    job.TotalCompletions = count;
+    job.MaxConcurrent ??= count;
+  } else {
+    throw new Error(`${what} can only be used with replicated or replicated-job mode`);
+  }
+}
+
 export const scalarFlags: readonly ScalarFlag[] = [
   scalar("--replicas <n>", "Number of tasks", (spec, value) => {
-    if (spec.Mode.Replicated === undefined) throw new Error("replicas can only be used with replicated mode");
-    spec.Mode.Replicated.Replicas = parseCount(value);
+    setReplicas(spec, parseCount(value), "replicas");
   }),
+  scalar(
+    "--max-concurrent <n>",
+    "Number of job tasks to run at once (default as --replicas)",
+    (spec, value) => {
+      if (spec.Mode.ReplicatedJob === undefined)
+        throw new Error("max-concurrent can only be used with replicated-job mode");
+      spec.Mode.ReplicatedJob.MaxConcurrent = parseCount(value);
+    },
+  ),
   scalar("--hostname <name>", "Container hostname", (spec, value) => (container(spec).Hostname = value)),
   scalar(
     "-u, --user <user>",

@@ -9,6 +9,14 @@ import type { RestartCondition, UpdatePolicy } from "./service.ts";
 export const defaultRestartCondition: RestartCondition = "any";
 /** Long enough that a task failing at once does not spin, short enough to be back soon. */
 export const defaultRestartDelayMs = 5_000;
+/** Tasks that end again and again wait longer each time, up to this. */
+export const defaultRestartBackoffLimitMs = 300_000;
+/** With a delay of 0, what ends a second time in a row waits this long at least, doubled with each time. */
+export const shortestRestartBackoffMs = 1_000;
+/** What ran for so long before it ended did not crash at its start: the back-off begins anew. */
+export const restartBackoffResetMs = 60_000;
+/** A new task of an update that does not run by then counts as failed, so that no update hangs for ever. */
+export const defaultProgressDeadlineMs = 600_000;
 /** How long a restart waits for the old task to be gone before it goes on without. */
 export const restartStopTimeoutMs = 60_000;
 /** Between the stop signal and the kill; most programs close their work well within it. */

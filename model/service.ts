@@ -183,6 +183,16 @@ export type ServiceMode =
   | { readonly kind: "replicated-job"; readonly maxConcurrent: number; readonly totalCompletions: number }
   | { readonly kind: "global-job" };
 
+/** Runs to its end, once per iteration. */
+export function isJob({ kind }: ServiceMode): boolean {
+  return kind === "replicated-job" || kind === "global-job";
+}
+
+/** What is wanted of a service's tasks once they may start. */
+export function goalOf(mode: ServiceMode): "running" | "complete" {
+  return isJob(mode) ? "complete" : "running";
+}
+
 export type FailureAction = "pause" | "continue" | "rollback";
 export type UpdateOrder = "stop-first" | "start-first";
 
@@ -265,6 +275,7 @@ export interface Service {
   readonly updateStatus?: UpdateStatus;
   readonly registryAuth?: RegistryAuth;
   readonly previousRegistryAuth?: RegistryAuth;
+  /** Jobs only. The iteration grows with every replaced spec and starts the job anew. */
   readonly job?: { readonly iteration: number; readonly lastExecutionMs: number };
 }
 

@@ -72,7 +72,7 @@ export interface Task {
   readonly meta: Meta;
   readonly serviceId: ServiceId;
   readonly specVersion: number;
-  /** 1-based for replicated services; 0 for global ones, where the node is the slot. */
+  /** 1-based for replicated services and jobs; 0 for global ones, where the node is the slot. */
   readonly slot: number;
   /** Owner: scheduler (or orchestrator for global services). Absent until placed. */
   readonly nodeId?: NodeId;
@@ -85,6 +85,8 @@ export interface Task {
   readonly jobIteration?: number;
   /** How often its slot was restarted on this spec version before it; absent means never. Owner: orchestrators. */
   readonly restarts?: number;
+  /** How many tasks of its slot ended in a row, each soon after it began, before it; absent means none. Owner: orchestrators. */
+  readonly crashes?: number;
 }
 
 /** The publish settings that a task was created with; a change makes the task outdated. */

@@ -2,6 +2,7 @@
 import { parseConstraint } from "./constraint.ts";
 import { minimumHealthTimeMs, minimumMemoryBytes, minimumNanoCpus } from "./defaults.ts";
 import { errorText } from "./errors.ts";
+import { extensionProblems } from "./extensions.ts";
 import type {
   ContainerSpec,
   EndpointSpec,
@@ -50,6 +51,7 @@ export function serviceProblems(spec: ServiceSpec): string[] {
     ...updateProblems(spec.update, "update"),
     ...updateProblems(spec.rollback, "rollback"),
     ...endpointProblems(spec.endpoint),
+    ...extensionProblems(spec.labels),
   ];
 }
 

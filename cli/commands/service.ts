@@ -7,7 +7,15 @@ import { showLogs } from "../logs.ts";
 import { familiarImage, naturalOrder, shortId, table, write } from "../print.ts";
 import { showProgress } from "../progress.ts";
 import { nodeName } from "../resolve.ts";
-import { listFlags, readEnvFile, scalarFlags, setLogOptions, switchFlags, words } from "../service-flags.ts";
+import {
+  listFlags,
+  readEnvFile,
+  scalarFlags,
+  setLogOptions,
+  setReplicas,
+  switchFlags,
+  words,
+} from "../service-flags.ts";
 import { prettyService } from "../service-pretty.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
 import { parseCount } from "../units.ts";
@@ -23,6 +31,14 @@ interface CommonOptions {
   [flag: string]: unknown;
 }
 
+/** What `--mode` begins with; flags fill it in, and the server the rest. */
+const emptyModes = {
+  replicated: (): ApiServiceSpec["Mode"] => ({ Replicated: { Replicas: 1 } }),
+  global: (): ApiServiceSpec["Mode"] => ({ Global: {} }),
+  "replicated-job": (): ApiServiceSpec["Mode"] => ({ ReplicatedJob: {} }),
+  "global-job": (): ApiServiceSpec["Mode"] => ({ GlobalJob: {} }),
+} as const;
+
 export function register(program: Command, client: () => Client): void {
   const service = program.command("service").description("Manage services");
   const create = service
@@ -31,7 +47,7 @@ export function register(program: Command, client: () => Client): void {
     .passThroughOptions()
     .option("--name <name>", "service name")
     .addOption(
-      new Option("--mode <mode>", "service mode").choices(["replicated", "global"]).default("replicated"),
+      new Option("--mode <mode>", "service mode").choices(Object.keys(emptyModes)).default("replicated"),
     )
     .option("--env-file <file>", "read in a file of environment variables", collect, []);
   addSpecFlags(create, (name) => [{ name, entry: "add" }]);
@@ -230,7 +246,7 @@ async function createService(
       ContainerSpec: { Image: image, ...(command.length > 0 && { Args: [...command] }) },
       ForceUpdate: 0,
     },
-    Mode: options["mode"] === "global" ? { Global: {} } : { Replicated: { Replicas: 1 } },
+    Mode: emptyModes[options["mode"] as keyof typeof emptyModes](),
     EndpointSpec: {},
   };
   const fromFiles = (options["envFile"] as string[]).flatMap(readEnvFile);
@@ -288,9 +304,7 @@ async function scale(client: Client, pairs: readonly string[], detach: boolean):
     const name = pair.slice(0, split);
     const replicas = parseCount(pair.slice(split + 1));
     await change(client, name, (spec) => {
-      if (spec.Mode.Replicated === undefined)
-        throw new Error(`${name}: scale can only be used with replicated or replicated-job mode`);
-      spec.Mode.Replicated.Replicas = replicas;
+      setReplicas(spec, replicas, `${name}: scale`);
     });
     write(`${name} scaled to ${replicas}`);
     scaled.push(name);
@@ -325,9 +339,15 @@ function modeOf(spec: ApiServiceSpec): string {
 }
 
 function replicasOf(service: ApiService): string {
-  const { RunningTasks = 0, DesiredTasks = 0 } = service.ServiceStatus ?? {};
+  const { RunningTasks = 0, DesiredTasks = 0, CompletedTasks = 0 } = service.ServiceStatus ?? {};
+  const running = `${RunningTasks}/${DesiredTasks}`;
+  const { ReplicatedJob: job, GlobalJob: globalJob } = service.Spec.Mode;
+  if (job !== undefined) return `${running} (${CompletedTasks}/${job.TotalCompletions ?? 0} completed)`;
+  if (globalJob !== undefined) {
+    return `${running} (${CompletedTasks}/${DesiredTasks + CompletedTasks} completed)`;
+  }
   const most = service.Spec.TaskTemplate.Placement?.MaxReplicas ?? 0;
-  return `${RunningTasks}/${DesiredTasks}${most > 0 ? ` (max ${most} per node)` : ""}`;
+  return most > 0 ? `${running} (max ${most} per node)` : running;
 }
 
 function printIngressPort(port: ApiPort): string {

@@ -21,13 +21,7 @@ export function checkService(view: StoreView, given: ServiceSpec): ServiceSpec {
   return spec;
 }
 
-function refuseWhatIsToCome({ mode, endpoint }: ServiceSpec): void {
-  if (mode.kind === "replicated-job" || mode.kind === "global-job") {
-    throw new ClusterError(
-      "unimplemented",
-      `${mode.kind} mode is not available yet; replicated and global are`,
-    );
-  }
+function refuseWhatIsToCome({ endpoint }: ServiceSpec): void {
   const ingress = endpoint.ports.find((port) => port.publishMode === "ingress");
   if (ingress === undefined || endpoint.mode === "dnsrr") return;
   const { publishedPort, protocol, targetPort } = ingress;

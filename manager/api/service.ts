@@ -3,9 +3,10 @@ import { ClusterError } from "../../model/errors.ts";
 import type { ServiceId } from "../../model/ids.ts";
 import type { RegistryAuth, Service, ServiceSpec } from "../../model/service.ts";
 import { taskStates } from "../../model/task.ts";
+import { serviceWarnings } from "../../model/warnings.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
-import { replaceSpec, rollbackService } from "../orchestrator/spec.ts";
+import { jobOf, replaceSpec, rollbackService } from "../orchestrator/spec.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
@@ -74,10 +75,11 @@ async function createService({ store, random }: ApiDeps, call: Call): Promise<Re
       id: newId<ServiceId>(random),
       spec,
       specVersion: 0,
+      ...jobOf(spec, undefined, tx.nowMs),
       ...present({ registryAuth }),
     }).id;
   }, call.signal);
-  return json({ ID: id, Warnings: null }, 201);
+  return json({ ID: id, Warnings: printWarnings(given) }, 201);
 }
 
 /** `POST /services/{id}/update`: the whole new spec, or back to the previous one. */
@@ -108,7 +110,12 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
       sentAuth ?? (authFrom === "previous-spec" ? service.previousRegistryAuth : undefined);
     return replaceSpec(tx, service, spec, version, registryAuth);
   }, call.signal);
-  return json({ Warnings: null });
+  return json({ Warnings: printWarnings(given) });
+}
+
+function printWarnings(spec: ServiceSpec): readonly string[] | null {
+  const warnings = serviceWarnings(spec);
+  return warnings.length === 0 ? null : warnings;
 }
 
 function refuseForbiddenChange(old: ServiceSpec, given: ServiceSpec): void {

@@ -4,6 +4,7 @@ import type { Network } from "../../model/network.ts";
 import type { Revision } from "../../model/service.ts";
 import type { Task, TaskStatus } from "../../model/task.ts";
 import { apiTime } from "../../runtime/http.ts";
+import { backoffText } from "../orchestrator/backoff.ts";
 import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
 import { printAttachedNetwork } from "./network-json.ts";
 import { printTaskTemplate } from "./service-print.ts";
@@ -62,21 +63,31 @@ export function printTask(task: Task, { revision, network }: TaskJoin): Json {
     Labels: {},
     Spec: revision === undefined ? { ContainerSpec: { Image: "" } } : printTaskTemplate(revision.task),
     ServiceID: task.serviceId,
-    Slot: unlessEmpty(task.slot),
+    Slot: unlessEmpty(printedSlot(task)),
     NodeID: task.nodeId,
-    Status: printStatus(task.status),
+    Status: printStatus(task.status, revision === undefined ? undefined : waitText(task, revision)),
     DesiredState: task.desiredState,
     NetworksAttachments: unlessEmpty(attachments),
     JobIteration: task.jobIteration === undefined ? undefined : { Index: task.jobIteration },
   };
 }
 
-function printStatus(status: TaskStatus): Json {
+/** Clients count the slots of a job from 0, and wait for ever for a job whose first is 1. */
+function printedSlot({ slot, jobIteration }: Task): number {
+  return jobIteration !== undefined && slot > 0 ? slot - 1 : slot;
+}
+
+function waitText(task: Task, { task: { restart }, serviceLabels }: Revision): string | undefined {
+  return backoffText(task, restart, serviceLabels);
+}
+
+/** @param wait - Stands in for a message that would only say how far preparing has got. */
+function printStatus(status: TaskStatus, wait: string | undefined): Json {
   return {
     Timestamp: apiTime(status.atMs),
     State: status.state,
-    Message: unlessEmpty(status.message),
-    Err: unlessEmpty(status.error),
+    Message: unlessEmpty(wait ?? status.message),
+    Err: unlessEmpty(status.error) ?? wait,
     ContainerStatus:
       status.containerId === undefined
         ? undefined

@@ -1,5 +1,5 @@
 import type { ServiceId, TaskId } from "../../model/ids.ts";
-import type { Service } from "../../model/service.ts";
+import { goalOf, type Service } from "../../model/service.ts";
 import { taskStates, type Task } from "../../model/task.ts";
 import { createTask, removeTask } from "../store/revisions.ts";
 import type { Transaction } from "../store/transaction.ts";
@@ -35,7 +35,8 @@ export function applyStep(tx: Transaction, planned: PlannedFor, step: Step, newT
         break;
       case "promote":
         withTask(tx, change.taskId, (task) => {
-          if (task.desiredState === "ready") tx.tasks.update({ ...task, desiredState: "running" });
+          if (task.desiredState !== "ready" || service === undefined) return;
+          tx.tasks.update({ ...task, desiredState: goalOf(service.spec.mode) });
         });
         break;
       case "update-status":

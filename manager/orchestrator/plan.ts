@@ -1,7 +1,7 @@
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import type { Revision, Service, UpdateStatus } from "../../model/service.ts";
-import { isTerminal, taskStates, type Task } from "../../model/task.ts";
+import { isTerminal, isWanted, taskStates, type Task } from "../../model/task.ts";
 
 /** What a decision sees of one service: a snapshot and the time. */
 export interface Scene {
@@ -14,6 +14,8 @@ export interface Scene {
   /** For a task that ended: since when it had been running, or `undefined` if it never did or nobody knows. */
   readonly ranSinceMs: (id: TaskId) => number | undefined;
   readonly nowMs: number;
+  /** The cluster's; negative keeps everything. */
+  readonly historyLimit: number;
 }
 
 export type TaskChange =
@@ -21,8 +23,10 @@ export type TaskChange =
       readonly kind: "create";
       readonly slot: number;
       readonly nodeId?: NodeId;
-      readonly desiredState: "ready" | "running";
+      /** `ready` waits for its `promote`; the others are the goal of the service's mode. */
+      readonly desiredState: "ready" | "running" | "complete";
       readonly restarts: number;
+      readonly crashes?: number;
     }
   /** Ends the task; its record stays as history. */
   | { readonly kind: "shutdown"; readonly taskId: TaskId }
@@ -66,7 +70,7 @@ export interface Slot {
   readonly nodeId?: NodeId;
   /** Newest first. */
   readonly tasks: readonly Task[];
-  /** Those that managers want alive: desired at most `running`. Newest first. */
+  /** Those that managers want alive. Newest first. */
   readonly live: readonly Task[];
 }
 
@@ -89,7 +93,7 @@ export function slotsOf(tasks: readonly Task[]): Map<number | NodeId, Slot> {
       slot: first.slot,
       ...(typeof key === "string" ? { nodeId: key } : {}),
       tasks: group,
-      live: group.filter(isLive),
+      live: group.filter(isWanted),
     });
   }
   return slots;
@@ -100,13 +104,8 @@ export function placeOf(slot: Slot): { readonly slot: number; readonly nodeId?: 
   return { slot: slot.slot, ...(slot.nodeId === undefined ? {} : { nodeId: slot.nodeId }) };
 }
 
-/** Wanted by managers, whatever has become of it. */
-export function isLive(task: Task): boolean {
-  return taskStates[task.desiredState] <= taskStates.running;
-}
-
 /** Versions decide, since times within a commit are equal; ids make it total. */
-function newestFirst(a: Task, b: Task): number {
+export function newestFirst(a: Task, b: Task): number {
   return (
     b.meta.createdAtMs - a.meta.createdAtMs || (b.restarts ?? 0) - (a.restarts ?? 0) || (a.id < b.id ? -1 : 1)
   );

@@ -1,6 +1,6 @@
-import { isTerminal, taskStates, type Task } from "../../model/task.ts";
 import type { Service } from "../../model/service.ts";
-import { isLive } from "./plan.ts";
+import { isTerminal, isWanted, taskStates, type Task } from "../../model/task.ts";
+import { newestFirst } from "./plan.ts";
 
 /** However many restarts a policy allows, no slot keeps more records than this. */
 export const slotHistoryLimit = 100;
@@ -17,7 +17,8 @@ export function isForgotten(task: Task, serviceExists: boolean): boolean {
 }
 
 /**
- * Dead tasks of one slot that are beyond what is kept, oldest first. The limit counts living ones too.
+ * Dead tasks of one slot that are beyond what is kept, oldest first. The limit counts living ones too. The
+ * newest of a slot stays, since it says that the slot was filled, and so does what finished for a job.
  *
  * @param historyLimit - The cluster's; negative keeps everything.
  */
@@ -25,12 +26,20 @@ export function decideTrim(service: Service, slot: readonly Task[], historyLimit
   const limit = limitFor(service, historyLimit);
   const surplus = slot.length - limit;
   if (limit < 0 || surplus <= 0) return [];
+  const newest = slot.toSorted(newestFirst)[0];
   return slot
-    .filter(
-      (task) => isTerminal(task) || (taskStates[task.status.state] < taskStates.assigned && !isLive(task)),
-    )
+    .filter((task) => task !== newest && isHistory(task) && !isResult(service, task))
     .toSorted((a, b) => lastSeenMs(a) - lastSeenMs(b))
     .slice(0, surplus);
+}
+
+function isHistory(task: Task): boolean {
+  return isTerminal(task) || (taskStates[task.status.state] < taskStates.assigned && !isWanted(task));
+}
+
+/** Without the record the job would run again. */
+function isResult({ job }: Service, task: Task): boolean {
+  return job !== undefined && task.jobIteration === job.iteration && task.status.state === "complete";
 }
 
 function limitFor(service: Service, historyLimit: number): number {

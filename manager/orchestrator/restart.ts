@@ -1,9 +1,7 @@
-import {
-  defaultRestartCondition,
-  defaultRestartDelayMs,
-  restartStopTimeoutMs,
-} from "../../model/defaults.ts";
+import { defaultRestartCondition, restartStopTimeoutMs } from "../../model/defaults.ts";
+import { goalOf, isJob } from "../../model/service.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
+import { crashesAfter, restartWaitMs } from "./backoff.ts";
 import { isTaskDirty } from "./dirty.ts";
 import {
   earliest,
@@ -38,16 +36,16 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
   const newest = ended[0];
   if (newest === undefined) return emptyPlan;
   // A replacement that fails while it still waits for its start keeps waiting, or it would spin.
-  const startAtMs = newest.desiredState === "ready" ? earliestStartMs(scene, slot, newest) : 0;
+  const startAtMs = newest.desiredState === "ready" ? earliestStartMs(scene, newest) : 0;
   if (isTerminal(newest) && scene.nowMs < startAtMs) return { steps: [], wakeAtMs: startAtMs };
   if (!mayRestart(scene, slot, newest)) return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
   if (!isTerminal(newest) && movesStartFirst(scene, newest)) {
-    return { steps: [[create(scene, slot, newest, "running")]], wakeAtMs: undefined };
+    return { steps: [[create(scene, slot, newest, "now")]], wakeAtMs: undefined };
   }
-  const delayMs = isOnLostNode(scene, newest) ? 0 : restartDelayMs(scene, newest);
+  const delayMs = nextWaitMs(scene, newest);
   const startNow = delayMs === 0 && ended.every((task) => isStopped(scene, task));
   return {
-    steps: [[...ended.map(shutdown), create(scene, slot, newest, startNow ? "running" : "ready")]],
+    steps: [[...ended.map(shutdown), create(scene, slot, newest, startNow ? "now" : "later")]],
     wakeAtMs: undefined,
   };
 }
@@ -58,7 +56,7 @@ export function decidePromotion(scene: Scene, slot: Slot): Plan {
   let wakeAtMs: number | undefined;
   const steps: TaskChange[][] = [];
   for (const task of waiting) {
-    const startAtMs = earliestStartMs(scene, slot, task);
+    const startAtMs = earliestStartMs(scene, task);
     if (scene.nowMs < startAtMs) {
       wakeAtMs = earliest(wakeAtMs, startAtMs);
       continue;
@@ -75,19 +73,21 @@ export function decidePromotion(scene: Scene, slot: Slot): Plan {
  * Whether the policy allows a replacement of this task, the newest of its slot.
  *
  * Attempts are counted on the tasks themselves, so a new leader knows them. Within a window, a restart
- * counts for as long as window plus delay, since otherwise a long delay would void the limit.
+ * counts for as long as window plus the wait before the next, since otherwise a long wait would void the
+ * limit. A job's task that finished is never run again, whatever the condition.
  */
 export function mayRestart(scene: Scene, slot: Slot, task: Task): boolean {
   const policy = policyOf(scene, task);
   const condition = policy.condition ?? defaultRestartCondition;
   if (condition === "none") return false;
-  if (condition === "on-failure" && task.status.state === "complete") return false;
+  const finished = task.status.state === "complete";
+  if (finished && (condition === "on-failure" || isJob(scene.service.spec.mode))) return false;
   const maxAttempts = policy.maxAttempts ?? 0;
   if (maxAttempts === 0) return true;
   const windowMs = policy.windowMs ?? 0;
   if (windowMs === 0) return (task.restarts ?? 0) < maxAttempts;
   const untilMs = isTerminal(task) ? sinceMs(task) : scene.nowMs;
-  const fromMs = untilMs - windowMs - restartDelayMs(scene, task);
+  const fromMs = untilMs - windowMs - nextWaitMs(scene, task);
   const counted = slot.tasks.filter(
     (other) =>
       other.specVersion === task.specVersion && (other.restarts ?? 0) > 0 && other.meta.createdAtMs > fromMs,
@@ -104,9 +104,16 @@ function shutdown(task: Task): TaskChange {
   return { kind: "shutdown", taskId: task.id };
 }
 
-function create(scene: Scene, slot: Slot, old: Task, desiredState: "ready" | "running"): TaskChange {
+function create(scene: Scene, slot: Slot, old: Task, start: "now" | "later"): TaskChange {
   const restarts = old.specVersion === scene.service.specVersion ? (old.restarts ?? 0) + 1 : 1;
-  return { kind: "create", ...placeOf(slot), desiredState, restarts };
+  const crashes = crashesOf(scene, old);
+  return {
+    kind: "create",
+    ...placeOf(slot),
+    desiredState: start === "now" ? goalOf(scene.service.spec.mode) : "ready",
+    restarts,
+    ...(crashes === 0 ? {} : { crashes }),
+  };
 }
 
 /** A healthy task on a drained node of a start-first service stays until its replacement runs. */
@@ -116,17 +123,24 @@ function movesStartFirst(scene: Scene, task: Task): boolean {
   return node !== undefined && node.status.state !== "down" && !isOutdated(scene, task);
 }
 
-/** Only restarts wait; a task that an update made starts as soon as its slot is free. */
-function earliestStartMs(scene: Scene, slot: Slot, task: Task): number {
-  if ((task.restarts ?? 0) === 0) return task.meta.createdAtMs;
-  const before = slot.tasks[slot.tasks.indexOf(task) + 1];
-  // What was lost with its node did nothing wrong, so its replacement need not wait.
-  if (before === undefined || isOnLostNode(scene, before)) return task.meta.createdAtMs;
-  return task.meta.createdAtMs + restartDelayMs(scene, before);
+/** What was lost with its node, or was made by an update, did not crash and so does not wait. */
+function earliestStartMs(scene: Scene, task: Task): number {
+  return task.meta.createdAtMs + restartWaitMs(task, policyOf(scene, task), scene.service.spec.labels);
 }
 
-function restartDelayMs(scene: Scene, task: Task): number {
-  return policyOf(scene, task).delayMs ?? defaultRestartDelayMs;
+/** The wait before the restart that would follow this task. */
+function nextWaitMs(scene: Scene, old: Task): number {
+  const { labels, task } = scene.service.spec;
+  return restartWaitMs({ crashes: crashesOf(scene, old) }, task.restart, labels);
+}
+
+function crashesOf(scene: Scene, old: Task): number {
+  if (!isTerminal(old) || isOnLostNode(scene, old)) return 0;
+  if (old.specVersion !== scene.service.specVersion) return 1;
+  return crashesAfter(old, {
+    beganMs: scene.ranSinceMs(old.id) ?? earliestStartMs(scene, old),
+    endedMs: sinceMs(old),
+  });
 }
 
 function policyOf(scene: Scene, task: Task): Scene["service"]["spec"]["task"]["restart"] {

@@ -1,3 +1,4 @@
+import { defaultTaskHistoryLimit } from "../../model/defaults.ts";
 import { unreachable } from "../../model/errors.ts";
 import type { ServiceId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
@@ -10,6 +11,7 @@ import type { StoreView, Transaction } from "../store/transaction.ts";
 import { applyStep, markRemoved, type PlannedFor } from "./apply.ts";
 import { isEqual } from "./dirty.ts";
 import { decideGlobal } from "./global.ts";
+import { decideGlobalJob, decideReplicatedJob } from "./jobs.ts";
 import { emptyPlan, isLost, isRunning, sinceMs, type Plan, type Scene, type Step } from "./plan.ts";
 import { decideReplicated } from "./replicated.ts";
 import type { OrchestrationDeps } from "./run.ts";
@@ -71,6 +73,7 @@ export async function runServices(
       revision: (specVersion) => view.revisions.get(revisionKey(id, specVersion)),
       ranSinceMs: (taskId) => ranSinceMs.get(taskId),
       nowMs,
+      historyLimit: view.cluster?.spec.taskHistoryLimit ?? defaultTaskHistoryLimit,
     });
     const planned = { serviceId: id, specVersion: service.specVersion };
     for (const step of plan.steps) work.push({ kind: "step", planned, step });
@@ -86,8 +89,9 @@ function decide(scene: Scene): Plan {
     case "global":
       return decideGlobal(scene);
     case "replicated-job":
+      return decideReplicatedJob(scene);
     case "global-job":
-      return emptyPlan; // Jobs are not run yet; the API refuses to create them.
+      return decideGlobalJob(scene);
     default:
       return unreachable(kind);
   }
@@ -143,7 +147,7 @@ function concerned(view: StoreView, events: readonly StoreEvent[]): Set<ServiceI
         if (event.kind === "updated" && isSameToServices(event.previous, event.object)) break;
         for (const task of view.tasks.byNode(event.object.id)) ids.add(task.serviceId);
         for (const service of view.services.list()) {
-          if (service.spec.mode.kind === "global") ids.add(service.id);
+          if (isPerNode(service)) ids.add(service.id);
         }
         break;
       case "cluster":
@@ -177,6 +181,10 @@ function updateMatters(view: StoreView, service: Service | undefined, task: Task
     return true;
   if (!isRunning(task) || isRunning(previous) || service === undefined) return false;
   return isUpdating(service) || service.spec.update?.order === "start-first";
+}
+
+function isPerNode({ spec: { mode } }: Service): boolean {
+  return mode.kind === "global" || mode.kind === "global-job";
 }
 
 function isUpdating(service: Service): boolean {

@@ -1,7 +1,23 @@
 import { ClusterError } from "../../model/errors.ts";
-import type { RegistryAuth, Service, ServiceRevision, ServiceSpec } from "../../model/service.ts";
+import {
+  isJob,
+  type RegistryAuth,
+  type Service,
+  type ServiceRevision,
+  type ServiceSpec,
+} from "../../model/service.ts";
 import { dropUnusedRevision } from "../store/revisions.ts";
 import type { Transaction } from "../store/transaction.ts";
+
+/** The iteration that begins with a spec; services that are no jobs have none. */
+export function jobOf(
+  spec: ServiceSpec,
+  before: Service["job"],
+  nowMs: number,
+): { readonly job?: NonNullable<Service["job"]> } {
+  if (!isJob(spec.mode)) return {};
+  return { job: { iteration: before === undefined ? 0 : before.iteration + 1, lastExecutionMs: nowMs } };
+}
 
 /**
  * Gives a service a new spec on behalf of a user: keeps the old one as `previous`, forgets the status of
@@ -19,7 +35,6 @@ export function replaceSpec(
   registryAuth?: RegistryAuth,
 ): Service {
   const { updateStatus: _, previousRegistryAuth: __, ...rest } = service;
-  const isJob = spec.mode.kind === "replicated-job" || spec.mode.kind === "global-job";
   const replaced = tx.services.update({
     ...rest,
     meta: { ...service.meta, version },
@@ -28,7 +43,7 @@ export function replaceSpec(
     previous: { spec: service.spec, specVersion: service.specVersion },
     ...(service.registryAuth === undefined ? {} : { previousRegistryAuth: service.registryAuth }),
     ...(registryAuth === undefined ? {} : { registryAuth }),
-    ...(isJob ? { job: { iteration: (service.job?.iteration ?? 0) + 1, lastExecutionMs: tx.nowMs } } : {}),
+    ...jobOf(spec, service.job, tx.nowMs),
   });
   dropUnusedRevision(tx, service.id, service.specVersion);
   return replaced;
@@ -48,14 +63,14 @@ export function rollbackService(tx: Transaction, service: Service): Service {
   });
 }
 
-/** Puts `target` in place and marks the rollback as begun. */
+/** Puts `target` in place and marks the rollback as begun; a job merely runs again. */
 export function rollBackTo(
   tx: Transaction,
   service: Service,
   target: ServiceRevision,
   how: { readonly message: string; readonly keepReplaced: boolean },
 ): Service {
-  const { previous: _, registryAuth, previousRegistryAuth, ...rest } = service;
+  const { previous: _, updateStatus: __, registryAuth, previousRegistryAuth, ...rest } = service;
   const replaced: ServiceRevision = { spec: service.spec, specVersion: service.specVersion };
   const updated = tx.services.update({
     ...rest,
@@ -64,7 +79,16 @@ export function rollBackTo(
     ...(how.keepReplaced ? { previous: replaced } : {}),
     ...(previousRegistryAuth === undefined ? {} : { registryAuth: previousRegistryAuth }),
     ...(registryAuth === undefined || !how.keepReplaced ? {} : { previousRegistryAuth: registryAuth }),
-    updateStatus: { state: "rollback_started", message: how.message, startedAtMs: tx.nowMs },
+    ...jobOf(target.spec, service.job, tx.nowMs),
+    ...(isJob(target.spec.mode)
+      ? {}
+      : {
+          updateStatus: {
+            state: "rollback_started" as const,
+            message: how.message,
+            startedAtMs: tx.nowMs,
+          },
+        }),
   });
   dropUnusedRevision(tx, service.id, service.specVersion);
   return updated;

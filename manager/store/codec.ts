@@ -120,6 +120,7 @@ function toRecord(task: Task): TaskRecord {
     })),
     jobIteration: task.jobIteration,
     restarts: task.restarts ?? 0,
+    crashes: task.crashes ?? 0,
   };
 }
 
@@ -142,6 +143,7 @@ function fromRecord(record: TaskRecord, canonical: (id: string) => string): Task
     })),
     ...(record.jobIteration === undefined ? {} : { jobIteration: record.jobIteration }),
     ...(record.restarts === 0 ? {} : { restarts: record.restarts }),
+    ...(record.crashes === 0 ? {} : { crashes: record.crashes }),
   };
 }
 

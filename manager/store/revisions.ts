@@ -10,6 +10,7 @@ export interface NewTask {
   readonly nodeId?: NodeId;
   readonly desiredState: DesiredState;
   readonly restarts?: number;
+  readonly crashes?: number;
 }
 
 /** Creates a task on the service's current spec, and the revision it refers to when it is the first. */
@@ -27,6 +28,7 @@ export function createTask(tx: Transaction, service: Service, task: NewTask): Ta
     networks: [],
     ...(service.job === undefined ? {} : { jobIteration: service.job.iteration }),
     ...(task.restarts === undefined || task.restarts === 0 ? {} : { restarts: task.restarts }),
+    ...(task.crashes === undefined || task.crashes === 0 ? {} : { crashes: task.crashes }),
   });
 }
 

@@ -4,7 +4,7 @@ import type { NodeState } from "../../model/node.ts";
 import { revisionKey, type Service, type ServiceSpec } from "../../model/service.ts";
 import { runAllocator } from "../../manager/allocator/run.ts";
 import { runOrchestration } from "../../manager/orchestrator/run.ts";
-import { replaceSpec, rollbackService } from "../../manager/orchestrator/spec.ts";
+import { jobOf, replaceSpec, rollbackService } from "../../manager/orchestrator/spec.ts";
 import { runScheduler } from "../../manager/scheduler/run.ts";
 import type { Store } from "../../manager/store/store.ts";
 import { silentLog, type Log } from "../../runtime/log.ts";
@@ -91,7 +91,12 @@ export class ScenarioCluster implements AsyncDisposable {
 
   async create(name: string, spec: ServiceSpec): Promise<ServiceId> {
     const service = await this.store.update((tx) =>
-      tx.services.create({ id: id(name), spec: { ...spec, name }, specVersion: 0 }),
+      tx.services.create({
+        id: id(name),
+        spec: { ...spec, name },
+        specVersion: 0,
+        ...jobOf(spec, undefined, tx.nowMs),
+      }),
     );
     return service.id;
   }
@@ -209,7 +214,7 @@ function nextState(task: Task, image: string): TaskState | undefined {
           ? "rejected"
           : "ready";
     case "ready":
-      return task.desiredState === "running" ? "starting" : undefined;
+      return task.desiredState === "ready" ? undefined : "starting";
     case "starting":
       return "running";
     case "running":

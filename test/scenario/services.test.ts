@@ -407,3 +407,87 @@ t.test("a new leader's loops change nothing about what is settled", async (t) =>
   t.equal(c.lone.log.length, before);
   t.strictSame(c.errors, []);
 });
+
+for (const changes of [0, 6]) {
+  t.test(`a job of 7 runs 3 at a time to its end, under ${changes} changes of leader`, async (t) => {
+    await using c = await started(["n1", "n2", "n3"]);
+    const mode = { kind: "replicated-job", maxConcurrent: 3, totalCompletions: 7 } as const;
+    await c.create("sweep", serviceSpec({ mode, image: "done:1" }));
+    let most = 0;
+    const done = (): number => c.tasks("sweep").filter((task) => task.status.state === "complete").length;
+    const look = (): boolean => {
+      most = Math.max(most, c.tasks("sweep").filter((task) => !isTerminal(task)).length);
+      return done() === 7;
+    };
+    for (let term = 2; term < 2 + changes; term += 1) {
+      await c.clock.advance(70);
+      look();
+      await c.changeLeader(term);
+    }
+    await c.until(look);
+    t.equal(most, 3);
+    await c.clock.advance(60_000);
+    t.equal(c.tasks("sweep").length, 7, "nothing runs twice");
+    t.same(
+      c
+        .tasks("sweep")
+        .map((task) => task.slot)
+        .toSorted((a, b) => a - b),
+      [1, 2, 3, 4, 5, 6, 7],
+    );
+    t.equal(c.service("sweep").updateStatus, undefined);
+    t.strictSame(c.errors, []);
+  });
+}
+
+t.test("an update of a job begins a new iteration, and old ones leave the history", async (t) => {
+  await using c = await started(["n1", "n2"]);
+  const mode = { kind: "replicated-job", maxConcurrent: 2, totalCompletions: 2 } as const;
+  await c.create("sweep", serviceSpec({ mode, image: "done:1" }));
+  const done = (iteration: number): boolean =>
+    c.tasks("sweep").filter((task) => task.jobIteration === iteration && task.status.state === "complete")
+      .length === 2;
+  await c.until(() => done(0));
+  for (let iteration = 1; iteration <= 8; iteration += 1) {
+    await c.update("sweep", (spec) => spec);
+    await c.until(() => done(iteration));
+  }
+  await c.clock.advance(1000);
+  t.equal(c.service("sweep").job?.iteration, 8);
+  t.equal(c.tasks("sweep").length, 10, "five iterations of two");
+  await c.rollback("sweep");
+  await c.until(() => done(9));
+  t.equal(c.service("sweep").updateStatus, undefined);
+  t.strictSame(c.errors, []);
+});
+
+t.test("a job whose tasks fail backs off, and is given up with its attempts", async (t) => {
+  await using c = await started(["n1"]);
+  const mode = { kind: "replicated-job", maxConcurrent: 1, totalCompletions: 2 } as const;
+  const restart = { maxAttempts: 2, delayMs: 1000 };
+  await c.create("sweep", serviceSpec({ mode, task: { ...taskSpec({ image: "crash:1" }), restart } }));
+  await c.until(() => c.tasks("sweep").filter((task) => task.status.state === "failed").length === 6);
+  await c.clock.advance(600_000);
+  t.equal(c.tasks("sweep").length, 6, "two slots of three tasks");
+  t.strictSame(c.errors, []);
+});
+
+t.test(
+  "a global job runs once on each node, later ones too, and again on one that was interrupted",
+  async (t) => {
+    await using c = await started(["n1", "n2"]);
+    await c.create("scan", serviceSpec({ mode: { kind: "global-job" }, image: "done:1" }));
+    const done = (): number => c.tasks("scan").filter((task) => task.status.state === "complete").length;
+    await c.until(() => done() === 2);
+    await c.store.update((tx) => tx.nodes.create(nodeObject("n3", { state: "down" })));
+    await c.clock.advance(10_000);
+    t.equal(c.tasks("scan").length, 2);
+    await c.setNode("n3", "ready");
+    await c.until(() => done() === 3);
+    await c.setNode("n1", "down");
+    await c.setNode("n1", "ready");
+    await c.clock.advance(10_000);
+    t.equal(c.tasks("scan").length, 3, "what finished stays finished");
+    t.strictSame(c.errors, []);
+  },
+);

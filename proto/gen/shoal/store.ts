@@ -74,6 +74,7 @@ export interface TaskRecord {
   restarts: number;
   hasPorts: boolean;
   hasPid: boolean;
+  crashes: number;
 }
 
 export interface TaskPort {
@@ -467,6 +468,7 @@ function createBaseTaskRecord(): TaskRecord {
     restarts: 0,
     hasPorts: false,
     hasPid: false,
+    crashes: 0,
   };
 }
 
@@ -546,6 +548,9 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     }
     if (message.hasPid !== false) {
       writer.uint32(200).bool(message.hasPid);
+    }
+    if (message.crashes !== 0) {
+      writer.uint32(208).uint32(message.crashes);
     }
     return writer;
   },
@@ -763,6 +768,14 @@ export const TaskRecord: MessageFns<TaskRecord> = {
             message.hasPid = reader.bool();
             continue;
           }
+          case 26: {
+            if (tag !== 208) {
+              break;
+            }
+
+            message.crashes = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -805,6 +818,7 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     message.restarts = object.restarts ?? 0;
     message.hasPorts = object.hasPorts ?? false;
     message.hasPid = object.hasPid ?? false;
+    message.crashes = object.crashes ?? 0;
     return message;
   },
 };

@@ -108,16 +108,43 @@ if (!hasDocker()) {
       "80:80",
       "app:1",
     );
-    await refused(
-      "replicated-job mode is not available yet",
+    await ok(
       "service",
       "create",
       "--detach",
       "--no-resolve-image",
+      "--name",
+      "sweep",
       "--mode",
       "replicated-job",
+      "--replicas",
+      "5",
+      "--max-concurrent",
+      "2",
       "app:1",
     );
+    t.match(await ok("service", "ls"), /sweep +replicated job +0\/2 \(0\/5 completed\)/);
+    await ok("service", "update", "--detach", "--no-resolve-image", "--force", "sweep");
+    t.match(await ok("service", "inspect", "sweep"), /"JobIteration": \{\s*"Index": 1\s*\}/);
+    await ok("service", "scale", "--detach", "sweep=7");
+    t.match(await ok("service", "ls"), /sweep +replicated job +0\/7? ?2? ?\(0\/7 completed\)/);
+    await ok("service", "rm", "sweep");
+    const warned = await docker.run(
+      "service",
+      "create",
+      "--detach",
+      "--no-resolve-image",
+      "--name",
+      "lost",
+      "--label",
+      "shoal.prefe=x",
+      "--constraint",
+      "node.lables.zone==a",
+      "app:1",
+    );
+    t.match(warned.err, 'constraint "node.lables.zone==a": no node has node.lables.zone');
+    t.match(warned.err, "label shoal.prefe is not known and does nothing");
+    await ok("service", "rm", "lost");
     await refused(
       "name conflicts with an existing object: service web already exists",
       "service",

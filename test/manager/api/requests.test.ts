@@ -197,9 +197,9 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
   ],
   [
     "POST /services/create",
-    plainService("x", { Mode: { ReplicatedJob: {} } }),
-    501,
-    "replicated-job mode is not available yet; replicated and global are",
+    plainService("x", { Mode: { ReplicatedJob: {} }, UpdateConfig: { Parallelism: 1 } }),
+    400,
+    "Jobs may not have an update config",
   ],
   [
     "POST /services/create",

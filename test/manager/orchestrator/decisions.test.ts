@@ -63,7 +63,7 @@ const replicated: readonly Case[] = [
   },
   {
     name: "a replacement waits for the old to stop, at most a minute",
-    tasks: "1=running/shutdown@n1 1=ready/ready@n2+100#1",
+    tasks: "1=running/shutdown@n1 1=ready/ready@n2+100#1!0",
     nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
     nowMs: 200,
     want: "@60100",
@@ -116,14 +116,14 @@ const replicated: readonly Case[] = [
     name: "attempts are left",
     tasks: "1=failed@n1#1",
     spec: withRestart({ maxAttempts: 2 }),
-    want: "-t1 +1r",
+    want: "-t1 +1r!2",
   },
   {
     name: "attempts outside the window do not count",
     tasks: "1=failed/shutdown@n1+1000#1 1=failed@n1+90000#2",
     spec: withRestart({ maxAttempts: 2, windowMs: 10_000, delayMs: 0 }),
     nowMs: 90_000,
-    want: "-t2 +1",
+    want: "-t2 +1r!2",
   },
   {
     name: "attempts inside the window count",

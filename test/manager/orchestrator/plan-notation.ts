@@ -6,19 +6,21 @@ import type { Plan, Scene, TaskChange } from "../../../manager/orchestrator/plan
 import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
 
 /**
- * Tasks in short: "slot=state/desired@node:vN+ms#restarts", only slot and state required, such as
- * "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1.
+ * Tasks in short: "slot=state/desired@node:vN+ms#restarts!crashes~iteration", only slot and state required,
+ * such as "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1. A restarted
+ * task without crashes stands after one crash.
  */
 export function parseTasks(text: string): Task[] {
   return text
     .split(" ")
     .filter((word) => word !== "")
     .map((word, i) => {
-      const match = /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?$/.exec(
-        word,
-      );
+      const match =
+        /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?(?:!(\d+))?(?:~(\d+))?$/.exec(
+          word,
+        );
       if (match === null) throw new Error(`not a task: ${word}`);
-      const [, slot, state, desired, node, version, ms, restarts] = match;
+      const [, slot, state, desired, node, version, ms, restarts, crashes, iteration] = match;
       const createdAtMs = Number(ms ?? 0);
       return {
         id: id<TaskId>(`t${i + 1}x`),
@@ -36,22 +38,25 @@ export function parseTasks(text: string): Task[] {
           appliedAtMs: createdAtMs,
         },
         networks: [],
-        ...(restarts === undefined ? {} : { restarts: Number(restarts) }),
+        ...(restarts === undefined ? {} : { restarts: Number(restarts), crashes: Number(crashes ?? 1) }),
+        ...(iteration === undefined ? {} : { jobIteration: Number(iteration) }),
       };
     });
 }
 
-/** "+2" creates in slot 2 ("+2r" as ready, "+n1" on a node), "-t1" shuts down, "xt1" removes, "^t1" promotes; steps part by ";". */
+/** "+2" creates in slot 2 ("+2r" as ready, "+2c" to complete, "+n1" on a node, "!3" after three crashes), "-t1" shuts down, "xt1" removes, "^t1" promotes; steps part by ";". */
 export function printPlan({ steps, wakeAtMs }: Plan): string {
   const text = steps.map((step) => step.map(printChange).join(" ")).join("; ");
   return wakeAtMs === undefined ? text : `${text} @${wakeAtMs}`.trim();
 }
 
+const goals = { ready: "r", running: "", complete: "c" } as const;
+
 function printChange(change: TaskChange): string {
   const name = (taskId: TaskId): string => taskId.replace(/x0*$/, "");
   switch (change.kind) {
     case "create":
-      return `+${change.nodeId?.replace(/0+$/, "") ?? change.slot}${change.desiredState === "ready" ? "r" : ""}`;
+      return `+${change.nodeId?.replace(/0+$/, "") ?? change.slot}${goals[change.desiredState]}${(change.crashes ?? 0) > 1 ? `!${change.crashes}` : ""}`;
     case "shutdown":
       return `-${name(change.taskId)}`;
     case "remove":
@@ -73,6 +78,7 @@ export interface SceneText {
   readonly spec?: Partial<ServiceSpec> & { readonly replicas?: number };
   readonly service?: Partial<Service>;
   readonly nowMs?: number;
+  readonly historyLimit?: number;
   readonly ranSinceMs?: Readonly<Record<string, number>>;
 }
 
@@ -110,5 +116,6 @@ export function scene(text: SceneText): Scene {
     revision: (version) => revisions.get(version),
     ranSinceMs: (taskId) => text.ranSinceMs?.[taskId.replace(/x0*$/, "")],
     nowMs: text.nowMs ?? 0,
+    historyLimit: text.historyLimit ?? 5,
   };
 }

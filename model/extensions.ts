@@ -1,0 +1,144 @@
+/** What services say beyond the Engine API, as labels under `shoal.`; any client can set them. */
+import { type Constraint, parseConstraint } from "./constraint.ts";
+import { defaultProgressDeadlineMs, defaultRestartBackoffLimitMs } from "./defaults.ts";
+import { errorText } from "./errors.ts";
+import type { Labels } from "./meta.ts";
+
+const prefix = "shoal.";
+
+/**
+ * What becomes of tasks whose node is down:
+ * - `replace`: they run elsewhere once it has been down for `afterMs`;
+ * - `wait`: they stay where they are, whatever comes; for work that must never run twice;
+ * - `stop`: as `replace`, and a worker that has not heard a manager for `afterMs` stops them itself.
+ */
+export interface UnreachablePolicy {
+  readonly kind: "replace" | "wait" | "stop";
+  readonly afterMs: number;
+}
+
+/** A soft preference: nodes that meet it come first. */
+export type Preference =
+  | { readonly kind: "node"; readonly constraint: Constraint }
+  /** `service==NAME`: near its tasks; `service!=NAME`: away from them. */
+  | { readonly kind: "service"; readonly operator: "==" | "!="; readonly name: string };
+
+export interface Extensions {
+  /** `shoal.prefer`, comma-separated, the most important first. */
+  readonly prefer: readonly Preference[];
+  /** `shoal.avoid`, comma-separated: services, lower case, that may not share a node with this one. */
+  readonly avoid: readonly string[];
+  /** `shoal.on-unreachable`: `replace`, `wait` or `stop`, and how long as in `replace:30s`. */
+  readonly onUnreachable: UnreachablePolicy;
+  /** `shoal.restart.max-delay`: where the crash back-off ends. */
+  readonly restartMaxDelayMs: number;
+  /** `shoal.update.deadline`: a new task that does not run by then counts as failed. */
+  readonly updateDeadlineMs: number;
+  /** `shoal.rebalance`: `never` keeps the service's tasks where they are. */
+  readonly rebalance: "allowed" | "never";
+}
+
+const defaults: Extensions = {
+  prefer: [],
+  avoid: [],
+  onUnreachable: { kind: "replace", afterMs: 0 },
+  restartMaxDelayMs: defaultRestartBackoffLimitMs,
+  updateDeadlineMs: defaultProgressDeadlineMs,
+  rebalance: "allowed",
+};
+
+type Reader = (value: string) => Partial<Extensions>;
+
+/** One reader per label; each throws with what it accepts. */
+const readers: Readonly<Record<string, Reader>> = {
+  prefer: (value) => ({ prefer: parts(value).map(parsePreference) }),
+  avoid: (value) => ({ avoid: parts(value).map((name) => name.toLowerCase()) }),
+  "on-unreachable": (value) => ({ onUnreachable: parseUnreachable(value) }),
+  "restart.max-delay": (value) => ({ restartMaxDelayMs: parseDurationMs(value) }),
+  "update.deadline": (value) => ({ updateDeadlineMs: parseDurationMs(value) }),
+  rebalance: (value) => {
+    if (value !== "never" && value !== "allowed") throw new Error("never or allowed is accepted");
+    return { rebalance: value };
+  },
+};
+
+const readByLabels = new WeakMap<Labels, Extensions>();
+
+/** What a service's labels ask for; what cannot be read, which the API refuses, counts as not there. */
+export function extensionsOf(labels: Labels): Extensions {
+  let extensions = readByLabels.get(labels);
+  if (extensions === undefined) readByLabels.set(labels, (extensions = read(labels, () => {})));
+  return extensions;
+}
+
+/** Problems of the labels that are ours; the names of those that nobody knows are for `unknownExtensions`. */
+export function extensionProblems(labels: Labels): string[] {
+  const problems: string[] = [];
+  read(labels, (label, reason) =>
+    problems.push(`invalid label ${label}=${JSON.stringify(labels[label])}: ${errorText(reason)}`),
+  );
+  return problems;
+}
+
+/** Labels under `shoal.` that mean nothing; a misspelt one would otherwise go unnoticed. */
+export function unknownExtensions(labels: Labels): string[] {
+  return Object.keys(labels).filter(
+    (label) => label.startsWith(prefix) && !Object.hasOwn(readers, label.slice(prefix.length)),
+  );
+}
+
+export const extensionLabels: readonly string[] = Object.keys(readers).map((name) => `${prefix}${name}`);
+
+function read(labels: Labels, onProblem: (label: string, reason: unknown) => void): Extensions {
+  let extensions = defaults;
+  for (const [name, reader] of Object.entries(readers)) {
+    const label = `${prefix}${name}`;
+    const value = labels[label];
+    if (value === undefined) continue;
+    try {
+      extensions = { ...extensions, ...reader(value) };
+    } catch (reason) {
+      onProblem(label, reason);
+    }
+  }
+  return extensions;
+}
+
+function parts(value: string): string[] {
+  return value
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "");
+}
+
+function parsePreference(text: string): Preference {
+  const constraint = parseConstraint(text);
+  if (constraint.key.toLowerCase() !== "service") return { kind: "node", constraint };
+  return { kind: "service", operator: constraint.operator, name: constraint.value.toLowerCase() };
+}
+
+function parseUnreachable(value: string): UnreachablePolicy {
+  const [kind = "", after, ...more] = value.split(":");
+  if ((kind !== "replace" && kind !== "wait" && kind !== "stop") || more.length > 0) {
+    throw new Error("replace, wait or stop is accepted, and a time as in replace:30s");
+  }
+  return { kind, afterMs: after === undefined ? 0 : parseDurationMs(after) };
+}
+
+const unitMs: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
+const longestMs = 365 * 24 * 3_600_000;
+
+/**
+ * A time as Go prints it: numbers with the units h, m, s and ms, such as "1m30s".
+ * @throws {Error} naming what is accepted.
+ */
+export function parseDurationMs(text: string): number {
+  const problem = new Error(`a time such as 30s, 5m or 1h30m is expected, not ${JSON.stringify(text)}`);
+  if (text.length > 32 || !/^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/.test(text)) throw problem;
+  let sumMs = 0;
+  for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h)/g)) {
+    sumMs += Number(amount) * (unitMs[unit ?? ""] ?? 0);
+  }
+  if (sumMs > longestMs) throw problem;
+  return Math.round(sumMs);
+}
