@@ -34,6 +34,8 @@ export interface Extensions {
   readonly restartMaxDelayMs: number;
   /** `shoal.update.deadline`: a new task that does not run by then counts as failed. */
   readonly updateDeadlineMs: number;
+  /** `shoal.update.settle`: with start-first, how long a new task must have run before the old one goes. */
+  readonly updateSettleMs: number;
   /** `shoal.rebalance`: `never` keeps the service's tasks where they are. */
   readonly rebalance: "allowed" | "never";
 }
@@ -44,6 +46,7 @@ const defaults: Extensions = {
   onUnreachable: { kind: "replace", afterMs: 0 },
   restartMaxDelayMs: defaultRestartBackoffLimitMs,
   updateDeadlineMs: defaultProgressDeadlineMs,
+  updateSettleMs: 0,
   rebalance: "allowed",
 };
 
@@ -56,6 +59,7 @@ const readers: Readonly<Record<string, Reader>> = {
   "on-unreachable": (value) => ({ onUnreachable: parseUnreachable(value) }),
   "restart.max-delay": (value) => ({ restartMaxDelayMs: parseDurationMs(value) }),
   "update.deadline": (value) => ({ updateDeadlineMs: parseDurationMs(value) }),
+  "update.settle": (value) => ({ updateSettleMs: parseDurationMs(value) }),
   rebalance: (value) => {
     if (value !== "never" && value !== "allowed") throw new Error("never or allowed is accepted");
     return { rebalance: value };

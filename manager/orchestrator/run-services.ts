@@ -179,6 +179,8 @@ function updateMatters(view: StoreView, service: Service | undefined, task: Task
   if (isTerminal(task)) return !isTerminal(previous);
   if (task.nodeId !== previous.nodeId && task.nodeId !== undefined && isLost(view.nodes.get(task.nodeId)))
     return true;
+  if (service !== undefined && isUpdating(service) && task.status.error !== previous.status.error)
+    return true;
   if (!isRunning(task) || isRunning(previous) || service === undefined) return false;
   return isUpdating(service) || service.spec.update?.order === "start-first";
 }

@@ -1,13 +1,16 @@
 import { defaultUpdateMonitorMs, defaultUpdatePolicy } from "../../model/defaults.ts";
+import { extensionsOf } from "../../model/extensions.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import { isTaskDirty } from "./dirty.ts";
 import {
   earliest,
+  emptyPlan,
   isOnLostNode,
   isRunning,
   isStopped,
+  mergePlans,
   placeOf,
   sinceMs,
   type Plan,
@@ -17,8 +20,6 @@ import {
   type TaskChange,
 } from "./plan.ts";
 
-/** A new task that does not run by then counts as failed, so that no update hangs for ever. */
-export const progressDeadlineMs = 600_000;
 /** With a delay at least as long as the monitor, the watch after the last slot is this much longer. */
 const afterDelayMs = 1_000;
 
@@ -34,13 +35,19 @@ type Standing =
 /** What this update has done in a slot so far. */
 type Progress =
   | { readonly kind: "untouched" }
-  | { readonly kind: "starting"; readonly deadlineMs: number }
+  | { readonly kind: "starting"; readonly task: Task; readonly deadlineMs: number }
   | {
       readonly kind: "done";
       readonly atMs: number;
-      readonly failed: TaskId | undefined;
+      readonly failed: Failure | undefined;
       readonly monitored: boolean;
     };
+
+interface Failure {
+  readonly taskId: TaskId;
+  /** What the task says, where the message would not. */
+  readonly cause: string;
+}
 
 interface Turn {
   readonly scene: Scene;
@@ -71,8 +78,8 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: Rea
   if (state === "paused" || state === "rollback_paused") {
     return { steps: calm.flatMap((slot) => dropSurplus(standings.get(slot))), wakeAtMs: undefined };
   }
-  const resolving = calm.flatMap((slot) => resolve(policy, standings.get(slot)));
-  if (!inProgress && dirty.length === 0) return { steps: resolving, wakeAtMs: undefined };
+  const resolution = mergePlans(calm.map((slot) => resolve(turn, standings.get(slot))));
+  if (!inProgress && dirty.length === 0) return resolution;
 
   const progress = new Map(slots.map((slot) => [slot, progressOf(turn, slot)]));
   const verdict = judge(turn, dirty, progress);
@@ -81,9 +88,10 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: Rea
   // Each slot gets one try per update; what became of it is for the restart policy.
   const untried = dirty.filter((slot) => progress.get(slot)?.kind === "untouched");
   const next = startNext(turn, untried, progress);
-  const steps: Step[] = [...resolving, ...next.steps];
+  const steps: Step[] = [...resolution.steps, ...next.steps];
   if (!inProgress) steps.unshift([beginUpdate(scene)]);
-  let wakeAtMs = earliest(next.wakeAtMs, deadlineOf(progress));
+  else steps.push(...tellWhatHolds(turn, progress));
+  let wakeAtMs = earliest(resolution.wakeAtMs, earliest(next.wakeAtMs, deadlineOf(progress)));
   const resolved = calm.every((slot) => standings.get(slot)?.kind !== "resolving");
   if (inProgress && resolved && untried.length === 0 && restless.size === 0) {
     const end = completion(turn, progress);
@@ -121,12 +129,19 @@ function shutdownAll(tasks: readonly Task[]): TaskChange[] {
   return tasks.map((task) => ({ kind: "shutdown", taskId: task.id }));
 }
 
-/** The others go once the good one runs; with stop-first they go before it starts. */
-function resolve(policy: UpdatePolicy, standing: Standing | undefined): Step[] {
-  if (standing?.kind !== "resolving") return [];
-  if (isRunning(standing.keep) || policy.order === "stop-first") return [shutdownAll(standing.others)];
-  const useless = standing.others.filter((task) => !isRunning(task));
-  return useless.length === 0 ? [] : [shutdownAll(useless)];
+/** The others go once the good one has settled; with stop-first they go before it starts. */
+function resolve({ scene, policy }: Turn, standing: Standing | undefined): Plan {
+  if (standing?.kind !== "resolving") return emptyPlan;
+  const { keep, others } = standing;
+  if (policy.order === "stop-first") return { steps: [shutdownAll(others)], wakeAtMs: undefined };
+  const settledAtMs = isRunning(keep)
+    ? sinceMs(keep) + extensionsOf(scene.service.spec.labels).updateSettleMs
+    : undefined;
+  if (settledAtMs !== undefined && settledAtMs <= scene.nowMs) {
+    return { steps: [shutdownAll(others)], wakeAtMs: undefined };
+  }
+  const useless = others.filter((task) => !isRunning(task));
+  return { steps: useless.length === 0 ? [] : [shutdownAll(useless)], wakeAtMs: settledAtMs };
 }
 
 /** A paused update leaves what runs and takes back the extra task that start-first had begun. */
@@ -148,11 +163,13 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   // A slot that had nothing before was scaled up, not updated: it is waited for, but cannot fail the update.
   // The reaper leaves the predecessor in place while an update runs.
   const monitored = slot.tasks.length > made.length;
-  const deadlineMs = first.meta.createdAtMs + progressDeadlineMs;
+  const patienceMs = extensionsOf(scene.service.spec.labels).updateDeadlineMs;
+  const deadlineMs = first.meta.createdAtMs + patienceMs;
   if (isRunning(first)) return { kind: "done", atMs: sinceMs(first), failed: undefined, monitored };
   if (!isTerminal(first)) {
-    if (scene.nowMs < deadlineMs) return { kind: "starting", deadlineMs };
-    return { kind: "done", atMs: deadlineMs, failed: first.id, monitored };
+    if (scene.nowMs < deadlineMs) return { kind: "starting", task: first, deadlineMs };
+    const cause = `: not running after ${patienceMs / 1000}s${holdup(first)}`;
+    return { kind: "done", atMs: deadlineMs, failed: { taskId: first.id, cause }, monitored };
   }
   const { state } = first.status;
   const endedMs = sinceMs(first);
@@ -163,7 +180,7 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   return {
     kind: "done",
     atMs: ranSinceMs ?? endedMs,
-    failed: broken && early ? first.id : undefined,
+    failed: broken && early ? { taskId: first.id, cause: holdup(first) } : undefined,
     monitored,
   };
 }
@@ -176,7 +193,7 @@ function isOfThisUpdate(turn: Turn, task: Task, startedAtMs: number): boolean {
 function judge(turn: Turn, dirty: readonly Slot[], progress: ReadonlyMap<Slot, Progress>): Step | undefined {
   if (turn.status === undefined || turn.policy.failureAction === "continue") return undefined;
   const concerned = new Set(dirty);
-  const failed: TaskId[] = [];
+  const failed: Failure[] = [];
   for (const [slot, standing] of progress) {
     if (standing.kind === "starting") concerned.add(slot);
     if (standing.kind !== "done" || !standing.monitored) continue;
@@ -189,8 +206,8 @@ function judge(turn: Turn, dirty: readonly Slot[], progress: ReadonlyMap<Slot, P
   return [failureChange(turn, turn.status, culprit)];
 }
 
-function failureChange(turn: Turn, status: UpdateStatus, culprit: TaskId): TaskChange {
-  const because = `due to failure or early termination of task ${culprit}`;
+function failureChange(turn: Turn, status: UpdateStatus, { taskId, cause }: Failure): TaskChange {
+  const because = `due to failure or early termination of task ${taskId}${cause}`;
   const wantsRollback = turn.policy.failureAction === "rollback";
   if (wantsRollback && !turn.rollback && turn.scene.service.previous !== undefined) {
     return { kind: "roll-back", message: `update rolled back ${because}` };
@@ -206,11 +223,30 @@ function failureChange(turn: Turn, status: UpdateStatus, culprit: TaskId): TaskC
   };
 }
 
+const inProgressMessage = "update in progress";
+
 function beginUpdate(scene: Scene): TaskChange {
   return {
     kind: "update-status",
-    status: { state: "updating", message: "update in progress", startedAtMs: scene.nowMs },
+    status: { state: "updating", message: inProgressMessage, startedAtMs: scene.nowMs },
   };
+}
+
+/** The state of a task and what it says is wrong; empty when it says nothing. */
+function holdup({ status: { state, error } }: Task): string {
+  return error === "" ? "" : `: ${state}: ${error}`;
+}
+
+/** An update that does not get on says why, for as long as that is so. */
+function tellWhatHolds({ status, rollback }: Turn, progress: ReadonlyMap<Slot, Progress>): Step[] {
+  if (status === undefined || rollback) return [];
+  let held: Task | undefined;
+  for (const standing of progress.values()) {
+    if (standing.kind === "starting" && standing.task.status.error !== "") held ??= standing.task;
+  }
+  const message =
+    held === undefined ? inProgressMessage : `${inProgressMessage}: task ${held.id}${holdup(held)}`;
+  return status.message === message ? [] : [[{ kind: "update-status", status: { ...status, message } }]];
 }
 
 /** Starts as many slots as are free; a slot is busy until its new task runs, and for the delay after. */

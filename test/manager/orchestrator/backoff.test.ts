@@ -100,3 +100,24 @@ t.test("a task that waits for its restart says so, with the count and the time",
   t.equal(backoffText(fresh, {}, {}), undefined);
   t.end();
 });
+
+const ends = ["complete", "failed", "rejected"] as const;
+const restarted = {
+  any: ["complete", "failed", "rejected"],
+  "on-failure": ["failed", "rejected"],
+  none: [],
+} as const;
+
+for (const condition of ["any", "on-failure", "none"] as const) {
+  for (const end of ends) {
+    const again = (restarted[condition] as readonly string[]).includes(end);
+    t.test(`restart ${condition}: what is ${end} is ${again ? "" : "not "}replaced`, (t) => {
+      const text = {
+        tasks: `1=${end}@n1`,
+        spec: { task: { ...taskSpec(), restart: { condition, delayMs: 0 } } },
+      };
+      t.equal(printPlan(decideReplicated(scene(text))), again ? "-t1 +1" : "-t1");
+      t.end();
+    });
+  }
+}
