@@ -2,6 +2,8 @@
 export interface Meta {
   /** Grows with every write of the object; comparable across the whole cluster. */
   readonly version: number;
+  /** The version it was created with: tells which of two objects is older, whatever the clocks of leaders say. */
+  readonly createdVersion: number;
   /** Unix milliseconds, wall clock of the leader that wrote. */
   readonly createdAtMs: number;
   readonly updatedAtMs: number;

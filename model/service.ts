@@ -245,6 +245,8 @@ export type UpdateState =
 
 export interface UpdateStatus {
   readonly state: UpdateState;
+  /** Of the service when the update began: tasks made by it are at least as new. */
+  readonly startedVersion?: number;
   readonly startedAtMs?: number;
   readonly completedAtMs?: number;
   readonly message: string;

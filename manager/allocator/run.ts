@@ -46,7 +46,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     for (const set of [waitingNetworks, waitingTasks, stuckTasks]) set.clear();
     noteNetworks(view);
     // Should two tasks have one address, it stays with the older.
-    for (const task of view.tasks.list().toSorted((a, b) => a.meta.createdAtMs - b.meta.createdAtMs)) {
+    for (const task of view.tasks.list().toSorted((a, b) => a.meta.createdVersion - b.meta.createdVersion)) {
       if (task.status.state === "new") noteTask(task);
       else if (!book.claimTask(task)) log.error({ task: task.id }, "task shares an address with another");
     }

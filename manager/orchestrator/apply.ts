@@ -1,9 +1,9 @@
 import type { ServiceId, TaskId } from "../../model/ids.ts";
-import { goalOf, type Service } from "../../model/service.ts";
+import { goalOf, type Service, type UpdateStatus } from "../../model/service.ts";
 import { taskStates, type Task } from "../../model/task.ts";
 import { createTask, removeTask } from "../store/revisions.ts";
 import type { Transaction } from "../store/transaction.ts";
-import type { Step } from "./plan.ts";
+import { inProgressMessage, type Step } from "./plan.ts";
 import { rollBackTo } from "./spec.ts";
 
 /** What a plan was made for; steps for a spec that was replaced meanwhile are void. */
@@ -38,6 +38,9 @@ export function applyStep(tx: Transaction, planned: PlannedFor, step: Step, newT
           if (task.desiredState !== "ready" || service === undefined) return;
           tx.tasks.update({ ...task, desiredState: goalOf(service.spec.mode) });
         });
+        break;
+      case "begin-update":
+        if (current !== undefined) tx.services.update({ ...current, updateStatus: begun(tx) });
         break;
       case "update-status":
         if (current !== undefined) tx.services.update({ ...current, updateStatus: change.status });
@@ -79,6 +82,10 @@ export function markRemoved(tx: Transaction, task: Task): void {
   const unseen = taskStates[task.status.state] < taskStates.assigned;
   if (unseen || taskStates[task.status.state] >= taskStates.complete) removeTask(tx, task);
   else if (task.desiredState !== "remove") tx.tasks.update({ ...task, desiredState: "remove" });
+}
+
+function begun({ nowMs, version }: Transaction): UpdateStatus {
+  return { state: "updating", message: inProgressMessage, startedAtMs: nowMs, startedVersion: version };
 }
 
 function rollBackAutomatically(tx: Transaction, service: Service, message: string): void {

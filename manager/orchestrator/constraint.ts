@@ -22,7 +22,7 @@ export function decideEvictions(node: Node, placed: readonly PlacedTask[]): read
   const order = placed
     .filter(({ task }) => isEnforced(task))
     .toSorted(
-      (a, b) => a.task.meta.createdAtMs - b.task.meta.createdAtMs || (a.task.id < b.task.id ? -1 : 1),
+      (a, b) => a.task.meta.createdVersion - b.task.meta.createdVersion || (a.task.id < b.task.id ? -1 : 1),
     );
   for (const { task, reservations, placement } of order) {
     const wanted: Resources = { ...noResources, ...reservations };

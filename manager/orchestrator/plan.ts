@@ -14,6 +14,8 @@ export interface Scene {
   /** For a task that ended: since when it had been running, or `undefined` if it never did or nobody knows. */
   readonly ranSinceMs: (id: TaskId) => number | undefined;
   readonly nowMs: number;
+  /** When this leader began to lead, by its own clock: waits that must not end early count from then at the earliest. */
+  readonly leadsSinceMs: number;
   /** The cluster's; negative keeps everything. */
   readonly historyLimit: number;
 }
@@ -36,6 +38,8 @@ export type TaskChange =
   | { readonly kind: "forget"; readonly taskId: TaskId }
   /** Lets a prepared task start. */
   | { readonly kind: "promote"; readonly taskId: TaskId }
+  /** Marks the update as begun, with the version that tells its tasks from older ones. */
+  | { readonly kind: "begin-update" }
   | { readonly kind: "update-status"; readonly status: UpdateStatus }
   /** Puts the previous spec back. */
   | { readonly kind: "roll-back"; readonly message: string };
@@ -48,6 +52,9 @@ export interface Plan {
   readonly steps: readonly Step[];
   readonly wakeAtMs: number | undefined;
 }
+
+/** Of an update's status while nothing holds it up. */
+export const inProgressMessage = "update in progress";
 
 export const emptyPlan: Plan = { steps: [], wakeAtMs: undefined };
 
@@ -104,10 +111,12 @@ export function placeOf(slot: Slot): { readonly slot: number; readonly nodeId?: 
   return { slot: slot.slot, ...(slot.nodeId === undefined ? {} : { nodeId: slot.nodeId }) };
 }
 
-/** Versions decide, since times within a commit are equal; ids make it total. */
+/** Versions decide, since times are those of several clocks; ids make it total. */
 export function newestFirst(a: Task, b: Task): number {
   return (
-    b.meta.createdAtMs - a.meta.createdAtMs || (b.restarts ?? 0) - (a.restarts ?? 0) || (a.id < b.id ? -1 : 1)
+    b.meta.createdVersion - a.meta.createdVersion ||
+    (b.restarts ?? 0) - (a.restarts ?? 0) ||
+    (a.id < b.id ? -1 : 1)
   );
 }
 

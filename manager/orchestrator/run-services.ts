@@ -12,6 +12,7 @@ import { applyStep, markRemoved, type PlannedFor } from "./apply.ts";
 import { isEqual } from "./dirty.ts";
 import { decideGlobal } from "./global.ts";
 import { decideGlobalJob, decideReplicatedJob } from "./jobs.ts";
+import { inOwnTime } from "./own-time.ts";
 import { emptyPlan, isLost, isRunning, sinceMs, type Plan, type Scene, type Step } from "./plan.ts";
 import { decideReplicated } from "./replicated.ts";
 import type { OrchestrationDeps } from "./run.ts";
@@ -37,6 +38,7 @@ export async function runServices(
   using timers = new Timers<ServiceId>(clock, () => watch.poke());
   /** Since when tasks ran that have ended since; an update asks whether they ended early. */
   const ranSinceMs = new Map<TaskId, number>();
+  const leadsSinceMs = Math.trunc(clock.now());
   let due: Iterable<ServiceId> = store.view(everyService);
   for (;;) {
     await settle(due);
@@ -67,12 +69,13 @@ export async function runServices(
     }
     const plan = decide({
       service,
-      tasks: view.tasks.byService(id),
+      tasks: view.tasks.byService(id).map((task) => inOwnTime(task, { nowMs, leadsSinceMs })),
       nodes: view.nodes.list(),
       node: (nodeId) => view.nodes.get(nodeId),
       revision: (specVersion) => view.revisions.get(revisionKey(id, specVersion)),
       ranSinceMs: (taskId) => ranSinceMs.get(taskId),
       nowMs,
+      leadsSinceMs,
       historyLimit: view.cluster?.spec.taskHistoryLimit ?? defaultTaskHistoryLimit,
     });
     const planned = { serviceId: id, specVersion: service.specVersion };

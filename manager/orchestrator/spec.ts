@@ -87,6 +87,7 @@ export function rollBackTo(
             state: "rollback_started" as const,
             message: how.message,
             startedAtMs: tx.nowMs,
+            startedVersion: tx.version,
           },
         }),
   });

@@ -5,6 +5,7 @@ import type { UpdatePolicy, UpdateState, UpdateStatus } from "../../model/servic
 import { isTerminal, type Task } from "../../model/task.ts";
 import { isTaskDirty } from "./dirty.ts";
 import {
+  inProgressMessage,
   earliest,
   emptyPlan,
   isOnLostNode,
@@ -89,7 +90,7 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: Rea
   const untried = dirty.filter((slot) => progress.get(slot)?.kind === "untouched");
   const next = startNext(turn, untried, progress);
   const steps: Step[] = [...resolution.steps, ...next.steps];
-  if (!inProgress) steps.unshift([beginUpdate(scene)]);
+  if (!inProgress) steps.unshift([{ kind: "begin-update" }]);
   else steps.push(...tellWhatHolds(turn, progress));
   let wakeAtMs = earliest(resolution.wakeAtMs, earliest(next.wakeAtMs, deadlineOf(progress)));
   const resolved = calm.every((slot) => standings.get(slot)?.kind !== "resolving");
@@ -122,7 +123,7 @@ function isOutdated(scene: Scene, task: Task): boolean {
 }
 
 function betterFirst(a: Task, b: Task): number {
-  return Number(isRunning(b)) - Number(isRunning(a)) || a.meta.createdAtMs - b.meta.createdAtMs;
+  return Number(isRunning(b)) - Number(isRunning(a)) || a.meta.createdVersion - b.meta.createdVersion;
 }
 
 function shutdownAll(tasks: readonly Task[]): TaskChange[] {
@@ -154,9 +155,9 @@ function dropSurplus(standing: Standing | undefined): Step[] {
 
 /** The first task that this update made in the slot tells how it went; later ones are restarts. */
 function progressOf(turn: Turn, slot: Slot): Progress {
-  const startedAtMs = turn.status?.startedAtMs;
-  if (startedAtMs === undefined) return { kind: "untouched" };
-  const made = slot.tasks.filter((task) => isOfThisUpdate(turn, task, startedAtMs));
+  const startedVersion = turn.status?.startedVersion;
+  if (startedVersion === undefined) return { kind: "untouched" };
+  const made = slot.tasks.filter((task) => isOfThisUpdate(turn, task, startedVersion));
   const first = made.at(-1);
   if (first === undefined) return { kind: "untouched" };
   const { scene, policy } = turn;
@@ -164,7 +165,7 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   // The reaper leaves the predecessor in place while an update runs.
   const monitored = slot.tasks.length > made.length;
   const patienceMs = extensionsOf(scene.service.spec.labels).updateDeadlineMs;
-  const deadlineMs = first.meta.createdAtMs + patienceMs;
+  const deadlineMs = Math.max(first.meta.createdAtMs, scene.leadsSinceMs) + patienceMs;
   if (isRunning(first)) return { kind: "done", atMs: sinceMs(first), failed: undefined, monitored };
   if (!isTerminal(first)) {
     if (scene.nowMs < deadlineMs) return { kind: "starting", task: first, deadlineMs };
@@ -185,8 +186,8 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   };
 }
 
-function isOfThisUpdate(turn: Turn, task: Task, startedAtMs: number): boolean {
-  return task.specVersion === turn.scene.service.specVersion && task.meta.createdAtMs >= startedAtMs;
+function isOfThisUpdate(turn: Turn, task: Task, startedVersion: number): boolean {
+  return task.specVersion === turn.scene.service.specVersion && task.meta.createdVersion >= startedVersion;
 }
 
 /** Compares failures with what is tolerated. */
@@ -220,15 +221,6 @@ function failureChange(turn: Turn, status: UpdateStatus, { taskId, cause }: Fail
       state: turn.rollback ? "rollback_paused" : "paused",
       message: `${noun} paused ${because}`,
     },
-  };
-}
-
-const inProgressMessage = "update in progress";
-
-function beginUpdate(scene: Scene): TaskChange {
-  return {
-    kind: "update-status",
-    status: { state: "updating", message: inProgressMessage, startedAtMs: scene.nowMs },
   };
 }
 

@@ -120,6 +120,7 @@ function toRecord(task: Task): TaskRecord {
     })),
     jobIteration: task.jobIteration,
     restarts: task.restarts ?? 0,
+    versionsSinceCreated: meta.version - meta.createdVersion,
     crashes: task.crashes ?? 0,
   };
 }
@@ -128,7 +129,12 @@ function fromRecord(record: TaskRecord, canonical: (id: string) => string): Task
   const createdAtMs = record.createdAtMs;
   return {
     id: record.id as TaskId,
-    meta: { version: record.version, createdAtMs, updatedAtMs: createdAtMs + record.updatedAfterMs },
+    meta: {
+      version: record.version,
+      createdVersion: record.version - record.versionsSinceCreated,
+      createdAtMs,
+      updatedAtMs: createdAtMs + record.updatedAfterMs,
+    },
     serviceId: canonical(record.serviceId) as ServiceId,
     specVersion: record.specVersion,
     slot: record.slot,

@@ -74,6 +74,8 @@ export interface TableWrites<Id extends string, T extends Row> {
 export interface Transaction extends StoreView {
   /** Wall clock of the leader, as it will be stamped on what is written. */
   readonly nowMs: number;
+  /** As it will be stamped on what is written. */
+  readonly version: number;
   readonly clusters: StoreView["clusters"] & TableWrites<ClusterId, Cluster>;
   readonly services: StoreView["services"] & TableWrites<ServiceId, Service>;
   readonly tasks: StoreView["tasks"] & TableWrites<TaskId, Task>;
@@ -118,6 +120,7 @@ export function makeView(reads: AllReads): StoreView {
 export function makeTransaction(overlays: AllOverlays, scope: Scope): Transaction {
   return {
     nowMs: scope.stamp.nowMs,
+    version: scope.stamp.version,
     get cluster() {
       return firstOf(overlays.cluster.values());
     },
@@ -251,7 +254,7 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       // The one field that Omit took away is put back, which the compiler cannot see for a generic T.
       const stamped = {
         ...object,
-        meta: { version, createdAtMs: nowMs, updatedAtMs: nowMs },
+        meta: { version, createdVersion: version, createdAtMs: nowMs, updatedAtMs: nowMs },
       } as unknown as T;
       if (overlay.get(stamped.id) !== undefined) {
         throw new ClusterError("conflict", `${noun} ${stamped.id} already exists`);
@@ -266,9 +269,10 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
         throw new ClusterError("version-conflict", "update out of sequence");
       }
       const { version, nowMs } = scope.stamp;
+      const { createdVersion, createdAtMs } = stored.meta;
       return put({
         ...object,
-        meta: { version, createdAtMs: stored.meta.createdAtMs, updatedAtMs: nowMs },
+        meta: { version, createdVersion, createdAtMs, updatedAtMs: nowMs },
       });
     },
     remove(id: Id): void {

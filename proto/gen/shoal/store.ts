@@ -75,6 +75,8 @@ export interface TaskRecord {
   hasPorts: boolean;
   hasPid: boolean;
   crashes: number;
+  /** How much older the version is that it was created with. */
+  versionsSinceCreated: number;
 }
 
 export interface TaskPort {
@@ -469,6 +471,7 @@ function createBaseTaskRecord(): TaskRecord {
     hasPorts: false,
     hasPid: false,
     crashes: 0,
+    versionsSinceCreated: 0,
   };
 }
 
@@ -551,6 +554,9 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     }
     if (message.crashes !== 0) {
       writer.uint32(208).uint32(message.crashes);
+    }
+    if (message.versionsSinceCreated !== 0) {
+      writer.uint32(216).uint64(message.versionsSinceCreated);
     }
     return writer;
   },
@@ -776,6 +782,14 @@ export const TaskRecord: MessageFns<TaskRecord> = {
             message.crashes = reader.uint32();
             continue;
           }
+          case 27: {
+            if (tag !== 216) {
+              break;
+            }
+
+            message.versionsSinceCreated = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -819,6 +833,7 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     message.hasPorts = object.hasPorts ?? false;
     message.hasPid = object.hasPid ?? false;
     message.crashes = object.crashes ?? 0;
+    message.versionsSinceCreated = object.versionsSinceCreated ?? 0;
     return message;
   },
 };

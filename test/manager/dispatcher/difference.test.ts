@@ -120,7 +120,10 @@ t.test("pieces stay under the limit, are one unit, and lose nothing", (t) => {
   return store.update(seed).then(() => {
     store.view((view) => {
       const task = taskOf({ kind: "put", task: 0, node: 0, state: 1, desired: 1, networks: [] });
-      const one = assignedTask(view, { ...task, meta: { version: 1, createdAtMs: 0, updatedAtMs: 0 } });
+      const one = assignedTask(view, {
+        ...task,
+        meta: { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 },
+      });
       t.ok(one);
       if (one === undefined) return;
       const tasks = Array.from({ length: 50 }, (_, index) => ({ ...one, id: `task${index}` }));

@@ -10,7 +10,7 @@ function parseNode(text: string): Node {
   const [spec, role, member] = facts.split("/");
   return {
     ...nodeObject(word, { spec: { role: spec as NodeRole } }),
-    meta: { version: 1, createdAtMs: 0, updatedAtMs: 0 },
+    meta: { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 },
     role: role as NodeRole,
     ...(member === "member" && { member: { address: `${word}:2377`, raftAddress: `${word}:2378` } }),
   };

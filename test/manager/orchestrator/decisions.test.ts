@@ -149,7 +149,12 @@ const policy: UpdatePolicy = {
   maxFailureRatio: 0,
   order: "stop-first",
 };
-const updating: UpdateStatus = { state: "updating", message: "update in progress", startedAtMs: 1000 };
+const updating: UpdateStatus = {
+  state: "updating",
+  message: "update in progress",
+  startedAtMs: 1000,
+  startedVersion: 1000,
+};
 
 const updates: readonly Case[] = [
   {
@@ -264,6 +269,23 @@ const updates: readonly Case[] = [
     service: { specVersion: 5, updateStatus: updating },
     nowMs: 601_000,
     want: "paused",
+  },
+  {
+    name: "under a leader whose clock is an hour behind, tasks it made count as the update's",
+    tasks: "1=running@n1:v5+1500^1001 1=shutdown/shutdown@n1:v0+3600500^900 2=running@n2:v0+3600500^901",
+    spec: { replicas: 2, update: policy },
+    service: { specVersion: 5, updateStatus: { ...updating, startedAtMs: 3_601_000 } },
+    nowMs: 2000,
+    want: "-t3 +2r",
+  },
+  {
+    name: "under a leader whose clock is an hour ahead, a task still has its time to start",
+    tasks: "1=starting@n1:v5+1000 1=shutdown/shutdown@n1 2=running@n2",
+    spec: { replicas: 2, update: policy },
+    service: { specVersion: 5, updateStatus: updating },
+    nowMs: 3_602_000,
+    leadsSinceMs: 3_601_500,
+    want: "@4201500",
   },
   {
     name: "a paused update does nothing but take back the extra task",
@@ -394,7 +416,7 @@ t.test("reaper: history keeps the newest, counts the living, and follows attempt
 });
 
 t.test("enforcer: the newest of what no longer fits has to go, the rest stays", (t) => {
-  const meta = { version: 1, createdAtMs: 0, updatedAtMs: 0 };
+  const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
   const node = { ...nodeObject("n1", { nanoCpus: 2e9 }), meta };
   const placement = taskSpec().placement;
   const placed = parseTasks("1=running@n1+30 2=running@n1+10 3=running@n1+20 4=failed@n1").map((task) => ({

@@ -7,8 +7,8 @@ import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
 
 /**
  * Tasks in short: "slot=state/desired@node:vN+ms#restarts!crashes~iteration", only slot and state required,
- * such as "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1. A restarted
- * task without crashes stands after one crash.
+ * such as "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1. Its
+ * version is its time, but for "^version": as made by a leader with another clock. A restarted task without crashes stands after one crash.
  */
 export function parseTasks(text: string): Task[] {
   return text
@@ -16,15 +16,16 @@ export function parseTasks(text: string): Task[] {
     .filter((word) => word !== "")
     .map((word, i) => {
       const match =
-        /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?(?:!(\d+))?(?:~(\d+))?$/.exec(
+        /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?(?:!(\d+))?(?:~(\d+))?(?:\^(\d+))?$/.exec(
           word,
         );
       if (match === null) throw new Error(`not a task: ${word}`);
-      const [, slot, state, desired, node, version, ms, restarts, crashes, iteration] = match;
+      const [, slot, state, desired, node, version, ms, restarts, crashes, iteration, born] = match;
       const createdAtMs = Number(ms ?? 0);
+      const createdVersion = Number(born ?? ms ?? 0);
       return {
         id: id<TaskId>(`t${i + 1}x`),
-        meta: { version: 1, createdAtMs, updatedAtMs: createdAtMs },
+        meta: { version: createdVersion, createdVersion, createdAtMs, updatedAtMs: createdAtMs },
         serviceId: id<ServiceId>("web"),
         specVersion: Number(version ?? 0),
         slot: Number(slot),
@@ -65,6 +66,8 @@ function printChange(change: TaskChange): string {
       return `!${name(change.taskId)}`;
     case "promote":
       return `^${name(change.taskId)}`;
+    case "begin-update":
+      return "updating";
     case "update-status":
       return change.status.state;
     case "roll-back":
@@ -78,13 +81,14 @@ export interface SceneText {
   readonly spec?: Partial<ServiceSpec> & { readonly replicas?: number };
   readonly service?: Partial<Service>;
   readonly nowMs?: number;
+  readonly leadsSinceMs?: number;
   readonly historyLimit?: number;
   readonly ranSinceMs?: Readonly<Record<string, number>>;
 }
 
 /** Every older version of the spec ran another image. */
 export function scene(text: SceneText): Scene {
-  const meta = { version: 1, createdAtMs: 0, updatedAtMs: 0 };
+  const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
   const spec = serviceSpec(text.spec ?? {});
   const service: Service = { id: id<ServiceId>("web"), meta, spec, specVersion: 0, ...text.service };
   const nodes = (text.nodes ?? [nodeObject("n1"), nodeObject("n2"), nodeObject("n3")]).map((node): Node => ({
@@ -116,6 +120,7 @@ export function scene(text: SceneText): Scene {
     revision: (version) => revisions.get(version),
     ranSinceMs: (taskId) => text.ranSinceMs?.[taskId.replace(/x0*$/, "")],
     nowMs: text.nowMs ?? 0,
+    leadsSinceMs: text.leadsSinceMs ?? 0,
     historyLimit: text.historyLimit ?? 5,
   };
 }

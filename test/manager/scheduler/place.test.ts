@@ -8,7 +8,7 @@ import { demandOf, NodeIndex, type Demand } from "../../../manager/scheduler/nod
 import { confirm, placeGroup, type GroupOutcome } from "../../../manager/scheduler/place.ts";
 import { id, nodeObject, taskSpec } from "../../sim/objects.ts";
 
-const meta = { version: 1, createdAtMs: 0, updatedAtMs: 0 };
+const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
 const plain = { constraints: [], spread: [], maxReplicas: 0, platforms: [] } as const;
 
 function demand(service: string, change: Partial<TaskSpec> = {}, ports: EndpointSpec["ports"] = []): Demand {

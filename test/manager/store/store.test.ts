@@ -35,10 +35,10 @@ t.test("an update is visible once it resolves, with version and times stamped", 
     store.view((v) => v.services.byName("WEB")),
     created,
   );
-  t.strictSame(created.meta, { version: 1, createdAtMs: 1000, updatedAtMs: 1000 });
+  t.strictSame(created.meta, { version: 1, createdVersion: 1, createdAtMs: 1000, updatedAtMs: 1000 });
   await clock.advance(500);
   const updated = await store.update((tx) => tx.services.update({ ...created, specVersion: 7 }));
-  t.strictSame(updated.meta, { version: 2, createdAtMs: 1000, updatedAtMs: 1500 });
+  t.strictSame(updated.meta, { version: 2, createdVersion: 1, createdAtMs: 1000, updatedAtMs: 1500 });
 });
 
 t.test("a stale version is refused with the text that clients know", async (t) => {

@@ -26,7 +26,7 @@ export const container: ContainerSpec = {
 export function revision(spec: Partial<ContainerSpec> = {}, task: Partial<TaskSpec> = {}): Revision {
   return {
     id: "s.1",
-    meta: { version: 1, createdAtMs: 0, updatedAtMs: 0 },
+    meta: { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 },
     serviceId: "s" as ServiceId,
     specVersion: 1,
     serviceName: "web",
