@@ -1,12 +1,15 @@
-import type { IncomingMessage } from "node:http";
+import { type IncomingMessage, STATUS_CODES } from "node:http";
+import type { Socket } from "node:net";
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { ClusterError } from "../model/errors.ts";
 import {
   apiVersion,
+  bodyTooLarge,
   commonHeaders,
   compareVersions,
   errorResponse,
   jsonContentType,
+  malformedRequest,
   notFoundMessage,
   splitVersion,
   versionProblem,
@@ -67,6 +70,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
       versions.set(request, version);
       return url;
     },
+    clientErrorHandler: refuseMalformed,
     frameworkErrors: (error, _request, reply) => void fail(reply, fromFramework(error, "")),
   });
   app.removeAllContentTypeParsers();
@@ -110,16 +114,12 @@ function refusal(
   const { code = "", statusCode } = error as { code?: string; statusCode?: number };
   switch (code) {
     case "FST_ERR_CTP_BODY_TOO_LARGE":
-      return new ClusterError(
-        "too-large",
-        `request body too large: at most ${bodyLimitBytes} bytes are accepted`,
-      );
+      return bodyTooLarge(bodyLimitBytes);
     case "FST_ERR_CTP_INVALID_MEDIA_TYPE":
       return new ClusterError(
         "invalid-argument",
         `unsupported Content-Type header (${contentType}): must be '${jsonContentType}'`,
       );
-    case "FST_ERR_BAD_URL":
     case "FST_ERR_MAX_PARAM_LENGTH":
       return new ClusterError("not-found", notFoundMessage);
     default:
@@ -127,6 +127,17 @@ function refusal(
         ? new ClusterError("invalid-argument", error.message, { cause: error })
         : error;
   }
+}
+
+/** The connection ends with it: what follows cannot be told from the rest of the bad request. */
+function refuseMalformed(error: Error & { readonly code?: string }, socket: Socket): void {
+  if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
+  const { status, message } = malformedRequest(error.code);
+  const body = JSON.stringify({ message });
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: ${jsonContentType}\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
 }
 
 function noSchemas(): never {

@@ -12,29 +12,38 @@ export interface Clock {
   every(ms: number, callback: () => void): () => void;
 }
 
+/** A Node timer counts at most this long; what is set for longer would ring at once. */
+const longestTimerMs = 2 ** 31 - 1;
+
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
   sleep(ms, signal) {
     return new Promise((resolve, reject) => {
       if (signal?.aborted) return reject(signal.reason as Error);
-      const timer = setTimeout(() => {
+      const cancel = systemClock.after(ms, () => {
         signal?.removeEventListener("abort", onAbort);
         resolve();
-      }, ms);
+      });
       function onAbort(): void {
-        clearTimeout(timer);
+        cancel();
         reject(signal?.reason as Error);
       }
       signal?.addEventListener("abort", onAbort, { once: true });
     });
   },
   after(ms, callback) {
-    const timer = setTimeout(callback, ms);
+    let restMs = ms;
+    const begin = (): NodeJS.Timeout => {
+      if (!(restMs > longestTimerMs)) return setTimeout(callback, restMs);
+      restMs -= longestTimerMs;
+      return setTimeout(() => (timer = begin()), longestTimerMs);
+    };
+    let timer = begin();
     return () => clearTimeout(timer);
   },
   every(ms, callback) {
-    const timer = setInterval(callback, ms);
+    const timer = setInterval(callback, Math.min(ms, longestTimerMs));
     return () => clearInterval(timer);
   },
 };

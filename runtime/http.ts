@@ -14,6 +14,28 @@ export const commonHeaders: Readonly<Record<string, string>> = {
   "docker-experimental": "false",
 };
 
+/** Of a request's body to a manager: the largest config in base64 with room to spare, below one gRPC message. */
+export const bodyLimitBytes = 3 * 1024 * 1024;
+
+export function bodyTooLarge(limitBytes: number): ClusterError {
+  return new ClusterError("too-large", `request body too large: at most ${limitBytes} bytes are accepted`);
+}
+
+/** What Node refuses before it is a request; `code` is the error's. */
+export function malformedRequest(code: string | undefined): {
+  readonly status: number;
+  readonly message: string;
+} {
+  switch (code) {
+    case "HPE_HEADER_OVERFLOW":
+      return { status: 431, message: "request header too large: at most 16384 bytes are accepted" };
+    case "ERR_HTTP_REQUEST_TIMEOUT":
+      return { status: 408, message: "the request was not sent in time" };
+    default:
+      return { status: 400, message: "malformed HTTP request" };
+  }
+}
+
 /** Exactly this: the Go client compares the whole header, a charset makes it print raw JSON. */
 export const jsonContentType = "application/json";
 

@@ -68,7 +68,7 @@ export class EventFeed {
       reader.wake();
     };
     const waitMs = untilMs === undefined ? undefined : Math.max(0, untilMs - clock.now());
-    const cancelTimer = waitMs === undefined ? () => {} : clock.after(Math.min(waitMs, longestTimerMs), end);
+    const cancelTimer = waitMs === undefined ? () => {} : clock.after(waitMs, end);
     if (waitMs === 0 || signal.aborted) ended = true;
     signal.addEventListener("abort", end, { once: true });
     this.#readers.add(reader);
@@ -89,9 +89,6 @@ export class EventFeed {
     }
   }
 }
-
-/** Beyond this timers fire at once; nobody waits for three weeks on one stream. */
-const longestTimerMs = 2 ** 31 - 1;
 
 export function eventRoutes(feed: EventFeed): readonly Route[] {
   return [

@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
 import { createApiServer, sendJson, sendJsonText } from "../../runtime/api-server.ts";
-import { jsonContentType, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
+import { bodyLimitBytes, jsonContentType, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
 import { orAborted } from "../../runtime/signal.ts";
 import type { Call, Reply, Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
@@ -23,8 +23,6 @@ import { taskRoutes } from "./task.ts";
 
 /** A request that takes longer is given up, but for streams. */
 export const requestDeadlineMs = 20_000;
-/** Holds the largest config in base64 with room to spare, and stays below one gRPC message. */
-export const bodyLimitBytes = 3 * 1024 * 1024;
 
 export interface Api {
   /** Serves on a unix socket; a stale one is replaced. */

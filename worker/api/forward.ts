@@ -2,6 +2,7 @@ import { request as httpRequest } from "node:http";
 import type { IncomingMessage } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { bodyLimitBytes, bodyTooLarge } from "../../runtime/http.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 
 const noManager = "This node is not a swarm manager.";
@@ -56,18 +57,25 @@ export async function forward(
   body?: Buffer,
 ): Promise<FastifyReply> {
   requireManager(deps);
+  // Refused here: the manager's own refusal is lost when it closes on a body that is still coming.
+  if (Number(request.headers["content-length"] ?? 0) > bodyLimitBytes) throw bodyTooLarge(bodyLimitBytes);
   const upstream = httpRequest({
     socketPath: deps.settings.managerSocket,
     method: request.method,
     path: request.originalUrl,
     headers: passedHeaders(request.raw),
+    // Its connections are kept: a manager that closes after its answer loses it to a write that is still on its way.
     agent: deps.toManager,
   });
   reply.raw.once("close", () => upstream.destroy());
   const answered = response(upstream).catch((error: unknown) => {
     const { method, originalUrl: path } = request;
     if (!reply.raw.destroyed) {
-      deps.log.warn({ method, path, error: errorText(error) }, "the manager beside us gave no answer");
+      const { cause } = error as { readonly cause?: unknown };
+      deps.log.warn(
+        { method, path, error: errorText(cause ?? error) },
+        "the manager beside us gave no answer",
+      );
     }
     throw error;
   });

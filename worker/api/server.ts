@@ -126,7 +126,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
 
 function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
   app.get("/networks/*", async (request, reply) => {
-    const name = decodeURIComponent(wildcard(request));
+    const name = wildcard(request);
     const isShared = queryOf(request).get("scope") === "swarm";
     const local = isShared ? undefined : findLocalNetwork(deps, name);
     if (local !== undefined) return sendJson(reply, 200, local);
@@ -135,7 +135,7 @@ function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
     throw networkNotFound(name);
   });
   app.delete("/networks/*", async (request, reply) => {
-    const name = decodeURIComponent(wildcard(request));
+    const name = wildcard(request);
     if (isPredefinedName(name)) {
       throw new ClusterError("permission-denied", `${name} is a pre-defined network and cannot be removed`);
     }

@@ -3,12 +3,14 @@ import { once } from "node:events";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { Agent, createServer, request as httpRequest } from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import type { ClusterId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { HostSettings, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
+import { bodyLimitBytes } from "../../../runtime/http.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { openFrontDoor } from "../../../worker/api/server.ts";
 import type { HostInterface, NodeView } from "../../../worker/api/deps.ts";
@@ -216,6 +218,9 @@ t.test("errors have the API's status, text and exact content type", async (t) =>
     ["GET", "/networks/nope", 404, "network nope not found"],
     ["DELETE", "/networks/bridge", 403, "bridge is a pre-defined network and cannot be removed"],
     ["GET", "/containers/json?filters=%7B%22foo%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'foo'"],
+    ["GET", "/networks/%25", 404, "network % not found"],
+    ["GET", "/services/%", 400, "'/services/%' is not a valid url component"],
+    ["GET", "/services/%ff%fe", 400, "'/services/%ff%fe' is not a valid url component"],
     ["GET", "/services", 503, notMember],
     ["GET", "/v1.50/swarm", 503, notMember],
     ["POST", "/networks/create", 503, notMember],
@@ -372,6 +377,42 @@ t.test("requests share a connection to the manager, and reach the one that comes
   t.equal(await run(), 1);
   t.equal((await host.ask("GET", "/services/x")).status, 503, "nobody there");
   t.equal(await run(), 1);
+});
+
+t.test("a body beyond the manager's limit is refused before it is sent on", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  await host.manager(t, () => t.fail("nothing comes through"));
+  const request = httpRequest({
+    socketPath: host.settings.socket,
+    method: "POST",
+    path: "/configs/create",
+    headers: { "content-type": "application/json", "content-length": bodyLimitBytes + 1 },
+  });
+  request.flushHeaders();
+  const [response] = (await once(request, "response")) as [IncomingMessage];
+  const [body] = (await once(response, "data")) as [Buffer];
+  request.on("error", () => undefined).destroy();
+  t.equal(response.statusCode, 413);
+  t.match(body.toString(), `request body too large: at most ${bodyLimitBytes} bytes are accepted`);
+});
+
+t.test("what is no HTTP is answered in the API's form, and the connection ends", async (t) => {
+  const host = await Host.open(t);
+  const cases = [
+    ["\0\u0016garbage\r\n\r\n", 400, "malformed HTTP request"],
+    [`GET /_ping HTTP/1.1\r\nX: ${"a".repeat(20_000)}\r\n\r\n`, 431, /^request header too large/],
+  ] as const;
+  for (const [sent, status, message] of cases) {
+    const socket = connect(host.settings.socket);
+    socket.write(sent);
+    const pieces: Buffer[] = [];
+    socket.on("data", (piece: Buffer) => pieces.push(piece)).on("error", () => undefined);
+    await once(socket, "close");
+    const [head = "", body = ""] = Buffer.concat(pieces).toString().split("\r\n\r\n");
+    t.match(head, new RegExp(`^HTTP/1.1 ${status} `));
+    t.match((JSON.parse(body) as { message: string }).message, message);
+  }
 });
 
 t.test("containers: list, inspect, logs and events", async (t) => {
