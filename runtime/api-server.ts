@@ -132,7 +132,7 @@ function refusal(
 /** The connection ends with it: what follows cannot be told from the rest of the bad request. */
 function refuseMalformed(error: Error & { readonly code?: string }, socket: Socket): void {
   if (error.code === "ECONNRESET" || !socket.writable) return void socket.destroy();
-  const { status, message } = malformedRequest(error.code);
+  const { status, message } = malformedRequest(error.code ?? "");
   const body = JSON.stringify({ message });
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: ${jsonContentType}\r\n` +

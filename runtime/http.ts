@@ -22,7 +22,7 @@ export function bodyTooLarge(limitBytes: number): ClusterError {
 }
 
 /** What Node refuses before it is a request; `code` is the error's. */
-export function malformedRequest(code: string | undefined): {
+export function malformedRequest(code: string): {
   readonly status: number;
   readonly message: string;
 } {

@@ -46,11 +46,8 @@ export function startRefusal(refusal: string, command: string): { exitCode: numb
     /^.*?(OCI runtime \w+ failed)/s,
     "failed to create task for container: failed to create shim task: $1",
   );
-  if (
-    /executable file .*not found|executable file not found|no such file or directory|not found in \$PATH/i.test(
-      refusal,
-    )
-  ) {
+  // Not each file that is missing is the command: a kernel setting or a device may be.
+  if (/executable file .*not found|not found in \$PATH|exec.*no such file or directory/i.test(refusal)) {
     const text = /executable file not found/.test(base)
       ? base
       : `${base}: exec: ${JSON.stringify(command)}: executable file not found in $PATH`;

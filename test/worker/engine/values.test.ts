@@ -166,6 +166,20 @@ t.test("refusals of runtimes become the texts and codes that docker run knows", 
     exitCode: 126,
     text: /^failed to create task for container/,
   });
+  t.match(
+    startRefusal('x: OCI runtime create failed: exec: "/x": stat /x: no such file or directory', "/x"),
+    {
+      exitCode: 127,
+    },
+  );
+  t.strictSame(
+    startRefusal("OCI runtime create failed: open /proc/sys/net/foo: No such file or directory", "/x"),
+    {
+      exitCode: 128,
+      text: "failed to create task for container: failed to create shim task: OCI runtime create failed: open /proc/sys/net/foo: No such file or directory",
+    },
+    "another file than the command",
+  );
   t.match(startRefusal("something else", "/x"), { exitCode: 128 });
   t.end();
 });
