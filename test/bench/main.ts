@@ -4,6 +4,7 @@ import type { ClusterFile } from "../lab/lab.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { drive } from "./drive.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
+import { benchCore } from "./raft-core.ts";
 import { machine, markdownTable } from "./report.ts";
 
 interface Flags {
@@ -18,6 +19,8 @@ interface Flags {
   readonly cluster?: string;
   readonly markdown?: string;
 }
+
+const coreEntries = 300_000;
 
 const program = new Command("bench").description("figures, side by side with what else there is");
 
@@ -71,6 +74,29 @@ program
     const table = raftTable(rows, note);
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
+  .command("raft-core")
+  .description("raft-ts alone: a group in this process, storage in memory, nothing but the core")
+  .option("--members <n>", "", count, 3)
+  .option("--entry-bytes <n>", "", count, 256)
+  .option("--batch <n>", "proposals between two looks at the work", count, 64)
+  .option("--rounds <n>", "after one to warm up", count, 5)
+  .action(({ members, entryBytes, batch, rounds }: Record<string, number>) => {
+    const options = { members: members ?? 3, entryBytes: entryBytes ?? 256, batch: batch ?? 64 };
+    const results = benchCore({ ...options, rounds: rounds ?? 5, entries: coreEntries });
+    for (const { entries, cpuSeconds, entriesPerCpuSecond } of results) {
+      console.log(
+        `${entries} entries in ${cpuSeconds.toFixed(2)} CPU-s: ${Math.round(entriesPerCpuSecond)} entries/CPU-s`,
+      );
+    }
+    const rates = results.map(({ entriesPerCpuSecond }) => entriesPerCpuSecond).toSorted((a, b) => a - b);
+    const median = Math.round(rates[Math.floor(rates.length / 2)] ?? Number.NaN);
+    console.log(
+      `median ${median} entries per CPU-second, ${options.members} members, ${options.entryBytes}-byte entries, ` +
+        `batches of ${options.batch} (${machine()})`,
+    );
   });
 
 try {
