@@ -207,11 +207,12 @@ export class RaftNode {
 
   /** The write is durable, storage gives its entries back, and its snapshot is loaded. Writes are reported in order. */
   persisted({ number, hardState }: Write): void {
-    const done = this.#writes.shift();
+    const [done] = this.#writes;
     invariant(
       done?.write.number === number,
       () => `write ${number} was reported durable, ${done?.write.number ?? "none"} is the oldest under way`,
     );
+    this.#writes.shift();
     const s = this.#s;
     s.stableTerm = hardState.term;
     s.log.workDone();

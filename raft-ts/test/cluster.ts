@@ -4,6 +4,7 @@ import {
   MemoryStorage,
   type Message,
   RaftNode,
+  type RaftOptions,
   type Ready,
   type Write,
   bootstrapEntry,
@@ -29,12 +30,14 @@ export class TestMember {
   snapshotData: AppliedLog = [];
   readonly reads = new Map<number, number>();
   #random: (bound: number) => number;
+  readonly #options: Partial<RaftOptions>;
   #received = new Map<number, AppliedLog>();
   writing: Write | undefined;
 
-  constructor(id: string, random: (bound: number) => number) {
+  constructor(id: string, random: (bound: number) => number, options: Partial<RaftOptions> = {}) {
     this.id = id;
     this.#random = random;
+    this.#options = options;
     this.node = this.#start();
   }
 
@@ -121,6 +124,7 @@ export class TestMember {
       maxInflightCount: 4,
       maxInflightBytes: 1200,
       maxUncommittedBytes: 2000,
+      ...this.#options,
     });
   }
 }

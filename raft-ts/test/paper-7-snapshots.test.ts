@@ -1,0 +1,232 @@
+import t from "tap";
+import { MemoryStorage, compactionIndex } from "../src/index.ts";
+import { Group, append, dataEntry } from "./group.ts";
+
+t.test("a follower whose next entry is compacted gets the snapshot, then the rest", (t) => {
+  const group = lagging();
+  group.get("c").restart();
+  group.rounds(4);
+  t.equal(group.sentOf("snapshot").length, 1);
+  t.strictSame(group.get("c").applied, group.get("a").applied);
+  group.propose("a", "more");
+  group.settle();
+  t.strictSame(group.get("c").applied, group.get("a").applied);
+  t.end();
+});
+
+t.test("while a snapshot is on its way the peer gets no entries, and one that fails is sent again", (t) => {
+  const group = lagging();
+  group.get("c").restart();
+  const { node } = group.get("a");
+  const signOfLife = () => {
+    group.say({ type: "heartbeat-reply", from: "c", to: "a", term: 2, round: 0 });
+    const { prevIndex: index } = group.sentOf("append").findLast(({ to }) => to === "c") ?? { prevIndex: 0 };
+    const reply = { type: "append-reply", from: "c", to: "a", term: 2, rejected: true } as const;
+    group.say({ ...reply, index, hintIndex: 2, hintTerm: 2 });
+    group.drop();
+  };
+  signOfLife();
+  t.match(group.sentOf("snapshot"), [{ to: "c", snapshot: { index: 5 } }]);
+  group.sent.length = 0;
+  group.propose("a", "more");
+  group.tick("a", 4).settle();
+  t.strictSame(
+    group.sentOf("append").filter(({ to }) => to === "c"),
+    [],
+  );
+  group.sent.length = 0;
+  node.reportSnapshot("c", "failed");
+  group.work();
+  t.equal(group.sentOf("snapshot").length, 0, "not before it gives a sign of life");
+  signOfLife();
+  t.match(group.sentOf("snapshot"), [{ to: "c", snapshot: { index: 5 } }]);
+  t.end();
+});
+
+t.test("a snapshot takes the place of the log and of the configuration, and survives a restart", (t) => {
+  const group = new Group("a b c");
+  const configuration = { voters: ["b", "c"], outgoing: [], learners: ["a"], contexts: {} };
+  const snapshot = { index: 8, term: 3, configuration };
+  t.match(group.say({ type: "snapshot", from: "b", to: "a", term: 3, snapshot }), [
+    { type: "append-reply", index: 8, rejected: false },
+  ]);
+  const a = group.get("a");
+  t.match(a.node.status(), { commit: 8, applied: 8, firstIndex: 9, lastIndex: 8, configuration });
+  a.crash();
+  a.restart();
+  t.match(a.node.status(), { commit: 8, applied: 8, firstIndex: 9, lastIndex: 8, configuration });
+  t.match(group.say(append({ from: "b", to: "a", term: 3 }, { index: 8, term: 3 }, [dataEntry(3, 9)])), [
+    { index: 9, rejected: false },
+  ]);
+  t.end();
+});
+
+const received = [
+  { name: "of what is committed already is answered, and changes nothing", index: 2, term: 2, last: 5 },
+  { name: "of a prefix of the log leaves what follows it", index: 4, term: 2, last: 5 },
+  { name: "of something else replaces the log", index: 4, term: 3, last: 4 },
+  { name: "beyond the log replaces it", index: 9, term: 3, last: 9 },
+] as const;
+
+for (const { name, index, term, last } of received) {
+  t.test(`a snapshot ${name}`, (t) => {
+    const group = new Group("a b c");
+    const entries = [2, 3, 4, 5].map((at) => dataEntry(2, at));
+    group.say(append({ from: "b", to: "a", term: 2 }, { index: 1, term: 1 }, entries, 2));
+    const { configuration } = group.get("a").node.status();
+    const snapshot = { index, term, configuration };
+    t.match(group.say({ type: "snapshot", from: "b", to: "a", term: 3, snapshot }), [
+      { type: "append-reply", index, rejected: false },
+    ]);
+    t.equal(group.get("a").node.status().lastIndex, last);
+    t.equal(group.commit("a"), index);
+    t.end();
+  });
+}
+
+t.test(
+  "entries that arrive while a snapshot is being written are written after it, and applied after it",
+  (t) => {
+    const group = new Group("a b c");
+    const a = group.get("a");
+    const { configuration } = a.node.status();
+    const snapshot = { index: 8, term: 3, configuration };
+    a.receive({ message: { type: "snapshot", from: "b", to: "a", term: 3, snapshot }, data: ["s"] });
+    t.match(
+      a.begin(() => {}),
+      { write: { snapshot: { index: 8 } }, messages: [] },
+    );
+    const entry = append({ from: "b", to: "a", term: 3 }, { index: 8, term: 3 }, [dataEntry(3, 9)], 9);
+    a.receive({ message: entry, data: undefined });
+    t.strictSame(a.node.ready().committed, []);
+    a.finish();
+    t.match(
+      a.begin(() => {}),
+      { write: { snapshot: undefined, entries: [{ index: 9 }] }, committed: [] },
+    );
+    a.finish();
+    t.match(
+      a.begin(() => {}),
+      { committed: [{ index: 9 }] },
+    );
+    t.strictSame(a.applied, ["s", "9/3:3"]);
+    t.end();
+  },
+);
+
+t.test("a transfer that broke off is resumed where the peer got to, while the log continues it", (t) => {
+  const { node, reportBroken, nextSnapshot, compactTo } = transferring();
+  node.reportSnapshotProgress("b", 4, 1_000_000);
+  t.strictSame(node.snapshotTransfer("b"), { index: 4, ackedBytes: 1_000_000 });
+  reportBroken();
+  t.strictSame(node.snapshotTransfer("b"), { index: 4, ackedBytes: 1_000_000 }, "kept for the next try");
+  t.equal(nextSnapshot(), 4, "although there is a newer one");
+  reportBroken();
+  compactTo(6);
+  t.equal(nextSnapshot(), 6, "nothing follows the old one any more");
+  t.strictSame(node.snapshotTransfer("b"), { index: 6, ackedBytes: 0 });
+  t.end();
+});
+
+t.test("a transfer that got nowhere is begun again with the newest snapshot", (t) => {
+  const { node, reportBroken, nextSnapshot } = transferring();
+  reportBroken();
+  t.equal(nextSnapshot(), 6);
+  node.reportSnapshotProgress("b", 4, 500);
+  t.strictSame(node.snapshotTransfer("b"), { index: 6, ackedBytes: 0 }, "news of another one is too late");
+  t.end();
+});
+
+const compactions = [
+  { name: "nobody is behind: the usual tail stays", snapshot: 1000, first: 1, peers: [1000, 999], want: 900 },
+  { name: "a slow peer keeps what it needs", snapshot: 1000, first: 1, peers: [1000, 700], want: 700 },
+  { name: "no slow peer keeps more than the bound", snapshot: 1000, first: 1, peers: [1000, 2], want: 500 },
+  { name: "a follower knows of nobody", snapshot: 1000, first: 1, peers: [], want: 900 },
+  { name: "the size bound comes first", snapshot: 1000, first: 1, peers: [700], floor: 950, want: 950 },
+  { name: "never beyond the snapshot", snapshot: 1000, first: 1, peers: [2000], floor: 2000, want: 1000 },
+  { name: "a short log stays", snapshot: 50, first: 1, peers: [50], want: 0 },
+  { name: "what is gone is gone", snapshot: 1000, first: 960, peers: [700], want: 959 },
+  {
+    name: "what a snapshot on its way needs stays",
+    snapshot: 1000,
+    first: 1,
+    peers: [1],
+    sent: 800,
+    want: 800,
+  },
+] as const;
+
+for (const { name, snapshot, first, peers, want, ...more } of compactions) {
+  t.test(`compaction: ${name}`, (t) => {
+    const sent = "sent" in more ? { index: more.sent } : undefined;
+    const index = compactionIndex({
+      snapshotIndex: snapshot,
+      firstIndex: first,
+      peers: peers.map((match) => ({ match, snapshot: sent })),
+      keepEntries: 100,
+      maxEntries: 500,
+      floorIndex: "floor" in more ? more.floor : 0,
+    });
+    t.equal(index, want);
+    t.end();
+  });
+}
+
+t.test("indexWithin() says where a tail of some size begins", (t) => {
+  const storage = new MemoryStorage();
+  storage.append([1, 2, 3, 4].map((index) => ({ ...dataEntry(1, index), data: new Uint8Array(68) })));
+  t.equal(storage.indexWithin(1000), 0);
+  t.equal(storage.indexWithin(200), 2, "100 bytes each, with the envelope");
+  t.equal(storage.indexWithin(199), 3);
+  t.equal(storage.indexWithin(0), 4);
+  t.end();
+});
+
+/** c is down, and what it lacks is compacted. */
+function lagging(): Group {
+  const group = new Group("a b c").elect("a");
+  group.get("c").crash();
+  for (const text of ["x", "y", "z"]) {
+    group.propose("a", text);
+    group.settle();
+  }
+  group.get("a").compact(0);
+  return group;
+}
+
+/** a leads, b is being sent the snapshot at 4, and meanwhile a has made one at 6. */
+function transferring() {
+  const group = new Group("a b c").elect("a");
+  const a = group.get("a");
+  group.get("b").crash();
+  const compactTo = (index: number): void => {
+    const { applied } = a.node.status();
+    const term = a.storage.term(applied) ?? 0;
+    a.storage.setSnapshot({ index: applied, term, configuration: a.node.configurationAt(applied) });
+    a.storage.compact(index);
+  };
+  const proposeTwo = (): void => {
+    for (const text of ["x", "y"]) group.propose("a", text);
+    group.settle();
+  };
+  /** b gives a sign of life, and refuses what it cannot place. */
+  const nextSnapshot = (): number | undefined => {
+    const term = a.node.status().term;
+    group.sent.length = 0;
+    group.say({ type: "heartbeat-reply", from: "b", to: "a", term, round: 0 });
+    for (const { to, prevIndex } of group.sentOf("append")) {
+      if (to !== "b") continue;
+      const reply = { type: "append-reply", from: "b", to: "a", term, rejected: true } as const;
+      group.say({ ...reply, index: prevIndex, hintIndex: 0, hintTerm: 0 });
+    }
+    group.drop();
+    return group.sentOf("snapshot").at(-1)?.snapshot.index;
+  };
+  proposeTwo();
+  compactTo(4);
+  nextSnapshot();
+  const { node } = a;
+  proposeTwo();
+  compactTo(4);
+  return { node, reportBroken: () => node.reportSnapshot("b", "failed"), nextSnapshot, compactTo };
+}
