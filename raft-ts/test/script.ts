@@ -1,15 +1,18 @@
-import type { ConfChange, Message, ProposeResult } from "../src/index.ts";
+import type { ConfChange, Message, ProposeResult, Write } from "../src/index.ts";
 import { type Envelope, TestMember, bytes, entryText, group } from "./cluster.ts";
 
 /**
  * Runs a session line by line; each line's output is what the members did. The words:
  * `group a b c`, `blank a`, `tick a 8`, `deliver`, `deliver 1`, `cut a b`, `heal`, `propose a x`, `compact a 2`,
- * `change a add-learner d`, `transfer a b`, `read a 1`, `gone a b`, `crash a`, `restart a`, `status`, `log a`.
+ * `change a add-learner d`, `change a reconfigure b,c/d explicit`, `change a leave`, `slow a` (its writes are under way
+ * until `sync a`), `transfer a b`, `read a 1`, `gone a b`, `crash a`, `restart a`, `status`, `log a`.
  */
 export class Script {
   readonly #members = new Map<string, TestMember>();
   #wire: Envelope[] = [];
   #cut = new Set<string>();
+  /** Members whose writes take until they are told to be done. */
+  readonly #slow = new Set<string>();
   #output: string[] = [];
 
   run(line: string): string {
@@ -40,6 +43,12 @@ export class Script {
         return;
       case "cut":
         this.#cut.add(`${first}>${second}`).add(`${second}>${first}`);
+        return;
+      case "slow":
+        this.#slow.add(first);
+        return;
+      case "sync":
+        this.#member(first).finish();
         return;
       case "heal":
         this.#cut.clear();
@@ -97,7 +106,9 @@ export class Script {
         if (write?.snapshot !== undefined) {
           this.#print(`${member.id} installs snapshot ${write.snapshot.index}`);
         }
-        member.finish();
+        if (write !== undefined && this.#slow.has(member.id))
+          this.#print(`${member.id} writes ${printWrite(write)}`);
+        else if (!this.#slow.has(member.id)) member.finish();
         for (const [ctx, index] of member.reads) this.#print(`${member.id} read ${ctx} at ${index}`);
         member.reads.clear();
       }
@@ -135,7 +146,15 @@ export class Script {
       return;
     }
     const { role, term, leader, commit, lastIndex, configuration, peers } = node.status();
-    const members = `${configuration.voters.join(",")}${configuration.learners.length > 0 ? ` learners ${configuration.learners.join(",")}` : ""}`;
+    const { voters, outgoing, learners, learnersNext = [], departed = [] } = configuration;
+    const part = (name: string, ids: readonly string[]): string =>
+      ids.length === 0 ? "" : ` ${name} ${ids.join(",")}`;
+    const members =
+      voters.join(",") +
+      part("outgoing", outgoing) +
+      part("learners", learners) +
+      part("learners-next", learnersNext) +
+      part("departed", departed);
     this.#print(
       `${id} ${role} term ${term} leader ${leader ?? "none"} commit ${commit} last ${lastIndex} voters ${members}`,
     );
@@ -172,8 +191,17 @@ function parseChange([kind = "", id = "", context = ""]: readonly string[]): Con
     case "update":
       return { kind, id, context };
     case "promote":
+    case "demote":
     case "remove":
       return { kind, id };
+    case "leave":
+      return { kind };
+    case "reconfigure": {
+      const [voters = "", learners = ""] = id.split("/");
+      const ids = (text: string): string[] => text.split(",").filter((name) => name !== "");
+      const leave = context === "explicit" ? "explicit" : "auto";
+      return { kind, voters: ids(voters), learners: ids(learners), contexts: {}, leave };
+    }
     default:
       throw new Error(`unknown change in script: ${kind}`);
   }
@@ -207,4 +235,12 @@ function printMessage(message: Message): string {
     case "timeout-now":
       return head;
   }
+}
+
+function printWrite({ hardState, snapshot, entries }: Write): string {
+  const { term, vote } = hardState;
+  const parts = [`term ${term}`, ...(vote === undefined ? [] : [`vote ${vote}`])];
+  if (snapshot !== undefined) parts.push(`snapshot ${snapshot.index}`);
+  if (entries.length > 0) parts.push(`[${entries.map(entryText).join(" ")}]`);
+  return parts.join(", ");
 }
