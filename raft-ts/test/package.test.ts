@@ -1,0 +1,74 @@
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import t from "tap";
+
+/** Compiled to build/test, so the package is two folders up. */
+const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
+const readme = readFileSync(`${packageRoot}README.md`, "utf8");
+
+/** The only block of its language in the README. */
+function block(language: string): string {
+  const [found, ...more] = [...readme.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm"))];
+  if (found?.[1] === undefined || more.length > 0)
+    throw new Error(`the README has not one ${language} block`);
+  return found[1];
+}
+
+function run(command: string, args: readonly string[], cwd: string): string {
+  // No script of a package runs, and nothing is fetched: there is no dependency.
+  return execFileSync(command, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+}
+
+const consumer = `
+import { MemoryStorage, RaftNode, type Ready, type RaftOptions } from "raft-ts";
+const options: RaftOptions = { id: "a", storage: new MemoryStorage(), random: () => 0 };
+const ready: Ready = new RaftNode(options).ready();
+const index: number | undefined = ready.write?.entries[0]?.index;
+// @ts-expect-error a tick takes nothing
+new RaftNode(options).tick(index);
+`;
+
+t.test("the packed package installs elsewhere; the README's example runs there, and types are found", (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "raft-ts-"));
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+  const packed = run(
+    "npm",
+    ["pack", "--json", "--ignore-scripts", "--pack-destination", folder],
+    packageRoot,
+  );
+  const [archive] = JSON.parse(packed) as { filename: string; files: { path: string }[] }[];
+  if (archive === undefined) throw new Error("npm pack made nothing");
+  const paths = archive.files.map(({ path }) => path);
+  for (const path of ["LICENSE", "README.md", "docs/api.md", "build/src/index.js", "build/src/index.d.ts"]) {
+    t.ok(paths.includes(path), path);
+  }
+  t.strictSame(
+    paths.filter((path) => path.includes("test")),
+    [],
+  );
+
+  writeFileSync(
+    join(folder, "package.json"),
+    JSON.stringify({ name: "user", private: true, type: "module" }),
+  );
+  run("npm", ["install", "--offline", "--no-audit", "--no-fund", `./${archive.filename}`], folder);
+  writeFileSync(join(folder, "kv.mjs"), block("js"));
+  t.equal(run(process.execPath, ["kv.mjs"], folder), block("text"));
+
+  writeFileSync(join(folder, "consumer.ts"), consumer);
+  const compiler = fileURLToPath(import.meta.resolve("typescript/package.json"));
+  const options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2023", "--types", ""];
+  t.equal(run(process.execPath, [join(compiler, "..", "bin", "tsc"), ...options, "consumer.ts"], folder), "");
+  t.end();
+});
+
+t.test("the example is short, and there is no dependency", (t) => {
+  t.ok(block("js").trimEnd().split("\n").length <= 55, `${block("js").split("\n").length} lines`);
+  const manifest: unknown = JSON.parse(readFileSync(`${packageRoot}package.json`, "utf8"));
+  t.notMatch(manifest, { dependencies: Object });
+  t.notMatch(manifest, { peerDependencies: Object });
+  t.end();
+});
