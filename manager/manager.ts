@@ -85,7 +85,10 @@ export class Manager {
     this.#store = new Store({
       clock: deps.clock,
       random: deps.random,
-      proposer: { propose: (data, signal) => this.#requireGroup().propose(data, signal) },
+      proposer: {
+        propose: (data, signal) => this.#requireGroup().propose(data, signal),
+        confirmLeader: () => this.#readBarrier(),
+      },
     });
     this.failure = new Promise((_resolve, reject) => (this.#failed = reject));
     this.failure.catch(() => undefined); // Whoever opened us looks at it; until then it is not unhandled.
@@ -475,7 +478,7 @@ export class Manager {
     return member && clusterAddress(member.raftAddress);
   }
 
-  async #readBarrier(signal: AbortSignal): Promise<void> {
+  async #readBarrier(signal?: AbortSignal): Promise<void> {
     using limit = deadline(this.#deps.clock, readBarrierTimeoutMs, "a linearizable read", signal);
     const index = await this.#requireGroup().readIndex(limit.signal);
     await this.#store.waitApplied(index, limit.signal);

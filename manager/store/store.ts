@@ -11,9 +11,12 @@ import { emptyTables, tableNames, type Row, type Table, type TableName, type Tab
 import { makeView, type StoreView, type Transaction } from "./transaction.ts";
 import { Watch } from "./watch.ts";
 
-/** The consensus group, or a fake. The promise settles when the entry is committed or surely or maybe lost. */
+/** The consensus group, or a fake. */
 export interface Proposer {
+  /** Settles when the entry is committed or surely or maybe lost. */
   propose(data: Uint8Array, signal?: AbortSignal): Promise<{ readonly index: number }>;
+  /** Settles once a quorum has taken this manager for the leader after the call. @throws `no-leader`, `unavailable` */
+  confirmLeader(): Promise<void>;
 }
 
 export interface StoreDeps {
@@ -25,9 +28,11 @@ export interface StoreDeps {
 
 /** An update that waits for its turn or for its entry. */
 interface PendingUpdate {
-  /** Runs the write inside the group; may run again if an entry turns out void. */
+  /** Runs the write inside the group, or finds it refused; may run again if an entry turns out void. @throws {GroupFull} */
   run(group: Group): void;
-  resolve(): void;
+  /** Answers with what the last run came to. */
+  settle(): void;
+  /** Answers with a failure, whatever the run came to. */
   reject(reason: unknown): void;
   aborted: boolean;
 }
@@ -218,7 +223,7 @@ export class Store {
     return new Promise<R>((resolve, reject) => {
       if (signal?.aborted === true) return reject(signal.reason as Error);
       if (this.#term === undefined) return reject(new ClusterError("no-leader", noLeaderText));
-      let result: { readonly value: R } | undefined;
+      let outcome: { readonly value: R } | { readonly refusal: unknown } | undefined;
       const onAbort = (): void => {
         pending.aborted = true;
         reject(signal?.reason as Error);
@@ -226,12 +231,18 @@ export class Store {
       const pending: PendingUpdate = {
         aborted: false,
         run(group) {
-          result = { value: run(group) };
+          try {
+            outcome = { value: run(group) };
+          } catch (reason) {
+            if (reason instanceof GroupFull) throw reason;
+            outcome = { refusal: reason };
+          }
         },
-        resolve() {
+        settle() {
           signal?.removeEventListener("abort", onAbort);
-          assert(result !== undefined, "an update was resolved before it ran");
-          resolve(result.value);
+          assert(outcome !== undefined, "an update was answered before it ran");
+          if ("refusal" in outcome) reject(outcome.refusal);
+          else resolve(outcome.value);
         },
         reject(reason) {
           signal?.removeEventListener("abort", onAbort);
@@ -260,7 +271,7 @@ export class Store {
       const group = new Group(this.#tables, { version, nowMs: Math.trunc(this.#clock.now()) });
       const updates = this.#runQueued(group);
       if (group.changes().length === 0) {
-        for (const update of updates) update.resolve();
+        if (updates.length > 0) void this.#confirm(this.#term, updates);
         continue;
       }
       this.#sequence += 1;
@@ -280,11 +291,25 @@ export class Store {
         ran.push(update);
       } catch (reason) {
         if (reason instanceof GroupFull) break; // It begins the next group.
-        update.reject(reason);
+        throw reason;
       }
     }
     this.#queue = this.#queue.slice(next);
     return ran;
+  }
+
+  /**
+   * Answers updates that changed nothing, among them refusals. What they saw counts only if nobody else had begun to
+   * lead: a manager that was cut off would refuse by what it saw long ago.
+   */
+  async #confirm(term: number, updates: readonly PendingUpdate[]): Promise<void> {
+    try {
+      await this.#proposer.confirmLeader();
+      if (this.#term !== term) throw new ClusterError("no-leader", noLeaderText);
+      for (const update of updates) if (!update.aborted) update.settle();
+    } catch (reason) {
+      for (const update of updates) update.reject(reason);
+    }
   }
 
   async #propose(sequence: number, group: Group): Promise<void> {
@@ -328,7 +353,7 @@ export class Store {
       this.#basis = index;
       this.#version = Math.max(this.#version, entry.version);
       this.#publish(changes);
-      for (const update of own?.updates ?? []) if (!update.aborted) update.resolve();
+      for (const update of own?.updates ?? []) if (!update.aborted) update.settle();
     }
     this.#planDrain();
   }

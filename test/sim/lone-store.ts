@@ -20,6 +20,7 @@ export function loneStore(clock: Clock, seed = 1): LoneStore {
         store.apply(log.length, data);
         return { index: log.length };
       },
+      confirmLeader: async () => undefined,
     },
   });
   store.setLeading(1);

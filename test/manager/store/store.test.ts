@@ -21,6 +21,7 @@ function heldStore(): { store: Store; proposals: { data: Uint8Array; settle: (er
             error === undefined ? resolve({ index: 0 }) : reject(error);
           proposals.push({ data, settle: settleOne });
         }),
+      confirmLeader: async () => undefined,
     },
   });
   store.setLeading(1);
@@ -67,6 +68,54 @@ t.test("two updates of one object in one entry: the second must have seen the fi
   t.equal(log.length, 2);
 });
 
+t.test("a refusal by what is not committed yet is told once it is", async (t) => {
+  const { store, proposals } = heldStore();
+  const created = store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  const told: string[] = [];
+  const twin = store
+    .update((tx) => tx.services.create(serviceObject("web", serviceSpec())))
+    .catch((error: ClusterError) => told.push(error.code));
+  await settle();
+  t.equal(proposals.length, 1);
+  t.strictSame(told, [], "a reader would not find what the refusal speaks of");
+  store.apply(1, proposals[0]?.data ?? new Uint8Array());
+  await Promise.all([created, twin]);
+  t.strictSame(told, ["conflict"]);
+});
+
+t.test("what changed nothing is told once a quorum still knows this manager as leader", async (t) => {
+  const answers: { settle: (error?: unknown) => void }[] = [];
+  const store = new Store({
+    clock: new VirtualClock(),
+    proposer: {
+      propose: () => Promise.reject(new Error("not expected")),
+      confirmLeader: () =>
+        new Promise((resolve, reject) =>
+          answers.push({ settle: (error) => (error === undefined ? resolve() : reject(error)) }),
+        ),
+    },
+  });
+  const stale = (): Promise<unknown> =>
+    store.update((tx) => tx.services.remove(web)).catch((error: unknown) => error);
+  const confirm = async (error?: unknown): Promise<void> => {
+    await settle();
+    answers.shift()?.settle(error);
+  };
+  store.setLeading(1);
+  const confirmed = stale();
+  await confirm();
+  t.match(await confirmed, { code: "not-found" });
+  const deposed = stale();
+  await confirm(new ClusterError("no-leader", "cut off"));
+  t.match(await deposed, { code: "no-leader", message: "cut off" });
+  const again = stale();
+  await settle();
+  store.setLeading(undefined);
+  store.setLeading(3);
+  await confirm();
+  t.match(await again, { code: "no-leader" }, "what it saw was of an earlier term");
+});
+
 t.test("names are unique without regard to case and free again after removal", async (t) => {
   const { store } = loneStore(new VirtualClock());
   await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
@@ -98,9 +147,11 @@ t.test("a write that throws leaves nothing, also for the next one in the same en
     tx.nodes.create(nodeObject("n1"));
     return tx.services.byName("web");
   });
-  await t.rejects(failing, { code: "invalid-argument" });
+  const refused = t.rejects(failing, { code: "invalid-argument" });
+  await settle();
   t.equal(proposals.length, 1);
   store.apply(1, proposals[0]?.data ?? new Uint8Array());
+  await refused;
   t.equal(await seen, undefined);
   t.equal(
     store.view((v) => v.services.count),
@@ -155,7 +206,7 @@ t.test("without leadership an update is refused; losing it answers what waits", 
 t.test("an entry decided on a state that another entry replaced is void everywhere", async (t) => {
   const follower = new Store({
     clock: new VirtualClock(),
-    proposer: { propose: () => Promise.reject(new Error("no")) },
+    proposer: { propose: () => Promise.reject(new Error("no")), confirmLeader: async () => undefined },
   });
   const a = heldStore();
   const b = heldStore();
@@ -329,10 +380,16 @@ t.test("a follower and a restored snapshot hold exactly what the leader holds", 
   );
   const everything = (s: Store): unknown =>
     s.view((v) => [v.cluster, v.nodes.list(), v.services.list(), v.tasks.list(), v.revisions.list()]);
-  const follower = new Store({ clock, proposer: { propose: () => Promise.reject(new Error("no")) } });
+  const follower = new Store({
+    clock,
+    proposer: { propose: () => Promise.reject(new Error("no")), confirmLeader: async () => undefined },
+  });
   log.forEach((data, i) => follower.apply(i + 1, data));
   t.strictSame(everything(follower), everything(store));
-  const restored = new Store({ clock, proposer: { propose: () => Promise.reject(new Error("no")) } });
+  const restored = new Store({
+    clock,
+    proposer: { propose: () => Promise.reject(new Error("no")), confirmLeader: async () => undefined },
+  });
   const bytes = Buffer.concat([...store.snapshot()]);
   const odd = Array.from({ length: Math.ceil(bytes.length / 7) }, (_, i) => bytes.subarray(i * 7, i * 7 + 7));
   using watch = restored.watch(["tasks"]);
