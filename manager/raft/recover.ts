@@ -3,12 +3,16 @@ import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { BlockDisk } from "../../runtime/disk.ts";
 import type { Random } from "../../runtime/random.ts";
+import { DiskSpace } from "./disk-space.ts";
 import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
-import { loadSeal } from "./seal.ts";
+import { Keyring } from "./seal.ts";
 import { SnapshotStore, type StoredSnapshot } from "./snapshot.ts";
 import { Wal, type WalState } from "./wal.ts";
 
 const memberIdBytes = 6;
+const defaultSegmentBytes = 8 * 1024 * 1024;
+/** Room set aside for the way out of a full disk: a segment to go on in, and a small snapshot. */
+const reserveSegments = 2;
 
 /** A member as its disk knows it, ready to run. */
 export interface Recovered {
@@ -39,15 +43,15 @@ export async function recover(
   await deps.disk.makeDirectory(directory);
   const memberId = await loadMemberId(deps, options);
   const hasLog = (await deps.disk.list(`${directory}/log`)).length > 0;
-  const seal = await loadSeal(deps, `${directory}/key`, hasLog ? "refuse" : "create");
+  const seal = await Keyring.load(deps, `${directory}/key`, hasLog ? "refuse" : "create");
   const snapshots = new SnapshotStore(deps, { directory: `${directory}/snapshots`, seal });
   const snapshot = await snapshots.load();
-  const { segmentBytes } = options;
-  const { wal, state } = await Wal.open(deps, {
-    directory: `${directory}/log`,
-    seal,
-    ...(segmentBytes === undefined ? {} : { segmentBytes }),
+  const { segmentBytes = defaultSegmentBytes } = options;
+  const space = new DiskSpace(deps, {
+    path: `${directory}/reserve`,
+    bytes: reserveSegments * segmentBytes,
   });
+  const { wal, state } = await Wal.open(deps, { directory: `${directory}/log`, seal, space, segmentBytes });
   const storage = new MemoryStorage();
   await fill(storage, { wal, state, snapshot: snapshot?.meta, directory });
   if (storage.lastIndex() === 0 && start === "bootstrap") {

@@ -129,14 +129,20 @@ export class SnapshotStore {
     const headerEnd = headerBytes + view.getUint32(12, true);
     const sealedHeader = bytes.subarray(headerBytes, headerEnd);
     if (crc32c(sealedHeader) !== view.getUint32(8, true)) throw new Error("its checksum does not match");
-    const wire = SnapshotHeader.decode(this.#seal.open(sealedHeader, `header of snapshot ${name}`));
+    const wire = SnapshotHeader.decode(
+      this.#seal.open(sealedHeader, this.#seal.keyId, `header of snapshot ${name}`),
+    );
     const data = new Uint8Array(wire.dataBytes);
     const parts = Math.ceil(wire.dataBytes / partBytes);
     let at = headerEnd;
     for (let part = 0; part < parts; part += 1) {
       if (at + 4 > bytes.byteLength) throw new Error("it is cut off");
       const end = at + 4 + view.getUint32(at, true);
-      const plain = this.#seal.open(bytes.subarray(at + 4, end), partContext(name, part, parts));
+      const plain = this.#seal.open(
+        bytes.subarray(at + 4, end),
+        this.#seal.keyId,
+        partContext(name, part, parts),
+      );
       data.set(plain, part * partBytes);
       at = end;
       await turn();

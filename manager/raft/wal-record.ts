@@ -1,19 +1,23 @@
 import { crc32c } from "./crc32c.ts";
 
 /**
- * A record in a segment, at a multiple of 32 bytes, so that a header never straddles two disk sectors and is
- * written whole or not at all:
+ * A record in a segment, at a multiple of 32 bytes, so that a header never straddles two disk sectors:
  *
  * ```
  *  0  magic "SHWR"   4  payload bytes   8  sequence (u64)   16  chain: CRC of the record before
- * 20  CRC-32C of payload, continuing the chain   24  kind   28  CRC-32C of bytes 0..27   32  payload, zero padded
+ * 20  CRC-32C of payload, continuing the chain   24  kind (u8), format (u8), key id (u16)   28  CRC-32C of bytes 0..27
+ * 32  payload   then 4 bytes of end mark, zero padded
  * ```
+ *
+ * The end mark tells a payload that was cut off from one that was damaged: one flipped bit cannot make it zero.
  */
 export const recordAlignBytes = 32;
 export const recordHeaderBytes = 32;
+const endMark = 0xffffffff;
+const endMarkBytes = 4;
 const sectorBytes = 512;
 const magic = 0x52574853; // "SHWR", little endian.
-
+const format = 2;
 /** `start` opens a segment and repeats the hard state; `batch` is one round of work. */
 export type RecordKind = "start" | "batch";
 
@@ -25,27 +29,35 @@ export interface WalRecord {
   /** CRC of the record before, in whichever segment that is. */
   readonly chain: number;
   readonly crc: number;
+  readonly keyId: number;
   readonly payload: Uint8Array;
   /** Where the next record begins. */
   readonly end: number;
 }
 
+/** What a payload of this length takes on disk. */
+export function recordBytes(payloadBytes: number): number {
+  return aligned(recordHeaderBytes + payloadBytes + endMarkBytes);
+}
+
 export function encodeRecord(
-  kind: RecordKind,
-  { sequence, chain }: { sequence: number; chain: number },
+  head: { kind: RecordKind; sequence: number; chain: number; keyId: number },
   payload: Uint8Array,
 ): { bytes: Uint8Array; crc: number } {
-  const bytes = new Uint8Array(aligned(recordHeaderBytes + payload.byteLength));
+  const bytes = new Uint8Array(recordBytes(payload.byteLength));
   const view = new DataView(bytes.buffer);
-  const crc = crc32c(payload, chain);
+  const crc = crc32c(payload, head.chain);
   view.setUint32(0, magic, true);
   view.setUint32(4, payload.byteLength, true);
-  view.setBigUint64(8, BigInt(sequence), true);
-  view.setUint32(16, chain, true);
+  view.setBigUint64(8, BigInt(head.sequence), true);
+  view.setUint32(16, head.chain, true);
   view.setUint32(20, crc, true);
-  view.setUint32(24, kindNumbers[kind], true);
+  view.setUint8(24, kindNumbers[head.kind]);
+  view.setUint8(25, format);
+  view.setUint16(26, head.keyId, true);
   view.setUint32(28, crc32c(bytes.subarray(0, 28)), true);
   bytes.set(payload, recordHeaderBytes);
+  view.setUint32(recordHeaderBytes + payload.byteLength, endMark, true);
   return { bytes, crc };
 }
 
@@ -53,9 +65,10 @@ export type ReadResult =
   | { readonly kind: "record"; readonly record: WalRecord }
   /** Nothing but zeros from here to the end of the segment. */
   | { readonly kind: "end" }
-  /** The last write did not reach the disk whole: some of its sectors are still the zeros they were before. */
-  | { readonly kind: "torn"; readonly position: number }
-  | { readonly kind: "damaged"; readonly position: number; readonly reason: string };
+  /** The last write did not reach the disk whole: some of it is still the zeros that were there before. */
+  | { readonly kind: "torn" }
+  | { readonly kind: "damaged"; readonly reason: string }
+  | { readonly kind: "foreign"; readonly format: number };
 
 /** The record at `position`. `expected` is what must stand there; `undefined` accepts any valid record. */
 export function readRecord(
@@ -65,25 +78,18 @@ export function readRecord(
 ): ReadResult {
   const header = readHeader(segment, position);
   if (header === undefined) return judgeBadHeader(segment, position);
-  const bodyEnd = position + recordHeaderBytes + header.length;
-  if (bodyEnd > segment.byteLength) return judgeBadBody(segment, position, "cut");
-  const payload = segment.subarray(position + recordHeaderBytes, bodyEnd);
-  if (crc32c(payload, header.chain) !== header.crc) return judgeBadBody(segment, position, bodyEnd);
-  if (expected !== undefined && (header.sequence !== expected.sequence || header.chain !== expected.chain)) {
-    return damaged(position, `record ${header.sequence} stands where ${expected.sequence} belongs`);
+  if (header.format !== format) return { kind: "foreign", format: Math.max(1, header.format) };
+  const payloadEnd = position + recordHeaderBytes + header.length;
+  const payload = segment.subarray(position + recordHeaderBytes, payloadEnd);
+  if (payloadEnd > segment.byteLength || crc32c(payload, header.chain) !== header.crc) {
+    return judgeBadPayload(segment, position, payloadEnd);
   }
-  const { kind, sequence, chain, crc } = header;
-  return {
-    kind: "record",
-    record: {
-      kind,
-      sequence,
-      chain,
-      crc,
-      payload,
-      end: position + aligned(recordHeaderBytes + header.length),
-    },
-  };
+  if (expected !== undefined && (header.sequence !== expected.sequence || header.chain !== expected.chain)) {
+    return damaged(`record ${header.sequence} stands where ${expected.sequence} belongs`);
+  }
+  const { kind, sequence, chain, crc, keyId, length } = header;
+  const end = position + recordBytes(length);
+  return { kind: "record", record: { kind, sequence, chain, crc, keyId, payload, end } };
 }
 
 interface Header {
@@ -92,6 +98,8 @@ interface Header {
   readonly chain: number;
   readonly crc: number;
   readonly kind: RecordKind;
+  readonly format: number;
+  readonly keyId: number;
 }
 
 function readHeader(segment: Uint8Array, position: number): Header | undefined {
@@ -99,51 +107,67 @@ function readHeader(segment: Uint8Array, position: number): Header | undefined {
   const view = new DataView(segment.buffer, segment.byteOffset + position, recordHeaderBytes);
   if (view.getUint32(0, true) !== magic) return undefined;
   if (view.getUint32(28, true) !== crc32c(segment.subarray(position, position + 28))) return undefined;
-  const kind = view.getUint32(24, true) === kindNumbers.start ? "start" : "batch";
   return {
     length: view.getUint32(4, true),
     sequence: Number(view.getBigUint64(8, true)),
     chain: view.getUint32(16, true),
     crc: view.getUint32(20, true),
-    kind,
+    kind: view.getUint8(24) === kindNumbers.start ? "start" : "batch",
+    format: view.getUint8(25),
+    keyId: view.getUint16(26, true),
   };
 }
 
 function judgeBadHeader(segment: Uint8Array, position: number): ReadResult {
   const headerEnd = Math.min(position + recordHeaderBytes, segment.byteLength);
-  if (!isZero(segment, position, headerEnd)) return damaged(position, "the header's checksum does not match");
-  if (isZero(segment, headerEnd, segment.byteLength)) return { kind: "end" };
-  // The sector with the header did not make it, later ones of the same write did.
-  return tornUnlessFollowed(segment, position);
-}
-
-function judgeBadBody(segment: Uint8Array, position: number, bodyEnd: number | "cut"): ReadResult {
-  if (bodyEnd === "cut") return tornUnlessFollowed(segment, position); // The file itself did not grow in time.
-  for (let sector = nextSector(position); sector < bodyEnd; sector += sectorBytes) {
-    // A whole sector of zeros is what was there before the write: sealed bytes never look like that.
-    if (isZero(segment, sector, Math.min(sector + sectorBytes, segment.byteLength))) {
-      return tornUnlessFollowed(segment, position);
-    }
+  const nothingFollows = isZero(segment, headerEnd, segment.byteLength);
+  if (isZero(segment, position, headerEnd)) {
+    // Either nothing was written here, or the sector with the header did not make it and later ones did.
+    return nothingFollows ? { kind: "end" } : tornUnlessFollowed(segment, position);
   }
-  return damaged(position, "the payload's checksum does not match");
+  // A header is followed by a payload that is not zero: this write was cut off within its header.
+  if (nothingFollows) return { kind: "torn" };
+  return damaged("the header's checksum does not match");
 }
 
-/** Writes are awaited one by one, so anything valid after a bad record proves that the bad one was once whole. */
-function tornUnlessFollowed(segment: Uint8Array, position: number): ReadResult {
+function judgeBadPayload(segment: Uint8Array, position: number, payloadEnd: number): ReadResult {
+  const markEnd = payloadEnd + endMarkBytes;
+  const cutOff = markEnd > segment.byteLength || isZero(segment, payloadEnd, markEnd);
+  if (cutOff || someSectorMissing(segment, position, payloadEnd)) {
+    return tornUnlessFollowed(segment, position, payloadEnd);
+  }
+  return damaged("the payload's checksum does not match");
+}
+
+/** A whole sector of zeros is what was there before the write: sealed bytes never look like that. */
+function someSectorMissing(segment: Uint8Array, position: number, payloadEnd: number): boolean {
+  const markEnd = payloadEnd + endMarkBytes; // Never zero, so that a byte of payload which is zero misleads nobody.
+  for (let sector = nextSector(position); sector < payloadEnd; sector += sectorBytes) {
+    if (isZero(segment, sector, Math.min(sector + sectorBytes, markEnd))) return true;
+  }
+  return false;
+}
+
+/** One write at a time is under way, so anything behind a bad record proves that the bad one was once whole. */
+function tornUnlessFollowed(segment: Uint8Array, position: number, payloadEnd?: number): ReadResult {
   const from = aligned(position + recordAlignBytes);
   for (let at = from; at + recordHeaderBytes <= segment.byteLength; at += recordAlignBytes) {
     if (readHeader(segment, at) !== undefined) {
-      return damaged(position, `it is not readable, and a later record stands at offset ${at}`);
+      return damaged(`it is not readable, and a later record stands at offset ${at}`);
     }
   }
-  return { kind: "torn", position };
+  const recordEnd = payloadEnd === undefined ? segment.byteLength : aligned(payloadEnd + endMarkBytes);
+  if (!isZero(segment, recordEnd, segment.byteLength)) {
+    return damaged("it is not readable, and something was written behind it");
+  }
+  return { kind: "torn" };
 }
 
-function damaged(position: number, reason: string): ReadResult {
-  return { kind: "damaged", position, reason };
+function damaged(reason: string): ReadResult {
+  return { kind: "damaged", reason };
 }
 
-function isZero(bytes: Uint8Array, from: number, to: number): boolean {
+export function isZero(bytes: Uint8Array, from: number, to: number): boolean {
   for (let at = from; at < to; at += 1) if (bytes[at] !== 0) return false;
   return true;
 }

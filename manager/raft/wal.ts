@@ -1,32 +1,40 @@
-import type { Entry, HardState, SnapshotMeta } from "raft-ts";
+import type { HardState } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { BlockDisk, BlockFile } from "../../runtime/disk.ts";
-import { type WalBatch, decodeBatch, encodeBatch } from "./codec.ts";
-import type { Seal } from "./seal.ts";
-import { type RecordKind, encodeRecord, readRecord } from "./wal-record.ts";
+import { type WalBatch, encodeBatch } from "./codec.ts";
+import { type DiskSpace, fillWithZeros, isFull } from "./disk-space.ts";
+import { type Seal, sealOverheadBytes } from "./seal.ts";
+import { Watermark } from "./watermark.ts";
+import { type RecordKind, encodeRecord, recordBytes } from "./wal-record.ts";
+import {
+  type Segment,
+  type WalState,
+  packBatches,
+  packedBytes,
+  scanLog,
+  sealContext,
+  segmentPath,
+  watermarkPath,
+} from "./wal-recovery.ts";
 
-const defaultSegmentBytes = 8 * 1024 * 1024;
-const fillBytes = 1024 * 1024;
-const suffix = ".wal";
+export type { WalState } from "./wal-recovery.ts";
 
-/** What the log on disk amounts to after all its records were replayed. */
-export interface WalState {
-  readonly hardState: HardState;
-  /** Without holes; may begin below the latest snapshot. */
-  readonly entries: readonly Entry[];
-  /** The last snapshot that took the place of the log; its file must be there. */
-  readonly installed: SnapshotMeta | undefined;
-}
+/** Batches that wait are written together, up to about this much. */
+const groupBytes = 1024 * 1024;
+/** The watermark follows at the latest after this much. */
+const markEveryBytes = 64 * 1024;
 
-interface Segment {
-  readonly number: number;
-  /** Highest entry index in it; 0 when it has none. */
-  lastIndex: number;
+interface Waiting {
+  readonly batch: WalBatch;
+  readonly body: Uint8Array;
+  readonly resolve: () => void;
+  readonly reject: (reason: unknown) => void;
 }
 
 /**
- * The log: segment files, one sealed record for each round of work, each durable before `append` settles. After any
- * failure of the disk it refuses everything: what is on disk is then unknown (a failed fsync cannot be repeated).
+ * The log: segment files of sealed records, durable before `append` settles. Batches that come while a write is under way
+ * share the next one, so groups grow with the load and nobody waits for a timer. A full disk makes it wait (see
+ * {@link DiskSpace}); after any other failure of the disk it refuses everything, since what is on disk is then unknown.
  *
  * @see docs/decisions/0012-log-on-disk.md
  */
@@ -34,60 +42,70 @@ export class Wal {
   readonly #disk: BlockDisk;
   readonly #directory: string;
   readonly #seal: Seal;
+  readonly #space: DiskSpace;
   readonly #segmentBytes: number;
   readonly #segments: Segment[] = [];
+  #watermark: Watermark | undefined;
+  #marking: Promise<void> = Promise.resolve();
+  #marked = 0;
+  #markedBytes = 0;
   #file: BlockFile | undefined;
   #position = 0;
   #sequence = 0;
   #chain = 0;
   #hardState: HardState = { term: 0, vote: undefined, commit: 0 };
-  /** The next segment, filled with zeros ahead of time. */
+  /** The next segment, filled with zeros ahead of time; gives undefined when there was no room for it. */
   #prepared: Promise<BlockFile | undefined> | undefined;
+  #isRolling = false;
+  #isOpen = false;
+  #queue: Waiting[] = [];
+  #writing: Promise<void> | undefined;
+  #upkeep: Promise<void> | undefined;
+  #onRoom: (() => void)[] = [];
   #failure: ClusterError | undefined;
 
-  private constructor(disk: BlockDisk, options: { directory: string; seal: Seal; segmentBytes: number }) {
+  private constructor(
+    disk: BlockDisk,
+    options: { directory: string; seal: Seal; space: DiskSpace; segmentBytes: number },
+  ) {
     this.#disk = disk;
     this.#directory = options.directory;
     this.#seal = options.seal;
+    this.#space = options.space;
     this.#segmentBytes = options.segmentBytes;
   }
 
   /**
    * Reads the log, repairs a torn tail, and makes it ready to be appended to.
    *
-   * @throws {ClusterError} `data-loss` when it is damaged elsewhere: nothing is changed then.
+   * @throws {ClusterError} `data-loss` when it is damaged elsewhere: nothing is changed then. `resource-exhausted` when
+   *   there is no room to begin one.
    */
   static async open(
     { disk }: { disk: BlockDisk },
-    options: { directory: string; seal: Seal; segmentBytes?: number },
+    options: { directory: string; seal: Seal; space: DiskSpace; segmentBytes: number },
   ): Promise<{ wal: Wal; state: WalState }> {
-    const wal = new Wal(disk, { segmentBytes: defaultSegmentBytes, ...options });
-    await disk.makeDirectory(options.directory);
-    const state = await wal.#recover();
-    if (wal.#segments.length === 0) await wal.#startSegment(1, await wal.#fill(1));
-    wal.#prepareNext();
-    return { wal, state };
+    const wal = new Wal(disk, options);
+    try {
+      return { wal, state: await wal.#recover() };
+    } catch (error) {
+      const failure = wal.#diskFailure(error);
+      wal.#failure = failure;
+      await wal.close().catch(() => undefined); // The failure to report is the first one.
+      throw failure;
+    }
   }
 
-  /** Makes a batch durable. One at a time. */
-  async append(batch: WalBatch): Promise<void> {
-    await this.#guarded(async () => {
-      const bytes = this.#record("batch", batch);
-      if (this.#position > 0 && this.#position + bytes.byteLength > this.#segmentBytes) {
-        await this.#roll();
-        // The record carries the chain, so it has to be made again behind the new segment's first one.
-        await this.#commit(this.#record("batch", batch));
-      } else {
-        await this.#commit(bytes);
-      }
-      // Not before: a new segment begins with it, and may be all that a crash leaves. It must not speak of entries
-      // that only this batch brings.
-      this.#hardState = batch.hardState ?? this.#hardState;
-      const segment = this.#segments.at(-1);
-      const last = batch.entries.at(-1);
-      if (segment !== undefined && last !== undefined) {
-        segment.lastIndex = Math.max(segment.lastIndex, last.index);
-      }
+  /**
+   * Makes a batch durable. Others may be appended before it settles; they settle in order, none before those ahead of it.
+   * On a full disk it settles once there is room.
+   */
+  append(batch: WalBatch): Promise<void> {
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    const body = encodeBatch(batch);
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ batch, body, resolve, reject });
+      this.#writing ??= this.#write();
     });
   }
 
@@ -97,163 +115,257 @@ export class Wal {
       for (;;) {
         const [oldest] = this.#segments;
         if (oldest === undefined || this.#segments.length < 2 || oldest.lastIndex > index) return;
-        await this.#disk.remove(this.#path(oldest.number));
-        this.#segments.shift();
+        const path = segmentPath(this.#directory, oldest.number);
+        if (!(await unlessFull(this.#disk.remove(path)))) return; // The next release tries again.
+        if (this.#segments[0] === oldest) this.#segments.shift();
       }
     });
   }
 
+  /** Once a second or so: lets the watermark follow, and looks whether a disk that was full has room again. */
+  async maintain(): Promise<void> {
+    if (this.#failure !== undefined || this.#upkeep !== undefined) return;
+    this.#upkeep = this.#guarded(async () => {
+      if (this.#marked < this.#sequence) await unlessFull(this.#mark("lazy"));
+      if (this.#space.state === "short" && !this.#isRolling && (await this.#prepareNext()) !== undefined) {
+        await this.#space.restore();
+      }
+      this.#tellRoom();
+    });
+    try {
+      await this.#upkeep;
+    } finally {
+      this.#upkeep = undefined;
+    }
+  }
+
+  /** Keys that something in the log was sealed with. */
+  get keyIds(): ReadonlySet<number> {
+    return new Set(this.#segments.flatMap(({ keyIds }) => [...keyIds]));
+  }
+
+  /** Writes under way are finished, those that wait for room are refused. */
   async close(): Promise<void> {
-    const prepared = await this.#prepared;
+    const isSound = this.#failure === undefined;
     this.#failure ??= new ClusterError("unavailable", "the log is closed");
-    await prepared?.close();
-    await this.#file?.close();
+    this.#tellRoom();
+    await this.#writing;
+    await this.#upkeep?.catch(() => undefined); // It failed because of the closing.
+    await (await this.#prepared)?.close();
+    try {
+      if (isSound && this.#sequence > 0) await unlessFull(this.#mark("durable"));
+    } finally {
+      await this.#watermark?.close();
+      await this.#file?.close();
+    }
   }
 
   async #recover(): Promise<WalState> {
-    const names = (await this.#disk.list(this.#directory)).filter((name) => name.endsWith(suffix)).toSorted();
-    const replay = new Replay();
-    let emptyFrom: string | undefined;
-    for (const name of names) {
-      const path = `${this.#directory}/${name}`;
-      const bytes = (await this.#disk.read(path)) ?? new Uint8Array();
-      const segment: Segment = { number: Number.parseInt(name, 16), lastIndex: 0 };
-      const last = name === names.at(-1);
-      const { end, torn } = this.#replaySegment(path, bytes, segment, replay);
-      if (end === 0) {
-        emptyFrom ??= name;
-        await this.#disk.remove(path); // Prepared and not used yet, or torn before its first record.
-        continue;
-      }
-      if (emptyFrom !== undefined) {
-        throw this.#damaged(`${this.#directory}/${emptyFrom}`, 0, "it is empty, and a later segment is not");
-      }
-      const previous = this.#segments.at(-1);
-      if (previous !== undefined && previous.number + 1 !== segment.number) {
-        throw this.#damaged(path, 0, `segment ${previous.number + 1}, which comes before it, is missing`);
-      }
-      this.#segments.push(segment);
-      this.#position = end;
-      if (torn && !last && !(await this.#onlyEmptyAfter(names, name))) {
-        throw this.#damaged(path, end, "a record is incomplete, and a later segment follows");
-      }
-      if (torn) await this.#zeroTail(path, end, bytes.byteLength);
+    await this.#disk.makeDirectory(this.#directory);
+    const scan = await scanLog({ disk: this.#disk }, { directory: this.#directory, seal: this.#seal });
+    this.#segments.push(...scan.segments);
+    this.#position = scan.position;
+    this.#sequence = scan.sequence;
+    this.#chain = scan.chain;
+    this.#hardState = scan.state.hardState;
+    for (const path of scan.unused) await this.#disk.remove(path);
+    const last = this.#segments.at(-1);
+    if (last !== undefined) {
+      this.#file = await this.#disk.openBlocks(segmentPath(this.#directory, last.number));
+      const { tail } = scan;
+      // Whether what was read is on the disk, only a new write can tell: a sync that failed once succeeds the next time
+      // without having written anything.
+      if (tail !== undefined) await this.#file.commit(tail.position, tail.bytes);
+      if (scan.isTorn) await this.#file.commit(this.#position, new Uint8Array(last.bytes - this.#position));
     }
-    const active = this.#segments.at(-1);
-    if (active !== undefined) this.#file = await this.#disk.openBlocks(this.#path(active.number));
-    this.#hardState = replay.hardState;
-    return { hardState: replay.hardState, entries: replay.entries, installed: replay.installed };
+    this.#watermark = await Watermark.open(this.#disk, watermarkPath(this.#directory));
+    if (last === undefined) await this.#startSegment(1, await this.#fill(1, this.#segmentBytes));
+    else await this.#mark("durable");
+    await this.#space.restore();
+    this.#isOpen = true;
+    void this.#prepareNext();
+    return scan.state;
   }
 
-  /** @returns where the good records end; 0 when there is none. */
-  #replaySegment(
-    path: string,
-    bytes: Uint8Array,
-    segment: Segment,
-    replay: Replay,
-  ): { end: number; torn: boolean } {
-    for (let position = 0; ;) {
-      // What comes before the oldest segment was released, so its first record is taken as it is.
-      const first = position === 0 && this.#segments.length === 0;
-      const expected = first ? undefined : { sequence: this.#sequence + 1, chain: this.#chain };
-      const result = readRecord(bytes, position, expected);
-      switch (result.kind) {
-        case "end":
-          return { end: position, torn: false };
-        case "torn":
-          return { end: position, torn: true };
-        case "damaged":
-          throw this.#damaged(path, result.position, result.reason);
-        case "record": {
-          const { record } = result;
-          try {
-            const batch = decodeBatch(this.#seal.open(record.payload, sealContext(record.sequence)));
-            replay.add(batch);
-            segment.lastIndex = Math.max(segment.lastIndex, batch.entries.at(-1)?.index ?? 0);
-          } catch (error) {
-            throw this.#damaged(path, position, errorText(error));
-          }
-          this.#sequence = record.sequence;
-          this.#chain = record.crc;
-          position = record.end;
-        }
-      }
-    }
-  }
-
-  async #onlyEmptyAfter(names: readonly string[], name: string): Promise<boolean> {
-    for (const later of names.slice(names.indexOf(name) + 1)) {
-      const bytes = (await this.#disk.read(`${this.#directory}/${later}`)) ?? new Uint8Array();
-      if (readRecord(bytes, 0, undefined).kind === "record") return false;
-    }
-    return true;
-  }
-
-  async #zeroTail(path: string, from: number, to: number): Promise<void> {
-    const file = await this.#disk.openBlocks(path);
+  /** One group after another, until nothing waits. Never rejects: whoever waits is told. */
+  async #write(): Promise<void> {
+    let group: readonly Waiting[] = [];
     try {
-      await file.commit(from, new Uint8Array(to - from));
-    } finally {
-      await file.close();
+      while (this.#queue.length > 0) {
+        if (this.#failure !== undefined) throw this.#failure;
+        group = await this.#takeGroup();
+        await this.#writeGroup(group);
+        for (const { resolve } of group) resolve();
+        group = [];
+      }
+    } catch (error) {
+      this.#fail(error);
+      for (const { reject } of [...group, ...this.#queue]) reject(this.#failure);
+      this.#queue = [];
+    }
+    this.#writing = undefined;
+  }
+
+  /** As many as fit into the segment, at least one, for which a new segment is begun if need be. */
+  async #takeGroup(): Promise<readonly Waiting[]> {
+    const [first] = this.#queue;
+    if (first === undefined) throw new Error("assertion failed: no batch waits");
+    const firstBytes = payloadRecordBytes(packedBytes([first.body]));
+    if (firstBytes > this.#room()) await this.#roll(firstBytes);
+    const limit = this.#room();
+    let bytes = 0;
+    let count = 0;
+    for (const { body } of this.#queue) {
+      bytes += packedBytes([body]);
+      if (count > 0 && (bytes > groupBytes || payloadRecordBytes(bytes) > limit)) break;
+      count += 1;
+    }
+    return this.#queue.splice(0, count);
+  }
+
+  async #writeGroup(group: readonly Waiting[]): Promise<void> {
+    const segment = this.#segments.at(-1);
+    await this.#commit("batch", packBatches(group.map(({ body }) => body)));
+    // Not before: a new segment begins with it, and may be all that a crash leaves. It must not speak of entries that
+    // only these batches bring.
+    for (const { batch } of group) {
+      this.#hardState = batch.hardState ?? this.#hardState;
+      const last = batch.entries.at(-1);
+      if (segment !== undefined && last !== undefined) {
+        segment.lastIndex = Math.max(segment.lastIndex, last.index);
+      }
+    }
+    if (this.#markedBytes >= markEveryBytes) {
+      void unlessFull(this.#mark("lazy")).catch((error: unknown) => this.#fail(error));
     }
   }
 
-  #record(kind: RecordKind, batch: WalBatch): Uint8Array {
-    const sequence = this.#sequence + 1;
-    const payload = this.#seal.seal(encodeBatch(batch), sealContext(sequence));
-    const { bytes, crc } = encodeRecord(kind, { sequence, chain: this.#chain }, payload);
-    this.#pendingCrc = crc;
-    return bytes;
-  }
-
-  /** CRC of the record that was made last; becomes the chain when it is written. */
-  #pendingCrc = 0;
-
-  async #commit(bytes: Uint8Array): Promise<void> {
+  async #commit(kind: RecordKind, payload: Uint8Array): Promise<void> {
     const file = this.#file;
     if (file === undefined) throw new Error("assertion failed: the log has no open segment");
-    await file.commit(this.#position, bytes);
+    const sequence = this.#sequence + 1;
+    const { keyId } = this.#seal;
+    const sealed = this.#seal.seal(payload, sealContext(sequence));
+    const { bytes, crc } = encodeRecord({ kind, sequence, chain: this.#chain, keyId }, sealed);
+    // The same bytes at the same place, as often as it takes: whatever an attempt left is written over.
+    await this.#onceThereIsRoom(() => file.commit(this.#position, bytes));
+    this.#segments.at(-1)?.keyIds.add(keyId);
     this.#position += bytes.byteLength;
-    this.#sequence += 1;
-    this.#chain = this.#pendingCrc;
+    this.#markedBytes += bytes.byteLength;
+    this.#sequence = sequence;
+    this.#chain = crc;
   }
 
-  async #roll(): Promise<void> {
-    const number = (this.#segments.at(-1)?.number ?? 0) + 1;
-    const file = await this.#prepared;
-    if (this.#failure !== undefined) throw this.#failure;
-    await this.#startSegment(number, file ?? (await this.#fill(number)));
-    this.#prepareNext();
+  #room(): number {
+    return (this.#segments.at(-1)?.bytes ?? 0) - this.#position;
+  }
+
+  /** Goes on in a new segment that has room for a record of this size. */
+  async #roll(recordBytes: number): Promise<void> {
+    this.#isRolling = true;
+    const number = this.#nextNumber();
+    let file = await this.#onceThereIsRoom(() => this.#takePrepared());
+    const bytes = Math.max(this.#segmentBytes, recordBytes + this.#startBytes());
+    if (bytes > this.#segmentBytes) {
+      await file.close();
+      file = await this.#onceThereIsRoom(() => this.#fill(number, bytes));
+    }
+    const old = this.#file;
+    await this.#startSegment(number, file, bytes);
+    await old?.close();
+    this.#isRolling = false;
+    void this.#prepareNext();
   }
 
   /** A segment begins with the hard state, so that older ones can go. */
-  async #startSegment(number: number, file: BlockFile): Promise<void> {
-    await this.#file?.close();
+  async #startSegment(number: number, file: BlockFile, bytes = this.#segmentBytes): Promise<void> {
     this.#file = file;
     this.#position = 0;
-    this.#segments.push({ number, lastIndex: 0 });
-    await this.#commit(
-      this.#record("start", { hardState: this.#hardState, entries: [], installed: undefined }),
-    );
+    this.#segments.push({ number, bytes, lastIndex: 0, keyIds: new Set() });
+    await this.#commit("start", this.#startPayload());
+    // Before anything in it is acknowledged: a segment that turns into zeros must not pass for a prepared one.
+    await this.#onceThereIsRoom(() => this.#mark("durable"));
   }
 
-  #prepareNext(): void {
-    const number = (this.#segments.at(-1)?.number ?? 0) + 1;
-    this.#prepared = this.#fill(number).catch((error: unknown) => {
-      this.#failure ??= this.#diskFailure(error); // Told by the next append, before anything is at risk.
+  #startPayload(): Uint8Array {
+    return packBatches([encodeBatch({ hardState: this.#hardState, entries: [], installed: undefined })]);
+  }
+
+  #startBytes(): number {
+    return payloadRecordBytes(this.#startPayload().byteLength);
+  }
+
+  async #takePrepared(): Promise<BlockFile> {
+    const file = await this.#prepareNext();
+    if (this.#failure !== undefined) throw this.#failure;
+    if (file === undefined) throw Object.assign(new Error("no room for a segment"), { code: "ENOSPC" });
+    this.#prepared = undefined;
+    return file;
+  }
+
+  /** Never rejects: a failure is told by the next append, before anything is at risk. */
+  #prepareNext(): Promise<BlockFile | undefined> {
+    this.#prepared ??= this.#prepare(this.#nextNumber()).catch((error: unknown) => {
+      this.#prepared = undefined;
+      if (!isFull(error)) this.#fail(error);
       return undefined;
     });
+    return this.#prepared;
   }
 
-  /** Real zeros rather than a hole: later syncs then write data only, no block map. */
-  async #fill(number: number): Promise<BlockFile> {
-    const file = await this.#disk.openBlocks(this.#path(number));
-    const zeros = new Uint8Array(fillBytes);
-    for (let at = 0; at < this.#segmentBytes; at += fillBytes) {
-      await file.write(at, zeros.subarray(0, Math.min(fillBytes, this.#segmentBytes - at)));
+  async #prepare(number: number): Promise<BlockFile> {
+    try {
+      return await this.#fill(number, this.#segmentBytes);
+    } catch (error) {
+      if (!isFull(error)) throw error;
     }
-    await file.sync();
-    return file;
+    const isSpent = this.#space.state === "short";
+    await this.#space.spend();
+    try {
+      if (!isSpent) return await this.#fill(number, this.#segmentBytes);
+    } catch (error) {
+      if (!isFull(error)) throw error;
+    }
+    await this.#disk.remove(segmentPath(this.#directory, number)); // What little it took is of use elsewhere.
+    throw Object.assign(new Error("no room for a segment"), { code: "ENOSPC" });
+  }
+
+  #nextNumber(): number {
+    return (this.#segments.at(-1)?.number ?? 0) + 1;
+  }
+
+  #fill(number: number, bytes: number): Promise<BlockFile> {
+    return fillWithZeros(this.#disk, segmentPath(this.#directory, number), bytes);
+  }
+
+  /** Again and again while the disk is full, each time after something may have made room. */
+  async #onceThereIsRoom<T>(action: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await action();
+      } catch (error) {
+        if (!isFull(error) || !this.#isOpen) throw error; // Nobody looks for room while it is being opened.
+        if (this.#space.state === "short") await new Promise<void>((resolve) => this.#onRoom.push(resolve));
+        else await this.#space.spend();
+        if (this.#failure !== undefined) throw this.#failure;
+      }
+    }
+  }
+
+  #tellRoom(): void {
+    for (const resolve of this.#onRoom.splice(0)) resolve();
+  }
+
+  /** One after another, so that an older mark never takes the place of a newer one. */
+  #mark(when: "durable" | "lazy"): Promise<void> {
+    const sequence = this.#sequence;
+    this.#markedBytes = 0;
+    const marking = this.#marking.then(async () => {
+      await this.#watermark?.raise(sequence, when);
+      this.#marked = Math.max(this.#marked, sequence);
+    });
+    this.#marking = marking.catch(() => undefined); // Whoever asked is told.
+    return marking;
   }
 
   async #guarded(action: () => Promise<void>): Promise<void> {
@@ -261,14 +373,19 @@ export class Wal {
     try {
       await action();
     } catch (error) {
-      this.#failure ??= this.#diskFailure(error);
+      this.#fail(error);
       throw this.#failure;
     }
   }
 
+  #fail(error: unknown): void {
+    this.#failure ??= this.#diskFailure(error);
+    this.#tellRoom();
+  }
+
   #diskFailure(cause: unknown): ClusterError {
     if (cause instanceof ClusterError) return cause;
-    if ((cause as NodeJS.ErrnoException).code === "ENOSPC") {
+    if (isFull(cause)) {
       return new ClusterError(
         "resource-exhausted",
         `cannot write the log in ${this.#directory}: the disk is full; free some space and restart the manager`,
@@ -282,44 +399,19 @@ export class Wal {
       { cause },
     );
   }
+}
 
-  #damaged(path: string, position: number, reason: string): ClusterError {
-    return new ClusterError(
-      "data-loss",
-      `cannot read the log: ${path} is damaged at offset ${position} (${reason}). Nothing was changed, because what ` +
-        "follows may have been acknowledged. Remove this manager from the group on another manager, remove its state " +
-        `directory ${this.#directory}, and let it join again`,
-    );
-  }
-
-  #path(number: number): string {
-    return `${this.#directory}/${number.toString(16).padStart(16, "0")}${suffix}`;
+/** @returns false when the disk was full; what was tried can wait. */
+async function unlessFull(action: Promise<void>): Promise<boolean> {
+  try {
+    await action;
+    return true;
+  } catch (error) {
+    if (!isFull(error)) throw error;
+    return false;
   }
 }
 
-/** Builds the log from its batches in order. */
-class Replay {
-  hardState: HardState = { term: 0, vote: undefined, commit: 0 };
-  entries: Entry[] = [];
-  installed: SnapshotMeta | undefined;
-
-  add(batch: WalBatch): void {
-    if (batch.hardState !== undefined) this.hardState = batch.hardState;
-    if (batch.installed !== undefined) {
-      this.installed = batch.installed;
-      this.entries = [];
-    }
-    const [first] = batch.entries;
-    if (first === undefined) return;
-    const base = this.entries[0]?.index ?? first.index;
-    if (first.index > base + this.entries.length) {
-      throw new Error(`entry ${first.index} follows entry ${base + this.entries.length - 1}`);
-    }
-    this.entries.length = Math.max(0, first.index - base);
-    for (const entry of batch.entries) this.entries.push(entry);
-  }
-}
-
-function sealContext(sequence: number): string {
-  return `log record ${sequence}`;
+function payloadRecordBytes(payloadBytes: number): number {
+  return recordBytes(payloadBytes + sealOverheadBytes);
 }

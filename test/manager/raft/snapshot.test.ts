@@ -1,15 +1,16 @@
 import type { SnapshotMeta } from "raft-ts";
 import t from "tap";
 import { crc32c } from "../../../manager/raft/crc32c.ts";
-import { sealWith } from "../../../manager/raft/seal.ts";
+import { Keyring } from "../../../manager/raft/seal.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { seededRandom } from "../../../runtime/random.ts";
 import { SimDisk } from "../../sim/disk.ts";
 
 const directory = "/raft/snapshots";
 
+const seal = await Keyring.load({ disk: new SimDisk(), random: seededRandom(1) }, "/key", "create");
+
 function store(disk: SimDisk): SnapshotStore {
-  const seal = sealWith(new Uint8Array(32).fill(7), seededRandom(1));
   return new SnapshotStore({ disk }, { directory, seal });
 }
 
