@@ -1,6 +1,6 @@
 import { Client, Metadata, type ServiceError } from "@grpc/grpc-js";
-import { ClusterError, errorText } from "../model/errors.ts";
-import { fromServiceError } from "../proto/status.ts";
+import { ClusterError, errorText, outcomeUnknownText } from "../model/errors.ts";
+import { fromServiceError, isUnanswered } from "../proto/status.ts";
 import { channelOptions } from "../runtime/grpc.ts";
 import { channelCredentials, type TlsKeeper } from "../runtime/tls.ts";
 import { onBehalfHeader } from "./rpc.ts";
@@ -108,6 +108,7 @@ export async function callManager<Request, Response>(
 }
 
 function failureOf(error: ServiceError): ClusterError {
+  if (isUnanswered(error)) return new ClusterError("unavailable", outcomeUnknownText, { cause: error });
   const failure = fromServiceError(error);
   const retriable = failure.code === "no-leader" && failure.message === notLeadingText;
   return retriable ? new NoLeaderYet(notLeadingText, { cause: error }) : failure;

@@ -1,4 +1,4 @@
-import { Metadata, type ServiceError } from "@grpc/grpc-js";
+import { Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { ClusterError, type ErrorCode, errorCodes, errorText, toClusterError } from "../model/errors.ts";
 
 /** Trailer with our own code: several of ours share one number of gRPC's. */
@@ -26,6 +26,13 @@ export function fromServiceError(reason: unknown): ClusterError {
   const sent = reason.metadata?.get(codeKey)[0];
   const code = typeof sent === "string" && isErrorCode(sent) ? sent : codeOfNumber(reason.code);
   return new ClusterError(code, reason.details, { cause: reason });
+}
+
+const unansweredCodes: ReadonlySet<number> = new Set([status.DEADLINE_EXCEEDED, status.UNAVAILABLE]);
+
+/** True for a call that the other side never answered: its connection broke, or its time ran out. */
+export function isUnanswered(error: ServiceError): boolean {
+  return error.metadata?.get(codeKey)[0] === undefined && unansweredCodes.has(error.code);
 }
 
 function codeOfNumber(grpc: number): ErrorCode {

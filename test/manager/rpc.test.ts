@@ -1,8 +1,10 @@
 import { Client, Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { X509Certificate } from "node:crypto";
+import { type AddressInfo, connect as connectTcp, createServer, type Socket } from "node:net";
 import { connect } from "node:tls";
 import t, { type Test } from "tap";
 import { createRoot } from "../../manager/ca/root.ts";
+import { callManager, ManagerChannels } from "../../manager/peers.ts";
 import {
   authorize,
   bidi,
@@ -16,6 +18,7 @@ import {
   services,
   unary,
 } from "../../manager/rpc.ts";
+import { outcomeUnknownText } from "../../model/errors.ts";
 import type { ClusterId, NodeId } from "../../model/ids.ts";
 import type { NodeRole } from "../../model/node.ts";
 import { CertificateAuthorityService, GetRootResponse, IssueResponse } from "../../proto/gen/shoal/ca.ts";
@@ -191,7 +194,39 @@ t.test("only a manager may speak for another node, and for none that was removed
   t.end();
 });
 
-async function serve(t: Test, root: Awaited<ReturnType<typeof createRoot>>) {
+t.test("a call whose connection breaks before the answer has an unknown outcome, and says so", async (t) => {
+  const root = await createRoot(caDeps);
+  let asked: () => void = () => {};
+  const arrived = new Promise<void>((resolve) => (asked = resolve));
+  const { listener, keeper } = await serve(t, root, () => {
+    asked();
+    return new Promise(() => {});
+  });
+  const sockets: Socket[] = [];
+  const relay = createServer((socket) => {
+    const onward = connectTcp({ host: "127.0.0.1", port: listener.port });
+    sockets.push(
+      socket.on("error", () => {}),
+      onward.on("error", () => {}),
+    );
+    socket.pipe(onward).pipe(socket);
+  });
+  await new Promise<void>((resolve) => relay.listen(0, "127.0.0.1", resolve));
+  using channels = new ManagerChannels(keeper);
+  t.teardown(() => relay.close());
+  const client = channels.to(`127.0.0.1:${(relay.address() as AddressInfo).port}`);
+  const request = { method: "POST", url: "/services/create", headers: {}, body: Buffer.alloc(0) };
+  const called = callManager(client, ControlService.forward, request, { timeoutMs: 10_000 });
+  await arrived;
+  for (const socket of sockets) socket.destroy();
+  await t.rejects(called, { code: "unavailable", message: outcomeUnknownText });
+});
+
+async function serve(
+  t: Test,
+  root: Awaited<ReturnType<typeof createRoot>>,
+  forward = async (): Promise<ForwardResponse> => ForwardResponse.create(),
+) {
   const identity: TlsIdentity = await identityOf(root, ids.server, "manager");
   const keeper = new TlsKeeper(identity);
   const server = createGrpcServer();
@@ -207,7 +242,7 @@ async function serve(t: Test, root: Awaited<ReturnType<typeof createRoot>>) {
     renew: answer(doors, "/shoal.v1.CertificateAuthority/Renew", IssueResponse.create()),
   });
   server.addService(ControlService, {
-    forward: answer(doors, "/shoal.v1.Control/Forward", ForwardResponse.create()),
+    forward: unary(doors, "/shoal.v1.Control/Forward", forward),
     joinGroup: answer(doors, "/shoal.v1.Control/JoinGroup", JoinGroupResponse.create()),
     leaveGroup: answer(doors, "/shoal.v1.Control/LeaveGroup", LeaveGroupResponse.create()),
   });

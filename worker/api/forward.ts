@@ -1,7 +1,7 @@
 import { request as httpRequest } from "node:http";
 import type { IncomingMessage } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { ClusterError, errorText } from "../../model/errors.ts";
+import { ClusterError, errorText, outcomeUnknownText } from "../../model/errors.ts";
 import { bodyLimitBytes, bodyTooLarge } from "../../runtime/http.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 
@@ -138,7 +138,14 @@ export async function openManagerStream(
 function response(upstream: ReturnType<typeof httpRequest>): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     upstream.once("response", resolve);
-    upstream.on("error", (error) => reject(managerAway(error)));
+    upstream.on("error", (error: NodeJS.ErrnoException) => {
+      const isUnheard = error.code === "ECONNREFUSED" || error.code === "ENOENT" || upstream.method === "GET";
+      reject(
+        isUnheard
+          ? managerAway(error)
+          : new ClusterError("unavailable", outcomeUnknownText, { cause: error }),
+      );
+    });
   });
 }
 

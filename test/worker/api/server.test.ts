@@ -7,6 +7,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { outcomeUnknownText } from "../../../model/errors.ts";
 import type { ClusterId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { HostSettings, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
@@ -378,6 +379,17 @@ t.test("requests share a connection to the manager, and reach the one that comes
   t.equal((await host.ask("GET", "/services/x")).status, 503, "nobody there");
   t.equal(await run(), 1);
 });
+
+t.test(
+  "a manager that dies over a write leaves its outcome unknown, over a read it is only away",
+  async (t) => {
+    const host = await Host.open(t);
+    host.become("manager");
+    await host.manager(t, (request) => request.socket.destroy());
+    t.equal(messageOf(await host.ask("POST", "/services/create", "{}")), outcomeUnknownText);
+    t.match(messageOf(await host.ask("GET", "/services/x")), /Manager is being prepared/);
+  },
+);
 
 t.test("a body beyond the manager's limit is refused before it is sent on", async (t) => {
   const host = await Host.open(t);
