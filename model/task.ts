@@ -94,6 +94,9 @@ export interface TaskEndpoint {
   readonly ports: readonly PortSpec[];
 }
 
+/** Message of a task that its node may not have any more; the node is not to blame. */
+export const enforcerMessage = "task rejected by constraint enforcer";
+
 export function stateAtLeast(state: TaskState, floor: TaskState): boolean {
   return taskStates[state] >= taskStates[floor];
 }

@@ -1,6 +1,6 @@
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
-import { taskStates } from "../../model/task.ts";
+import { enforcerMessage, taskStates } from "../../model/task.ts";
 import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -65,7 +65,7 @@ export async function runNodes({ store, clock }: OrchestrationDeps, signal: Abor
             state: "rejected",
             atMs: tx.nowMs,
             appliedAtMs: tx.nowMs,
-            message: "task rejected by constraint enforcer",
+            message: enforcerMessage,
             error: "assigned node no longer meets constraints",
           },
         });

@@ -1,8 +1,10 @@
 import type { NodeId, TaskId } from "../../model/ids.ts";
-import type { Node } from "../../model/node.ts";
-import { explain, loadRefusal, refusal, type FilterName } from "./filter.ts";
-import type { Demand, NodeIndex, NodeUse } from "./nodes.ts";
-import { Heap, rankingFor, type Ranking } from "./rank.ts";
+import type { Demand } from "./demand.ts";
+import { isLabel, labelOf } from "./facts.ts";
+import { Field } from "./field.ts";
+import { explain, type FilterName, type Refusals } from "./filter.ts";
+import type { NodeIndex } from "./nodes.ts";
+import { shortlist, type Ranking, type Shortlist } from "./rank.ts";
 
 /** Equal tasks that wait for a node. */
 export interface WaitingGroup {
@@ -23,19 +25,21 @@ export interface GroupOutcome {
  * placed is counted in the index, so that the next group sees it.
  */
 export function placeGroup(index: NodeIndex, { demand, tasks }: WaitingGroup, nowMs: number): GroupOutcome {
-  const fitting: NodeUse[] = [];
-  for (const use of index.values()) if (refusal(demand, use) === undefined) fitting.push(use);
-  const tree = growTree(demand, fitting, index, rankingFor(demand, nowMs));
+  const field = new Field(index, demand, nowMs);
+  const tree = growTree(index, field, { demand, tasks });
   const placed: { taskId: TaskId; nodeId: NodeId }[] = [];
   for (const taskId of tasks) {
-    const nodeId = takeBest(tree, demand, (use) =>
-      index.place(taskId, { nodeId: use.node.id, demand, active: true }),
-    );
-    if (nodeId === undefined) break;
+    const row = takeBest(tree, field);
+    const use = row < 0 ? undefined : index.columns.uses[row];
+    if (use === undefined) break;
+    const nodeId = use.node.id;
+    index.place(taskId, { nodeId, demand, active: true });
+    field.note(row, 1);
+    settle(tree);
     placed.push({ taskId, nodeId });
   }
   const unplaced = tasks.slice(placed.length);
-  return { placed, unplaced, reason: unplaced.length === 0 ? "" : explainAll(index, demand) };
+  return { placed, unplaced, reason: unplaced.length === 0 ? "" : explain(refusalsOf(index, field)) };
 }
 
 /** Whether a task can run on the node that an orchestrator chose for it; the reason when not. */
@@ -47,94 +51,114 @@ export function confirm(
 ): string | undefined {
   const use = index.get(nodeId);
   if (use === undefined) return explain(new Map());
-  const refused = refusal(demand, use);
+  const refused = new Field(index, demand, 0).refusal(use.row);
   if (refused !== undefined) return explain(new Map([[refused, 1]]));
   index.place(taskId, { nodeId, demand, active: true });
   return undefined;
 }
 
-function explainAll(index: NodeIndex, demand: Demand): string {
+/**
+ * Puts a task beside the one of its slot that it will replace, which a limit of replicas per node then does
+ * not count: otherwise start-first could never begin on nodes that are full.
+ */
+export function placeBeside(index: NodeIndex, demand: Demand, taskId: TaskId, nodeId: NodeId): boolean {
+  const use = index.get(nodeId);
+  if (use === undefined) return false;
+  const field = new Field(index, demand, 0);
+  field.note(use.row, -1);
+  if (field.refusal(use.row) !== undefined) return false;
+  index.place(taskId, { nodeId, demand, active: true });
+  return true;
+}
+
+function refusalsOf(index: NodeIndex, field: Field): Refusals {
   const refusals = new Map<FilterName, number>();
-  for (const use of index.values()) {
-    const refused = refusal(demand, use);
+  for (const { row } of index.values()) {
+    const refused = field.refusal(row);
     if (refused !== undefined) refusals.set(refused, (refusals.get(refused) ?? 0) + 1);
   }
-  return explain(refusals);
+  return refusals;
 }
 
 /** One level of spread preferences; a leaf has the nodes. */
 type Tree =
-  | { readonly kind: "leaf"; readonly heap: Heap; tasks: number }
-  | { readonly kind: "branches"; readonly branches: Tree[]; tasks: number };
+  | { readonly kind: "leaf"; readonly list: Shortlist; tasks: number }
+  | { readonly kind: "branches"; readonly branches: Tree[]; chosen: Tree | undefined; tasks: number };
 
-function growTree(demand: Demand, nodes: readonly NodeUse[], index: NodeIndex, ranking: Ranking): Tree {
-  const keys = demand.task.placement.spread.flatMap((descriptor) => spreadKey(descriptor) ?? []);
+function growTree(index: NodeIndex, field: Field, { demand, tasks }: WaitingGroup): Tree {
+  const levels = demand.task.placement.spread.filter(isLabel);
+  const ranking: Ranking = (a, b) => field.compare(a, b);
   // Tasks of the service count for their branch even on nodes that take no more.
-  return grow(keys, nodes, keys.length === 0 ? [] : [...index.values()]);
+  return grow(levels, field.fitting(), levels.length === 0 ? [] : [...index.rowsOf(demand.serviceId).keys()]);
 
-  function grow(levels: readonly SpreadKey[], fitting: readonly NodeUse[], all: readonly NodeUse[]): Tree {
-    const [level, ...deeper] = levels;
-    let tasks = 0;
-    for (const use of all) tasks += use.activeByService.get(demand.serviceId) ?? 0;
-    if (level === undefined) return { kind: "leaf", heap: new Heap(fitting, ranking), tasks };
-    const groups = groupBy(fitting, level);
-    const allGroups = groupBy(all, level);
-    const branches = [...groups.keys()]
-      .toSorted()
-      .map((key) => grow(deeper, groups.get(key) ?? [], allGroups.get(key) ?? []));
-    return { kind: "branches", branches, tasks };
+  function grow([level, ...deeper]: readonly string[], rows: Rows, own: Rows): Tree {
+    let count = 0;
+    for (const row of own) count += field.ofService(row);
+    if (level === undefined) {
+      return {
+        kind: "leaf",
+        list: shortlist(rows instanceof Int32Array ? rows : Int32Array.from(rows), tasks.length, ranking),
+        tasks: count,
+      };
+    }
+    const ownGroups = groupBy(index, level, own);
+    const branches = [...groupBy(index, level, rows)]
+      .map(([number, group]) => ({ value: valueOf(index, level, group), number, group }))
+      .toSorted((a, b) => (a.value < b.value ? -1 : 1))
+      .map(({ number, group }) => grow(deeper, group, ownGroups.get(number) ?? []));
+    return { kind: "branches", branches, chosen: undefined, tasks: count };
   }
 }
 
-type SpreadKey = (node: Node) => string;
+type Rows = Int32Array | readonly number[];
 
-function groupBy(uses: readonly NodeUse[], key: SpreadKey): Map<string, NodeUse[]> {
-  const groups = new Map<string, NodeUse[]>();
-  for (const use of uses) {
-    const group = groups.get(key(use.node));
-    if (group === undefined) groups.set(key(use.node), [use]);
-    else group.push(use);
+function groupBy(index: NodeIndex, level: string, rows: Rows): Map<number, number[]> {
+  const groups = new Map<number, number[]>();
+  let column = index.facts.labelColumn(level);
+  for (const row of rows) {
+    let number = column[row] ?? -1;
+    if (number < 0) {
+      const use = index.columns.uses[row];
+      if (use === undefined) continue;
+      number = index.facts.labelNumber(level, row, use.node);
+      column = index.facts.labelColumn(level); // It may have grown.
+    }
+    const group = groups.get(number);
+    if (group === undefined) groups.set(number, [row]);
+    else group.push(row);
   }
   return groups;
 }
 
-/** Only labels are known; whatever else a preference names is passed over. */
-function spreadKey(descriptor: string): SpreadKey | undefined {
-  const lower = descriptor.toLowerCase();
-  if (lower.startsWith("node.labels.")) {
-    const name = descriptor.slice("node.labels.".length);
-    return (node) => node.spec.labels[name] ?? "";
-  }
-  if (lower.startsWith("engine.labels.")) {
-    const name = descriptor.slice("engine.labels.".length);
-    return (node) => node.description?.engineLabels[name] ?? "";
-  }
-  return undefined;
+function valueOf(index: NodeIndex, level: string, [row = -1]: readonly number[]): string {
+  const use = index.columns.uses[row];
+  return use === undefined ? "" : labelOf(level, use.node);
 }
 
-/** Gives one task to the best node of the emptiest branch that has room. */
-function takeBest(tree: Tree, demand: Demand, place: (use: NodeUse) => void): NodeId | undefined {
+/** The best row of the emptiest branch that has room, or -1. */
+function takeBest(tree: Tree, field: Field): number {
   if (tree.kind === "leaf") {
-    for (let use = tree.heap.best; use !== undefined; use = tree.heap.best) {
-      if (loadRefusal(demand, use) !== undefined) {
-        tree.heap.dropBest();
-        continue;
-      }
-      place(use);
-      tree.heap.settleBest();
-      tree.tasks += 1;
-      return use.node.id;
+    for (let row = tree.list.best(); row >= 0; row = tree.list.best()) {
+      if (field.stillFits(row)) return row;
+      tree.list.dropBest();
     }
-    return undefined;
+    return -1;
   }
   while (tree.branches.length > 0) {
     const emptiest = tree.branches.reduce((best, branch) => (branch.tasks < best.tasks ? branch : best));
-    const nodeId = takeBest(emptiest, demand, place);
-    if (nodeId !== undefined) {
-      tree.tasks += 1;
-      return nodeId;
+    const row = takeBest(emptiest, field);
+    if (row >= 0) {
+      tree.chosen = emptiest;
+      return row;
     }
     tree.branches.splice(tree.branches.indexOf(emptiest), 1);
   }
-  return undefined;
+  return -1;
+}
+
+/** Counts what was just taken along the way to it. */
+function settle(tree: Tree): void {
+  tree.tasks += 1;
+  if (tree.kind === "leaf") tree.list.settleBest();
+  else if (tree.chosen !== undefined) settle(tree.chosen);
 }

@@ -1,13 +1,14 @@
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import { revisionKey } from "../../model/service.ts";
-import { isWanted, type Task } from "../../model/task.ts";
+import { enforcerMessage, isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
 import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
-import { demandOf, NodeIndex, type Demand } from "./nodes.ts";
-import { confirm, placeGroup } from "./place.ts";
+import { demandOf, type Demand } from "./demand.ts";
+import { NodeIndex } from "./nodes.ts";
+import { confirm, placeBeside, placeGroup } from "./place.ts";
 
 export interface SchedulerDeps extends LoopDeps {
   readonly store: Store;
@@ -74,8 +75,8 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
   function noteFailure(task: Task, previous: Task): void {
     const failed = task.status.state === "failed" || task.status.state === "rejected";
     if (!failed || previous.status.state === task.status.state) return;
-    if (task.slot === 0 || task.nodeId === undefined) return;
-    index.noteFailure(task.nodeId, keyOf(task), clock.now());
+    if (task.slot === 0 || task.nodeId === undefined || task.status.message === enforcerMessage) return;
+    index.failures.note(task.nodeId, keyOf(task), clock.now());
   }
 
   function noteTask(view: StoreView, task: Task): void {
@@ -140,11 +141,26 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
       for (const { taskId, nodeId } of outcome.placed) {
         decisions.push({ kind: "assign", id: taskId, nodeId, message: assignedMessage });
       }
-      for (const id of outcome.unplaced) decisions.push({ kind: "explain", id, reason: outcome.reason });
+      for (const id of outcome.unplaced) {
+        const nodeId = demand.task.placement.maxReplicas > 0 ? predecessorsNode(view, id) : undefined;
+        if (nodeId !== undefined && placeBeside(index, demand, id, nodeId))
+          decisions.push({ kind: "assign", id, nodeId, message: assignedMessage });
+        else decisions.push({ kind: "explain", id, reason: outcome.reason });
+      }
     }
     const known = (decision: Decision): boolean =>
       decision.kind === "explain" && view.tasks.get(decision.id)?.status.error === decision.reason;
     return decisions.filter((decision) => !known(decision));
+  }
+
+  /** Where the task is that this one will replace, if it is to run until then. */
+  function predecessorsNode(view: StoreView, id: TaskId): NodeId | undefined {
+    const task = view.tasks.get(id);
+    if (task === undefined || task.slot === 0) return undefined;
+    return view.tasks
+      .bySlot(task.serviceId, task.slot)
+      .find((other) => other.id !== id && other.nodeId !== undefined && isWanted(other) && !isTerminal(other))
+      ?.nodeId;
   }
 
   async function commit(decisions: readonly Decision[]): Promise<void> {

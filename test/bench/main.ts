@@ -6,6 +6,7 @@ import { drive } from "./drive.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
 import { machine, markdownTable } from "./report.ts";
+import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
 interface Flags {
   readonly managers: number;
@@ -97,6 +98,21 @@ program
       `median ${median} entries per CPU-second, ${options.members} members, ${options.entryBytes}-byte entries, ` +
         `batches of ${options.batch} (${machine()})`,
     );
+  });
+
+program
+  .command("scheduler")
+  .description("the placement engine alone, on one core")
+  .option("--nodes <n>", "", count, 10_000)
+  .option("--services <n>", "", count, 1000)
+  .option("--replicas <n>", "of each service", count, 1000)
+  .option("--decisions <n>", "single placements, timed one by one", count, 20_000)
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: SchedulerBenchOptions & { readonly markdown?: string }) => {
+    const figures = benchScheduler(options, (line) => console.log(line));
+    const table = `${schedulerTable(options, figures)}\nOne core (${machine()}).\n`;
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
   });
 
 try {

@@ -1,17 +1,24 @@
 import { array, assert, integer, property } from "fast-check";
 import t from "tap";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Labels } from "../../../model/meta.ts";
 import type { Node } from "../../../model/node.ts";
 import { revisionKey, type EndpointSpec, type TaskSpec } from "../../../model/service.ts";
 import { explain } from "../../../manager/scheduler/filter.ts";
-import { demandOf, NodeIndex, type Demand } from "../../../manager/scheduler/nodes.ts";
-import { confirm, placeGroup, type GroupOutcome } from "../../../manager/scheduler/place.ts";
+import { demandOf, type Demand } from "../../../manager/scheduler/demand.ts";
+import { NodeIndex } from "../../../manager/scheduler/nodes.ts";
+import { confirm, placeBeside, placeGroup, type GroupOutcome } from "../../../manager/scheduler/place.ts";
 import { id, nodeObject, taskSpec } from "../../sim/objects.ts";
 
 const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
 const plain = { constraints: [], spread: [], maxReplicas: 0, platforms: [] } as const;
 
-function demand(service: string, change: Partial<TaskSpec> = {}, ports: EndpointSpec["ports"] = []): Demand {
+function demand(
+  service: string,
+  change: Partial<TaskSpec> = {},
+  ports: EndpointSpec["ports"] = [],
+  labels: Labels = {},
+): Demand {
   const serviceId = id<ServiceId>(service);
   return demandOf({
     id: revisionKey(serviceId, 0),
@@ -19,7 +26,7 @@ function demand(service: string, change: Partial<TaskSpec> = {}, ports: Endpoint
     serviceId,
     specVersion: 0,
     serviceName: service,
-    serviceLabels: {},
+    serviceLabels: labels,
     task: taskSpec(change),
     endpoint: { mode: "vip", ports },
   });
@@ -173,7 +180,7 @@ t.test("two levels of preference share evenly, and a full branch leaves its shar
 t.test("five recent failures of the same revision put a node behind, until they are old", (t) => {
   const index = indexOf(nodeObject("a"), nodeObject("b"));
   const web = demand("web");
-  for (let i = 0; i < 5; i += 1) index.noteFailure(id<NodeId>("a"), web.key, 1000);
+  for (let i = 0; i < 5; i += 1) index.failures.note(id<NodeId>("a"), web.key, 1000);
   t.strictSame(perNode(placeGroup(index, { demand: web, tasks: ids(3) }, 2000)), { b: 3 });
   t.strictSame(perNode(placeGroup(index, { demand: demand("other"), tasks: ids(2) }, 2000)), { a: 1, b: 1 });
   t.strictSame(perNode(placeGroup(index, { demand: web, tasks: ids(3) }, 400_000)), { a: 3 });
@@ -241,14 +248,111 @@ t.test("property: the index returns to nothing when all tasks are gone", (t) => 
           });
       }
       for (const task of tasks) index.removeTask(task);
-      return [...index.values()].every(
-        (use) =>
-          use.reservedBytes === 0 &&
-          use.active === 0 &&
-          use.ports.size === 0 &&
-          use.activeByService.size === 0,
+      const { usedBytes, active } = index.columns;
+      return (
+        index.rowsOf(wanted.serviceId).size === 0 &&
+        [...index.servicesNamed("web")].length === 0 &&
+        [...index.values()].every(
+          ({ row, ports }) => usedBytes[row] === 0 && active[row] === 0 && ports.size === 0,
+        )
       );
     }),
   );
+  t.end();
+});
+
+function zoned(name: string, labels: Labels): ReturnType<typeof nodeObject> {
+  return nodeObject(name, { spec: { labels }, nanoCpus: 4e9 });
+}
+
+t.test("preferred nodes are filled before the others, the first preference before the second", (t) => {
+  const index = indexOf(
+    zoned("a", { disk: "hdd", zone: "1" }),
+    zoned("b", { disk: "ssd", zone: "2" }),
+    zoned("c", { disk: "ssd", zone: "1" }),
+  );
+  const prefer = "node.labels.disk==ssd, node.labels.zone==1";
+  const wanted = demand("web", { resources: { reservations: { nanoCpus: 1e9 } } }, [], {
+    "shoal.prefer": prefer,
+  });
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(3) }, 0)), { c: 3 });
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(7) }, 0)), { c: 1, b: 4, a: 2 });
+  t.end();
+});
+
+t.test("a service can be preferred near another, or away from it", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"), nodeObject("c"));
+  index.place(ids(1)[0] as TaskId, { nodeId: id<NodeId>("b"), demand: demand("DB"), active: true });
+  const near = demand("near", {}, [], { "shoal.prefer": "service==db" });
+  t.strictSame(perNode(placeGroup(index, { demand: near, tasks: ids(2) }, 0)), { b: 2 });
+  const away = demand("away", {}, [], { "shoal.prefer": "service!=db" });
+  t.strictSame(perNode(placeGroup(index, { demand: away, tasks: ids(4) }, 0)), { a: 2, c: 2 });
+  t.end();
+});
+
+t.test("services that avoid each other never share a node, whoever came first", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  const shy = demand("shy", {}, [], { "shoal.avoid": "Noisy" });
+  const noisy = demand("noisy");
+  const [first] = ids(1);
+  index.place(first as TaskId, { nodeId: id<NodeId>("a"), demand: noisy, active: true });
+  t.strictSame(perNode(placeGroup(index, { demand: shy, tasks: ids(3) }, 0)), { b: 3 });
+  const second = placeGroup(index, { demand: noisy, tasks: ids(2) }, 0);
+  t.strictSame(perNode(second), { a: 2 });
+  index.removeNode(id<NodeId>("a"));
+  const third = placeGroup(index, { demand: noisy, tasks: ids(1) }, 0);
+  t.equal(third.reason, "no suitable node (service to be avoided on 1 node)");
+  t.end();
+});
+
+t.test("failures weigh only so much: where all nodes fail, tasks are spread as ever", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  const web = demand("web");
+  for (let i = 0; i < 50; i += 1) index.failures.note(id<NodeId>("a"), web.key, 1000);
+  for (let i = 0; i < 5; i += 1) index.failures.note(id<NodeId>("b"), web.key, 1000);
+  t.strictSame(perNode(placeGroup(index, { demand: web, tasks: ids(4) }, 2000)), { a: 2, b: 2 });
+  t.end();
+});
+
+t.test("generic resources are counted, and freed with the task", (t) => {
+  const gpus = nodeObject("a");
+  const description = gpus.description as NonNullable<Node["description"]>;
+  const offer = { ...description.resources, generic: { gpu: 2 } };
+  const index = indexOf({ ...gpus, description: { ...description, resources: offer } }, nodeObject("b"));
+  const wanted = demand("web", { resources: { reservations: { generic: { gpu: 1 } } } });
+  const tasks = ids(3);
+  const outcome = placeGroup(index, { demand: wanted, tasks }, 0);
+  t.strictSame(perNode(outcome), { a: 2 });
+  t.equal(outcome.reason, "no suitable node (insufficient resources on 2 nodes)");
+  t.ok(index.removeTask(tasks[0] as TaskId));
+  t.equal(placeGroup(index, { demand: wanted, tasks: ids(1) }, 0).placed.length, 1);
+  t.end();
+});
+
+t.test("a limit of replicas per node does not count the task that is replaced", (t) => {
+  const index = indexOf(nodeObject("a"));
+  const limited = demand("web", { placement: { ...plain, maxReplicas: 1 } });
+  const [old, next, third] = ids(3) as [TaskId, TaskId, TaskId];
+  t.equal(placeGroup(index, { demand: limited, tasks: [old] }, 0).placed.length, 1);
+  t.equal(placeGroup(index, { demand: limited, tasks: [next] }, 0).placed.length, 0);
+  t.equal(placeBeside(index, limited, next, id<NodeId>("a")), true);
+  t.equal(placeBeside(index, limited, third, id<NodeId>("a")), false, "but only one");
+  t.equal(placeBeside(index, limited, third, id<NodeId>("gone")), false);
+  t.end();
+});
+
+t.test("what is known of a node is asked again when it changes, and rows are used again", (t) => {
+  const index = indexOf(...Array.from({ length: 200 }, (_, i) => nodeObject(`n${i}x`)));
+  const wanted = demand("web", { placement: { ...plain, constraints: ["node.labels.a==b"] } });
+  t.equal(placeGroup(index, { demand: wanted, tasks: ids(1) }, 0).placed.length, 0);
+  index.putNode({ ...nodeObject("n150x", { spec: { labels: { a: "b" } } }), meta });
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(2) }, 0)), { n150x: 2 });
+  index.removeNode(id<NodeId>("n150x"));
+  t.equal(placeGroup(index, { demand: wanted, tasks: ids(1) }, 0).placed.length, 0);
+  index.putNode({ ...nodeObject("new", { spec: { labels: { a: "b" } } }), meta });
+  t.equal(index.rowCount, 200);
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(2) }, 0)), { new: 2 });
+  index.putNode({ ...nodeObject("n150x", { spec: { labels: { a: "b" } } }), meta });
+  t.equal(index.rowsOf(wanted.serviceId).get(200), 2, "its tasks are counted when it returns");
   t.end();
 });

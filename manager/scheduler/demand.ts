@@ -1,0 +1,48 @@
+import { extensionsOf, type Preference } from "../../model/extensions.ts";
+import type { ServiceId } from "../../model/ids.ts";
+import { noResources, type Resources } from "../../model/resources.ts";
+import { revisionKey, type EndpointSpec, type Revision, type TaskSpec } from "../../model/service.ts";
+
+/** What every task of one revision asks of a node. */
+export interface Demand {
+  /** Tasks with the same key are equal to the scheduler. */
+  readonly key: string;
+  /** Demands with the same text here get the same answer from a node, whatever runs on it. */
+  readonly kind: string;
+  readonly serviceId: ServiceId;
+  /** Lower case. */
+  readonly serviceName: string;
+  readonly resources: Resources;
+  readonly generic: readonly (readonly [kind: string, count: number])[];
+  /** Host-mode ports that must be free, as "tcp/8080". */
+  readonly hostPorts: readonly string[];
+  readonly task: TaskSpec;
+  /** Names of services, lower case, that may not be on the same node. */
+  readonly avoid: readonly string[];
+  readonly prefer: readonly Preference[];
+}
+
+export function demandOf(revision: Revision): Demand {
+  const { placement, resources, container } = revision.task;
+  const wanted: Resources = { ...noResources, ...resources.reservations };
+  const extensions = extensionsOf(revision.serviceLabels);
+  const drivers = container.mounts.map((mount) => (mount.type === "volume" ? mount.volume?.driverName : ""));
+  return {
+    key: revisionKey(revision.serviceId, revision.specVersion),
+    kind: JSON.stringify([placement.constraints, placement.platforms, drivers]),
+    serviceId: revision.serviceId,
+    serviceName: revision.serviceName.toLowerCase(),
+    resources: wanted,
+    generic: Object.entries(wanted.generic).filter(([, count]) => count > 0),
+    hostPorts: hostPortsOf(revision.endpoint),
+    task: revision.task,
+    avoid: extensions.avoid.filter((name) => name !== revision.serviceName.toLowerCase()),
+    prefer: extensions.prefer,
+  };
+}
+
+function hostPortsOf({ ports }: EndpointSpec): string[] {
+  return ports
+    .filter((port) => port.publishMode === "host" && port.publishedPort !== 0)
+    .map((port) => `${port.protocol}/${port.publishedPort}`);
+}

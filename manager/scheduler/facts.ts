@@ -1,0 +1,132 @@
+import { matchesAll, nodeMeets } from "../../model/constraint.ts";
+import type { Node } from "../../model/node.ts";
+import type { Platform } from "../../model/service.ts";
+import type { Demand } from "./demand.ts";
+
+/** What a node says to a demand whatever runs on it; `fits` when it says nothing against it. */
+export type NodeAnswer = "fits" | "ready" | "plugin" | "constraint" | "platform";
+
+export const answers = ["fits", "ready", "plugin", "constraint", "platform"] as const satisfies NodeAnswer[];
+/** Stands where a node was not asked yet. */
+export const unknown = 255;
+
+/** Columns that are kept of each sort; all of them go when there are more, and come back as they are asked for. */
+const columnLimit = 1_000;
+
+/** Answers that only change when a node does, by row; each is worked out once. */
+export class NodeFacts {
+  readonly #answers = new Map<string, Uint8Array>();
+  readonly #labels = new Map<string, { readonly numbers: Map<string, number>; column: Int32Array }>();
+
+  /** The node of this row has changed or gone. */
+  forget(row: number): void {
+    for (const column of this.#answers.values()) if (row < column.length) column[row] = unknown;
+    for (const { column } of this.#labels.values()) if (row < column.length) column[row] = -1;
+  }
+
+  /** Indexes into `answers` by row; a row that was not asked yet is `undefined` to `answerOf`. */
+  answersTo({ kind }: Demand, rows: number): Uint8Array {
+    let column = this.#answers.get(kind);
+    if (column === undefined || column.length < rows) {
+      if (this.#answers.size >= columnLimit) this.#answers.clear();
+      const larger = new Uint8Array(Math.max(64, rows * 2)).fill(unknown);
+      if (column !== undefined) larger.set(column);
+      this.#answers.set(kind, (column = larger));
+    }
+    return column;
+  }
+
+  /** Looks the answer up in a column of `answersTo`, or works it out. @returns An index into `answers`. */
+  answer(column: Uint8Array, row: number, demand: Demand, node: Node): number {
+    const known = column[row] ?? unknown;
+    if (known !== unknown) return known;
+    return (column[row] = answers.indexOf(ask(demand, node)));
+  }
+
+  /** Numbers for the values of a label, equal for equal values; `labelNumber` fills in those below 0. */
+  labelColumn(descriptor: string): Int32Array {
+    return this.#labels.get(descriptor)?.column ?? noColumn;
+  }
+
+  labelNumber(descriptor: string, row: number, node: Node): number {
+    let label = this.#labels.get(descriptor);
+    if (label === undefined) {
+      if (this.#labels.size >= columnLimit) this.#labels.clear();
+      this.#labels.set(descriptor, (label = { numbers: new Map(), column: new Int32Array(64).fill(-1) }));
+    }
+    if (row >= label.column.length) {
+      const larger = new Int32Array(row * 2).fill(-1);
+      larger.set(label.column);
+      label.column = larger;
+    }
+    const known = label.column[row] ?? -1;
+    if (known >= 0) return known;
+    const value = labelOf(descriptor, node);
+    let number = label.numbers.get(value);
+    if (number === undefined) label.numbers.set(value, (number = label.numbers.size));
+    return (label.column[row] = number);
+  }
+}
+
+const noColumn = new Int32Array(0);
+
+/** A node without the label forms a branch of its own. */
+export function labelOf(descriptor: string, node: Node): string {
+  const lower = descriptor.toLowerCase();
+  if (lower.startsWith("node.labels."))
+    return node.spec.labels[descriptor.slice("node.labels.".length)] ?? "";
+  return node.description?.engineLabels[descriptor.slice("engine.labels.".length)] ?? "";
+}
+
+/** Only labels are known; whatever else a preference names is passed over. */
+export function isLabel(descriptor: string): boolean {
+  return /^(?:node|engine)\.labels\../i.test(descriptor);
+}
+
+function ask(demand: Demand, node: Node): NodeAnswer {
+  if (node.status.state !== "ready" || node.spec.availability !== "active") return "ready";
+  if (!hasPlugins(demand, node)) return "plugin";
+  const { constraints, platforms } = demand.task.placement;
+  if (!nodeMeets(constraints, node)) return "constraint";
+  if (platforms.length > 0 && !platforms.some((wanted) => runs(wanted, node))) return "platform";
+  return "fits";
+}
+
+/** Higher is better: each preference outweighs all that come after it. */
+export function preferenceOf({ prefer }: Demand, node: Node, near: (name: string) => boolean): number {
+  let score = 0;
+  for (const preference of prefer) {
+    const met =
+      preference.kind === "node"
+        ? matchesAll([preference.constraint], node)
+        : near(preference.name) === (preference.operator === "==");
+    score = score * 2 + (met ? 1 : 0);
+  }
+  return score;
+}
+
+/** Only volume drivers are asked for; networks and logs are ours and on every node. */
+function hasPlugins(demand: Demand, { description }: Node): boolean {
+  if (description === undefined || description.plugins.length === 0) return true;
+  return demand.task.container.mounts.every((mount) => {
+    const driver = mount.type === "volume" ? mount.volume?.driverName : undefined;
+    if (driver === undefined || driver === "" || driver === "local") return true;
+    return description.plugins.some(
+      ({ type, name }) => type === "Volume" && (name === driver || name === `${driver}:latest`),
+    );
+  });
+}
+
+function runs(wanted: Platform, { description }: Node): boolean {
+  if (description === undefined) return false;
+  const { architecture, os } = description.platform;
+  const sameOs = wanted.os === "" || wanted.os.toLowerCase() === os.toLowerCase();
+  return sameOs && (wanted.architecture === "" || canonical(wanted.architecture) === canonical(architecture));
+}
+
+/** Image indexes and `uname -m` name the same processors differently. */
+function canonical(architecture: string): string {
+  const lower = architecture.toLowerCase();
+  if (lower === "x86_64") return "amd64";
+  return lower === "aarch64" ? "arm64" : lower;
+}
