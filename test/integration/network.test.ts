@@ -152,6 +152,9 @@ await t.test(
     });
     const address = attached.kind === "namespace" ? (attached.addresses[0]?.address.split("/")[0] ?? "") : "";
     await until(() => get(three.netns, address, 80) === "hello", "the server answers");
+    const ask = (from: string, to: string, udpPort: string): string =>
+      inNamespace(from, [...probe, "ask-udp", to, udpPort]).output;
+    await until(() => ask(three.netns, address, "53") === "hello", "the UDP server answers");
     t.equal(get(world.outside, three.address, 18080), "hello", "from another host");
     t.equal(get(world.outside, three.address, chosen?.publishedPort ?? 0), "hello", "the chosen port");
     t.equal(get(three.netns, three.address, 18080), "hello", "from the host by its address");
@@ -159,8 +162,7 @@ await t.test(
     t.equal(get(pathOf(attached), three.address, 18080), "hello", "from the task itself");
     t.equal(get(client, three.address, 18080), "hello", "from an overlay task of another host");
     t.notOk(get(world.outside, address, 80).includes("hello"), "never by the task's own address");
-    const sent = inNamespace(world.outside, [...probe, "ask-udp", three.address, "15353"]).output;
-    t.equal(sent, "hello", "a UDP port");
+    t.equal(ask(world.outside, three.address, "15353"), "hello", "a UDP port");
 
     const peer = pathOf(await three.attach({ taskId: task("peer") }));
     for (const bridged of ["1", "0"]) {
