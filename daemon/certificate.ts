@@ -34,6 +34,11 @@ export type IssuedCertificate = Pick<
   "nodeId" | "clusterId" | "role" | "certificatePem" | "keyPem" | "rootPem" | "managers"
 >;
 
+/*
+ * gRPC and X.509 are most of what shoald would load, and it needs them when it joins and every few weeks. Importing this
+ * file only then brings a killed shoald, and the worker it starts, back half a second sooner on a busy machine.
+ */
+
 /**
  * Gets a first certificate with a join token. The root certificate is taken from whoever answers, and
  * believed only when its digest is the one in the token.
@@ -74,12 +79,6 @@ export async function renewCertificate(identity: NodeIdentity, signal: AbortSign
     );
   });
   return { ...identity, ...issued(response, keyPem, identity.managers) };
-}
-
-/** Unix milliseconds between which the certificate is valid. */
-export function validityOf(certificatePem: string): { notBeforeMs: number; notAfterMs: number } {
-  const certificate = new x509.X509Certificate(firstCertificate(certificatePem));
-  return { notBeforeMs: certificate.notBefore.getTime(), notAfterMs: certificate.notAfter.getTime() };
 }
 
 /** The address that this host reaches `remote` ("host:port") from. */
@@ -172,9 +171,4 @@ function failureText(remote: string, code: string, cause: unknown): string {
   // gRPC wraps the system's own words in many of its own.
   const seen = /\b(E[A-Z]{4,}|[Dd]eadline exceeded)\b/.exec(errorText(cause))?.[1] ?? errorText(cause);
   return `cannot reach a manager at ${remote} (${seen}): is shoald running there, and does the firewall let 2377/tcp pass?`;
-}
-
-function firstCertificate(chainPem: string): string {
-  const end = "-----END CERTIFICATE-----";
-  return chainPem.slice(0, chainPem.indexOf(end) + end.length);
 }

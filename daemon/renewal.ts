@@ -1,9 +1,9 @@
+import { X509Certificate } from "node:crypto";
 import { errorText } from "../model/errors.ts";
 import type { ClusterFacts, NodeIdentity } from "../proto/host.ts";
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
 import type { Random } from "../runtime/random.ts";
-import { renewCertificate, validityOf } from "./certificate.ts";
 
 const lookEveryMs = 30_000;
 const firstRetryMs = 200;
@@ -52,7 +52,7 @@ export function superviseRenewal(
     cancelRetry?.();
     renewing = true;
     const wantedGeneration = facts?.certificateGeneration;
-    void renewCertificate(identity, stopping.signal)
+    void renew(identity, stopping.signal)
       .then((renewed) => hooks.renewed(renewed))
       .then(() => {
         generation = wantedGeneration;
@@ -104,4 +104,15 @@ export function superviseRenewal(
       cancelRetry?.();
     },
   };
+}
+
+async function renew(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
+  const { renewCertificate } = await import("./certificate.ts"); // See there why not before.
+  return renewCertificate(identity, signal);
+}
+
+/** Unix milliseconds between which the first certificate of a chain is valid. */
+function validityOf(certificatePem: string): { readonly notBeforeMs: number; readonly notAfterMs: number } {
+  const { validFrom, validTo } = new X509Certificate(certificatePem);
+  return { notBeforeMs: Date.parse(validFrom), notAfterMs: Date.parse(validTo) };
 }

@@ -17,7 +17,6 @@ import type {
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
 import type { Random } from "../runtime/random.ts";
-import { ownAddressTowards, requestCertificate } from "./certificate.ts";
 import { type SupervisedChild, superviseChild } from "./child.ts";
 import { eraseIdentity, eraseManagerData, saveIdentity, type StoredIdentity } from "./identity.ts";
 import { superviseRenewal } from "./renewal.ts";
@@ -145,6 +144,7 @@ export class Shoald {
     }
     const remotes = request.remoteAddresses.map(withPort);
     const { settings, clock } = this.#deps;
+    const { ownAddressTowards, requestCertificate } = await import("./certificate.ts"); // See there why not before.
     const { issued, issuer } = await requestCertificate(
       {
         remotes,
