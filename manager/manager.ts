@@ -2,6 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Server } from "@grpc/grpc-js";
 import { ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../model/errors.ts";
+import type { ClusterSpec } from "../model/cluster.ts";
 import type { NodeId } from "../model/ids.ts";
 import type { HostSettings, ManagerStart, ManagerToDaemon, NodeIdentity } from "../proto/host.ts";
 import { ControlService, type JoinGroupResponse } from "../proto/gen/shoal/control.ts";
@@ -153,7 +154,6 @@ export class Manager {
     const { nodeId, clusterId, listenAddress, advertiseAddress, certificatePem, keyPem, rootPem } =
       this.identity;
     const listen = splitListen(raftAddressOf(listenAddress));
-    const spec = this.#store.view((view) => view.cluster?.spec);
     this.#group = await this.#deps.openGroup(
       {
         directory,
@@ -164,7 +164,6 @@ export class Manager {
         listenPort: listen.port,
         raftAddress: raftAddressOf(advertiseAddress),
         start,
-        ...(spec && { snapshotEntries: spec.snapshotIntervalEntries, keepEntries: spec.slowFollowerEntries }),
       },
       (atLeast) => this.#snapshot(atLeast),
     );
@@ -173,6 +172,21 @@ export class Manager {
       "consensus",
       this.#follow(group).catch((error: unknown) => this.#failed(error)),
     );
+    this.#loops.background("log limits", this.#followLogLimits(group));
+  }
+
+  /** The cluster's spec says how long the log of every manager may get. */
+  async #followLogLimits(group: RaftGroup): Promise<void> {
+    using watch = this.#store.watch(["cluster"], this.#loops.signal);
+    let current: ClusterSpec | undefined;
+    do {
+      watch.take();
+      const spec = this.#store.view((view) => view.cluster?.spec);
+      if (spec === undefined || spec === current) continue;
+      current = spec;
+      const { snapshotIntervalEntries: snapshotEntries, slowFollowerEntries: keepEntries } = spec;
+      group.updateLogLimits({ snapshotEntries, keepEntries });
+    } while (await watch.ready());
   }
 
   /** Everything the group says, in order. Ends with the group. */

@@ -5,6 +5,7 @@ import type { Log, LogLevel } from "../../runtime/log.ts";
 import { EventQueue } from "./event-queue.ts";
 import {
   type GroupStatus,
+  type LogLimits,
   type MembershipChange,
   type PeerIdentity,
   type RaftEvent,
@@ -139,6 +140,10 @@ class GroupClient implements RaftGroup {
 
   updateIdentity(identity: PeerIdentity): void {
     this.#post({ kind: "identity", identity });
+  }
+
+  updateLogLimits(limits: Required<LogLimits>): void {
+    this.#post({ kind: "log-limits", limits });
   }
 
   async stop(): Promise<void> {

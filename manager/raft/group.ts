@@ -88,7 +88,15 @@ export interface PeerIdentity {
   readonly rootPem: string;
 }
 
-export interface RaftGroupOptions {
+/** How often a snapshot is taken, and how much of the log stays behind it. Each member has its own. */
+export interface LogLimits {
+  /** A snapshot is asked for after this many applied entries. Default 10,000. */
+  readonly snapshotEntries?: number;
+  /** Entries kept behind a snapshot for followers that are a little slow. Default 500. */
+  readonly keepEntries?: number;
+}
+
+export interface RaftGroupOptions extends LogLimits {
   /** Own directory for log, snapshots, member id and data key; made if it is not there. */
   readonly directory: string;
   readonly nodeId: NodeId;
@@ -109,12 +117,8 @@ export interface RaftGroupOptions {
   readonly heartbeatTicks?: number;
   /** Default 8: elections begin after 8 to 15 silent ticks. */
   readonly electionTicks?: number;
-  /** A snapshot is asked for after this many applied entries. Default 10,000. */
-  readonly snapshotEntries?: number;
-  /** ... or after this many bytes of them. Default 64 MiB. */
+  /** A snapshot is asked for also after this many bytes of them. Default 64 MiB. */
   readonly snapshotBytes?: number;
-  /** Entries kept behind a snapshot for followers that are a little slow. Default 500. */
-  readonly keepEntries?: number;
   /** Entries kept at most while a follower still needs them. Default 20,000. */
   readonly maxKeepEntries?: number;
 }
@@ -157,6 +161,8 @@ export interface RaftGroup {
   /** Leader only. Without a target the most caught-up reachable voter is taken. */
   transferLeadership(to?: NodeId, signal?: AbortSignal): Promise<void>;
   updateIdentity(identity: PeerIdentity): void;
+  /** From now on; a member that has more entries than that asks for a snapshot with the next one it applies. */
+  updateLogLimits(limits: Required<LogLimits>): void;
   /** Ends thread and listener; the state stays on disk. */
   stop(): Promise<void>;
 }

@@ -17,7 +17,7 @@ import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
-import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
+import type { GroupStatus, LogLimits, MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import type { ThreadCommand, ThreadOutput } from "./port.ts";
 import type { Recovered } from "./recover.ts";
@@ -80,6 +80,7 @@ export class Member implements TransportHandler {
   /** Index of the last entry handed to the main thread. */
   #applied = 0;
   #emittedLeader = "";
+  #logLimits: Required<LogLimits>;
   #snapshotBusy = false;
   #sinceSnapshot = { entries: 0, bytes: 0 };
   #ticks = 0;
@@ -97,6 +98,8 @@ export class Member implements TransportHandler {
     this.#state = state;
     const { electionTicks = defaults.electionTicks, heartbeatTicks = defaults.heartbeatTicks } = options;
     this.#electionTicks = electionTicks;
+    const { snapshotEntries = defaultSnapshotEntries, keepEntries = defaultKeepEntries } = options;
+    this.#logLimits = { snapshotEntries, keepEntries };
     const boundTicks = boundElections * electionTicks;
     this.#reads = new Reads(
       { retryTicks: electionTicks, boundTicks, inFlight: 4 },
@@ -171,6 +174,9 @@ export class Member implements TransportHandler {
           this.#snapshotBusy = false;
           this.#sinceSnapshot = { entries: 0, bytes: 0 }; // Not again at once.
           this.#deps.log.warn({ error: command.text }, "the store gave no snapshot");
+          return;
+        case "log-limits":
+          this.#logLimits = command.limits;
           return;
       }
     });
@@ -471,7 +477,8 @@ export class Member implements TransportHandler {
   }
 
   #wantSnapshot(): void {
-    const { snapshotEntries = defaultSnapshotEntries, snapshotBytes = defaultSnapshotBytes } = this.#options;
+    const { snapshotBytes = defaultSnapshotBytes } = this.#options;
+    const { snapshotEntries } = this.#logLimits;
     const { entries, bytes } = this.#sinceSnapshot;
     if (this.#snapshotBusy || (entries < snapshotEntries && bytes < snapshotBytes)) return;
     this.#snapshotBusy = true;
@@ -480,7 +487,8 @@ export class Member implements TransportHandler {
 
   async #storeSnapshot(index: number, data: Uint8Array): Promise<void> {
     const { storage, snapshots, wal } = this.#state;
-    const { keepEntries = defaultKeepEntries, maxKeepEntries = defaultMaxKeepEntries } = this.#options;
+    const { maxKeepEntries = defaultMaxKeepEntries } = this.#options;
+    const { keepEntries } = this.#logLimits;
     try {
       const term = storage.term(index);
       if (term === undefined || index <= storage.snapshot().index) return;

@@ -1,7 +1,14 @@
 import type { ErrorCode } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { LogLevel } from "../../runtime/log.ts";
-import type { GroupMember, GroupStatus, MembershipChange, PeerIdentity, RaftGroupOptions } from "./group.ts";
+import type {
+  GroupMember,
+  GroupStatus,
+  LogLimits,
+  MembershipChange,
+  PeerIdentity,
+  RaftGroupOptions,
+} from "./group.ts";
 
 /** What crosses between the main thread and the raft thread. Large bytes are transferred, never copied. */
 export interface ThreadStart {
@@ -19,6 +26,7 @@ export type ThreadCommand =
   | { readonly kind: "transfer"; readonly id: number; readonly to: NodeId | undefined }
   | { readonly kind: "snapshot"; readonly id: number; readonly index: number; readonly data: Uint8Array }
   | { readonly kind: "no-snapshot"; readonly id: number; readonly text: string }
+  | { readonly kind: "log-limits"; readonly limits: Required<LogLimits> }
   | { readonly kind: "identity"; readonly identity: PeerIdentity }
   | { readonly kind: "stop" };
 

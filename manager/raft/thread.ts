@@ -52,6 +52,7 @@ async function run(): Promise<void> {
       case "transfer":
       case "snapshot":
       case "no-snapshot":
+      case "log-limits":
         member.command(command);
         return;
     }

@@ -79,6 +79,27 @@ t.test("a first manager founds a cluster, and a worker joins it", async (t) => {
   t.notMatch(manager.log + again.log, /unhandled|uncaught/);
 });
 
+t.test("the snapshot interval of the cluster's spec is followed at once, and after a restart", async (t) => {
+  const processes = await ManagerProcesses.create(t);
+  const manager = processes.bootstrap();
+  await manager.message("ready");
+  const { identity } = manager;
+  const snapshots = async (): Promise<readonly string[]> =>
+    (await manager.dataFiles()).filter((path) => path.endsWith(".snap")).toSorted();
+  t.strictSame(await snapshots(), [], "far from the default of 10,000 entries");
+  const updated = await manager.call("POST", `/swarm/update?version=${await clusterVersion(manager)}`, {
+    Raft: { SnapshotInterval: 5 },
+  });
+  t.equal(updated.status, 200);
+  for (let count = 0; count < 6; count += 1) await setLabel(manager, identity.nodeId, `${count}`);
+  const before = await eventually("a snapshot", async () => (await snapshots()).at(-1));
+  await manager.kill("SIGTERM");
+  const again = processes.start(manager.address, { kind: "restart", identity });
+  await again.message("ready");
+  for (let count = 0; count < 6; count += 1) await setLabel(again, identity.nodeId, `again ${count}`);
+  await eventually("a newer one", async () => ((await snapshots()).at(-1) !== before ? true : undefined));
+});
+
 t.test("of three managers each one serves, one may be lost, and roles change", async (t) => {
   const processes = await ManagerProcesses.create(t);
   const first = processes.bootstrap();

@@ -45,6 +45,24 @@ t.test("a member that was seen to leave is known to have left, also to a followe
   t.equal(member.isRemoved("n4.dd"), false);
 });
 
+t.test("new limits of the log hold from the next entry on", async (t) => {
+  const { member, answer, clock, sent } = await leader(t);
+  const wanted = (): number => sent.filter((output) => output.kind === "snapshot-wanted").length;
+  const write = async (id: number): Promise<void> => {
+    member.command({ kind: "propose", proposals: [{ id, data: new Uint8Array(8) }] });
+    for (let turn = 0; turn < 4; turn += 1) {
+      await settle();
+      answer();
+      await clock.advance(2 * tickMs);
+    }
+  };
+  for (let id = 1; id <= 4; id += 1) await write(id);
+  t.equal(wanted(), 0, "far from the default of 10,000");
+  member.command({ kind: "log-limits", limits: { snapshotEntries: 3, keepEntries: 1 } });
+  await write(5);
+  t.equal(wanted(), 1);
+});
+
 /** A member that has just won its election against two peers that do nothing of their own. */
 async function leader(t: Test) {
   const clock = new VirtualClock();
