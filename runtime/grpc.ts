@@ -71,8 +71,10 @@ export async function listenGrpc(options: {
   readonly host: string;
   readonly port: number;
   readonly log: Log;
+  /** Protocols (ALPN names) other than gRPC that are served on the same port, behind the same handshake. */
+  readonly protocols?: ReadonlyMap<string, (socket: TLSSocket, peer: Peer) => void>;
 }): Promise<GrpcListener> {
-  const { server, keeper, log } = options;
+  const { server, keeper, log, protocols = new Map<string, never>() } = options;
   const injector: ConnectionInjector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const peers = new Map<string, Peer>();
   const sockets = new Set<TLSSocket>();
@@ -80,13 +82,14 @@ export async function listenGrpc(options: {
     ...serverContextOptions(keeper.current),
     requestCert: true,
     rejectUnauthorized: false,
-    ALPNProtocols: ["h2"],
+    ALPNProtocols: ["h2", ...protocols.keys()],
     handshakeTimeout: handshakeTimeoutMs,
   });
   tls.maxConnections = connectionLimit;
   tls.on("secureConnection", (socket) => {
     socket.on("error", (error) => log.debug({ error: error.message }, "connection failed"));
-    if (socket.alpnProtocol !== "h2") {
+    const serve = protocols.get(socket.alpnProtocol || "");
+    if (serve === undefined && socket.alpnProtocol !== "h2") {
       socket.destroy();
       return;
     }
@@ -99,7 +102,8 @@ export async function listenGrpc(options: {
       if (peers.get(key) === peer) peers.delete(key);
     });
     socket.setNoDelay(true);
-    injector.injectConnection(socket);
+    if (serve === undefined) injector.injectConnection(socket);
+    else serve(socket, peer);
   });
   tls.on("tlsClientError", (error) => log.debug({ error: error.message }, "handshake failed"));
   await bind(tls, options.host, options.port);

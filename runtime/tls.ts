@@ -69,6 +69,11 @@ export function serverContextOptions(identity: TlsIdentity): SecureContextOption
   };
 }
 
+/** Options for `tls.connect`: our certificate, and the roots that the server's must come from. */
+export function clientContextOptions(identity: TlsIdentity): SecureContextOptions {
+  return serverContextOptions(identity); // The same three, seen from the other side.
+}
+
 /** Reads the peer of a connection whose handshake is over, on a server that asks for certificates. */
 export function peerOfSocket(socket: TLSSocket): Peer {
   const address = plainAddress(socket.remoteAddress ?? "");

@@ -11,6 +11,7 @@ import { ClusterError } from "../../model/errors.ts";
 import {
   LogEntry_Kind,
   LogRecord,
+  RaftFrame,
   RaftMessage,
   RaftMessage_Type,
   type LogEntry,
@@ -102,6 +103,15 @@ export function messageToWire(message: Message): RaftMessage {
     case "timeout-now":
       return wire;
   }
+}
+
+export function encodeMessages(messages: readonly Message[]): Uint8Array {
+  return RaftFrame.encode({ messages: messages.map(messageToWire) }).finish();
+}
+
+/** @throws whatever the decoder finds wrong; {ClusterError} as {@link messageFromWire}. */
+export function decodeMessages(bytes: Uint8Array): readonly Message[] {
+  return RaftFrame.decode(bytes).messages.map(messageFromWire);
 }
 
 /** @throws {ClusterError} `invalid-argument` for what no version of ours sends. */

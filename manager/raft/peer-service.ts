@@ -1,27 +1,25 @@
-import {
-  type ServerDuplexStream,
-  type ServerReadableStream,
-  Metadata,
-  type sendUnaryData,
-} from "@grpc/grpc-js";
+import type { ServerReadableStream, sendUnaryData } from "@grpc/grpc-js";
+import type { TLSSocket } from "node:tls";
 import type { MemberId } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type {
-  RaftFrame,
+import {
   RaftHello,
   RaftNotice,
-  RaftPeerServer,
-  SnapshotPart,
-  SnapshotReceipt,
+  type RaftPeerServer,
+  type SnapshotPart,
+  type SnapshotReceipt,
 } from "../../proto/gen/shoal/raft.ts";
 import { type WireStatus, toStatus } from "../../proto/status.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Peer } from "../../runtime/tls.ts";
-import { messageFromWire } from "./codec.ts";
+import { decodeMessages, messageFromWire } from "./codec.ts";
+import { type Frame, FrameReader, encodeFrame } from "./frame.ts";
 import { nodeIdOf } from "./membership.ts";
 import type { TransportHandler, TransportOptions } from "./transport.ts";
 
 const maxSnapshotBytes = 2 ** 31;
+const maxFrameBytes = 16 * 1024 * 1024;
+const idleBoundMs = 10_000;
 const managerUnit = "swarm-manager";
 
 interface ServiceDeps {
@@ -31,43 +29,57 @@ interface ServiceDeps {
   readonly log: Log;
 }
 
-/** The receiving side: checks who speaks before anything reaches the member. */
+/** The receiving side of what is rare and large: checks who speaks before anything reaches the member. */
 export function peerService(options: TransportOptions, deps: ServiceDeps): RaftPeerServer {
-  return {
-    messages: (call) => receiveMessages(options, deps, call),
-    sendSnapshot: (call, callback) => receiveSnapshot(options, deps, call, callback),
-  };
+  return { sendSnapshot: (call, callback) => receiveSnapshot(options, deps, call, callback) };
 }
 
-/** `RaftPeer.Messages`: the hello, then frames as long as both live. */
-function receiveMessages(
+/** A stream of messages: the hello, then frames as long as both live. */
+export function receiveMessages(
   options: TransportOptions,
   deps: ServiceDeps,
-  call: ServerDuplexStream<RaftFrame, RaftNotice>,
+  { socket, peer }: { socket: TLSSocket; peer: Peer },
 ): void {
-  let from: MemberId | undefined;
-  call.on("data", (frame: RaftFrame) => {
+  const reader = new FrameReader(maxFrameBytes);
+  let sender: MemberId | undefined;
+  socket.setTimeout(idleBoundMs, () => socket.destroy()); // The other end pings more often than that.
+  socket.on("data", (chunk: Buffer) => {
     try {
-      if (from === undefined) {
-        from = greet(options, deps, call, frame.hello);
-        call.sendMetadata(new Metadata()); // Tells the sender that it was let in.
+      for (const frame of reader.push(chunk)) {
+        if (!socket.writable) return; // Refused, or told that it was removed.
+        sender ??= onHello(frame);
+        onFrame(sender, frame);
       }
-      const sender = from;
-      if (deps.handler.isRemoved(sender)) {
-        call.write({ removed: true });
-        call.end();
-        return;
-      }
-      if (frame.messages.some((message) => message.from !== sender)) {
-        throw new ClusterError("permission-denied", `member ${sender} spoke for another`);
-      }
-      if (frame.messages.length > 0) deps.handler.onMessages(frame.messages.map(messageFromWire));
     } catch (error) {
-      call.emit("error", refusal(deps.log, error)); // How grpc-js is told a stream's status.
+      const { details } = refusal(deps.log, error);
+      notify({ removed: false, refusal: details });
+      socket.end();
     }
   });
-  call.on("end", () => call.end());
-  call.on("error", (error: Error) => deps.log.debug({ from, error: error.message }, "raft stream failed"));
+
+  function onHello({ kind, payload }: Frame): MemberId {
+    const hello = kind === "hello" ? RaftHello.decode(payload) : undefined;
+    const from = greet(options, deps, peer, hello);
+    notify({ removed: false, refusal: "" });
+    return from;
+  }
+
+  function onFrame(from: MemberId, { kind, payload }: Frame): void {
+    if (deps.handler.isRemoved(from)) {
+      notify({ removed: true, refusal: "" });
+      socket.end();
+    } else if (kind === "messages") {
+      const messages = decodeMessages(payload);
+      if (messages.some((message) => message.from !== from)) {
+        throw new ClusterError("permission-denied", `member ${from} spoke for another`);
+      }
+      deps.handler.onMessages(messages);
+    } else if (kind === "ping") socket.write(encodeFrame("pong", new Uint8Array()));
+  }
+
+  function notify(notice: RaftNotice): void {
+    socket.write(encodeFrame("notice", RaftNotice.encode(notice).finish()));
+  }
 }
 
 /** `RaftPeer.SendSnapshot`: answered once the member has it. */
@@ -91,7 +103,7 @@ function receiveSnapshot(
     if (done) return;
     try {
       if (first === undefined) {
-        const from = greet(options, deps, call, part.hello);
+        const from = greet(options, deps, deps.peerOf(call), part.hello);
         if (part.message?.from !== from) {
           throw new ClusterError("permission-denied", `member ${from} spoke for another`);
         }
@@ -133,10 +145,9 @@ function receiveSnapshot(
 function greet(
   options: TransportOptions,
   deps: ServiceDeps,
-  call: { getPeer(): string },
+  peer: Peer | undefined,
   hello: RaftHello | undefined,
 ): MemberId {
-  const peer = deps.peerOf(call);
   if (peer?.kind !== "verified") {
     throw new ClusterError("unauthenticated", "raft: no valid certificate of this cluster was shown");
   }

@@ -1,4 +1,5 @@
 import { Server } from "@grpc/grpc-js";
+import type { TLSSocket } from "node:tls";
 import type { MemberId, Message, SnapshotMessage } from "raft-ts";
 import type { ClusterId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -6,10 +7,11 @@ import type { GrpcListener } from "../../runtime/grpc.ts";
 import { listenGrpc } from "../../runtime/grpc.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
-import type { TlsKeeper } from "../../runtime/tls.ts";
+import type { Peer, TlsKeeper } from "../../runtime/tls.ts";
 import { messageToWire, snapshotToWire } from "./codec.ts";
+import { peerProtocol } from "./frame.ts";
 import { PeerLink } from "./peer-link.ts";
-import { peerService } from "./peer-service.ts";
+import { peerService, receiveMessages } from "./peer-service.ts";
 import { RaftPeerService } from "../../proto/gen/shoal/raft.ts";
 
 /** What the member hears from the wire. Calls come from the event loop, one at a time. */
@@ -71,16 +73,17 @@ export class PeerTransport {
       "grpc.max_send_message_length": 16 * 1024 * 1024,
       "grpc.enable_channelz": 0,
     });
-    server.addService(
-      RaftPeerService,
-      peerService(this.#options, {
-        peerOf: (call) => this.#listener?.peerOf(call),
-        introduce: (id, address) => this.#introduce(id, address),
-        handler: this.#handler,
-        log,
-      }),
-    );
-    this.#listener = await listenGrpc({ server, keeper, host, port, log });
+    const door = {
+      peerOf: (call: { getPeer(): string }) => this.#listener?.peerOf(call),
+      introduce: (id: MemberId, address: string) => this.#introduce(id, address),
+      handler: this.#handler,
+      log,
+    };
+    server.addService(RaftPeerService, peerService(this.#options, door));
+    const protocols = new Map([
+      [peerProtocol, (socket: TLSSocket, peer: Peer) => receiveMessages(this.#options, door, { socket, peer })],
+    ]);
+    this.#listener = await listenGrpc({ server, keeper, host, port, log, protocols });
     this.#unwatch = keeper.watch(() => {
       for (const link of this.#links.values()) link.reconnect(); // With the new certificate.
     });
@@ -99,8 +102,13 @@ export class PeerTransport {
     }
   }
 
+  /** What goes to one peer leaves in one frame. */
   send(messages: readonly Message[]): void {
-    for (const message of messages) this.#links.get(message.to)?.send(messageToWire(message));
+    if (messages.length === 0) return;
+    for (const [id, link] of this.#links) {
+      const own = messages.filter(({ to }) => to === id);
+      if (own.length > 0) link.send(own);
+    }
   }
 
   /** Settles when the receiver has taken it in. @throws when it has not. */

@@ -10,10 +10,8 @@ import {
   type CallOptions,
   type ChannelCredentials,
   Client,
-  type ClientDuplexStream,
   type ClientOptions,
   type ClientWritableStream,
-  type handleBidiStreamingCall,
   type handleClientStreamingCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -34,14 +32,14 @@ export interface RaftHello {
 }
 
 export interface RaftFrame {
-  /** First frame only. */
-  hello: RaftHello | undefined;
   messages: RaftMessage[];
 }
 
 export interface RaftNotice {
   /** The receiver knows `from` as a member that was removed: it must not come back. */
   removed: boolean;
+  /** Why the stream ends; empty when the sender is welcome. */
+  refusal: string;
 }
 
 export interface RaftMessage {
@@ -243,14 +241,11 @@ export const RaftHello: MessageFns<RaftHello> = {
 };
 
 function createBaseRaftFrame(): RaftFrame {
-  return { hello: undefined, messages: [] };
+  return { messages: [] };
 }
 
 export const RaftFrame: MessageFns<RaftFrame> = {
   encode(message: RaftFrame, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.hello !== undefined) {
-      RaftHello.encode(message.hello, writer.uint32(10).fork()).join();
-    }
     for (const v of message.messages) {
       RaftMessage.encode(v!, writer.uint32(18).fork()).join();
     }
@@ -270,14 +265,6 @@ export const RaftFrame: MessageFns<RaftFrame> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.hello = RaftHello.decode(reader, reader.uint32());
-            continue;
-          }
           case 2: {
             if (tag !== 18) {
               break;
@@ -303,22 +290,22 @@ export const RaftFrame: MessageFns<RaftFrame> = {
   },
   fromPartial(object: DeepPartial<RaftFrame>): RaftFrame {
     const message = createBaseRaftFrame();
-    message.hello = (object.hello !== undefined && object.hello !== null)
-      ? RaftHello.fromPartial(object.hello)
-      : undefined;
     message.messages = object.messages?.map((e) => RaftMessage.fromPartial(e)) || [];
     return message;
   },
 };
 
 function createBaseRaftNotice(): RaftNotice {
-  return { removed: false };
+  return { removed: false, refusal: "" };
 }
 
 export const RaftNotice: MessageFns<RaftNotice> = {
   encode(message: RaftNotice, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.removed !== false) {
       writer.uint32(8).bool(message.removed);
+    }
+    if (message.refusal !== "") {
+      writer.uint32(18).string(message.refusal);
     }
     return writer;
   },
@@ -344,6 +331,14 @@ export const RaftNotice: MessageFns<RaftNotice> = {
             message.removed = reader.bool();
             continue;
           }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.refusal = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -362,6 +357,7 @@ export const RaftNotice: MessageFns<RaftNotice> = {
   fromPartial(object: DeepPartial<RaftNotice>): RaftNotice {
     const message = createBaseRaftNotice();
     message.removed = object.removed ?? false;
+    message.refusal = object.refusal ?? "";
     return message;
   },
 };
@@ -1066,20 +1062,11 @@ export const HardStateRecord: MessageFns<HardStateRecord> = {
 
 /**
  * Between the consensus threads of managers, on a listener of their own. Both ends show certificates of managers of
- * this cluster; the first frame says which member speaks and to whom.
+ * this cluster; the first frame says which member speaks and to whom. Messages travel in frames of their own over the
+ * same port (manager/raft/frame.ts); gRPC carries what is rare and large.
  */
 export type RaftPeerService = typeof RaftPeerService;
 export const RaftPeerService = {
-  /** One stream per direction and pair, as long as both live. Opened by the sender; the answer tells what went wrong. */
-  messages: {
-    path: "/shoal.v1.RaftPeer/Messages" as const,
-    requestStream: true as const,
-    responseStream: true as const,
-    requestSerialize: (value: RaftFrame): Buffer => Buffer.from(RaftFrame.encode(value).finish()),
-    requestDeserialize: (value: Buffer): RaftFrame => RaftFrame.decode(value),
-    responseSerialize: (value: RaftNotice): Buffer => Buffer.from(RaftNotice.encode(value).finish()),
-    responseDeserialize: (value: Buffer): RaftNotice => RaftNotice.decode(value),
-  },
   /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
   sendSnapshot: {
     path: "/shoal.v1.RaftPeer/SendSnapshot" as const,
@@ -1093,17 +1080,11 @@ export const RaftPeerService = {
 } as const;
 
 export interface RaftPeerServer extends UntypedServiceImplementation {
-  /** One stream per direction and pair, as long as both live. Opened by the sender; the answer tells what went wrong. */
-  messages: handleBidiStreamingCall<RaftFrame, RaftNotice>;
   /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
   sendSnapshot: handleClientStreamingCall<SnapshotPart, SnapshotReceipt>;
 }
 
 export interface RaftPeerClient extends Client {
-  /** One stream per direction and pair, as long as both live. Opened by the sender; the answer tells what went wrong. */
-  messages(): ClientDuplexStream<RaftFrame, RaftNotice>;
-  messages(options: Partial<CallOptions>): ClientDuplexStream<RaftFrame, RaftNotice>;
-  messages(metadata: Metadata, options?: Partial<CallOptions>): ClientDuplexStream<RaftFrame, RaftNotice>;
   /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
   sendSnapshot(
     callback: (error: ServiceError | null, response: SnapshotReceipt) => void,

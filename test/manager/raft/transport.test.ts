@@ -1,27 +1,38 @@
-import type { ServiceError } from "@grpc/grpc-js";
+import { connect } from "node:tls";
 import t from "tap";
 import { createRoot } from "../../../manager/ca/root.ts";
+import { FrameReader, encodeFrame, peerProtocol } from "../../../manager/raft/frame.ts";
 import type { PeerIdentity } from "../../../manager/raft/group.ts";
-import { RaftPeerClient, type RaftHello } from "../../../proto/gen/shoal/raft.ts";
+import { RaftHello, RaftNotice } from "../../../proto/gen/shoal/raft.ts";
 import { systemClock } from "../../../runtime/clock.ts";
-import { channelOptions } from "../../../runtime/grpc.ts";
+import { managerServerName } from "../../../runtime/grpc.ts";
 import { systemRandom } from "../../../runtime/random.ts";
-import { channelCredentials } from "../../../runtime/tls.ts";
+import { clientContextOptions } from "../../../runtime/tls.ts";
 import { TestCluster, clusterId, type TestNode } from "./cluster.ts";
 
-/** Opens a stream as somebody else would; resolves with how it was ended. */
+/** Opens a stream as somebody else would; resolves with how it was answered. */
 function knock(node: TestNode, identity: PeerIdentity, hello: Partial<RaftHello>): Promise<string> {
-  const client = new RaftPeerClient(node.address, channelCredentials(identity), channelOptions());
-  return new Promise((resolve) => {
-    const stream = client.messages();
-    stream.on("metadata", () => resolve("let in"));
-    stream.on("data", () => {});
-    stream.on("error", (error: ServiceError) => resolve(error.details));
-    stream.write({
-      hello: { clusterId, from: "n9.x", to: node.group.memberId, address: "", ...hello },
-      messages: [],
+  const [host = "", port] = node.address.split(":");
+  const socket = connect({
+    host,
+    port: Number(port),
+    servername: managerServerName,
+    ALPNProtocols: [peerProtocol],
+    ...clientContextOptions(identity),
+    rejectUnauthorized: false,
+  });
+  const names = { clusterId, from: "n9.x", to: node.group.memberId, address: "", ...hello };
+  const reader = new FrameReader(64 * 1024);
+  return new Promise<string>((resolve, reject) => {
+    socket.once("secureConnect", () =>
+      socket.write(encodeFrame("hello", RaftHello.encode(names).finish())),
+    );
+    socket.on("error", reject);
+    socket.on("close", () => reject(new Error("closed without an answer")));
+    socket.on("data", (chunk: Buffer) => {
+      for (const { payload } of reader.push(chunk)) resolve(RaftNotice.decode(payload).refusal || "let in");
     });
-  }).finally(() => client.close()) as Promise<string>; // Only texts are resolved with.
+  }).finally(() => socket.destroy());
 }
 
 t.test("only managers of the cluster are let in, and only under their own name", async (t) => {
