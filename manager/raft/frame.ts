@@ -16,7 +16,9 @@ export interface Frame {
 }
 
 const headerBytes = 5;
-const kinds = new Map<number, FrameKind>(Object.entries(kindNumbers).map(([kind, number]) => [number, kind as FrameKind]));
+const kinds = new Map<number, FrameKind>(
+  Object.entries(kindNumbers).map(([kind, number]) => [number, kind as FrameKind]),
+);
 
 /** Length of the payload (u32, little endian), kind (u8), payload. */
 export function encodeFrame(kind: FrameKind, payload: Uint8Array): Buffer {

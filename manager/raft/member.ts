@@ -245,8 +245,9 @@ export class Member implements TransportHandler {
           continue;
         }
         const ready = this.#node.ready();
-        if (ready.write !== undefined) this.#writing = this.#write(ready.write);
         this.#carryOut(ready);
+        // Last, since a quick disk is waited for: by then the peers have theirs, and so do those who proposed.
+        if (ready.write !== undefined) this.#writing = this.#write(ready.write);
         this.#afterRound(ready);
       }
     } catch (error) {

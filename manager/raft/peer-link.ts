@@ -12,7 +12,7 @@ const queueLimit = 4096;
 const offlineQueueLimit = 64;
 const frameBytes = 2 * 1024 * 1024;
 /** How long the news that something is committed may wait for a message to go along with. */
-const newsDelayMs = 2;
+const newsDelayMs = 5;
 const snapshotPartBytes = 1024 * 1024;
 const firstRetryMs = 5;
 const maxRetryMs = 1_000;
@@ -194,8 +194,8 @@ export class PeerLink {
 
 /**
  * An append without entries tells how far the log is committed. With one proposal at a time the next append leaves within
- * a fraction of a millisecond and tells the same, so waiting for it halves the number of frames; whoever reads on a
- * follower is not held up, since the heartbeats of its read round tell it too.
+ * a millisecond and tells the same, so that waiting for it halves the number of frames. Whoever reads on a follower is not
+ * held up: the heartbeats of its read round tell it too.
  */
 function isNews(message: Message): boolean {
   return message.type === "append" && message.entries.length === 0;

@@ -81,7 +81,10 @@ export class PeerTransport {
     };
     server.addService(RaftPeerService, peerService(this.#options, door));
     const protocols = new Map([
-      [peerProtocol, (socket: TLSSocket, peer: Peer) => receiveMessages(this.#options, door, { socket, peer })],
+      [
+        peerProtocol,
+        (socket: TLSSocket, peer: Peer) => receiveMessages(this.#options, door, { socket, peer }),
+      ],
     ]);
     this.#listener = await listenGrpc({ server, keeper, host, port, log, protocols });
     this.#unwatch = keeper.watch(() => {

@@ -24,9 +24,7 @@ function knock(node: TestNode, identity: PeerIdentity, hello: Partial<RaftHello>
   const names = { clusterId, from: "n9.x", to: node.group.memberId, address: "", ...hello };
   const reader = new FrameReader(64 * 1024);
   return new Promise<string>((resolve, reject) => {
-    socket.once("secureConnect", () =>
-      socket.write(encodeFrame("hello", RaftHello.encode(names).finish())),
-    );
+    socket.once("secureConnect", () => socket.write(encodeFrame("hello", RaftHello.encode(names).finish())));
     socket.on("error", reject);
     socket.on("close", () => reject(new Error("closed without an answer")));
     socket.on("data", (chunk: Buffer) => {
