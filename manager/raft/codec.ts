@@ -57,6 +57,7 @@ const messageTypes = {
   read: RaftMessage_Type.READ,
   "read-reply": RaftMessage_Type.READ_REPLY,
   "timeout-now": RaftMessage_Type.TIMEOUT_NOW,
+  "catch-up": RaftMessage_Type.CATCH_UP,
 } as const satisfies Record<Message["type"], RaftMessage_Type>;
 
 export function messageToWire(message: Message): RaftMessage {
@@ -81,6 +82,13 @@ export function messageToWire(message: Message): RaftMessage {
         logTerm: message.prevTerm,
         entries: message.entries.map(entryToWire),
         commit: message.commit,
+      };
+    case "catch-up":
+      return {
+        ...wire,
+        index: message.prevIndex,
+        logTerm: message.prevTerm,
+        entries: message.entries.map(entryToWire),
       };
     case "append-reply":
       return {
@@ -163,6 +171,14 @@ export function messageFromWire(wire: RaftMessage): Message {
       return { ...head, type: "read-reply", ctx: wire.context, index: wire.index };
     case RaftMessage_Type.TIMEOUT_NOW:
       return { ...head, type: "timeout-now" };
+    case RaftMessage_Type.CATCH_UP:
+      return {
+        ...head,
+        type: "catch-up",
+        prevIndex: wire.index,
+        prevTerm: wire.logTerm,
+        entries: wire.entries.map(entryFromWire),
+      };
     case RaftMessage_Type.UNSPECIFIED:
     case RaftMessage_Type.UNRECOGNIZED:
       break;

@@ -57,6 +57,7 @@ export function stepCandidate(s: RaftState, message: Message): void {
     case "heartbeat-reply":
     case "read":
     case "read-reply":
+    case "catch-up":
       return;
   }
 }

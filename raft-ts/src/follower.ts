@@ -35,6 +35,7 @@ export function stepFollower(s: RaftState, message: Message): void {
     case "append-reply":
     case "heartbeat-reply":
     case "read":
+    case "catch-up":
       return;
   }
 }

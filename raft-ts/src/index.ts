@@ -13,6 +13,7 @@ export type { ProposeResult, RefusalReason } from "./leader.ts";
 export {
   type AppendMessage,
   type AppendReplyMessage,
+  type CatchUpMessage,
   type Configuration,
   type Entry,
   type EntryKind,

@@ -92,6 +92,7 @@ export function stepLeader(s: RaftState, role: LeaderRole, message: Message): vo
     case "vote-reply":
     case "read-reply":
     case "timeout-now":
+    case "catch-up":
       return;
   }
 }

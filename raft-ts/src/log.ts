@@ -103,6 +103,11 @@ export class RaftLog {
     return term > this.lastTerm() || (term === this.lastTerm() && index >= this.lastIndex());
   }
 
+  /** Whether a log that ends with (`term`, `index`) holds more than this one. */
+  isBehind(index: number, term: number): boolean {
+    return this.isUpToDate(index, term) && !(term === this.lastTerm() && index === this.lastIndex());
+  }
+
   snapshot(): SnapshotMeta {
     return this.#pendingSnapshot ?? this.#storage.snapshot();
   }

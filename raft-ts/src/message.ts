@@ -118,6 +118,18 @@ export interface TimeoutNowMessage extends Envelope {
   readonly type: "timeout-now";
 }
 
+/**
+ * Goes with the refusal of a pre-vote whose asker has the shorter log: what it lacks. Where only one member can reach a
+ * majority, and that one is behind, nobody could ever be elected otherwise. It acknowledges nothing and commits nothing.
+ */
+export interface CatchUpMessage extends Envelope {
+  readonly type: "catch-up";
+  readonly prevIndex: number;
+  readonly prevTerm: number;
+  /** Never empty. */
+  readonly entries: readonly Entry[];
+}
+
 /** Everything members say to each other. */
 export type Message =
   | VoteMessage
@@ -129,7 +141,8 @@ export type Message =
   | SnapshotMessage
   | ReadMessage
   | ReadReplyMessage
-  | TimeoutNowMessage;
+  | TimeoutNowMessage
+  | CatchUpMessage;
 
 /** Bytes an entry adds to a message or to memory, beyond its data: a round figure for the envelope. */
 export const entryOverheadBytes = 32;

@@ -1,7 +1,7 @@
-import { stepCandidate, tickCandidate } from "./candidate.ts";
+import { campaign, stepCandidate, tickCandidate } from "./candidate.ts";
 import { stepFollower, tickFollower } from "./follower.ts";
 import { stepLeader, tickLeader } from "./leader.ts";
-import type { Message, VoteMessage } from "./message.ts";
+import type { CatchUpMessage, Message, VoteMessage } from "./message.ts";
 import type { RaftState } from "./state.ts";
 
 /** One tick of the caller's clock. */
@@ -30,6 +30,10 @@ export function step(s: RaftState, message: Message): void {
   }
   // Whoever was removed can do no more than disturb: those left hold all it could bring.
   if (isRequest && s.history.hasDeparted(message.from, s.log.commit)) return;
+  if (message.type === "catch-up") {
+    onCatchUp(s, message);
+    return;
+  }
   if (message.term > s.term) adoptTerm(s, message);
   else if (message.term < s.term) {
     answerOldTerm(s, message);
@@ -92,6 +96,7 @@ function answerVote(s: RaftState, message: VoteMessage): void {
   if (message.type === "pre-vote") {
     const term = granted ? message.term : s.term;
     s.send({ type: "pre-vote-reply", from: s.id, to, term, granted });
+    if (free && !granted) sendCatchUp(s, message);
     return;
   }
   if (granted) {
@@ -99,6 +104,33 @@ function answerVote(s: RaftState, message: VoteMessage): void {
     s.resetElectionTimer();
   }
   s.send({ type: "vote-reply", from: s.id, to, term: s.term, granted });
+}
+
+/** What the asker lacks, from where the logs may agree; nothing when that is compacted. */
+function sendCatchUp(s: RaftState, { from: to, lastIndex, lastTerm }: VoteMessage): void {
+  const { index: prevIndex } = s.log.findConflict(lastIndex, lastTerm);
+  const prevTerm = s.log.term(prevIndex);
+  const entries = s.log.entriesFrom(prevIndex + 1, s.options.maxMessageBytes);
+  if (prevTerm === undefined || entries === undefined || entries.length === 0) return;
+  s.send({ type: "catch-up", from: s.id, to, term: s.term, prevIndex, prevTerm, entries });
+}
+
+/**
+ * Takes over entries that another member holds of earlier leaders, and asks again with them. Safe, since a log that is more
+ * up to date than this one holds all that this one may have acknowledged and that can ever be committed: that is what
+ * makes votes safe (§5.4). Nothing is acknowledged here, so nobody counts this copy before a leader has checked it.
+ */
+function onCatchUp(s: RaftState, { term, prevIndex, prevTerm, entries }: CatchUpMessage): void {
+  if (s.role.kind === "leader" || s.role.kind === "candidate" || s.leaseHolds) return;
+  if (s.log.pendingSnapshot !== undefined) return;
+  const last = entries.at(-1);
+  if (last === undefined || !s.log.isBehind(last.index, last.term)) return;
+  if (term > s.term) s.becomeFollower(term, undefined);
+  const result = s.log.appendAfter({ index: prevIndex, term: prevTerm }, entries);
+  if (result.kind === "conflict") return;
+  if (result.replacedFrom !== undefined) s.history.truncated(result.replacedFrom);
+  s.history.appended(entries);
+  campaign(s, "pre-vote");
 }
 
 function isFromLeader(message: Message): boolean {

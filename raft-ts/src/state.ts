@@ -124,6 +124,7 @@ export class RaftState {
       case "read":
       case "read-reply":
       case "timeout-now":
+      case "catch-up":
         return true; // They promise nothing.
       case "vote":
         return false; // The own vote counts, so it must be on disk.

@@ -218,6 +218,8 @@ function printMessage(message: Message): string {
       return `${head} ${message.granted ? "granted" : "refused"}`;
     case "append":
       return `${head} after ${message.prevIndex}/${message.prevTerm} commit ${message.commit} [${message.entries.map(entryText).join(" ")}]`;
+    case "catch-up":
+      return `${head} after ${message.prevIndex}/${message.prevTerm} [${message.entries.map(entryText).join(" ")}]`;
     case "append-reply":
       return message.rejected
         ? `${head} rejected ${message.index} hint ${message.hintIndex}/${message.hintTerm}`

@@ -47,9 +47,9 @@ export interface RaftMessage {
   from: string;
   to: string;
   term: number;
-  /** append: index before the entries; append reply, read reply: the index; votes: last index. */
+  /** append, catch-up: index before the entries; append reply, read reply: the index; votes: last index. */
   index: number;
-  /** append: term at `index`; votes: last term. */
+  /** append, catch-up: term at `index`; votes: last term. */
   logTerm: number;
   entries: LogEntry[];
   commit: number;
@@ -76,6 +76,7 @@ export const RaftMessage_Type = {
   READ: 10,
   READ_REPLY: 11,
   TIMEOUT_NOW: 12,
+  CATCH_UP: 13,
   UNRECOGNIZED: -1,
 } as const;
 
@@ -95,6 +96,7 @@ export namespace RaftMessage_Type {
   export type READ = typeof RaftMessage_Type.READ;
   export type READ_REPLY = typeof RaftMessage_Type.READ_REPLY;
   export type TIMEOUT_NOW = typeof RaftMessage_Type.TIMEOUT_NOW;
+  export type CATCH_UP = typeof RaftMessage_Type.CATCH_UP;
   export type UNRECOGNIZED = typeof RaftMessage_Type.UNRECOGNIZED;
 }
 
