@@ -127,3 +127,9 @@ export const subjects = {
   /** Chunks of one request. */
   logChunks: (nodeId: string, requestId: string): string => `shoal.log.${nodeId}.${requestId}`,
 } as const;
+
+/**
+ * The answer to a chunk of log lines whose reader takes none at the moment; an empty answer asks for the next. The node
+ * keeps what it has and asks again with an empty chunk, so a reader may pause for as long as it likes.
+ */
+export const logWait = Uint8Array.of(1);

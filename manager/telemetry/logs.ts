@@ -1,19 +1,24 @@
-import type { Msg, NatsConnection } from "@nats-io/transport-node";
+import type { NatsConnection } from "@nats-io/transport-node";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import { LogChunk, type LogLineMessage, LogRequest } from "../../proto/gen/shoal/telemetry.ts";
 import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import { type FabricLink, subjects } from "../../runtime/fabric.ts";
+import { type FabricLink, logWait, subjects } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
 import { runInBackground } from "../../runtime/loop.ts";
 import { BoundedQueue } from "../../runtime/queue.ts";
 import { newId, type Random } from "../../runtime/random.ts";
 import type { Store } from "../store/store.ts";
+import { Heard } from "./heard.ts";
 
 /** Longest that a node may take to say that it heard the request. */
 const acceptTimeoutMs = 2_000;
+/** After so long the node of a reader that takes nothing is told to wait; well within the time it waits for an answer. */
+const patienceMs = 5_000;
+/** While a node that is followed does not answer, it is asked again this often. */
+const askAgainMs = 1_000;
 /** A node says something at least every 5 s; after three times that it is given up. */
 const silenceTimeoutMs = 15_000;
 const queuedLines = 256;
@@ -45,7 +50,7 @@ export async function* readLogs(
   options: LogOptions,
   signal: AbortSignal,
 ): AsyncGenerator<LogLine> {
-  const connection = deps.link.connection;
+  void deps.link.connection; // Without telemetry there is nothing to wait for.
   const queue = new BoundedQueue<LogLine>(queuedLines);
   const over = new AbortController();
   const stop = (): void => {
@@ -54,7 +59,7 @@ export async function* readLogs(
   };
   if (signal.aborted) stop();
   signal.addEventListener("abort", stop, { once: true });
-  const collect = new Collection(deps, connection, options, queue, over.signal);
+  const collect = new Collection(deps, options, queue, over.signal);
   runInBackground(deps.log, "collecting logs", collect.run(selector), over.signal);
   try {
     yield* queue;
@@ -75,21 +80,13 @@ export async function* readLogs(
 class Collection {
   readonly problems: string[] = [];
   readonly #deps: LogDeps;
-  readonly #connection: NatsConnection;
   readonly #options: LogOptions;
   readonly #queue: BoundedQueue<LogLine>;
   readonly #signal: AbortSignal;
   readonly #asked = new Set<TaskId>();
 
-  constructor(
-    deps: LogDeps,
-    connection: NatsConnection,
-    options: LogOptions,
-    queue: BoundedQueue<LogLine>,
-    signal: AbortSignal,
-  ) {
+  constructor(deps: LogDeps, options: LogOptions, queue: BoundedQueue<LogLine>, signal: AbortSignal) {
     this.#deps = deps;
-    this.#connection = connection;
     this.#options = options;
     this.#queue = queue;
     this.#signal = signal;
@@ -135,6 +132,29 @@ class Collection {
     await Promise.all([...byNode].map(([nodeId, taskIds]) => this.#readNode(nodeId, taskIds, when)));
   }
 
+  /** Following goes on for as long as a task runs: a node whose worker or connection is made anew is asked again. */
+  async #readNode(nodeId: NodeId, taskIds: readonly TaskId[], when: "first" | "later"): Promise<void> {
+    const heard = new Heard();
+    let wanted = taskIds;
+    let problem = await this.#readOnce(nodeId, wanted, when, heard);
+    while (problem !== undefined && this.#options.follow && !this.#signal.aborted) {
+      await this.#deps.clock.sleep(askAgainMs, this.#signal).catch(() => undefined); // The condition sees the abort.
+      wanted = this.#runningOf(wanted);
+      if (wanted.length === 0) break;
+      problem = await this.#readOnce(nodeId, wanted, when, heard);
+    }
+    if (problem !== undefined && !this.#signal.aborted) this.problems.push(problem);
+  }
+
+  #runningOf(taskIds: readonly TaskId[]): TaskId[] {
+    return this.#deps.store.view((view) =>
+      taskIds.filter((taskId) => {
+        const task = view.tasks.get(taskId);
+        return task !== undefined && !isTerminal(task);
+      }),
+    );
+  }
+
   #tasksOf({ serviceIds, taskIds }: LogSelector): Task[] {
     const following = this.#options.follow;
     return this.#deps.store.view((view) => {
@@ -147,8 +167,16 @@ class Collection {
     });
   }
 
-  async #readNode(nodeId: NodeId, taskIds: readonly TaskId[], when: "first" | "later"): Promise<void> {
-    const { clock, random } = this.#deps;
+  /** @returns Why lines are missing, if some are. */
+  async #readOnce(
+    nodeId: NodeId,
+    taskIds: readonly TaskId[],
+    when: "first" | "later",
+    heard: Heard,
+  ): Promise<string | undefined> {
+    const { clock, link, random } = this.#deps;
+    const resumeMs = heard.sinceMs(taskIds);
+    heard.rewind(taskIds);
     const replyTo = subjects.logChunks(nodeId, newId(random));
     const { stdout, stderr, follow, tail, sinceMs, untilMs } = this.#options;
     const request: LogRequest = {
@@ -157,33 +185,44 @@ class Collection {
       stdout,
       stderr,
       follow,
-      tail: tail === "all" || when === "later" ? undefined : tail,
-      sinceMs,
+      tail: tail === "all" || when === "later" || resumeMs !== undefined ? undefined : tail,
+      sinceMs: resumeMs ?? sinceMs,
       untilMs,
     };
-    const subscription = this.#connection.subscribe(replyTo);
+    let connection: NatsConnection;
+    try {
+      connection = link.connection;
+    } catch {
+      return `node ${nodeId} is not available`;
+    }
+    const subscription = connection.subscribe(replyTo);
     let lastHeardMs = clock.monotonic();
     const end = (): void => subscription.unsubscribe();
     const cancelWatch = clock.every(silenceTimeoutMs / 3, () => {
       if (clock.monotonic() - lastHeardMs > silenceTimeoutMs) end();
     });
     this.#signal.addEventListener("abort", end, { once: true });
-    let finished = false;
+    let handing: Promise<unknown> = Promise.resolve();
     try {
-      await this.#connection.request(subjects.logRequests(nodeId), LogRequest.encode(request).finish(), {
+      await connection.request(subjects.logRequests(nodeId), LogRequest.encode(request).finish(), {
         timeout: acceptTimeoutMs,
       });
       for await (const message of subscription) {
         lastHeardMs = clock.monotonic();
-        finished = await this.#take(nodeId, message);
+        const chunk = LogChunk.decode(message.data);
+        if (chunk.problem !== "") this.problems.push(chunk.problem);
+        handing = handing.then(() => this.#hand(nodeId, chunk, heard));
+        if (chunk.done) await handing;
+        message.respond((await this.#isPatient(handing)) ? undefined : logWait);
         lastHeardMs = clock.monotonic(); // A slow reader of ours is not the node's silence.
-        if (finished) break;
+        if (chunk.done) return undefined;
       }
-      if (!finished && !this.#signal.aborted) this.problems.push(`node ${nodeId} disconnected unexpectedly`);
+      return `node ${nodeId} disconnected unexpectedly`;
     } catch (error) {
-      if (this.#signal.aborted) return;
-      this.#deps.log.debug({ nodeId, error: errorText(error) }, "node did not take a request for logs");
-      this.problems.push(`node ${nodeId} is not available`);
+      if (!this.#signal.aborted) {
+        this.#deps.log.debug({ nodeId, error: errorText(error) }, "node did not take a request for logs");
+      }
+      return `node ${nodeId} is not available`;
     } finally {
       cancelWatch();
       this.#signal.removeEventListener("abort", end);
@@ -191,15 +230,24 @@ class Collection {
     }
   }
 
-  /** @returns True when it was the last chunk. The answer lets the node send the next one. */
-  async #take(nodeId: NodeId, message: Msg): Promise<boolean> {
-    const chunk = LogChunk.decode(message.data);
+  async #hand(nodeId: NodeId, chunk: LogChunk, heard: Heard): Promise<void> {
     for (const record of chunk.records) {
-      if (!(await this.#queue.push(lineOf(nodeId, record)))) return true;
+      if (!heard.isNew(record.taskId as TaskId, record.atMs)) continue;
+      if (!(await this.#queue.push(lineOf(nodeId, record)))) return;
     }
-    if (chunk.problem !== "") this.problems.push(chunk.problem);
-    message.respond();
-    return chunk.done;
+  }
+
+  /** @returns False when the reader has not taken everything in time. */
+  async #isPatient(handing: Promise<unknown>): Promise<boolean> {
+    let cancel = (): void => {};
+    const late = new Promise<boolean>((resolve) => {
+      cancel = this.#deps.clock.after(patienceMs, () => resolve(false));
+    });
+    try {
+      return await Promise.race([handing.then(() => true), late]);
+    } finally {
+      cancel();
+    }
   }
 }
 

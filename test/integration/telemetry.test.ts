@@ -128,6 +128,7 @@ async function world(test: { teardown(end: () => Promise<void>): void }): Promis
           {
             ...deps,
             nodeId: id(name),
+            answerTimeoutMs: 500,
             find: async (taskId) => {
               const reader = output.get(taskId);
               return reader && { taskId, serviceId: id<ServiceId>("web"), reader };
@@ -228,6 +229,50 @@ t.test("a follower sees lines as they come, and the node stops reading when the 
   first?.write("for nobody");
   worker?.write("for nobody");
   t.ok((first?.readers ?? 0) <= 1);
+});
+
+t.test("a follower that pauses longer than a node waits for an answer misses nothing", async (t) => {
+  const { store, manager, output, signal } = await world(t);
+  const first = output.get(id("t1"));
+  const count = 2_000;
+  for (let line = 0; line < count; line += 1) first?.write(`${line}`);
+  let waits = 0;
+  const after: typeof systemClock.after = (_ms, callback) =>
+    systemClock.after(50, () => {
+      waits += 1;
+      callback();
+    });
+  const clock = { ...systemClock, after };
+  const seen: number[] = [];
+  for await (const { line } of readLogs({ ...deps, clock, store, link: manager }, web, follow, signal)) {
+    if (seen.length === 0) await until("the node was told to wait twelve times", () => waits >= 12);
+    if (seen.push(Number(Buffer.from(line).toString())) === count) break;
+  }
+  t.strictSame(
+    seen,
+    Array.from({ length: count }, (_, index) => index),
+  );
+});
+
+t.test("a follower goes on where it was when a node's connection is made anew", async (t) => {
+  const { store, manager, workers, output, signal } = await world(t);
+  const first = output.get(id("t1"));
+  for (let line = 0; line < 3; line += 1) first?.write(`${line}`);
+  const seen: string[] = [];
+  const clock: typeof systemClock = {
+    ...systemClock,
+    monotonic: () => systemClock.monotonic() * 50, // A node's silence is found out sooner.
+    every: (ms, callback) => systemClock.every(ms / 50, callback),
+  };
+  for await (const { line } of readLogs({ ...deps, clock, store, link: manager }, web, follow, signal)) {
+    if (seen.push(Buffer.from(line).toString().trim()) === 3) {
+      await workers[0]?.connection.close();
+      await until("it is connected again", () => workers[0] !== undefined && isConnected(workers[0]));
+      first?.write("3");
+    }
+    if (seen.length === 4) break;
+  }
+  t.strictSame(seen, ["0", "1", "2", "3"]);
 });
 
 t.test("a node without a connection is named after the lines of the others", async (t) => {

@@ -30,6 +30,8 @@ export interface LogPublisherDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly nodeId: string;
+  /** 30 s unless a test says otherwise. */
+  readonly answerTimeoutMs?: number;
   /** The task's container on this host, if it has one yet. */
   find(taskId: string): Promise<LoggedTask | undefined>;
 }
@@ -84,9 +86,15 @@ async function serve(
   const cancelKeepAlive = deps.clock.every(keepAliveMs, () => {
     if (deps.clock.monotonic() - sentMs >= keepAliveMs) void queue.push("keep-alive");
   });
+  const timeout = deps.answerTimeoutMs ?? answerTimeoutMs;
   const send = async (records: LogLineMessage[], done: boolean): Promise<void> => {
-    const chunk: LogChunk = { records, done, problem: done ? problems.join(", ") : "" };
-    await connection.request(request.replyTo, LogChunk.encode(chunk).finish(), { timeout: answerTimeoutMs });
+    let chunk: LogChunk = { records, done, problem: done ? problems.join(", ") : "" };
+    for (let isTaken = false; !isTaken;) {
+      const bytes = LogChunk.encode(chunk).finish();
+      const answer = await connection.request(request.replyTo, bytes, { timeout });
+      isTaken = answer.data.length === 0; // Otherwise it is `logWait`, which comes late enough to need no pause here.
+      chunk = { records: [], done: false, problem: "" };
+    }
     sentMs = deps.clock.monotonic();
   };
   try {
