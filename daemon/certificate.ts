@@ -3,6 +3,7 @@ import { createHash, webcrypto } from "node:crypto";
 import { connect } from "node:net";
 import { type ChannelCredentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import * as x509 from "@peculiar/x509";
+import { splitHostPort } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { ClusterId, NodeId } from "../model/ids.ts";
 import { parseJoinToken, rootDigestOf } from "../model/join-token.ts";
@@ -83,13 +84,9 @@ export async function renewCertificate(identity: NodeIdentity, signal: AbortSign
 
 /** The address that this host reaches `remote` ("host:port") from. */
 export function ownAddressTowards(remote: string): Promise<string> {
-  const split = remote.lastIndexOf(":");
+  const { host, port } = splitHostPort(remote);
   return new Promise((resolve, reject) => {
-    const socket = connect({
-      host: remote.slice(0, split),
-      port: Number(remote.slice(split + 1)),
-      timeout: callTimeoutMs,
-    });
+    const socket = connect({ host, port, timeout: callTimeoutMs });
     socket.once("connect", () => {
       resolve(socket.localAddress ?? "");
       socket.destroy();

@@ -1,3 +1,4 @@
+import { hostOf } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type {
   ClusterFacts,
@@ -396,10 +397,6 @@ function managerLeaveText(identity: NodeIdentity): string {
     `${head}The only way to restore a swarm that has lost consensus is to reinitialize it with ` +
     "`--force-new-cluster`. Use `--force` to suppress this message. "
   );
-}
-
-function hostOf(address: string): string {
-  return address.slice(0, address.lastIndexOf(":"));
 }
 
 function withPort(address: string): string {

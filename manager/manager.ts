@@ -1,6 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Server } from "@grpc/grpc-js";
+import { splitHostPort } from "../model/address.ts";
 import { ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../model/errors.ts";
 import type { ClusterSpec } from "../model/cluster.ts";
 import type { NodeId } from "../model/ids.ts";
@@ -146,22 +147,22 @@ export class Manager {
     const server = createGrpcServer();
     this.#server = server;
     addDoors(server, this.#doorDeps());
-    const { host, port } = splitListen(this.identity.listenAddress);
+    const { host, port } = splitHostPort(this.identity.listenAddress);
     this.#listener = await listenGrpc({ server, keeper: this.#keeper, host, port, log });
   }
 
   async #openGroup(start: RaftGroupOptions["start"], directory: string): Promise<void> {
     const { nodeId, clusterId, listenAddress, advertiseAddress, certificatePem, keyPem, rootPem } =
       this.identity;
-    const listen = splitListen(raftAddressOf(listenAddress));
+    const { host: listenHost, port: listenPort } = splitHostPort(raftAddressOf(listenAddress));
     this.#group = await this.#deps.openGroup(
       {
         directory,
         nodeId,
         clusterId,
         identity: { certificatePem, keyPem, rootPem },
-        listenHost: listen.host,
-        listenPort: listen.port,
+        listenHost,
+        listenPort,
         raftAddress: raftAddressOf(advertiseAddress),
         start,
       },
@@ -527,9 +528,4 @@ async function found(
     ...addresses,
     raftAddress: raftAddressOf(addresses.advertiseAddress),
   });
-}
-
-function splitListen(address: string): { readonly host: string; readonly port: number } {
-  const split = address.lastIndexOf(":");
-  return { host: address.slice(0, split), port: Number(address.slice(split + 1)) };
 }

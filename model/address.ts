@@ -38,11 +38,6 @@ export function overlaps(a: CidrBlock, b: CidrBlock): boolean {
   return contains(wide, { bits: narrow.bits, value: narrow.base });
 }
 
-/** Number of addresses in the block, network and broadcast address included. */
-export function blockSize(block: CidrBlock): bigint {
-  return 1n << BigInt(block.bits - block.prefixBits);
-}
-
 /** Dotted form for IPv4, eight uncompressed groups for IPv6. */
 export function printIp({ bits, value }: IpAddress): string {
   const width = bits === 32 ? 8n : 16n;
@@ -55,6 +50,30 @@ export function printIp({ bits, value }: IpAddress): string {
 
 export function printCidr(block: CidrBlock): string {
   return `${printIp({ bits: block.bits, value: block.base })}/${block.prefixBits}`;
+}
+
+/** An address with its port; the host is without the brackets that IPv6 wears beside a port. */
+export interface HostPort {
+  readonly host: string;
+  /** NaN when the text has none, which nothing can listen on or connect to. */
+  readonly port: number;
+}
+
+/** Takes "10.0.0.1:2377", "[fd00::1]:2377" or "name:2377" apart; without a port, bare IPv6 too. Checks nothing. */
+export function splitHostPort(text: string): HostPort {
+  const match = /^(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?$/.exec(text);
+  if (match === null) return { host: text, port: Number.NaN };
+  const [, bracketed, plain = "", port] = match;
+  return { host: bracketed ?? plain, port: port === undefined ? Number.NaN : Number(port) };
+}
+
+/** The host of an address, without port and brackets. */
+export function hostOf(address: string): string {
+  return splitHostPort(address).host;
+}
+
+export function joinHostPort(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 function parseIpv4(text: string): IpAddress | undefined {

@@ -33,10 +33,6 @@ export function parseConstraint(text: string): Constraint {
   return { key, operator, value };
 }
 
-export function printConstraint({ key, operator, value }: Constraint): string {
-  return `${key}${operator}${value}`;
-}
-
 /** True when the key is one that a node can match at all; the rest is accepted and never matches. */
 export function isKnownKey(key: string): boolean {
   const lower = key.toLowerCase();

@@ -1,6 +1,5 @@
 import type { ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId } from "./ids.ts";
 import type { Meta } from "./meta.ts";
-import type { PortSpec } from "./service.ts";
 
 export type { ClusterId, ConfigId, SecretId };
 
@@ -87,11 +86,6 @@ export interface Task {
   readonly restarts?: number;
   /** How many tasks of its slot ended in a row, each soon after it began, before it; absent means none. Owner: orchestrators. */
   readonly crashes?: number;
-}
-
-/** The publish settings that a task was created with; a change makes the task outdated. */
-export interface TaskEndpoint {
-  readonly ports: readonly PortSpec[];
 }
 
 /** Message of a task that its node may not have any more; the node is not to blame. */

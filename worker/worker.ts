@@ -1,5 +1,6 @@
 import { Agent as HttpAgent } from "node:http";
 import { networkInterfaces } from "node:os";
+import { hostOf } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { NodeDescription } from "../model/node.ts";
 import { DispatcherClient } from "../proto/gen/shoal/dispatcher.ts";
@@ -164,7 +165,7 @@ export class Worker {
     const loops = new LoopGroup({ clock, random, log });
     const host = (): string | undefined => {
       const leader = agent.managers.find((manager) => manager.leader);
-      return leader?.address.slice(0, leader.address.lastIndexOf(":"));
+      return leader === undefined ? undefined : hostOf(leader.address);
     };
     const fabric = new FabricLink({ clock, random, log }, { nodeId: identity.nodeId, tls: keeper, host });
     const publisher = {

@@ -5,8 +5,7 @@ import { forEach } from "../failure.ts";
 import { naturalOrder, shortId, table, write } from "../print.ts";
 import { filterArguments } from "../task-table.ts";
 import { parsePair } from "../units.ts";
-
-const collect = (value: string, previous: string[]) => [...previous, value];
+import { collect } from "../options.ts";
 
 interface CreateOptions {
   driver: string;

@@ -6,8 +6,7 @@ import { capitalise, table, write } from "../print.ts";
 import { nodeName } from "../resolve.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
 import { parsePair } from "../units.ts";
-
-const collect = (value: string, previous: string[]) => [...previous, value];
+import { collect } from "../options.ts";
 
 interface UpdateOptions {
   availability?: string;

@@ -1,5 +1,5 @@
 import { type Command, Option } from "commander";
-import type { ApiNetwork, ApiPort, ApiService, ApiServiceSpec } from "../api-types.ts";
+import type { ApiNetwork, ApiService, ApiServiceSpec } from "../api-types.ts";
 import { type Client, filters } from "../client.ts";
 import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
@@ -17,10 +17,10 @@ import {
   words,
 } from "../service-flags.ts";
 import { prettyService } from "../service-pretty.ts";
-import { filterArguments, listTasks, printTasks } from "../task-table.ts";
+import { filterArguments, listTasks, printPort, printTasks } from "../task-table.ts";
 import { parseCount } from "../units.ts";
+import { collect } from "../options.ts";
 
-const collect = (value: string, previous: string[]) => [...previous, value];
 const setByUser = (value: string) => value;
 
 interface CommonOptions {
@@ -180,7 +180,7 @@ export async function printServices(
     familiarImage(service.Spec.TaskTemplate.ContainerSpec.Image),
     (service.Endpoint?.Ports ?? [])
       .filter((port) => port.PublishMode === "ingress")
-      .map(printIngressPort)
+      .map(printPort)
       .join(", "),
   ]);
   write(table([["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"], ...rows]));
@@ -348,8 +348,4 @@ function replicasOf(service: ApiService): string {
   }
   const most = service.Spec.TaskTemplate.Placement?.MaxReplicas ?? 0;
   return most > 0 ? `${running} (max ${most} per node)` : running;
-}
-
-function printIngressPort(port: ApiPort): string {
-  return `*:${port.PublishedPort ?? 0}->${port.TargetPort}/${port.Protocol}`;
 }

@@ -14,9 +14,9 @@ import { showProgress } from "../progress.ts";
 import { orNothing } from "../resolve.ts";
 import { readEnvFile } from "../service-flags.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
+import { collect } from "../options.ts";
 import { printServices } from "./service.ts";
 
-const collect = (value: string, previous: string[]) => [...previous, value];
 const stackName = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
 interface DeployOptions {

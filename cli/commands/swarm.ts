@@ -3,6 +3,7 @@ import type { ApiInfo, ApiNode, ApiSwarm, ApiSwarmSpec } from "../api-types.ts";
 import type { Client } from "../client.ts";
 import { write } from "../print.ts";
 import { parseCount, parseDuration } from "../units.ts";
+import { collect } from "../options.ts";
 
 interface InitOptions {
   advertiseAddr?: string;
@@ -30,8 +31,6 @@ interface JoinOptions {
   dataPathAddr?: string;
   availability: string;
 }
-
-const collect = (value: string, previous: string[]) => [...previous, value];
 
 export function register(program: Command, client: () => Client): void {
   const swarm = program.command("swarm").description("Manage the cluster");

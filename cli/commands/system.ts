@@ -2,8 +2,8 @@ import type { Command } from "commander";
 import { type Client, filters } from "../client.ts";
 import { ellipsis, inWords, shortId, table, write } from "../print.ts";
 import { filterArguments } from "../task-table.ts";
+import { collect } from "../options.ts";
 
-const collect = (value: string, previous: string[]) => [...previous, value];
 const shownCommandLength = 20;
 const gibibyte = 1024 ** 3;
 

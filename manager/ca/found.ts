@@ -1,3 +1,4 @@
+import { hostOf } from "../../model/address.ts";
 import type { ClusterSpec } from "../../model/cluster.ts";
 import { defaultAddressPools, defaultDataPathPort, defaultSubnetBits } from "../../model/defaults.ts";
 import type { ClusterId, NetworkId, NodeId } from "../../model/ids.ts";
@@ -100,8 +101,4 @@ export async function foundCluster(
       }
     },
   };
-}
-
-function hostOf(address: string): string {
-  return address.slice(0, address.lastIndexOf(":"));
 }

@@ -1,4 +1,5 @@
 import type { ServerDuplexStream } from "@grpc/grpc-js";
+import { hostOf } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { NetworkId, NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
@@ -186,12 +187,10 @@ export class Dispatcher {
     switch (body?.$case) {
       case undefined:
       case "heartbeat":
+      case "applied":
         return;
       case "hello":
         session.end(new ClusterError("invalid-argument", "a session has only one Hello"));
-        return;
-      case "applied":
-        session.appliedSequence = Math.max(session.appliedSequence, body.value.sequence);
         return;
       case "description":
         this.#endOnFailure(session, this.#describe(session, body.value));
@@ -393,6 +392,5 @@ function noSuchNode(nodeId: NodeId): ClusterError {
 function addressSeen(node: Node, seen: string, dataPathAddress: string): string {
   const loopback = seen === "" || seen === "::1" || seen.startsWith("127.");
   if (!loopback) return seen;
-  const own = node.member?.address ?? "";
-  return own.slice(0, own.lastIndexOf(":")) || dataPathAddress || seen;
+  return hostOf(node.member?.address ?? "") || dataPathAddress || seen;
 }

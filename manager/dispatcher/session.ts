@@ -28,8 +28,6 @@ export class Session {
   #sequence = 0;
   #full = false;
   #started = false;
-  /** Highest sequence that the worker says it has carried out. */
-  appliedSequence = 0;
   /** Batches of statuses that wait for their commit. */
   statusesInFlight = 0;
 

@@ -1,3 +1,4 @@
+import { joinHostPort, splitHostPort } from "../../model/address.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { ManagerMember, Node, NodeRole } from "../../model/node.ts";
 
@@ -71,6 +72,6 @@ export function clusterAddress(raftAddress: string): string {
 }
 
 function shiftPort(address: string, by: number): string {
-  const split = address.lastIndexOf(":");
-  return `${address.slice(0, split)}:${Number(address.slice(split + 1)) + by}`;
+  const { host, port } = splitHostPort(address);
+  return joinHostPort(host, port + by);
 }

@@ -1,4 +1,5 @@
 import { connect } from "node:net";
+import { splitHostPort } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type {
@@ -70,9 +71,9 @@ export async function leaveGroup(
 
 /** Members that cannot be reached count against the quorum, so they are not let in. */
 function dial(nodeId: NodeId, address: string, signal: AbortSignal): Promise<void> {
-  const split = address.lastIndexOf(":");
+  const { host, port } = splitHostPort(address);
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: address.slice(0, split), port: Number(address.slice(split + 1)), signal });
+    const socket = connect({ host, port, signal });
     const fail = (why: string): void => {
       socket.destroy();
       reject(

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { hostOf } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { HostSettings, NodeIdentity } from "../../proto/host.ts";
 import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
@@ -36,7 +37,7 @@ export function openTelemetry(context: TelemetryContext): Telemetry {
   const loops = new LoopGroup({ clock, random, log });
   const link = new FabricLink(
     { clock, random, log },
-    { nodeId: identity.nodeId, tls, host: () => hostOf(context.leaderAddress()) },
+    { nodeId: identity.nodeId, tls, host: () => hostOfLeader(context) },
   );
   const options = {
     binary: settings.natsServer,
@@ -67,6 +68,7 @@ export const noTelemetry: Telemetry = {
   stop: () => Promise.resolve(),
 };
 
-function hostOf(address: string | undefined): string | undefined {
-  return address?.slice(0, address.lastIndexOf(":"));
+function hostOfLeader(context: TelemetryContext): string | undefined {
+  const address = context.leaderAddress();
+  return address === undefined ? undefined : hostOf(address);
 }

@@ -1,5 +1,15 @@
 import t from "tap";
-import { overlaps, parseCidr, parseIp, printCidr, printIp, type CidrBlock } from "../../model/address.ts";
+import {
+  hostOf,
+  joinHostPort,
+  overlaps,
+  parseCidr,
+  parseIp,
+  printCidr,
+  printIp,
+  splitHostPort,
+  type CidrBlock,
+} from "../../model/address.ts";
 
 function cidr(text: string): CidrBlock {
   const block = parseCidr(text);
@@ -34,5 +44,25 @@ t.test("blocks overlap when one holds the other", (t) => {
   t.ok(overlaps(cidr("10.3.0.0/24"), cidr("10.0.0.0/8")));
   t.notOk(overlaps(cidr("10.0.0.0/24"), cidr("10.0.1.0/24")));
   t.notOk(overlaps(cidr("::/0"), cidr("10.0.1.0/24")));
+  t.end();
+});
+
+const hostPorts = [
+  { text: "10.0.0.1:2377", want: { host: "10.0.0.1", port: 2377 } },
+  { text: "manager.example:2377", want: { host: "manager.example", port: 2377 } },
+  { text: "[fd00::1]:2377", want: { host: "fd00::1", port: 2377 } },
+  { text: "[fd00::1]", want: { host: "fd00::1", port: Number.NaN } },
+  { text: "fd00::1", want: { host: "fd00::1", port: Number.NaN } },
+  { text: "::1", want: { host: "::1", port: Number.NaN } },
+  { text: "10.0.0.1", want: { host: "10.0.0.1", port: Number.NaN } },
+  { text: "", want: { host: "", port: Number.NaN } },
+] as const;
+
+t.test("host and port part; brackets belong to neither", (t) => {
+  for (const { text, want } of hostPorts) {
+    t.strictSame(splitHostPort(text), want, text);
+    t.equal(hostOf(text), want.host, text);
+    if (!Number.isNaN(want.port)) t.equal(joinHostPort(want.host, want.port), text);
+  }
   t.end();
 });
