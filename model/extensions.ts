@@ -40,6 +40,9 @@ export interface Extensions {
   readonly rebalance: "allowed" | "never";
 }
 
+/** A worker that loses its manager finds another within this; shorter, a change of leader would stop tasks. */
+const defaultStopAfterMs = 15_000;
+
 const defaults: Extensions = {
   prefer: [],
   avoid: [],
@@ -126,7 +129,8 @@ function parseUnreachable(value: string): UnreachablePolicy {
   if ((kind !== "replace" && kind !== "wait" && kind !== "stop") || more.length > 0) {
     throw new Error("replace, wait or stop is accepted, and a time as in replace:30s");
   }
-  return { kind, afterMs: after === undefined ? 0 : parseDurationMs(after) };
+  const defaultMs = kind === "stop" ? defaultStopAfterMs : 0;
+  return { kind, afterMs: after === undefined ? defaultMs : parseDurationMs(after) };
 }
 
 const unitMs: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };

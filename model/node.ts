@@ -45,6 +45,8 @@ export interface NodeStatus {
   readonly message: string;
   /** Address the managers see, no port. */
   readonly address: string;
+  /** Since when it is in this state, unix milliseconds; absent on nodes that never changed it. */
+  readonly sinceMs?: number;
 }
 
 /** Present while the node is a member of the consensus group. Owner: membership. */

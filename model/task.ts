@@ -84,6 +84,8 @@ export interface Task {
   readonly jobIteration?: number;
   /** How often its slot was restarted on this spec version before it; absent means never. Owner: orchestrators. */
   readonly restarts?: number;
+  /** It is to be replaced elsewhere, in its service's order; absent means it may stay. Owner: whoever rebalances. */
+  readonly moving?: true;
   /** How many tasks of its slot ended in a row, each soon after it began, before it; absent means none. Owner: orchestrators. */
   readonly crashes?: number;
 }

@@ -80,7 +80,7 @@ export class NodeStates {
     await this.#deps.store.update((tx) => {
       const node = tx.nodes.get(nodeId);
       if (node?.status.state !== "ready" || this.#deps.isConnected(nodeId)) return;
-      tx.nodes.update(withState(node, "unreachable", "connection closed"));
+      tx.nodes.update(withState(node, "unreachable", "connection closed", tx.nowMs));
     }, this.#signal);
   }
 
@@ -110,7 +110,7 @@ export class NodeStates {
         const node = tx.nodes.get(id);
         if (node === undefined || node.status.state === "down" || this.#deps.isConnected(id)) return;
         const message = 'Node moved to "unknown" state due to leadership change in cluster';
-        tx.nodes.update(withState(node, "unknown", message));
+        tx.nodes.update(withState(node, "unknown", message, tx.nowMs));
       },
       this.#signal,
     );
@@ -142,7 +142,7 @@ export class NodeStates {
             node.status.state === "unknown"
               ? 'heartbeat failure for node in "unknown" state'
               : "heartbeat failure";
-          tx.nodes.update(withState(node, "down", message));
+          tx.nodes.update(withState(node, "down", message, tx.nowMs));
         },
         this.#signal,
       );
@@ -166,6 +166,6 @@ export class NodeStates {
   }
 }
 
-function withState(node: Node, state: NodeState, message: string): Node {
-  return { ...node, status: { ...node.status, state, message } };
+function withState(node: Node, state: NodeState, message: string, sinceMs: number): Node {
+  return { ...node, status: { ...node.status, state, message, sinceMs } };
 }

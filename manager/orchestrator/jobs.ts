@@ -5,7 +5,7 @@ import { isTerminal, type Task } from "../../model/task.ts";
 import {
   emptyPlan,
   isLost,
-  isOnLostNode,
+  hasToLeave,
   isStopped,
   mergePlans,
   slotsOf,
@@ -117,7 +117,7 @@ function courseOf(scene: Scene, slot: Slot): Course {
   if (slot.tasks.some(isComplete)) return "complete";
   const newest = slot.tasks[0];
   if (slot.live.length > 0) {
-    const over = slot.live.every((task) => isTerminal(task) || isOnLostNode(scene, task));
+    const over = slot.live.every((task) => isTerminal(task) || hasToLeave(scene, task));
     return over && newest !== undefined && !mayRestart(scene, slot, newest) ? "given-up" : "active";
   }
   return newest?.status.state === "failed" || newest?.status.state === "rejected"

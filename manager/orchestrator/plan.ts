@@ -1,3 +1,5 @@
+import { defaultStopGracePeriodMs } from "../../model/defaults.ts";
+import { extensionsOf } from "../../model/extensions.ts";
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import type { Revision, Service, UpdateStatus } from "../../model/service.ts";
@@ -29,6 +31,8 @@ export type TaskChange =
       readonly desiredState: "ready" | "running" | "complete";
       readonly restarts: number;
       readonly crashes?: number;
+      /** It stands in for a task on a node that is down; such steps are carried out at a bounded rate. */
+      readonly forLost?: true;
     }
   /** Ends the task; its record stays as history. */
   | { readonly kind: "shutdown"; readonly taskId: TaskId }
@@ -125,9 +129,44 @@ export function isLost(node: Node | undefined): boolean {
   return node === undefined || node.status.state === "down" || node.spec.availability === "drain";
 }
 
-/** The task has been given to a node that cannot keep it. */
-export function isOnLostNode(scene: Pick<Scene, "node">, task: Task): boolean {
-  return task.nodeId !== undefined && isLost(scene.node(task.nodeId));
+/**
+ * The task has to leave where it is: its node is gone, drained, or down for longer than the service waits, or
+ * it was told to move.
+ */
+export function hasToLeave(scene: LeavingScene, task: Task): boolean {
+  if (task.moving === true && !isTerminal(task)) return true;
+  if (task.nodeId === undefined) return false;
+  const node = scene.node(task.nodeId);
+  if (node === undefined || node.spec.availability === "drain") return true;
+  const atMs = lossAtMs(scene, node);
+  return atMs !== undefined && scene.nowMs >= atMs;
+}
+
+type LeavingScene = Pick<Scene, "node" | "nowMs" | "leadsSinceMs" | "service">;
+
+/** When the service gives up its tasks on a node that is down; `undefined` for never, and for other nodes. */
+export function lossAtMs(
+  { service, nowMs, leadsSinceMs }: LeavingScene,
+  { status }: Node,
+): number | undefined {
+  if (status.state !== "down") return undefined;
+  const { kind, afterMs } = extensionsOf(service.spec.labels).onUnreachable;
+  // Another leader's clock may have been ahead of ours.
+  const sinceMs = (status.sinceMs ?? 0) > nowMs ? leadsSinceMs : (status.sinceMs ?? 0);
+  switch (kind) {
+    case "wait":
+      return undefined;
+    case "replace":
+      return sinceMs + afterMs;
+    case "stop":
+      // The worker begins to stop them by then, and the last is killed when its grace is over.
+      return sinceMs + afterMs + (service.spec.task.container.stopGracePeriodMs ?? defaultStopGracePeriodMs);
+  }
+}
+
+/** The task's node does not answer, and whether it still runs nobody knows. */
+export function isOnDownNode(scene: Pick<Scene, "node">, task: Task): boolean {
+  return task.nodeId !== undefined && scene.node(task.nodeId)?.status.state === "down";
 }
 
 export function isRunning(task: Task): boolean {

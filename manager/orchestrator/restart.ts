@@ -6,9 +6,11 @@ import { isTaskDirty } from "./dirty.ts";
 import {
   earliest,
   emptyPlan,
-  isOnLostNode,
+  hasToLeave,
+  isOnDownNode,
   isRunning,
   isStopped,
+  lossAtMs,
   placeOf,
   sinceMs,
   type Plan,
@@ -23,13 +25,13 @@ import {
  * `decidePromotion` lets it start.
  */
 export function decideRestart(scene: Scene, slot: Slot): Plan {
-  const ended = slot.live.filter((task) => isTerminal(task) || isOnLostNode(scene, task));
-  if (ended.length === 0) return emptyPlan;
+  const ended = slot.live.filter((task) => isTerminal(task) || hasToLeave(scene, task));
+  if (ended.length === 0) return { steps: [], wakeAtMs: nextLossMs(scene, slot) };
   // Something good is already there, or on its way: then the rest only has to go, in the update's order.
   const good = slot.live.filter((task) => !ended.includes(task) && !isOutdated(scene, task));
   if (good.length > 0) {
     const over = ended.filter(
-      (task) => isTerminal(task) || good.some(isRunning) || !movesStartFirst(scene, task),
+      (task) => isTerminal(task) || good.some(isRunning) || !staysUntilReplaced(scene, task),
     );
     return { steps: over.length === 0 ? [] : [over.map(shutdown)], wakeAtMs: undefined };
   }
@@ -39,7 +41,7 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
   const startAtMs = newest.desiredState === "ready" ? earliestStartMs(scene, newest) : 0;
   if (isTerminal(newest) && scene.nowMs < startAtMs) return { steps: [], wakeAtMs: startAtMs };
   if (!mayRestart(scene, slot, newest)) return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
-  if (!isTerminal(newest) && movesStartFirst(scene, newest)) {
+  if (!isTerminal(newest) && staysUntilReplaced(scene, newest)) {
     return { steps: [[create(scene, slot, newest, "now")]], wakeAtMs: undefined };
   }
   const delayMs = nextWaitMs(scene, newest);
@@ -48,6 +50,16 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
     steps: [[...ended.map(shutdown), create(scene, slot, newest, startNow ? "now" : "later")]],
     wakeAtMs: undefined,
   };
+}
+
+/** When the first of the slot's tasks is given up unless its node returns. */
+function nextLossMs(scene: Scene, slot: Slot): number | undefined {
+  let wakeAtMs: number | undefined;
+  for (const { nodeId } of slot.live) {
+    const node = nodeId === undefined ? undefined : scene.node(nodeId);
+    if (node !== undefined) wakeAtMs = earliest(wakeAtMs, lossAtMs(scene, node));
+  }
+  return wakeAtMs;
 }
 
 /** A `ready` task may start once its delay is over and what it replaces has stopped, or took too long to. */
@@ -113,14 +125,20 @@ function create(scene: Scene, slot: Slot, old: Task, start: "now" | "later"): Ta
     desiredState: start === "now" ? goalOf(scene.service.spec.mode) : "ready",
     restarts,
     ...(crashes === 0 ? {} : { crashes }),
+    ...(isOnDownNode(scene, old) && !isTerminal(old) ? { forLost: true } : {}),
   };
 }
 
-/** A healthy task on a drained node of a start-first service stays until its replacement runs. */
-function movesStartFirst(scene: Scene, task: Task): boolean {
-  if (scene.service.spec.update?.order !== "start-first" || task.slot === 0 || !isRunning(task)) return false;
-  const node = task.nodeId === undefined ? undefined : scene.node(task.nodeId);
-  return node !== undefined && node.status.state !== "down" && !isOutdated(scene, task);
+/**
+ * Make before break. A healthy task of a start-first service that has to leave stays until its replacement
+ * runs. So does one on a node that is down: should the node return first, the task has never been away.
+ */
+export function staysUntilReplaced(scene: Scene, task: Task): boolean {
+  if (task.slot === 0 || task.nodeId === undefined || isTerminal(task) || isOutdated(scene, task))
+    return false;
+  if (scene.node(task.nodeId) === undefined) return false;
+  if (isOnDownNode(scene, task)) return true;
+  return scene.service.spec.update?.order === "start-first" && isRunning(task);
 }
 
 /** What was lost with its node, or was made by an update, did not crash and so does not wait. */
@@ -135,7 +153,7 @@ function nextWaitMs(scene: Scene, old: Task): number {
 }
 
 function crashesOf(scene: Scene, old: Task): number {
-  if (!isTerminal(old) || isOnLostNode(scene, old)) return 0;
+  if (!isTerminal(old) || hasToLeave(scene, old)) return 0;
   if (old.specVersion !== scene.service.specVersion) return 1;
   return crashesAfter(old, {
     beganMs: scene.ranSinceMs(old.id) ?? earliestStartMs(scene, old),

@@ -3,17 +3,28 @@ import { unreachable } from "../../model/errors.ts";
 import type { ServiceId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Service } from "../../model/service.ts";
-import { isTerminal, type Task } from "../../model/task.ts";
+import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { newId } from "../../runtime/random.ts";
 import type { ObjectEvent, StoreEvent } from "../store/change.ts";
 import { dropUnusedRevision } from "../store/revisions.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { applyStep, markRemoved, type PlannedFor } from "./apply.ts";
+import { ReplacementBudget, retryMs } from "./budget.ts";
 import { isEqual } from "./dirty.ts";
 import { decideGlobal } from "./global.ts";
 import { decideGlobalJob, decideReplicatedJob } from "./jobs.ts";
 import { inOwnTime } from "./own-time.ts";
-import { emptyPlan, isLost, isRunning, sinceMs, type Plan, type Scene, type Step } from "./plan.ts";
+import {
+  emptyPlan,
+  isLost,
+  isRunning,
+  sinceMs,
+  type Plan,
+  type Scene,
+  type Step,
+  earliest,
+  type TaskChange,
+} from "./plan.ts";
 import { decideReplicated } from "./replicated.ts";
 import type { OrchestrationDeps } from "./run.ts";
 import { Timers } from "./timers.ts";
@@ -39,6 +50,7 @@ export async function runServices(
   /** Since when tasks ran that have ended since; an update asks whether they ended early. */
   const ranSinceMs = new Map<TaskId, number>();
   const leadsSinceMs = Math.trunc(clock.now());
+  const budget = new ReplacementBudget(clock.monotonic());
   let due: Iterable<ServiceId> = store.view(everyService);
   for (;;) {
     await settle(due);
@@ -79,8 +91,12 @@ export async function runServices(
       historyLimit: view.cluster?.spec.taskHistoryLimit ?? defaultTaskHistoryLimit,
     });
     const planned = { serviceId: id, specVersion: service.specVersion };
-    for (const step of plan.steps) work.push({ kind: "step", planned, step });
-    return plan;
+    let { wakeAtMs } = plan;
+    for (const step of plan.steps) {
+      if (!step.some(isForLost) || budget.take(clock.monotonic())) work.push({ kind: "step", planned, step });
+      else wakeAtMs = earliest(wakeAtMs, nowMs + retryMs);
+    }
+    return { steps: plan.steps, wakeAtMs };
   }
 }
 
@@ -98,6 +114,10 @@ function decide(scene: Scene): Plan {
     default:
       return unreachable(kind);
   }
+}
+
+function isForLost(change: TaskChange): boolean {
+  return change.kind === "create" && change.forLost === true;
 }
 
 function carryOut(tx: Transaction, work: Work, newTaskId: () => TaskId): void {
@@ -180,16 +200,25 @@ function matters(view: StoreView, event: ObjectEvent & { readonly table: "tasks"
 
 function updateMatters(view: StoreView, service: Service | undefined, task: Task, previous: Task): boolean {
   if (isTerminal(task)) return !isTerminal(previous);
+  if (task.moving !== previous.moving) return true;
   if (task.nodeId !== previous.nodeId && task.nodeId !== undefined && isLost(view.nodes.get(task.nodeId)))
     return true;
   if (service !== undefined && isUpdating(service) && task.status.error !== previous.status.error)
     return true;
   if (!isRunning(task) || isRunning(previous) || service === undefined) return false;
-  return isUpdating(service) || service.spec.update?.order === "start-first";
+  return isUpdating(service) || isReplacing(view, task);
 }
 
 function isPerNode({ spec: { mode } }: Service): boolean {
   return mode.kind === "global" || mode.kind === "global-job";
+}
+
+/** Another task of its slot stayed until this one runs. */
+function isReplacing(view: StoreView, task: Task): boolean {
+  return (
+    task.slot > 0 &&
+    view.tasks.bySlot(task.serviceId, task.slot).some((other) => other.id !== task.id && isWanted(other))
+  );
 }
 
 function isUpdating(service: Service): boolean {

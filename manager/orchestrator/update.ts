@@ -4,11 +4,12 @@ import type { TaskId } from "../../model/ids.ts";
 import type { UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import { isTaskDirty } from "./dirty.ts";
+import { staysUntilReplaced } from "./restart.ts";
 import {
   inProgressMessage,
   earliest,
   emptyPlan,
-  isOnLostNode,
+  hasToLeave,
   isRunning,
   isStopped,
   mergePlans,
@@ -104,7 +105,7 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: Rea
 
 function standingOf(scene: Scene, slot: Slot): Standing {
   if (slot.live.length === 0) return newestIsOutdated(scene, slot) ? { kind: "dirty" } : { kind: "clean" };
-  const good = slot.live.filter((task) => !isOutdated(scene, task) && !isOnLostNode(scene, task));
+  const good = slot.live.filter((task) => !isOutdated(scene, task) && !hasToLeave(scene, task));
   const keep = good.toSorted(betterFirst)[0];
   if (keep === undefined) return { kind: "dirty" };
   const others = slot.live.filter((task) => task !== keep);
@@ -134,14 +135,17 @@ function shutdownAll(tasks: readonly Task[]): TaskChange[] {
 function resolve({ scene, policy }: Turn, standing: Standing | undefined): Plan {
   if (standing?.kind !== "resolving") return emptyPlan;
   const { keep, others } = standing;
-  if (policy.order === "stop-first") return { steps: [shutdownAll(others)], wakeAtMs: undefined };
+  if (policy.order === "stop-first") {
+    const over = others.filter((task) => isRunning(keep) || !staysUntilReplaced(scene, task));
+    return { steps: over.length === 0 ? [] : [shutdownAll(over)], wakeAtMs: undefined };
+  }
   const settledAtMs = isRunning(keep)
     ? sinceMs(keep) + extensionsOf(scene.service.spec.labels).updateSettleMs
     : undefined;
   if (settledAtMs !== undefined && settledAtMs <= scene.nowMs) {
     return { steps: [shutdownAll(others)], wakeAtMs: undefined };
   }
-  const useless = others.filter((task) => !isRunning(task));
+  const useless = others.filter((task) => !isRunning(task) && !staysUntilReplaced(scene, task));
   return { steps: useless.length === 0 ? [] : [shutdownAll(useless)], wakeAtMs: settledAtMs };
 }
 

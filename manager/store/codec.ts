@@ -122,6 +122,7 @@ function toRecord(task: Task): TaskRecord {
     restarts: task.restarts ?? 0,
     versionsSinceCreated: meta.version - meta.createdVersion,
     crashes: task.crashes ?? 0,
+    moving: task.moving ?? false,
   };
 }
 
@@ -150,6 +151,7 @@ function fromRecord(record: TaskRecord, canonical: (id: string) => string): Task
     ...(record.jobIteration === undefined ? {} : { jobIteration: record.jobIteration }),
     ...(record.restarts === 0 ? {} : { restarts: record.restarts }),
     ...(record.crashes === 0 ? {} : { crashes: record.crashes }),
+    ...(record.moving ? { moving: true } : {}),
   };
 }
 

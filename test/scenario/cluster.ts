@@ -1,6 +1,6 @@
 import { taskStates, isTerminal, type Task, type TaskState } from "../../model/task.ts";
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
-import type { NodeState } from "../../model/node.ts";
+import type { Availability, NodeState } from "../../model/node.ts";
 import { revisionKey, type Service, type ServiceSpec } from "../../model/service.ts";
 import { runAllocator } from "../../manager/allocator/run.ts";
 import { runOrchestration } from "../../manager/orchestrator/run.ts";
@@ -124,6 +124,13 @@ export class ScenarioCluster implements AsyncDisposable {
     await this.store.update((tx) => {
       const node = tx.nodes.get(nodeId);
       if (node !== undefined) tx.nodes.update({ ...node, status: { ...node.status, state } });
+    });
+  }
+
+  async setAvailability(name: string, availability: Availability): Promise<void> {
+    await this.store.update((tx) => {
+      const node = tx.nodes.get(id(name));
+      if (node !== undefined) tx.nodes.update({ ...node, spec: { ...node.spec, availability } });
     });
   }
 

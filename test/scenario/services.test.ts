@@ -491,3 +491,69 @@ t.test(
     t.strictSame(c.errors, []);
   },
 );
+
+t.test("draining the node of a start-first service never goes below its replicas", async (t) => {
+  await using c = await started(["n1", "n2", "n3"]);
+  await c.create("web", serviceSpec({ replicas: 9, update: { ...policy, order: "start-first" } }));
+  await c.until(() => c.running("web").length === 9);
+  await c.setAvailability("n1", "drain");
+  let least = 9;
+  await c.until(() => {
+    least = Math.min(least, c.running("web").length);
+    return c.running("web").every((task) => task.nodeId !== id("n1"));
+  });
+  t.equal(least, 9);
+  await c.until(() => c.tasks("web").filter((task) => !isTerminal(task)).length === 9);
+  t.strictSame(c.errors, []);
+});
+
+t.test(
+  "tasks that are told to move do so in their service's order, and start-first keeps all running",
+  async (t) => {
+    await using c = await started(["n1", "n2"]);
+    await c.create("web", serviceSpec({ replicas: 4, update: { ...policy, order: "start-first" } }));
+    await c.until(() => c.running("web").length === 4);
+    await c.store.update((tx) => tx.nodes.create(nodeObject("n3")));
+    await c.store.update((tx) => {
+      const task = tx.tasks.byService(id("web")).find((each) => each.nodeId === id("n1"));
+      if (task !== undefined) tx.tasks.update({ ...task, moving: true });
+    });
+    let least = 4;
+    await c.until(() => {
+      least = Math.min(least, c.running("web").length);
+      return c.running("web").some((task) => task.nodeId === id("n3"));
+    });
+    t.equal(least, 4);
+    await c.until(() => c.tasks("web").filter((task) => !isTerminal(task)).length === 4);
+    t.strictSame(c.errors, []);
+  },
+);
+
+t.test("a node that returns before its tasks run elsewhere keeps them", async (t) => {
+  await using c = await started(["n1"]);
+  await c.create("web", serviceSpec({ replicas: 3 }));
+  await c.until(() => c.running("web").length === 3);
+  const before = new Set(c.running("web").map((task) => task.id));
+  await c.setNode("n1", "down");
+  await c.clock.advance(5000);
+  t.ok(
+    c.tasks("web").some((task) => task.status.error.startsWith("no suitable node")),
+    "the replacements have nowhere to go",
+  );
+  await c.setNode("n1", "ready");
+  await c.until(() => c.tasks("web").filter((task) => !isTerminal(task)).length === 3);
+  t.ok(c.running("web").every((task) => before.has(task.id)));
+  t.strictSame(c.errors, []);
+});
+
+t.test("start-first goes on where every node holds as many replicas as it may", async (t) => {
+  await using c = await started(["n1", "n2"]);
+  const placement = { constraints: [], spread: [], maxReplicas: 1, platforms: [] };
+  const task = { ...taskSpec(), placement };
+  await c.create("web", serviceSpec({ replicas: 2, task, update: { ...policy, order: "start-first" } }));
+  await c.until(() => c.running("web").length === 2);
+  await c.update("web", image("web:2"));
+  await c.until(() => c.service("web").updateStatus?.state === "completed");
+  t.equal(c.running("web", "web:2").length, 2);
+  t.strictSame(c.errors, []);
+});

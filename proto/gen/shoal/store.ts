@@ -75,6 +75,7 @@ export interface TaskRecord {
   hasPorts: boolean;
   hasPid: boolean;
   crashes: number;
+  moving: boolean;
   /** How much older the version is that it was created with. */
   versionsSinceCreated: number;
 }
@@ -471,6 +472,7 @@ function createBaseTaskRecord(): TaskRecord {
     hasPorts: false,
     hasPid: false,
     crashes: 0,
+    moving: false,
     versionsSinceCreated: 0,
   };
 }
@@ -554,6 +556,9 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     }
     if (message.crashes !== 0) {
       writer.uint32(208).uint32(message.crashes);
+    }
+    if (message.moving !== false) {
+      writer.uint32(224).bool(message.moving);
     }
     if (message.versionsSinceCreated !== 0) {
       writer.uint32(216).uint64(message.versionsSinceCreated);
@@ -782,6 +787,14 @@ export const TaskRecord: MessageFns<TaskRecord> = {
             message.crashes = reader.uint32();
             continue;
           }
+          case 28: {
+            if (tag !== 224) {
+              break;
+            }
+
+            message.moving = reader.bool();
+            continue;
+          }
           case 27: {
             if (tag !== 216) {
               break;
@@ -833,6 +846,7 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     message.hasPorts = object.hasPorts ?? false;
     message.hasPid = object.hasPid ?? false;
     message.crashes = object.crashes ?? 0;
+    message.moving = object.moving ?? false;
     message.versionsSinceCreated = object.versionsSinceCreated ?? 0;
     return message;
   },

@@ -14,6 +14,14 @@ function withRestart(restart: RestartPolicy, replicas = 1): NonNullable<SceneTex
   return { replicas, task: { ...taskSpec(), restart } };
 }
 
+const startFirst: UpdatePolicy = {
+  parallelism: 1,
+  delayMs: 0,
+  failureAction: "pause",
+  maxFailureRatio: 0,
+  order: "start-first",
+};
+
 const replicated: readonly Case[] = [
   { name: "a new service fills its slots", tasks: "", spec: { replicas: 2 }, want: "+1; +2" },
   { name: "a gap is filled first", tasks: "1=running 3=running", spec: { replicas: 3 }, want: "+2" },
@@ -79,7 +87,86 @@ const replicated: readonly Case[] = [
     tasks: "1=running@n1 2=running@n2",
     spec: { replicas: 2 },
     nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
-    want: "-t1 +1",
+    want: "+1",
+  },
+  {
+    name: "a task whose node is down ends once its replacement runs",
+    tasks: "1=running@n2+5 1=running@n1",
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "-t2",
+  },
+  {
+    name: "until then it stays, so that a node that returns first loses nothing",
+    tasks: "1=pending+5 1=running@n1",
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "",
+  },
+  {
+    name: "and the replacement goes instead",
+    tasks: "1=starting@n2+5 1=running@n1",
+    want: "-t1",
+  },
+  {
+    name: "replace:30s waits for the node so long",
+    tasks: "1=running@n1",
+    spec: { labels: { "shoal.on-unreachable": "replace:30s" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 29_999,
+    want: "@30000",
+  },
+  {
+    name: "and then replaces",
+    tasks: "1=running@n1",
+    spec: { labels: { "shoal.on-unreachable": "replace:30s" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 30_000,
+    want: "+1",
+  },
+  {
+    name: "wait leaves the task to its node for ever",
+    tasks: "1=running@n1",
+    spec: { labels: { "shoal.on-unreachable": "wait" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 9e9,
+    want: "",
+  },
+  {
+    name: "unless the node is drained",
+    tasks: "1=running@n1",
+    spec: { labels: { "shoal.on-unreachable": "wait" } },
+    nodes: [nodeObject("n1", { state: "down", spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "+1",
+  },
+  {
+    name: "stop gives the worker the time it has to stop, and the containers their grace",
+    tasks: "1=running@n1",
+    spec: { labels: { "shoal.on-unreachable": "stop:20s" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "@30000",
+  },
+  {
+    name: "a drained node's task of a start-first service stays until its replacement runs",
+    tasks: "1=starting@n2+5 1=running@n1",
+    spec: { update: { ...startFirst } },
+    nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "",
+  },
+  {
+    name: "a task that is to move is replaced in the service's order: stop-first",
+    tasks: "1=running@n1>",
+    want: "-t1 +1r",
+  },
+  {
+    name: "a task that is to move is replaced in the service's order: start-first",
+    tasks: "1=running@n1>",
+    spec: { update: { ...startFirst } },
+    want: "+1",
+  },
+  {
+    name: "and ends when its replacement runs",
+    tasks: "1=running@n2+5 1=running@n1>",
+    spec: { update: { ...startFirst } },
+    want: "-t2",
   },
   {
     name: "tasks of a node that is not heard stay",

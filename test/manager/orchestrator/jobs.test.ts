@@ -93,7 +93,7 @@ const replicated: readonly Case[] = [
     tasks: "1=running/complete@n1~0",
     spec: job(1, 1),
     nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
-    want: "-t1 +1c",
+    want: "+1c",
   },
   {
     name: "what finished on a node that is down stays finished",

@@ -8,7 +8,8 @@ import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
 /**
  * Tasks in short: "slot=state/desired@node:vN+ms#restarts!crashes~iteration", only slot and state required,
  * such as "1=running 2=failed@n1:v1". The task's id is "t" and its place in the list, from 1. Its
- * version is its time, but for "^version": as made by a leader with another clock. A restarted task without crashes stands after one crash.
+ * version is its time, but for "^version": as made by a leader with another clock. A restarted task without crashes
+ * stands after one crash; ">" is to move.
  */
 export function parseTasks(text: string): Task[] {
   return text
@@ -16,11 +17,11 @@ export function parseTasks(text: string): Task[] {
     .filter((word) => word !== "")
     .map((word, i) => {
       const match =
-        /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?(?:!(\d+))?(?:~(\d+))?(?:\^(\d+))?$/.exec(
+        /^(\d+)=([a-z]+)(?:\/([a-z]+))?(?:@(\w+))?(?::v(\d+))?(?:\+(\d+))?(?:#(\d+))?(?:!(\d+))?(?:~(\d+))?(?:\^(\d+))?(>)?$/.exec(
           word,
         );
       if (match === null) throw new Error(`not a task: ${word}`);
-      const [, slot, state, desired, node, version, ms, restarts, crashes, iteration, born] = match;
+      const [, slot, state, desired, node, version, ms, restarts, crashes, iteration, born, moving] = match;
       const createdAtMs = Number(ms ?? 0);
       const createdVersion = Number(born ?? ms ?? 0);
       return {
@@ -40,6 +41,7 @@ export function parseTasks(text: string): Task[] {
         },
         networks: [],
         ...(restarts === undefined ? {} : { restarts: Number(restarts), crashes: Number(crashes ?? 1) }),
+        ...(moving === undefined ? {} : { moving: true }),
         ...(iteration === undefined ? {} : { jobIteration: Number(iteration) }),
       };
     });

@@ -12,7 +12,12 @@ const policy: UpdatePolicy = {
   maxFailureRatio: 0,
   order: "stop-first",
 };
-const updating: UpdateStatus = { state: "updating", message: "update in progress", startedAtMs: 1000 };
+const updating: UpdateStatus = {
+  state: "updating",
+  message: "update in progress",
+  startedAtMs: 1000,
+  startedVersion: 1000,
+};
 const rollingBack: UpdateStatus = { ...updating, state: "rollback_started" };
 const { monitorMs: _, ...withoutMonitor } = policy;
 
