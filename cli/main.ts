@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { openClient } from "./client.ts";
 import { setFailed } from "./failure.ts";
+import { hideEmptyDefaults } from "./options.ts";
 import { acceptTruthValues } from "./truth.ts";
 
 /** Loaded only when named, so that a command pays for its own code alone. */
@@ -34,6 +35,7 @@ async function main(argv: readonly string[]): Promise<void> {
     .version(ownVersion(), "-v, --version")
     .showHelpAfterError("(add --help for the options)")
     .enablePositionalOptions();
+  hideEmptyDefaults(program); // Before the groups: their commands take it over from here.
   const named = argv.find(
     (word, index) => !word.startsWith("-") && argv[index - 1] !== "-H" && argv[index - 1] !== "--host",
   );

@@ -66,6 +66,12 @@ export function familiarImage(image: string): string {
   return shown.replace(/^docker\.io\/(library\/)?/, "");
 }
 
+/** An image reference in the list of containers, as docker shows it there: never with a digest. */
+export function imageWithoutDigest(image: string): string {
+  const at = image.indexOf("@");
+  return familiarImage(at < 0 ? image : image.slice(0, at));
+}
+
 /** Numbers inside names count as numbers: web.2 before web.10. */
 export function naturalOrder(a: string, b: string): number {
   return a.localeCompare(b, "en", { numeric: true, sensitivity: "base" });

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readNamedFile } from "./files.ts";
 import type { ApiServiceSpec, ApiUpdateConfig } from "./api-types.ts";
 import { parseMount, parseNetwork, parsePorts, parsePreference, parseUlimit } from "./service-parse.ts";
 import { parseBytes, parseCount, parseCpus, parseDuration, parsePair } from "./units.ts";
@@ -320,7 +320,8 @@ export function setLogOptions(spec: ApiServiceSpec, options: readonly string[]):
 
 /** Lines of an env file; blank lines and comments are skipped. */
 export function readEnvFile(path: string): string[] {
-  return readFileSync(path, "utf8")
+  return readNamedFile(path)
+    .toString("utf8")
     .split("\n")
     .map((line) => line.trim())
     .filter((line) => line !== "" && !line.startsWith("#"));

@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import { readNamedFile } from "../files.ts";
 import type { ApiInfo, ApiNetwork, ApiService, ApiServiceSpec, Versioned } from "../api-types.ts";
 import { type Client, filters } from "../client.ts";
 import { convertStack, type StackNetwork, type StackPayload } from "../compose/convert.ts";
@@ -198,7 +198,7 @@ async function ensurePayloads(
     const body = {
       Name: name,
       Labels: labels,
-      Data: readFileSync(resolve(folder, file)).toString("base64"),
+      Data: readNamedFile(resolve(folder, file)).toString("base64"),
       ...(templateDriver !== undefined && { Templating: { Name: templateDriver } }),
     };
     if (current === undefined) {

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { type Client, filters } from "../client.ts";
-import { ellipsis, inWords, shortId, table, write } from "../print.ts";
+import { ellipsis, inWords, shortId, table, write, imageWithoutDigest } from "../print.ts";
 import { filterArguments } from "../task-table.ts";
 import { collect } from "../options.ts";
 
@@ -144,7 +144,7 @@ async function listContainers(
   const nowMs = Date.now();
   const rows = containers.map((container) => [
     id(container),
-    container.Image,
+    options.trunc ? imageWithoutDigest(container.Image) : container.Image,
     `"${options.trunc ? ellipsis(container.Command, shownCommandLength) : container.Command}"`,
     `${inWords(nowMs - container.Created * 1_000)} ago`,
     container.Status,

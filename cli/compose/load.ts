@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { Ajv, type ErrorObject } from "ajv";
 import { parse } from "yaml";
+import { readNamedFile } from "../files.ts";
 import { parseDuration } from "../units.ts";
 import { type Environment, interpolateAll } from "./interpolate.ts";
 import type { ComposeFile, ComposeService } from "./types.ts";
@@ -39,7 +40,7 @@ function loadOne(
   warn: (text: string) => void,
   check: Check,
 ): ComposeFile {
-  const text = readFileSync(path === "-" ? 0 : path, "utf8");
+  const text = readNamedFile(path === "-" ? 0 : path).toString("utf8");
   if (text.length > largestFileBytes) throw new Error(`${path}: larger than ${largestFileBytes} bytes`);
   let raw: unknown;
   try {

@@ -114,6 +114,8 @@ try {
   await new Listr(steps, {
     concurrent: false,
     fallbackRenderer: "simple",
+    // A terminal that does not know its width says 0, and every letter would get a line of its own.
+    fallbackRendererCondition: () => process.stdout.columns === 0,
     rendererOptions: { collapseSubtasks: false },
   }).run();
   console.log(goOn(lab.host("host1"), await webAddress()));

@@ -12,6 +12,7 @@ const task = (nodeId: string, image: string, state = "running"): TaskSummary => 
   Status: { State: state },
 });
 const node = (id: string, hostname: string, state: string, leader = false): NodeSummary => ({
+  CreatedAt: "2026-01-01T00:00:00Z",
   ID: id,
   Spec: { Role: leader ? "manager" : "worker", Availability: "active" },
   Description: { Hostname: hostname },

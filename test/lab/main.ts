@@ -1,7 +1,7 @@
 import { Command, InvalidArgumentError } from "commander";
 import { call } from "./api.ts";
 import { clearLab, hostProcesses, Lab, labPlace, type HostProcess } from "./lab.ts";
-import type { NodeSummary } from "./swarm.ts";
+import { type NodeSummary, nodeOfHost } from "./swarm.ts";
 
 interface PlaceOptions {
   readonly name?: string;
@@ -118,7 +118,7 @@ async function printStatus(lab: Lab): Promise<void> {
   for (const host of lab.hosts) {
     const own = await host.ownProcesses();
     const pids = Object.entries(own).map(([name, info]) => `${name}=${info.pid}`);
-    const node = nodes.find((candidate) => candidate.Description.Hostname === host.name);
+    const node = nodeOfHost(nodes, host.name);
     const leader = node?.ManagerStatus?.Leader === true ? " leader" : "";
     const said = node === undefined ? "" : `${node.Status.State} ${node.Spec.Availability}${leader}`;
     console.log([host.name, host.addr, host.role, await host.state(), said, ...pids].join("  "));

@@ -5,6 +5,7 @@ import { waitFor } from "./shell.ts";
 /** The part of a node object that the lab reads. */
 export interface NodeSummary {
   readonly ID: string;
+  readonly CreatedAt: string;
   readonly Spec: { readonly Role: string; readonly Availability: string };
   readonly Description: { readonly Hostname: string };
   readonly Status: { readonly State: string; readonly Addr?: string };
@@ -13,6 +14,13 @@ export interface NodeSummary {
     readonly Reachability: string;
     readonly Addr: string;
   };
+}
+
+/** The node that a host is now: a host that left and joined again is listed under each node it has been. */
+export function nodeOfHost(nodes: readonly NodeSummary[], hostname: string): NodeSummary | undefined {
+  const own = nodes.filter((node) => node.Description.Hostname === hostname);
+  const newestFirst = own.toSorted((a, b) => Date.parse(b.CreatedAt) - Date.parse(a.CreatedAt));
+  return newestFirst.find((node) => node.Status.State === "ready") ?? newestFirst[0];
 }
 
 /** Makes a swarm of hosts whose sockets answer: the first manager begins it, the others join it. */
