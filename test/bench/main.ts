@@ -1,6 +1,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { readFile, writeFile } from "node:fs/promises";
 import type { ClusterFile } from "../lab/lab.ts";
+import { type ApiBenchOptions, apiTable, benchApi } from "./api.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { drive } from "./drive.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
@@ -64,7 +65,7 @@ program
   .description("proposals per second of three members, beside etcd where it is installed")
   .option("--rounds <n>", "in turn; medians are printed", count, 5)
   .option("--seconds <n>", "of each load", count, 8)
-  .option("--in-flight <n...>", "proposals under way", counts, [1, 64, 1000])
+  .option("--in-flight <list>", "proposals under way", counts, [1, 64, 1000])
   .addOption(new Option("--only <contender>", "leave the other one out").choices(["shoal", "etcd"]))
   .option("--profile <directory>", "for V8 profiles of our members' threads")
   .option("--markdown <file>", "also write the table there")
@@ -73,6 +74,21 @@ program
     const rows = await benchRaft({ ...flags, contenders, profile }, (line) => console.log(line));
     const note = `Medians of ${flags.rounds} rounds of ${flags.seconds} s, three members on one machine (${machine()}).`;
     const table = raftTable(rows, note);
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
+  .command("api")
+  .description("writes through the REST API of a leader in the lab")
+  .option("--managers <n>", "", count, 3)
+  .option("--clients <list>", "requests under way", counts, [1, 64])
+  .option("--seconds <n>", "of each load", count, 8)
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: ApiBenchOptions & { readonly markdown?: string }) => {
+    const rows = await benchApi(options, (line) => console.log(line));
+    const note = `Leader of ${options.managers} managers in the lab (${machine()}); the load runs on the same machine.`;
+    const table = apiTable(rows, note);
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
   });
@@ -132,9 +148,9 @@ async function driveFile(
   return { title: cluster.name, figures };
 }
 
-function counts(value: string, before: readonly number[] | undefined): number[] {
-  const others = before === undefined || before.join() === "1,64,1000" ? [] : before; // The default is replaced.
-  return [...others, count(value)];
+/** Such as "1,64,1000". */
+function counts(value: string): number[] {
+  return value.split(",").map(count);
 }
 
 function count(value: string): number {
