@@ -142,13 +142,9 @@ export class SimDisk implements BlockDisk {
     this.#begin();
   }
 
-  /** Another disk with the same contents, synced or not, and no faults. */
-  clone(): SimDisk {
-    const copy = new SimDisk({
-      capacityBytes: this.capacityBytes,
-      whenStopped: this.#whenStopped,
-      ...(this.#clock === undefined ? {} : { clock: this.#clock }),
-    });
+  /** Another disk with the same contents, synced or not, and no faults but those of `options`. */
+  clone(options: SimDiskOptions = this.#sameOptions()): SimDisk {
+    const copy = new SimDisk(options);
     copy.#names = this.#names.clone();
     return copy;
   }
@@ -174,6 +170,14 @@ export class SimDisk implements BlockDisk {
   /** Changes bytes behind everybody's back. */
   damage(path: string, change: (bytes: Uint8Array) => void): void {
     this.#file(path).damage(change);
+  }
+
+  #sameOptions(): SimDiskOptions {
+    return {
+      capacityBytes: this.capacityBytes,
+      whenStopped: this.#whenStopped,
+      ...(this.#clock === undefined ? {} : { clock: this.#clock }),
+    };
   }
 
   #begin(): void {

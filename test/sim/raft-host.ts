@@ -1,0 +1,560 @@
+import type { MemberId, RaftNode } from "raft-ts";
+import type { MembershipChange, RaftGroupOptions } from "../../manager/raft/group.ts";
+import { Member } from "../../manager/raft/member.ts";
+import type { ThreadCommand, ThreadFailure, ThreadOutput } from "../../manager/raft/port.ts";
+import { type Recovered, recover } from "../../manager/raft/recover.ts";
+import { ClusterError, outcomeUnknownText } from "../../model/errors.ts";
+import type { ClusterId, NodeId } from "../../model/ids.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import { silentLog } from "../../runtime/log.ts";
+import type { Checkers } from "./raft-checkers.ts";
+import { type CrashLoss, type DiskCall, type DiskFault, SimDisk } from "./disk.ts";
+import { Ledger } from "./raft-ledger.ts";
+import { Machine, type Outcome, type Request, encodeRequest } from "./raft-machine.ts";
+import type { SimNetwork, Station } from "./raft-network.ts";
+import type { Schedule, SimRandom } from "./raft-schedule.ts";
+import type { Trace } from "./raft-trace.ts";
+
+export const tickMs = 50;
+const stateDirectory = "/raft";
+/** From the main thread to the raft thread or back. */
+const handoverMs = 0.05;
+const restartMs = 200;
+
+export interface HostPlan {
+  readonly snapshotEntries: number;
+  readonly keepEntries: number;
+  readonly segmentBytes: number;
+  /** Of a write that has to reach the disk. */
+  readonly syncMs: readonly [number, number];
+}
+
+export interface HostDeps {
+  readonly schedule: Schedule;
+  readonly random: SimRandom;
+  readonly trace: Trace;
+  readonly network: SimNetwork;
+  readonly checkers: Checkers;
+  readonly ledgers: Map<MemberId, Ledger>;
+  readonly violate: (rule: string, text: string) => void;
+  /** Told of a request that was certainly not carried out. */
+  refused(request: Request): void;
+  /** Told of every entry that reaches a state machine. */
+  applied(request: Request, index: number): void;
+}
+
+export type ProposeAnswer =
+  | { readonly kind: "done"; readonly outcome: Outcome; readonly index: number }
+  | { readonly kind: "refused" }
+  | { readonly kind: "unknown" };
+
+/** `damaged` waits to be replaced, `removed` was taken out of the group, `unused` was never in it. */
+export type HostState = "unused" | "starting" | "up" | "down" | "damaged" | "removed";
+
+interface Thread {
+  pausedUntilMs: number;
+  readonly queue: (() => void)[];
+}
+
+interface Life {
+  readonly raft: Thread;
+  readonly main: Thread;
+  readonly number: number;
+  member: Member | undefined;
+  detach: (how: "process" | "power") => void;
+  readonly pending: Map<
+    number,
+    (answer: { value?: number; outcome?: Outcome; failure?: ThreadFailure }) => void
+  >;
+  readonly requests: Map<number, Request>;
+  readonly waitingReads: { readonly index: number; readonly answer: () => void }[];
+  toRaftMs: number;
+  toMainMs: number;
+}
+
+/** One manager: its disk, its process with the two threads, and the state machine. */
+export class SimHost {
+  readonly name: string;
+  readonly nodeId: NodeId;
+  state: HostState = "unused";
+  disk: SimDisk;
+  memberId: MemberId | undefined;
+  machine = new Machine();
+  /** As the main thread was told. */
+  isLeader = false;
+  leaderId: NodeId | undefined;
+  node: RaftNode | undefined;
+  /** Times the member's own clock, which may run slow or fast. */
+  clockRate = 1;
+  /** A call after which the process or the machine stops. */
+  stopInCalls: { left: number; readonly how: "process" | "power" } | undefined;
+  failNextSync = false;
+  slowDisk = 1;
+  /** A fault of the disk has struck this process, so that it may stop. */
+  excused = false;
+  /** Its disk was changed behind its back. */
+  tampered = false;
+  readonly #deps: HostDeps;
+  readonly #plan: HostPlan;
+  #life: Life = newLife(0);
+  #nextId = 1;
+
+  constructor(deps: HostDeps, plan: HostPlan, name: string, image: SimDisk | undefined) {
+    this.#deps = deps;
+    this.#plan = plan;
+    this.name = name;
+    this.nodeId = name as NodeId;
+    const options = {
+      clock: this.#diskClock(),
+      whenStopped: "hang" as const,
+      onCall: (call: DiskCall) => this.#onCall(call),
+    };
+    this.disk = image === undefined ? new SimDisk(options) : image.clone(options);
+  }
+
+  get isUp(): boolean {
+    return this.state === "up";
+  }
+
+  get address(): string {
+    return `${this.name}:1`;
+  }
+
+  /** Begins a life; a failure on the way ends it like any other. */
+  start(how: RaftGroupOptions["start"]): void {
+    const life = newLife(this.#life.number + 1);
+    this.#life = life;
+    this.state = "starting";
+    this.excused = false;
+    this.machine = new Machine();
+    this.isLeader = false;
+    this.node = undefined;
+    this.#deps.trace.note(this.name, "starts", how);
+    void this.#begin(life, how);
+  }
+
+  /** Ends the process, or the machine with it: of what was not synced, `loss` says what stays. */
+  crash(how: "process" | "power", loss?: CrashLoss): void {
+    this.#deps.trace.note(this.name, "crashes", how);
+    this.#end(how);
+    if (loss !== undefined) this.disk.losePower(loss);
+    else this.disk.killProcess();
+    this.state = "down";
+  }
+
+  /** A new disk, as for a manager that joins again. */
+  wipe(): void {
+    this.#end("process");
+    this.disk.killProcess();
+    this.disk = new SimDisk({
+      clock: this.#diskClock(),
+      whenStopped: "hang",
+      onCall: (call) => this.#onCall(call),
+    });
+    this.state = "unused";
+    this.memberId = undefined;
+    this.tampered = false;
+  }
+
+  pause(thread: "raft" | "main" | "both", ms: number): void {
+    const until = Math.ceil((this.#deps.schedule.nowMs + ms) * 1000) / 1000; // Moments are whole microseconds.
+    this.#deps.trace.note(this.name, "pauses", thread, Math.round(ms));
+    const { raft, main } = this.#life;
+    if (thread !== "main") raft.pausedUntilMs = Math.max(raft.pausedUntilMs, until);
+    if (thread !== "raft") main.pausedUntilMs = Math.max(main.pausedUntilMs, until);
+  }
+
+  propose(request: Request, answer: (answer: ProposeAnswer) => void): void {
+    if (!this.isUp) return answer({ kind: "refused" });
+    const life = this.#life;
+    const id = this.#newId();
+    life.requests.set(id, request);
+    life.pending.set(id, ({ value, outcome, failure }) => {
+      if (value !== undefined) answer({ kind: "done", outcome, index: value });
+      else if (failure === undefined || !isCertain(failure)) answer({ kind: "unknown" });
+      else {
+        this.#deps.refused(request);
+        answer({ kind: "refused" });
+      }
+    });
+    this.#command(life, { kind: "propose", proposals: [{ id, data: encodeRequest(request) }] });
+  }
+
+  /** Calls back with the index once the state machine here includes it. */
+  read(answer: (index: number | undefined) => void): void {
+    if (!this.isUp) return answer(undefined);
+    const life = this.#life;
+    const id = this.#newId();
+    life.pending.set(id, ({ value }) => {
+      if (value === undefined) answer(undefined);
+      else if (this.machine.index >= value) answer(value);
+      else life.waitingReads.push({ index: value, answer: () => answer(value) });
+    });
+    this.#command(life, { kind: "read", id });
+  }
+
+  change(change: MembershipChange, answer: (failure: ThreadFailure | undefined | "lost") => void): void {
+    this.#request(answer, (id) => ({ kind: "change", id, change }));
+  }
+
+  transfer(to: NodeId | undefined, answer: (failure: ThreadFailure | undefined | "lost") => void): void {
+    this.#request(answer, (id) => ({ kind: "transfer", id, to }));
+  }
+
+  #request(
+    answer: (failure: ThreadFailure | undefined | "lost") => void,
+    command: (id: number) => Parameters<Member["command"]>[0],
+  ): void {
+    if (!this.isUp) return answer("lost");
+    const id = this.#newId();
+    this.#life.pending.set(id, ({ value, failure }) =>
+      answer(value === undefined ? (failure ?? "lost") : undefined),
+    );
+    this.#command(this.#life, command(id));
+  }
+
+  async #begin(life: Life, how: RaftGroupOptions["start"]): Promise<void> {
+    const { random, network, ledgers } = this.#deps;
+    const options: RaftGroupOptions & { segmentBytes: number } = {
+      directory: stateDirectory,
+      nodeId: this.nodeId,
+      clusterId: "sim" as ClusterId,
+      identity: { certificatePem: "", keyPem: "", rootPem: "" },
+      listenHost: "",
+      listenPort: 0,
+      raftAddress: this.address,
+      start: how,
+      tickMs,
+      ...this.#plan,
+    };
+    let recovered: Recovered;
+    try {
+      recovered = await recover({ disk: this.disk, random }, options);
+    } catch (error) {
+      if (this.#life === life) this.#couldNotStart(error, how);
+      return;
+    }
+    if (this.#life !== life) return;
+    this.#compare(recovered);
+    this.memberId = recovered.memberId;
+    const ledger = ledgers.get(recovered.memberId);
+    if (ledger !== undefined) this.#watchDisk(life, recovered, ledger);
+    const station: Omit<Station, "handler"> = {
+      name: this.name,
+      memberId: recovered.memberId,
+      run: (action) => this.#inRaft(life, action),
+    };
+    life.member = new Member(
+      {
+        clock: this.#memberClock(life),
+        random,
+        log: silentLog,
+        wire: (handler) => {
+          const wire = network.attach({ ...station, handler });
+          life.detach = (how) => wire.detach(how);
+          return wire;
+        },
+        emit: (output) => this.#emit(life, output),
+      },
+      options,
+      recovered,
+    );
+    this.state = "up";
+    life.member.start();
+  }
+
+  #compare({ memberId, storage }: Recovered): void {
+    const { ledgers, trace, checkers } = this.#deps;
+    const { term, vote, commit } = storage.initialState();
+    trace.note(this.name, "recovered", term, vote, commit, storage.firstIndex(), storage.lastIndex());
+    const ledger = ledgers.get(memberId);
+    if (ledger !== undefined) {
+      const problem = ledger.isEmpty ? undefined : ledger.recovered(storage);
+      if (ledger.isEmpty) ledger.founded(storage);
+      if (problem !== undefined) this.#deps.violate("durability", `${memberId}: ${problem}`);
+      return;
+    }
+    const fresh = new Ledger();
+    ledgers.set(memberId, fresh);
+    fresh.founded(storage);
+    if (storage.lastIndex() === 0) return;
+    const entries = storage.entries(storage.firstIndex(), storage.lastIndex() + 1, Number.MAX_SAFE_INTEGER);
+    checkers.onFounded(entries, { term, commit: storage.lastIndex() });
+  }
+
+  #watchDisk(life: Life, { memberId, wal, snapshots }: Recovered, ledger: Ledger): void {
+    const append = wal.append.bind(wal);
+    wal.append = async (batch) => {
+      ledger.begin(batch);
+      await append(batch);
+      if (this.#life !== life) return;
+      ledger.settled(batch);
+      this.#deps.checkers.onDurable(memberId, batch);
+    };
+    const save = snapshots.save.bind(snapshots);
+    snapshots.save = (snapshot) => {
+      ledger.snapshotBegun(snapshot.meta);
+      return save(snapshot);
+    };
+  }
+
+  #couldNotStart(error: unknown, how: RaftGroupOptions["start"]): void {
+    const text = error instanceof Error ? error.message : String(error);
+    this.#deps.trace.note(this.name, "could not start", text);
+    this.#end("process");
+    this.disk.killProcess();
+    this.state = "down";
+    if (this.tampered && error instanceof ClusterError && error.code === "data-loss") {
+      this.state = "damaged";
+    } else if (this.excused) {
+      const { schedule } = this.#deps;
+      const life = this.#life;
+      schedule.after(restartMs, () => {
+        if (this.#life === life && this.state === "down") this.start(how);
+      });
+    } else this.#deps.violate("a sound disk was refused", `${this.name}: ${text}`);
+  }
+
+  #end(how: "process" | "power"): void {
+    const life = this.#life;
+    this.#life = newLife(life.number + 1);
+    this.stopInCalls = undefined;
+    this.failNextSync = false;
+    this.isLeader = false;
+    this.node = undefined;
+    life.detach(how);
+    for (const answer of life.pending.values()) answer({});
+    life.pending.clear();
+    life.member = undefined;
+  }
+
+  #command(life: Life, command: Exclude<ThreadCommand, { kind: "identity" | "stop" }>): void {
+    life.toRaftMs = Math.max(this.#deps.schedule.nowMs + handoverMs, life.toRaftMs);
+    this.#deps.schedule.after(life.toRaftMs - this.#deps.schedule.nowMs, () =>
+      this.#inRaft(life, () => life.member?.command(command)),
+    );
+  }
+
+  #emit(life: Life, output: ThreadOutput): void {
+    if (this.#life !== life) return;
+    life.toMainMs = Math.max(this.#deps.schedule.nowMs + handoverMs, life.toMainMs);
+    this.#deps.schedule.after(life.toMainMs - this.#deps.schedule.nowMs, () =>
+      this.#inMain(life, () => this.#receive(life, output)),
+    );
+  }
+
+  #inRaft(life: Life, action: () => void): void {
+    if (this.#life === life) this.#inThread(life.raft, life, action);
+  }
+
+  #inMain(life: Life, action: () => void): void {
+    if (this.#life === life) this.#inThread(life.main, life, action);
+  }
+
+  /** In the order of asking; what is asked of a paused thread waits. */
+  #inThread(thread: Thread, life: Life, action: () => void): void {
+    if (thread.queue.length === 0 && thread.pausedUntilMs <= this.#deps.schedule.nowMs) return action();
+    thread.queue.push(action);
+    if (thread.queue.length === 1) this.#wake(thread, life);
+  }
+
+  #wake(thread: Thread, life: Life): void {
+    this.#deps.schedule.after(thread.pausedUntilMs - this.#deps.schedule.nowMs, () => {
+      if (this.#life !== life) return;
+      if (thread.pausedUntilMs <= this.#deps.schedule.nowMs) thread.queue.shift()?.();
+      if (thread.queue.length > 0) this.#wake(thread, life);
+    });
+  }
+
+  /** The main thread: what `client.ts` and the store do there. */
+  #receive(life: Life, output: ThreadOutput): void {
+    const { trace, checkers, violate } = this.#deps;
+    const { machine } = this;
+    const memberId = this.memberId ?? "";
+    switch (output.kind) {
+      case "committed": {
+        if (output.index <= machine.index)
+          violate("state-machine safety", `${this.name} went back to ${output.index} from ${machine.index}`);
+        trace.note(this.name, "applies", output.index, `+${output.entries.length}`);
+        for (const { index, offset, bytes, proposalId } of output.entries) {
+          const { request, outcome } = machine.apply(index, output.data.subarray(offset, offset + bytes));
+          checkers.onApplied(memberId, index, machine.chain);
+          this.#deps.applied(request, index);
+          if (proposalId === undefined) continue;
+          const own = life.requests.get(proposalId);
+          if (own !== undefined && (own.request !== request.request || own.attempt !== request.attempt)) {
+            violate(
+              "an answer to another request",
+              `${this.name} took entry ${index} for its proposal ${proposalId}`,
+            );
+          }
+          this.#answer(life, proposalId, { value: index, outcome });
+        }
+        machine.index = output.index;
+        this.#serveReads(life);
+        return;
+      }
+      case "snapshot":
+        trace.note(this.name, "restores", output.index);
+        machine.restore(output.data);
+        if (machine.index !== output.index)
+          violate(
+            "snapshot index",
+            `${this.name} was given the state at ${machine.index} as that at ${output.index}`,
+          );
+        this.#serveReads(life);
+        return;
+      case "leader":
+        this.isLeader = output.isSelf;
+        this.leaderId = output.leaderId;
+        trace.note(this.name, "follows", output.leaderId, `t${output.term}`, output.isSelf ? "self" : "");
+        return;
+      case "reply":
+        this.#answer(life, output.id, { value: output.value });
+        return;
+      case "refused":
+        trace.note(this.name, "refuses", output.id, output.failure.code);
+        this.#answer(life, output.id, { failure: output.failure });
+        return;
+      case "snapshot-wanted":
+        this.#command(life, {
+          kind: "snapshot",
+          id: output.id,
+          index: machine.index,
+          data: machine.snapshot(),
+        });
+        return;
+      case "failed":
+        this.#failed(output);
+        return;
+      case "membership":
+      case "status":
+      case "started":
+        return;
+    }
+  }
+
+  #failed({ failure, removed }: ThreadOutput & { kind: "failed" }): void {
+    const { trace, schedule, violate } = this.#deps;
+    trace.note(this.name, removed ? "was removed" : "failed", failure.message);
+    this.#end("process");
+    this.disk.killProcess();
+    this.state = removed ? "removed" : "down";
+    if (removed) return;
+    if (!this.excused)
+      violate("a member stopped without a fault of its disk", `${this.name}: ${failure.message}`);
+    const life = this.#life;
+    schedule.after(restartMs, () => {
+      if (this.#life === life && this.state === "down") this.start("join"); // It may have failed before it had a log.
+    });
+  }
+
+  #serveReads(life: Life): void {
+    const ready = life.waitingReads.filter(({ index }) => index <= this.machine.index);
+    if (ready.length === 0) return;
+    const rest = life.waitingReads.filter(({ index }) => index > this.machine.index);
+    life.waitingReads.splice(0, life.waitingReads.length, ...rest);
+    for (const { answer } of ready) answer();
+  }
+
+  #answer(
+    life: Life,
+    id: number,
+    answer: { value?: number; outcome?: Outcome; failure?: ThreadFailure },
+  ): void {
+    const pending = life.pending.get(id);
+    life.pending.delete(id);
+    pending?.(answer);
+  }
+
+  #newId(): number {
+    this.#nextId += 1;
+    return this.#nextId;
+  }
+
+  #onCall(call: DiskCall): DiskFault | undefined {
+    const { random, trace, schedule } = this.#deps;
+    trace.note(this.name, "disk", call.kind, call.path.slice(call.path.lastIndexOf("/") + 1), call.bytes);
+    if (this.stopInCalls !== undefined) {
+      this.stopInCalls.left -= 1;
+      if (this.stopInCalls.left <= 0) {
+        const { how } = this.stopInCalls;
+        this.stopInCalls = undefined;
+        schedule.after(0, () => this.onStopped(how));
+        // The kernel's copy is not cut within a page, and the disk's not within a sector: see `loseSome`.
+        return { kind: "stop", writtenBytes: random.chance(0.5) ? call.bytes : 0 };
+      }
+    }
+    const durable = call.kind === "sync" || call.kind === "write-synced" || call.kind === "sync-directory";
+    if (durable && this.failNextSync) {
+      this.failNextSync = false;
+      this.excused = true;
+      trace.note(this.name, "sync fails");
+      return { kind: "fail", code: "EIO" };
+    }
+    if (this.disk.usedBytes + call.bytes > this.disk.capacityBytes) this.excused = true;
+    if (!durable && call.kind !== "write") return undefined;
+    const [least, most] = this.#plan.syncMs;
+    const ms = (least + random.next() * (most - least)) * this.slowDisk;
+    return durable ? { kind: "delay", ms } : undefined;
+  }
+
+  /** The world decides what a stopped disk loses. */
+  onStopped: (how: "process" | "power") => void = (how) => this.crash(how);
+
+  /** Calls of the disk return while the process is paused; it just does not hear of it. */
+  #diskClock(): Clock {
+    const { schedule } = this.#deps;
+    return clockOf({
+      now: () => schedule.nowMs,
+      after: (ms, callback) => {
+        const life = this.#life;
+        return schedule.after(ms, () => this.#inRaft(life, callback));
+      },
+    });
+  }
+
+  #memberClock(life: Life): Clock {
+    const { schedule } = this.#deps;
+    return clockOf({
+      now: () => schedule.nowMs,
+      after: (ms, callback) => schedule.after(ms * this.clockRate, () => this.#inRaft(life, callback)),
+    });
+  }
+}
+
+function isCertain({ code, message }: ThreadFailure): boolean {
+  return (code === "no-leader" && message !== outcomeUnknownText) || code === "resource-exhausted";
+}
+
+function newLife(number: number): Life {
+  return {
+    number,
+    member: undefined,
+    detach: () => {},
+    pending: new Map(),
+    requests: new Map(),
+    waitingReads: [],
+    raft: { pausedUntilMs: 0, queue: [] },
+    main: { pausedUntilMs: 0, queue: [] },
+    toRaftMs: 0,
+    toMainMs: 0,
+  };
+}
+
+function clockOf({ now, after }: { now: () => number; after: Clock["after"] }): Clock {
+  return {
+    now,
+    monotonic: now,
+    after,
+    sleep: (ms) => new Promise((resolve) => after(ms, resolve)),
+    every(ms, callback) {
+      const tick = (): void => {
+        cancel = after(ms, tick);
+        callback();
+      };
+      let cancel = after(ms, tick);
+      return () => cancel();
+    },
+  };
+}

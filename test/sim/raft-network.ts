@@ -1,0 +1,261 @@
+import type { MemberId, Message, SnapshotMessage } from "raft-ts";
+import type { MemberWire } from "../../manager/raft/member.ts";
+import { messageFromWire, messageToWire } from "../../manager/raft/codec.ts";
+import { nodeIdOf } from "../../manager/raft/membership.ts";
+import type { TransportHandler } from "../../manager/raft/transport.ts";
+import { RaftMessage } from "../../proto/gen/shoal/raft.ts";
+import type { Schedule, SimRandom } from "./raft-schedule.ts";
+import type { Trace } from "./raft-trace.ts";
+
+/** How the wire behaves while there are faults. */
+export interface NetworkPlan {
+  /** `stream`: in order and whole, unless a connection breaks; `datagram`: anything goes. */
+  readonly kind: "stream" | "datagram";
+  readonly latencyMs: readonly [number, number];
+  readonly dropRatio: number;
+  readonly duplicateRatio: number;
+  /** Messages that take up to `spikeMs`. */
+  readonly spikeRatio: number;
+  readonly spikeMs: number;
+  /** Every message goes through its encoding. */
+  readonly encoded: boolean;
+}
+
+/** Where messages arrive: one life of a process. */
+export interface Station {
+  readonly name: string;
+  readonly memberId: MemberId;
+  readonly handler: TransportHandler;
+  /** Runs in the raft thread, later when that is paused; not at all once the process is dead. */
+  run(action: () => void): void;
+}
+
+const snapshotPartMs = 5;
+const snapshotBoundMs = 2_000;
+const connectMs = 5;
+
+/** All links of a world. Hosts are known by name; cuts are one-way. */
+export class SimNetwork {
+  readonly #schedule: Schedule;
+  readonly #random: SimRandom;
+  readonly #trace: Trace;
+  readonly #plan: NetworkPlan;
+  readonly #onSend: (from: MemberId, message: Message) => void;
+  readonly #stations = new Map<string, Station>();
+  readonly #cuts = new Set<string>();
+  /** Stream links: when the last frame arrives, so that the next does not overtake it. */
+  readonly #lastArrivalMs = new Map<string, number>();
+  /** Told apart so that a test can plant a bug between two members; undefined drops the message. */
+  filter: (message: Message) => Message | undefined = (message) => message;
+  faulty = true;
+
+  constructor(
+    deps: {
+      schedule: Schedule;
+      random: SimRandom;
+      trace: Trace;
+      onSend: (from: MemberId, message: Message) => void;
+    },
+    plan: NetworkPlan,
+  ) {
+    this.#schedule = deps.schedule;
+    this.#random = deps.random;
+    this.#trace = deps.trace;
+    this.#onSend = deps.onSend;
+    this.#plan = plan;
+  }
+
+  cut(from: string, to: string): void {
+    if (from !== to) this.#cuts.add(`${from}>${to}`);
+  }
+
+  isCut(from: string, to: string): boolean {
+    return this.#cuts.has(`${from}>${to}`);
+  }
+
+  mend(): void {
+    this.#cuts.clear();
+  }
+
+  /** The wire of a process that starts. */
+  attach(station: Station): MemberWire & { detach(how: "process" | "power"): void } {
+    this.#stations.set(station.name, station);
+    let peers: ReadonlyMap<MemberId, string> = new Map();
+    const wire = {
+      send: (messages: readonly Message[]) => this.#send(station, messages),
+      sendSnapshot: (message: SnapshotMessage, data: Uint8Array) =>
+        this.#sendSnapshot(station, message, data),
+      setPeers: (addresses: ReadonlyMap<MemberId, string>) => {
+        peers = addresses;
+      },
+      isConnected: (id: MemberId) => peers.has(id) && this.#reaches(station, id),
+      detach: (how: "process" | "power") => {
+        if (this.#stations.get(station.name) !== station) return;
+        this.#stations.delete(station.name);
+        this.#lost(station, how);
+      },
+    };
+    return wire;
+  }
+
+  #reaches(station: Station, id: MemberId): boolean {
+    const name = nodeIdOf(id);
+    return (
+      this.#stations.get(name)?.memberId === id &&
+      !this.isCut(station.name, name) &&
+      !this.isCut(name, station.name)
+    );
+  }
+
+  #send(station: Station, messages: readonly Message[]): void {
+    const frames = new Map<MemberId, Message[]>();
+    for (const sent of messages) {
+      this.#onSend(station.memberId, sent);
+      const message = this.filter(sent);
+      if (message === undefined) continue;
+      const frame = frames.get(message.to);
+      if (frame === undefined) frames.set(message.to, [message]);
+      else frame.push(message);
+    }
+    for (const [to, frame] of frames) {
+      if (this.#plan.kind === "stream") this.#post(station, to, frame);
+      else for (const message of frame) this.#post(station, to, [message]);
+    }
+  }
+
+  #post(station: Station, to: MemberId, frame: readonly Message[]): void {
+    const plan = this.#plan;
+    const random = this.#random;
+    const name = nodeIdOf(to);
+    const link = `${station.name}>${name}`;
+    const lossy = this.faulty && random.chance(plan.dropRatio);
+    if (this.isCut(station.name, name) || lossy || this.#stations.get(name) === undefined) {
+      for (const message of frame) this.#note(station.name, "lost", message);
+      if (random.chance(0.3)) this.#later(station, connectMs, () => station.handler.onUnreachable(to));
+      return;
+    }
+    const copies = plan.kind === "datagram" && this.faulty && random.chance(plan.duplicateRatio) ? 2 : 1;
+    const carried = plan.encoded ? frame.map(overTheWire) : frame;
+    for (let copy = 0; copy < copies; copy += 1) {
+      let delayMs = this.#latency();
+      if (plan.kind === "stream") {
+        const arrivalMs = Math.max(this.#schedule.nowMs + delayMs, this.#lastArrivalMs.get(link) ?? 0);
+        this.#lastArrivalMs.set(link, arrivalMs);
+        delayMs = arrivalMs - this.#schedule.nowMs;
+      }
+      this.#schedule.after(delayMs, () => this.#arrive(station, to, carried));
+    }
+  }
+
+  #arrive(from: Station, to: MemberId, frame: readonly Message[]): void {
+    const target = this.#stations.get(nodeIdOf(to));
+    if (target === undefined || target.memberId !== to || this.isCut(from.name, target.name)) {
+      for (const message of frame) this.#note(from.name, "lost", message);
+      return;
+    }
+    target.run(() => {
+      if (target.handler.isRemoved(from.memberId)) {
+        this.#trace.note(target.name, "removed", from.name);
+        this.#later(from, this.#latency(), () => from.handler.onRemoved());
+        return;
+      }
+      for (const message of frame) this.#note(from.name, "arrives", message);
+      target.handler.onMessages(frame);
+    });
+  }
+
+  async #sendSnapshot(station: Station, message: SnapshotMessage, data: Uint8Array): Promise<void> {
+    this.#onSend(station.memberId, message);
+    const name = nodeIdOf(message.to);
+    const parts = 1 + this.#random.integer(4);
+    const deadlineMs = this.#schedule.nowMs + snapshotBoundMs;
+    for (let part = 0; part < parts; part += 1) {
+      await this.#pause(station, this.#latency() + snapshotPartMs);
+      const target = this.#stations.get(name);
+      const broken = this.isCut(station.name, name) || this.isCut(name, station.name);
+      if (broken || target?.memberId !== message.to || this.#schedule.nowMs > deadlineMs) {
+        this.#note(station.name, "lost", message);
+        throw new Error("the connection broke");
+      }
+    }
+    const target = this.#stations.get(name);
+    if (target === undefined) throw new Error("the connection broke");
+    const carried = this.filter(message);
+    if (carried?.type !== "snapshot") throw new Error("the connection broke");
+    await new Promise<void>((resolve, reject) => {
+      this.#later(station, snapshotBoundMs, () => reject(new Error("no answer in time")));
+      target.run(() => {
+        this.#note(station.name, "arrives", carried);
+        target.handler.onSnapshot(carried, Buffer.from(data));
+        this.#later(station, this.#latency(), resolve);
+      });
+    });
+  }
+
+  #pause(station: Station, ms: number): Promise<void> {
+    return new Promise((resolve) => this.#later(station, ms, resolve));
+  }
+
+  /** Its peers notice: a process that died on a living host refuses connections. */
+  #lost(station: Station, how: "process" | "power"): void {
+    for (const peer of this.#stations.values()) {
+      if (this.isCut(station.name, peer.name) || this.isCut(peer.name, station.name)) continue;
+      this.#later(peer, this.#latency() + connectMs, () => {
+        peer.handler.onUnreachable(station.memberId);
+        if (how === "process") peer.handler.onGone(station.memberId);
+      });
+    }
+  }
+
+  #later(station: Station, ms: number, action: () => void): void {
+    this.#schedule.after(ms, () => station.run(action));
+  }
+
+  #latency(): number {
+    const { latencyMs, spikeRatio, spikeMs } = this.#plan;
+    if (this.faulty && this.#random.chance(spikeRatio)) return this.#random.next() * spikeMs;
+    return latencyMs[0] + this.#random.next() * (latencyMs[1] - latencyMs[0]);
+  }
+
+  #note(from: string, what: string, message: Message): void {
+    this.#trace.note(from, what, ...describe(message));
+  }
+}
+
+function overTheWire(message: Message): Message {
+  return messageFromWire(RaftMessage.decode(RaftMessage.encode(messageToWire(message)).finish()));
+}
+
+function describe(message: Message): (string | number | undefined)[] {
+  const head = [message.type, nodeIdOf(message.to), `t${message.term}`];
+  switch (message.type) {
+    case "pre-vote":
+    case "vote":
+      return [...head, message.lastIndex, message.lastTerm, message.transfer ? "transfer" : ""];
+    case "pre-vote-reply":
+    case "vote-reply":
+      return [...head, message.granted ? "granted" : "refused"];
+    case "append":
+      return [
+        ...head,
+        message.prevIndex,
+        message.prevTerm,
+        `+${message.entries.length}`,
+        `c${message.commit}`,
+      ];
+    case "append-reply":
+      return [...head, message.rejected ? "rejected" : "accepted", message.index, message.hintIndex];
+    case "heartbeat":
+      return [...head, `c${message.commit}`, `r${message.round}`];
+    case "heartbeat-reply":
+      return [...head, `r${message.round}`];
+    case "snapshot":
+      return [...head, message.snapshot.index];
+    case "read":
+      return [...head, message.ctx];
+    case "read-reply":
+      return [...head, message.ctx, message.index];
+    case "timeout-now":
+      return head;
+  }
+}

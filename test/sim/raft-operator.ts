@@ -1,0 +1,123 @@
+import type { Configuration } from "raft-ts";
+import { nodeIdOf } from "../../manager/raft/membership.ts";
+import type { SimHost } from "./raft-host.ts";
+import type { Schedule, SimRandom } from "./raft-schedule.ts";
+import type { Trace } from "./raft-trace.ts";
+
+const patienceMs = 3_000;
+
+/** Whoever adds, promotes and removes managers, hands over leadership and replaces damaged disks. */
+export class Operator {
+  readonly #deps: { readonly schedule: Schedule; readonly random: SimRandom; readonly trace: Trace };
+  readonly #hosts: readonly SimHost[];
+  readonly #everyMs: number;
+  readonly #wasMember: (id: string) => boolean;
+  #busy = false;
+  #stopped = false;
+
+  constructor(
+    deps: { readonly schedule: Schedule; readonly random: SimRandom; readonly trace: Trace },
+    options: {
+      readonly hosts: readonly SimHost[];
+      readonly everyMs: number;
+      readonly wasMember: (id: string) => boolean;
+    },
+  ) {
+    this.#wasMember = options.wasMember;
+    this.#deps = deps;
+    this.#hosts = options.hosts;
+    this.#everyMs = options.everyMs;
+  }
+
+  get isBusy(): boolean {
+    return this.#busy;
+  }
+
+  start(): void {
+    const { schedule, random } = this.#deps;
+    schedule.after(this.#everyMs * (0.5 + random.next()), () => {
+      if (this.#stopped) return;
+      this.#step();
+      this.start();
+    });
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  leader(): SimHost | undefined {
+    return this.#deps.random.pick(this.#hosts.filter(({ isLeader, isUp }) => isLeader && isUp));
+  }
+
+  /** Adds a host that holds nothing yet: it starts, and then the leader is told. */
+  join(host: SimHost, kind: "add" | "add-learner", done: (how: "added" | "not added") => void): void {
+    if (host.state === "unused") host.start("join");
+    this.#when(
+      () => host.isUp && host.memberId !== undefined,
+      patienceMs,
+      (isUp) => {
+        const leader = this.leader();
+        if (!isUp || leader === undefined || host.memberId === undefined) return done("not added");
+        const { nodeId, memberId, address: raftAddress } = host;
+        leader.change({ kind, nodeId, memberId, raftAddress }, (failure) => {
+          this.#deps.trace.note("op", kind, host.name, failure === undefined ? "done" : "failed");
+          done(failure === undefined ? "added" : "not added");
+        });
+      },
+    );
+  }
+
+  #step(): void {
+    if (this.#busy) return;
+    const { random, trace } = this.#deps;
+    const leader = this.leader();
+    const configuration = leader?.node?.status().configuration;
+    for (const host of this.#hosts) if (host.state === "removed") host.wipe();
+    if (leader === undefined || configuration === undefined) return;
+    const broken = this.#hosts.find(({ state }) => state === "damaged");
+    const waiting = broken ?? this.#hosts.find((host) => host.isUp && this.#isNew(host, configuration));
+    const finish = (): void => {
+      this.#busy = false;
+    };
+    this.#busy = true;
+    this.#deps.schedule.after(patienceMs * 2, finish); // Whatever was asked of a process that died.
+    if (broken !== undefined) broken.wipe();
+    if (waiting !== undefined) return this.join(waiting, "add", finish);
+    if (this.#hosts.some(({ tampered }) => tampered)) return finish();
+    const unused = random.pick(this.#hosts.filter(({ state }) => state === "unused"));
+    const choice = random.integer(10);
+    if (choice < 2) {
+      const to = random.chance(0.5) ? random.pick(this.#hosts)?.nodeId : undefined;
+      trace.note("op", "transfers", to);
+      return leader.transfer(to, finish);
+    }
+    if (choice < 6 && unused !== undefined) {
+      return this.join(unused, random.chance(0.3) ? "add-learner" : "add", finish);
+    }
+    const learner = random.pick(configuration.learners);
+    if (learner !== undefined && random.chance(0.5)) {
+      trace.note("op", "promotes", nodeIdOf(learner));
+      return leader.change({ kind: "promote", nodeId: nodeIdOf(learner) }, finish);
+    }
+    const member = random.pick([...configuration.voters, ...configuration.learners]);
+    if (member === undefined) return finish();
+    trace.note("op", "removes", nodeIdOf(member));
+    leader.change({ kind: "remove", nodeId: nodeIdOf(member) }, finish);
+  }
+
+  /** A member that was taken out is told so by the others; its id is never added again. */
+  #isNew(host: SimHost, configuration: Configuration): boolean {
+    return !isMember(configuration, host) && host.memberId !== undefined && !this.#wasMember(host.memberId);
+  }
+
+  #when(check: () => boolean, boundMs: number, then: (outcome: boolean) => void): void {
+    if (check()) return then(true);
+    if (boundMs <= 0) return then(false);
+    this.#deps.schedule.after(20, () => this.#when(check, boundMs - 20, then));
+  }
+}
+
+export function isMember({ voters, outgoing, learners }: Configuration, { memberId }: SimHost): boolean {
+  return memberId !== undefined && [...voters, ...outgoing, ...learners].includes(memberId);
+}

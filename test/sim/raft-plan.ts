@@ -1,0 +1,74 @@
+import type { ClientPlan } from "./raft-clients.ts";
+import { type FaultKind, type FaultPlan, faultKinds } from "./raft-faults.ts";
+import type { HostPlan } from "./raft-host.ts";
+import type { NetworkPlan } from "./raft-network.ts";
+import { type SimRandom, simRandom } from "./raft-schedule.ts";
+
+/** Everything about a history that is fixed before it begins. */
+export interface RaftPlan {
+  /** Voters at the beginning, 1 to 7. */
+  readonly founders: number;
+  /** Managers there are in all. */
+  readonly hosts: number;
+  readonly network: NetworkPlan;
+  readonly host: HostPlan;
+  readonly clients: ClientPlan;
+  readonly faults: FaultPlan;
+  /** Mean time between two changes of membership; undefined for a group that stays as it is. */
+  readonly changeEveryMs: number | undefined;
+  /** Virtual time until the faults stop. */
+  readonly durationMs: number;
+}
+
+/** Drawn from the seed alone: what kind of day this group has. */
+export function planOf(seed: number): RaftPlan {
+  const random = simRandom(seed ^ 0x5eed);
+  const founders = random.pick([1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]) ?? 3;
+  const changes = random.chance(0.5);
+  return {
+    founders,
+    hosts: changes ? Math.min(7, founders + 1 + random.integer(3)) : founders,
+    network: {
+      kind: random.chance(0.5) ? "stream" : "datagram",
+      latencyMs: random.pick([
+        [0.1, 0.5],
+        [0.2, 5],
+        [1, 40],
+      ] as const) ?? [0.1, 0.5],
+      dropRatio: random.pick([0, 0, 0.01, 0.05, 0.2]) ?? 0,
+      duplicateRatio: random.pick([0, 0.02, 0.1]) ?? 0,
+      spikeRatio: random.pick([0, 0, 0.01, 0.1]) ?? 0,
+      spikeMs: random.pick([100, 500, 3000]) ?? 100,
+      encoded: random.chance(0.125),
+    },
+    host: {
+      snapshotEntries: random.pick([5, 10, 25, 1000]) ?? 25,
+      keepEntries: random.pick([0, 2, 10]) ?? 10,
+      segmentBytes: random.pick([2048, 4096, 16_384]) ?? 4096,
+      syncMs: random.pick([
+        [0.1, 0.3],
+        [0.5, 3],
+        [5, 30],
+      ] as const) ?? [0.1, 0.3],
+    },
+    clients: {
+      clients: 1 + random.integer(5),
+      thinkMs: random.pick([20, 60, 200]) ?? 60,
+      writeRatio: random.pick([0.3, 0.5, 0.8]) ?? 0.5,
+      leaderRatio: random.pick([0.5, 0.8, 1]) ?? 0.8,
+    },
+    faults: {
+      kinds: drawKinds(random),
+      everyMs: random.pick([100, 250, 600]) ?? 250,
+      lastsMs: random.pick([150, 500, 1500]) ?? 500,
+    },
+    changeEveryMs: changes ? (random.pick([150, 400, 1000]) ?? 400) : undefined,
+    durationMs: 1_500 + random.integer(3_500),
+  };
+}
+
+/** Some of all kinds, so that each kind also happens without the others getting in its way. */
+function drawKinds(random: SimRandom): readonly FaultKind[] {
+  const ratio = random.pick([0, 0.15, 0.35, 0.7, 1]) ?? 0.5;
+  return faultKinds.filter(() => random.chance(ratio));
+}

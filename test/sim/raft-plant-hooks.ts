@@ -1,0 +1,29 @@
+import type { LoadHook } from "node:module";
+import { type Plant, plants } from "./raft-plants.ts";
+
+let plant: Plant | undefined;
+
+/** Called by Node in the thread of the hooks. */
+export function initialize(name: string): void {
+  plant = plants.find((candidate) => candidate.name === name);
+  if (plant === undefined) throw new Error(`there is no plant called ${name}`);
+}
+
+/** Rewrites the one module; a text that is not there any more is told, since the plant would prove nothing. */
+export const load: LoadHook = async (url, context, next) => {
+  const loaded = await next(url, context);
+  if (plant === undefined || !url.endsWith(pathOf(plant))) return loaded;
+  let source = Buffer.from(loaded.source as Uint8Array).toString(); // Node gives modules from disk as bytes.
+  for (const { find, replace } of plant.changes) {
+    if (source.split(find).length !== 2)
+      throw new Error(`plant "${plant.name}": ${plant.module} does not hold once: ${find}`);
+    source = source.replace(find, () => replace);
+  }
+  return { ...loaded, source };
+};
+
+function pathOf({ module }: Plant): string {
+  return module.startsWith("raft-ts/")
+    ? `/raft-ts/build/${module.slice("raft-ts/".length)}.js`
+    : `/build/${module}.js`;
+}

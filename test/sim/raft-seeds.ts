@@ -1,0 +1,9 @@
+/** Histories that broke a rule once; each stays, with what it found. */
+export const regressionSeeds: readonly { readonly seed: number; readonly found: string }[] = [
+  { seed: 94, found: "consent to an earlier pre-vote counted for a later one" },
+  { seed: 10, found: "a record whose sync had failed was read back from the cache and trusted" },
+  { seed: 46, found: "a term that was only in the cache was forgotten after a power loss" },
+  { seed: 307, found: "what a killed process had written and not synced was trusted by the next" },
+  { seed: 509, found: "a record cut off by a full disk made the log unreadable" },
+  { seed: 82, found: "writes that waited for room on the disk were never tried again" },
+];
