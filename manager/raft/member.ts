@@ -33,6 +33,8 @@ const maxKeepBytes = 64 * 1024 * 1024;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 6;
 const statusTicks = 4;
+/** The log looks after itself about once a second. */
+const maintainTicks = 20;
 const firstCtxBound = 2 ** 40;
 
 /** The wire as the member sees it; `PeerTransport` is the real one. */
@@ -459,6 +461,8 @@ export class Member implements TransportHandler {
       }
       this.#tickLeader();
       if (this.#ticks % statusTicks === 0) this.#emitStatus();
+      if (this.#ticks % maintainTicks === 0)
+        this.#state.wal.maintain().catch((error: unknown) => this.#fail(error, "failed"));
     });
   }
 
