@@ -41,8 +41,10 @@ export function tickCandidate(s: RaftState): void {
 export function stepCandidate(s: RaftState, message: Message): void {
   switch (message.type) {
     case "pre-vote-reply":
-      if (s.role.kind === "pre-candidate")
+      // Consent names the term it is for; one to an earlier question says nothing about this one.
+      if (s.role.kind === "pre-candidate" && (!message.granted || message.term === s.term + 1)) {
         countVote(s, message.from, message.granted ? "granted" : "refused");
+      }
       return;
     case "vote-reply":
       if (s.role.kind === "candidate") countVote(s, message.from, message.granted ? "granted" : "refused");

@@ -199,3 +199,28 @@ t.test("a member that was never told of a group stays quiet", (t) => {
   t.equal(node.status().role, "follower");
   t.end();
 });
+
+t.test("consent to an earlier pre-vote does not count for a later one", (t) => {
+  const subject = member([]);
+  const { node } = subject;
+  for (let tick = 0; tick < 8; tick += 1) node.tick();
+  t.match(settle(subject), [
+    { type: "pre-vote", term: 2 },
+    { type: "pre-vote", term: 2 },
+  ]);
+  // Somebody else gets the term, and loses it again, before the answers are in.
+  node.step({ type: "vote", from: "c", to: "a", term: 2, lastIndex: 1, lastTerm: 1, transfer: true });
+  settle(subject);
+  for (let tick = 0; tick < 8; tick += 1) node.tick();
+  t.match(settle(subject), [
+    { type: "pre-vote", term: 3 },
+    { type: "pre-vote", term: 3 },
+  ]);
+  node.step({ type: "pre-vote-reply", from: "b", to: "a", term: 2, granted: true });
+  settle(subject);
+  t.match(node.status(), { role: "pre-candidate", term: 2 });
+  node.step({ type: "pre-vote-reply", from: "b", to: "a", term: 3, granted: true });
+  settle(subject);
+  t.match(node.status(), { role: "candidate", term: 3 });
+  t.end();
+});

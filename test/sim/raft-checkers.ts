@@ -144,6 +144,7 @@ export class Checkers {
       case "heartbeat-reply":
       case "read":
       case "read-reply":
+      case "catch-up":
         return;
     }
   }

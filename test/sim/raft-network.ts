@@ -243,6 +243,8 @@ function describe(message: Message): (string | number | undefined)[] {
         `+${message.entries.length}`,
         `c${message.commit}`,
       ];
+    case "catch-up":
+      return [...head, message.prevIndex, message.prevTerm, `+${message.entries.length}`];
     case "append-reply":
       return [...head, message.rejected ? "rejected" : "accepted", message.index, message.hintIndex];
     case "heartbeat":
