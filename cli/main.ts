@@ -17,6 +17,14 @@ const groups: Readonly<Record<string, { readonly description: string; load(): Pr
     description: "Show the versions of client and daemon",
     load: () => import("./commands/system.ts"),
   },
+  why: {
+    description: "Say why a service, task or node is as it is",
+    load: () => import("./commands/cluster.ts"),
+  },
+  rebalance: {
+    description: "Move running tasks to nodes that have fewer",
+    load: () => import("./commands/cluster.ts"),
+  },
   ps: { description: "List containers of this host", load: () => import("./commands/system.ts") },
 };
 

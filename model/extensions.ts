@@ -81,9 +81,14 @@ export function extensionsOf(labels: Labels): Extensions {
 /** Problems of the labels that are ours; the names of those that nobody knows are for `unknownExtensions`. */
 export function extensionProblems(labels: Labels): string[] {
   const problems: string[] = [];
-  read(labels, (label, reason) =>
-    problems.push(`invalid label ${label}=${JSON.stringify(labels[label])}: ${errorText(reason)}`),
-  );
+  const refuse = (label: string, why: string): void => {
+    problems.push(`invalid label ${label}=${JSON.stringify(labels[label])}: ${why}`);
+  };
+  const { onUnreachable } = read(labels, (label, reason) => refuse(label, errorText(reason)));
+  // Managers know how long to wait for it, but workers do not stop anything by themselves yet.
+  if (onUnreachable.kind === "stop") {
+    refuse("shoal.on-unreachable", "stop is not available yet; replace and wait are, as in replace:30s");
+  }
   return problems;
 }
 

@@ -39,7 +39,7 @@ const managerRooms: Record<string, readonly string[]> = {
   dispatcher: ["store"],
   membership: ["store", "raft", "ca"],
   telemetry: ["store"],
-  api: ["store", "orchestrator", "allocator"],
+  api: ["store", "orchestrator", "scheduler", "allocator"],
 };
 
 /** Decision files: no clock, chance, disk or wire inside. */
@@ -47,8 +47,8 @@ const pure = [
   /^model\//,
   /^raft-ts\/src\//,
   /^manager\/store\/(tables|transaction|change)\.ts$/,
-  /^manager\/orchestrator\/(replicated|global|update|restart|reaper|constraint)\.ts$/,
-  /^manager\/scheduler\/(filter|rank|place|nodes)\.ts$/,
+  /^manager\/orchestrator\/(replicated|global|jobs|update|restart|backoff|budget|reaper|constraint)\.ts$/,
+  /^manager\/scheduler\/(demand|facts|failures|field|filter|rank|place|nodes|rebalance)\.ts$/,
   /^manager\/allocator\/(subnet|address|vni|port)\.ts$/,
   /^manager\/dispatcher\/assignments\.ts$/,
   /^worker\/agent\/plan\.ts$/,

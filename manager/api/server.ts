@@ -17,9 +17,11 @@ import { logRoutes } from "./logs.ts";
 import { networkRoutes } from "./network.ts";
 import { nodeRoutes } from "./node.ts";
 import { payloadRoutes } from "./payload.ts";
+import { rebalanceRoutes } from "./rebalance.ts";
 import { serviceRoutes } from "./service.ts";
 import { swarmRoutes } from "./swarm.ts";
 import { taskRoutes } from "./task.ts";
+import { whyRoutes } from "./why.ts";
 
 /** A request that takes longer is given up, but for streams. */
 export const requestDeadlineMs = 20_000;
@@ -45,6 +47,8 @@ export function createApi(deps: ApiDeps): Api {
     ...nodeRoutes,
     ...serviceRoutes,
     ...taskRoutes,
+    ...whyRoutes,
+    ...rebalanceRoutes,
     ...networkRoutes,
     ...payloadRoutes,
     ...logRoutes,

@@ -1,0 +1,188 @@
+/** `/shoal/v1/why`: one cause, the evidence, the next command. */
+import { ClusterError } from "../../model/errors.ts";
+import type { Node } from "../../model/node.ts";
+import type { Service } from "../../model/service.ts";
+import { isTerminal, isWanted, type Task } from "../../model/task.ts";
+import { backoffText } from "../orchestrator/backoff.ts";
+import { demandOfService, indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
+import { revisionOfTask } from "../store/revisions.ts";
+import type { StoreView } from "../store/transaction.ts";
+import { type Call, json, param, type Reply, type Route } from "./call.ts";
+import type { ApiDeps } from "./deps.ts";
+import { resolve, resolveById, resolveNode } from "./resolve.ts";
+
+export const whyRoutes: readonly Route[] = [{ method: "GET", path: "/shoal/v1/why/:subject", handle: why }];
+
+export interface Answer {
+  readonly Subject: string;
+  readonly Cause: string;
+  readonly Evidence: readonly string[];
+  /** A command line; empty when nothing is to be done. */
+  readonly Next: string;
+}
+
+const shownNodes = 10;
+const shownTasks = 5;
+
+/** A service, a task or a node, found in this order. */
+function why({ store, clock }: ApiDeps, call: Call): Reply {
+  const subject = param(call, "subject");
+  const nowMs = clock.now();
+  return store.view((view) => {
+    const service = found(() => resolve("service", subject, view.services));
+    if (service !== undefined) return json(whyService(view, service, nowMs));
+    const task = found(() => resolveById("task", subject, view.tasks));
+    if (task !== undefined) return json(whyTask(view, task, nowMs));
+    const node = found(() => resolveNode(view, subject));
+    if (node !== undefined) return json(whyNode(view, node, nowMs));
+    throw new ClusterError("not-found", `no service, task or node ${subject} found`);
+  });
+}
+
+function found<T>(look: () => T): T | undefined {
+  try {
+    return look();
+  } catch (reason) {
+    if (reason instanceof ClusterError && reason.code === "not-found") return undefined;
+    throw reason;
+  }
+}
+
+export function whyService(view: StoreView, service: Service, nowMs: number): Answer {
+  const { spec, updateStatus } = service;
+  const Subject = `service ${spec.name}`;
+  const all = view.tasks.byService(service.id);
+  const live = all.filter(isWanted);
+  const running = live.filter((task) => task.status.state === "running").length;
+  const counted = `${running} of ${live.length} wanted tasks run`;
+  if (updateStatus?.state === "paused" || updateStatus?.state === "rollback_paused") {
+    const Next =
+      service.previous === undefined
+        ? `shoal service ps ${spec.name}`
+        : `shoal service rollback ${spec.name}`;
+    return { Subject, Cause: updateStatus.message, Evidence: [counted, ...failures(all)], Next };
+  }
+  const stuck = live.find((task) => !isTerminal(task) && task.status.error !== "");
+  if (stuck !== undefined) return { ...whyTask(view, stuck, nowMs), Subject };
+  const waiting = live.find((task) => task.desiredState === "ready" && !isTerminal(task));
+  const wait = waiting === undefined ? undefined : waitOf(view, waiting);
+  if (wait !== undefined) {
+    const Next = `shoal service logs --tail 20 ${spec.name}`;
+    return { Subject, Cause: wait, Evidence: [counted, ...failures(all)], Next };
+  }
+  if (running < live.length) {
+    const states = live.filter((task) => task.status.state !== "running").slice(0, shownTasks);
+    const Evidence = states.map((task) => `task ${task.id}: ${task.status.state}: ${task.status.message}`);
+    return { Subject, Cause: `on its way: ${counted}`, Evidence, Next: `shoal service ps ${spec.name}` };
+  }
+  return { Subject, Cause: `nothing is wrong: ${counted}`, Evidence: failures(all), Next: "" };
+}
+
+export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {
+  const name = view.services.get(task.serviceId)?.spec.name ?? task.serviceId;
+  const Subject = `task ${task.id}`;
+  const { state, message, error } = task.status;
+  if (state === "pending") {
+    const Cause = `pending: ${error === "" ? "the scheduler has not looked at it yet" : error}`;
+    return { Subject, Cause, ...refusalEvidence(view, task, name, nowMs) };
+  }
+  const node = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
+  const Evidence = [
+    `wanted: ${task.desiredState}; observed: ${state}: ${message}`,
+    ...(node === undefined ? [] : [`on node ${hostOf(node)}, which is ${node.status.state}`]),
+    ...(task.status.exitCode === undefined ? [] : [`exit code ${task.status.exitCode}`]),
+  ];
+  const wait = waitOf(view, task);
+  if (wait !== undefined)
+    return { Subject, Cause: wait, Evidence, Next: `shoal service logs --tail 20 ${name}` };
+  if (error !== "") {
+    return { Subject, Cause: `${state}: ${error}`, Evidence, Next: `shoal service logs --tail 20 ${name}` };
+  }
+  if (node !== undefined && node.status.state === "down" && !isTerminal(task)) {
+    const Cause = `its node ${hostOf(node)} is down; nobody knows whether it runs`;
+    return { Subject, Cause, Evidence, Next: `shoal why ${hostOf(node)}` };
+  }
+  if (!isWanted(task))
+    return { Subject, Cause: "it was asked to stop", Evidence, Next: `shoal service ps ${name}` };
+  return { Subject, Cause: `${state}: ${message}`, Evidence, Next: "" };
+}
+
+export function whyNode(view: StoreView, node: Node, nowMs: number): Answer {
+  const host = hostOf(node);
+  const Subject = `node ${host}`;
+  const { state, message, sinceMs } = node.status;
+  const tasks = view.tasks.byNode(node.id).filter((task) => isWanted(task) && !isTerminal(task)).length;
+  const since = sinceMs === undefined ? "" : ` for ${Math.max(0, Math.round((nowMs - sinceMs) / 1000))}s`;
+  const Evidence = [
+    `state ${state}${since}${message === "" ? "" : `: ${message}`}`,
+    `availability ${node.spec.availability}`,
+    `${tasks} tasks wanted on it`,
+  ];
+  if (state === "down") {
+    const Cause = `it is down: no heartbeat came${since}; its tasks run elsewhere unless their service waits`;
+    return { Subject, Cause, Evidence, Next: `on ${host}: journalctl -u shoald --since -10min` };
+  }
+  if (state !== "ready") {
+    const Cause = `it is ${state}: it keeps its tasks and gets no new ones`;
+    return { Subject, Cause, Evidence, Next: "shoal node ls" };
+  }
+  if (node.spec.availability !== "active") {
+    const what =
+      node.spec.availability === "drain"
+        ? "drained: its tasks run elsewhere"
+        : "paused: it gets no new tasks";
+    return { Subject, Cause: what, Evidence, Next: `shoal node update --availability active ${host}` };
+  }
+  return { Subject, Cause: "nothing is wrong: it is ready and takes tasks", Evidence, Next: "" };
+}
+
+function refusalEvidence(
+  view: StoreView,
+  task: Task,
+  name: string,
+  nowMs: number,
+): Pick<Answer, "Evidence" | "Next"> {
+  const demand = demandOfService(view, task.serviceId);
+  if (demand === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
+  const refusals = [...refusalsByNode(indexOf(view), demand, nowMs)];
+  const Evidence = refusals.slice(0, shownNodes).map(([host, filter]) => `${host}: ${filter}`);
+  if (refusals.length > shownNodes) Evidence.push(`and ${refusals.length - shownNodes} more nodes`);
+  const counts = new Map<string, number>();
+  for (const [, filter] of refusals) counts.set(filter, (counts.get(filter) ?? 0) + 1);
+  const [most] = [...counts].toSorted(([, a], [, b]) => b - a)[0] ?? [""];
+  return { Evidence, Next: nextFor(most, name) };
+}
+
+function nextFor(filter: string, name: string): string {
+  switch (filter) {
+    case "ready":
+      return "shoal node ls";
+    case "max-replicas":
+      return `shoal service update --replicas-max-per-node N ${name}`;
+    case "resource":
+      return `shoal service update --reserve-cpu N --reserve-memory BYTES ${name}`;
+    case "constraint":
+      return `shoal service inspect ${name}, then shoal node update --label-add KEY=VALUE NODE`;
+    default:
+      return `shoal service inspect ${name}`;
+  }
+}
+
+function failures(tasks: readonly Task[]): string[] {
+  return tasks
+    .filter((task) => task.status.state === "failed" || task.status.state === "rejected")
+    .toSorted((a, b) => b.status.atMs - a.status.atMs)
+    .slice(0, shownTasks)
+    .map((task) => `task ${task.id} ${task.status.state}: ${task.status.error || task.status.message}`);
+}
+
+function waitOf(view: StoreView, task: Task): string | undefined {
+  const revision = revisionOfTask(view, task);
+  return revision === undefined
+    ? undefined
+    : backoffText(task, revision.task.restart, revision.serviceLabels);
+}
+
+function hostOf(node: Node): string {
+  return node.description?.hostname ?? node.id;
+}

@@ -1,0 +1,95 @@
+import t from "tap";
+import { VirtualClock } from "../../sim/clock.ts";
+import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
+import { createTask } from "../../../manager/store/revisions.ts";
+import type { TaskId } from "../../../model/ids.ts";
+import type { TaskStatus } from "../../../model/task.ts";
+import { whyNode, whyService, whyTask } from "../../../manager/api/why.ts";
+import { makeHarness, type Harness } from "./harness.ts";
+
+async function withTask(status: Partial<TaskStatus>, constraint?: string): Promise<Harness> {
+  const harness = await makeHarness({ clock: new VirtualClock() });
+  await harness.store.update((tx) => {
+    const spec = serviceSpec();
+    const placement = { ...spec.task.placement, constraints: constraint === undefined ? [] : [constraint] };
+    const service = tx.services.create({
+      id: id("web"),
+      spec: { ...spec, task: { ...spec.task, placement } },
+      specVersion: 0,
+    });
+    const task = createTask(tx, service, { id: id<TaskId>("t1"), slot: 1, desiredState: "running" });
+    tx.tasks.update({ ...task, status: { ...task.status, ...status } });
+  });
+  return harness;
+}
+
+t.test("a task without a node: the refusals, node by node, and what to do about most of them", async (t) => {
+  const reason = "no suitable node (scheduling constraints not satisfied on 2 nodes)";
+  const { store } = await withTask({ state: "pending", error: reason }, "node.labels.zone==a");
+  const answer = store.view((view) => {
+    const service = view.services.byName("web");
+    return service === undefined ? undefined : whyService(view, service, 0);
+  });
+  t.strictSame(answer, {
+    Subject: "service web",
+    Cause: `pending: ${reason}`,
+    Evidence: ["m1: constraint", "w1: constraint"],
+    Next: "shoal service inspect web, then shoal node update --label-add KEY=VALUE NODE",
+  });
+});
+
+t.test("a task that failed: its error, its exit code, and its output next", async (t) => {
+  const { store } = await withTask({
+    state: "failed",
+    message: "started",
+    error: "task: non-zero exit (3)",
+    exitCode: 3,
+  });
+  const answer = store.view((view) => {
+    const [task] = view.tasks.list();
+    return task === undefined ? undefined : whyTask(view, task, 0);
+  });
+  t.match(answer, {
+    Cause: "failed: task: non-zero exit (3)",
+    Evidence: ["wanted: running; observed: failed: started", "exit code 3"],
+    Next: "shoal service logs --tail 20 web",
+  });
+});
+
+t.test("a service at rest has nothing to say, a paused update says how to go back", async (t) => {
+  const { store } = await withTask({ state: "running" });
+  const ask = (): unknown =>
+    store.view((view) => {
+      const service = view.services.byName("web");
+      return service === undefined ? undefined : whyService(view, service, 0);
+    });
+  t.match(ask(), { Cause: "nothing is wrong: 1 of 1 wanted tasks run", Next: "" });
+  await store.update((tx) => {
+    const service = tx.services.byName("web");
+    if (service === undefined) return;
+    const previous = { spec: service.spec, specVersion: 0 };
+    tx.services.update({ ...service, previous, updateStatus: { state: "paused", message: "update paused" } });
+  });
+  t.match(ask(), { Cause: "update paused", Next: "shoal service rollback web" });
+});
+
+const nodes = [
+  { name: "down", change: { state: "down" }, cause: /^it is down: no heartbeat came for 60s/ },
+  { name: "unreachable", change: { state: "unreachable" }, cause: /^it is unreachable: it keeps its tasks/ },
+  { name: "drained", change: { spec: { availability: "drain" } }, cause: /^drained/ },
+  { name: "paused", change: { spec: { availability: "pause" } }, cause: /^paused/ },
+  { name: "ready", change: {}, cause: /^nothing is wrong/ },
+] as const;
+
+for (const { name, change, cause } of nodes) {
+  t.test(`a node that is ${name} says so`, async (t) => {
+    const { store } = await makeHarness({ clock: new VirtualClock() });
+    const node = nodeObject("n9", change);
+    await store.update((tx) => tx.nodes.create({ ...node, status: { ...node.status, sinceMs: 1_000 } }));
+    const answer = store.view((view) => {
+      const stored = view.nodes.get(node.id);
+      return stored === undefined ? undefined : whyNode(view, stored, 61_000);
+    });
+    t.match(answer?.Cause, cause);
+  });
+}
