@@ -496,7 +496,13 @@ export class Manager {
   async #readBarrier(signal?: AbortSignal): Promise<void> {
     using limit = deadline(this.#deps.clock, readBarrierTimeoutMs, "a linearizable read", signal);
     const index = await this.#requireGroup().readIndex(limit.signal);
-    await this.#store.waitApplied(index, limit.signal);
+    try {
+      await this.#store.waitApplied(index, limit.signal);
+    } catch (cause) {
+      if (!limit.signal.aborted || signal?.aborted === true) throw cause;
+      const text = `this manager is behind the others and did not catch up within ${readBarrierTimeoutMs / 1000} s`;
+      throw new ClusterError("unavailable", `${text}: ask another one, and see its log`, { cause });
+    }
   }
 
   #isReachable(nodeId: NodeId): boolean {

@@ -1,4 +1,5 @@
 import type { BlockDisk } from "../../runtime/disk.ts";
+import type { Log } from "../../runtime/log.ts";
 
 const fillBytes = 1024 * 1024;
 
@@ -11,12 +12,17 @@ export type SpaceState = "ample" | "short";
  */
 export class DiskSpace {
   readonly #disk: BlockDisk;
+  readonly #log: Pick<Log, "info" | "warn">;
   readonly #path: string;
   readonly #bytes: number;
   #state: SpaceState = "ample";
 
-  constructor({ disk }: { disk: BlockDisk }, { path, bytes }: { path: string; bytes: number }) {
+  constructor(
+    { disk, log }: { readonly disk: BlockDisk; readonly log: Pick<Log, "info" | "warn"> },
+    { path, bytes }: { readonly path: string; readonly bytes: number },
+  ) {
     this.#disk = disk;
+    this.#log = log;
     this.#path = path;
     this.#bytes = bytes;
   }
@@ -27,7 +33,7 @@ export class DiskSpace {
 
   /** The disk was found full: gives the reserve up. @throws what the disk says, other than that it is full. */
   async spend(): Promise<void> {
-    this.#state = "short";
+    this.#become("short");
     try {
       await this.#disk.remove(this.#path);
     } catch (error) {
@@ -49,8 +55,16 @@ export class DiskSpace {
         return this.#state;
       }
     }
-    this.#state = "ample";
+    this.#become("ample");
     return this.#state;
+  }
+
+  #become(state: SpaceState): void {
+    if (state === this.#state) return;
+    this.#state = state;
+    if (state === "ample") this.#log.info({}, "the disk has room again");
+    else
+      this.#log.warn({ path: this.#path }, "the disk is full: this manager waits for room; free some space");
   }
 }
 

@@ -2,6 +2,7 @@ import { type Configuration, type MemberId, MemoryStorage, type SnapshotMeta, bo
 import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { BlockDisk } from "../../runtime/disk.ts";
+import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { DiskSpace } from "./disk-space.ts";
 import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
@@ -30,7 +31,7 @@ export interface Recovered {
  * @throws {ClusterError} `data-loss` when it cannot be trusted, `failed-precondition` when it does not fit.
  */
 export async function recover(
-  deps: { disk: BlockDisk; random: Random },
+  deps: { disk: BlockDisk; random: Random; log: Log },
   options: {
     readonly directory: string;
     readonly nodeId: NodeId;

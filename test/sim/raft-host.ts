@@ -229,7 +229,7 @@ export class SimHost {
     };
     let recovered: Recovered;
     try {
-      recovered = await recover({ disk: this.disk, random }, options);
+      recovered = await recover({ disk: this.disk, log: silentLog, random }, options);
     } catch (error) {
       if (this.#life === life) this.#couldNotStart(error, how);
       return;

@@ -69,7 +69,7 @@ async function leader(t: Test) {
   const random = seededRandom(3);
   const disk = new SimDisk();
   const seal = await Keyring.load({ disk, random }, "/key", "create");
-  const space = new DiskSpace({ disk }, { path: "/reserve", bytes: 64 * 1024 });
+  const space = new DiskSpace({ disk, log: silentLog }, { path: "/reserve", bytes: 64 * 1024 });
   const log = { directory: "/raft/log", seal, space, segmentBytes: 64 * 1024 };
   const { wal } = await Wal.open({ disk }, log);
   const snapshots = new SnapshotStore({ disk }, { directory: "/raft/snapshots", seal });

@@ -4,6 +4,7 @@ import { DiskSpace } from "../../../manager/raft/disk-space.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
 import { Wal, type WalState } from "../../../manager/raft/wal.ts";
 import { seededRandom } from "../../../runtime/random.ts";
+import { silentLog } from "../../../runtime/log.ts";
 import { type DiskCall, type DiskFault, SimDisk } from "../../sim/disk.ts";
 
 export const logDirectory = "/raft/log";
@@ -21,7 +22,7 @@ export function newSeal(seed: number, disk = new SimDisk()): Promise<Keyring> {
 }
 
 export async function openWal(disk: SimDisk, seal: Keyring, bytes = segmentBytes): Promise<OpenWal> {
-  const space = new DiskSpace({ disk }, { path: "/raft/reserve", bytes: 2 * bytes });
+  const space = new DiskSpace({ disk, log: silentLog }, { path: "/raft/reserve", bytes: 2 * bytes });
   const options = { directory: logDirectory, seal, space, segmentBytes: bytes };
   return { ...(await Wal.open({ disk }, options)), space, seal };
 }

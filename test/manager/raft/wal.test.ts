@@ -4,6 +4,7 @@ import { DiskSpace } from "../../../manager/raft/disk-space.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
 import { Wal, type WalState } from "../../../manager/raft/wal.ts";
 import { seededRandom } from "../../../runtime/random.ts";
+import { silentLog } from "../../../runtime/log.ts";
 import { SimDisk, loseAll } from "../../sim/disk.ts";
 
 const directory = "/raft/log";
@@ -19,7 +20,7 @@ function openWith(
   seal: Keyring,
   segmentBytes: number,
 ): Promise<{ wal: Wal; state: WalState }> {
-  const space = new DiskSpace({ disk }, { path: "/raft/reserve", bytes: segmentBytes });
+  const space = new DiskSpace({ disk, log: silentLog }, { path: "/raft/reserve", bytes: segmentBytes });
   return Wal.open({ disk }, { directory, seal, space, segmentBytes });
 }
 
