@@ -192,18 +192,18 @@ export class Manager {
 
   /** Everything the group says, in order. Ends with the group. */
   async #follow(group: RaftGroup): Promise<void> {
-    for await (const event of group.events) this.#take(event);
+    for await (const event of group.events) await this.#take(event);
     if (this.#stopping === undefined) throw new ClusterError("internal", "the consensus thread ended");
   }
 
-  #take(event: RaftEvent): void {
+  async #take(event: RaftEvent): Promise<void> {
     switch (event.kind) {
       case "committed":
         for (const { index, data } of event.entries) this.#store.apply(index, data);
         if (event.index > this.#store.appliedIndex) this.#store.apply(event.index, new Uint8Array());
         return;
       case "snapshot":
-        this.#store.restore(event.data);
+        await this.#store.restoreFrom(event.data);
         return;
       case "leader":
         this.#followLeader(event.leaderId);
@@ -246,16 +246,19 @@ export class Manager {
     this.#leadership = new Leadership(deps, this.#leadershipEnd);
   }
 
-  /** The store as one applied entry left it; other work gets its turn between two pieces. */
-  async #snapshot(atLeast: number): Promise<{ readonly index: number; readonly data: Uint8Array }> {
+  /** The store as one applied entry left it, in pieces; other work gets its turn between two of them. */
+  async #snapshot(atLeast: number): ReturnType<SnapshotSource> {
     await this.#store.waitApplied(atLeast, this.#loops.signal);
-    const index = this.#store.appliedIndex;
-    const pieces: Uint8Array[] = [];
-    for (const piece of this.#store.snapshot()) {
-      pieces.push(piece);
-      await this.#deps.clock.sleep(0, this.#loops.signal);
+    const { clock } = this.#deps;
+    const { signal } = this.#loops;
+    return { index: this.#store.appliedIndex, data: oneByOne(this.#store.snapshot()) };
+
+    async function* oneByOne(pieces: Iterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+      for (const piece of pieces) {
+        yield piece;
+        await clock.sleep(0, signal);
+      }
     }
-    return { index, data: Buffer.concat(pieces) };
   }
 
   async #found(founding: Founding): Promise<void> {

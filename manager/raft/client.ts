@@ -14,7 +14,13 @@ import {
   type SnapshotSource,
   maxProposalBytes,
 } from "./group.ts";
-import type { ThreadCommand, ThreadFailure, ThreadOutput, ThreadStart } from "./port.ts";
+import {
+  type ThreadCommand,
+  type ThreadFailure,
+  type ThreadOutput,
+  type ThreadStart,
+  snapshotPart,
+} from "./port.ts";
 
 const stopBoundMs = 5_000;
 /** Requests that wait for an answer; more are refused. */
@@ -58,6 +64,11 @@ class GroupClient implements RaftGroup {
   #status: GroupStatus | undefined;
   #outbox: { id: number; data: Uint8Array }[] = [];
   #failure: ClusterError | undefined;
+  /** A snapshot of which more is to come. */
+  #arriving: EventQueue<Uint8Array> | undefined;
+  /** Parts of the store's state that the thread has room for. */
+  #credits = 0;
+  #onCredit: () => void = () => {};
 
   constructor(log: Log, worker: Worker, snapshotSource: SnapshotSource) {
     this.#log = log;
@@ -138,6 +149,13 @@ class GroupClient implements RaftGroup {
     await answer;
   }
 
+  async rotateDataKey(signal?: AbortSignal): Promise<void> {
+    const id = this.nextProposalId();
+    const answer = this.#request(id, signal);
+    this.#post({ kind: "rotate-key", id });
+    await answer;
+  }
+
   updateIdentity(identity: PeerIdentity): void {
     this.#post({ kind: "identity", identity });
   }
@@ -214,6 +232,11 @@ class GroupClient implements RaftGroup {
         this.#onCommitted(output);
         return;
       case "snapshot":
+        this.#onSnapshotPart(output);
+        return;
+      case "snapshot-more":
+        this.#onSnapshotMore();
+        return;
       case "membership":
       case "leader":
         this.#queue.push(output);
@@ -253,15 +276,56 @@ class GroupClient implements RaftGroup {
     }
   }
 
+  /** Parts become one event, whose data is read as they come. */
+  #onSnapshotPart({ index, data, isLast }: ThreadOutput & { kind: "snapshot" }): void {
+    if (this.#arriving === undefined) {
+      this.#arriving = new EventQueue<Uint8Array>();
+      this.#queue.push({ kind: "snapshot", index, data: this.#counted(this.#arriving) });
+    }
+    this.#arriving.push(data);
+    if (!isLast) return;
+    this.#arriving.end();
+    this.#arriving = undefined;
+  }
+
+  /** Tells the thread of each part that was read, so that it sends the next. */
+  async *#counted(parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const data of parts) {
+      yield data;
+      this.#post({ kind: "snapshot-taken" });
+    }
+  }
+
   async #giveSnapshot(id: number, atLeast: number): Promise<void> {
+    this.#credits = snapshotPart.window;
     try {
       const { index, data } = await this.#snapshotSource(atLeast);
-      const { buffer, byteLength } = data;
-      const whole = buffer instanceof ArrayBuffer && byteLength > 0 && buffer.byteLength === byteLength;
-      this.#post({ kind: "snapshot", id, index, data }, whole ? [buffer] : []);
+      let previous: Uint8Array | undefined;
+      for await (const piece of data) {
+        for (let at = 0; at < piece.byteLength; at += snapshotPart.bytes) {
+          if (previous !== undefined) await this.#givePart(id, { index, data: previous, isLast: false });
+          previous = new Uint8Array(piece.subarray(at, at + snapshotPart.bytes));
+        }
+      }
+      await this.#givePart(id, { index, data: previous ?? new Uint8Array(), isLast: true });
     } catch (error) {
       this.#post({ kind: "no-snapshot", id, text: errorText(error) });
     }
+  }
+
+  async #givePart(id: number, part: { index: number; data: Uint8Array; isLast: boolean }): Promise<void> {
+    while (this.#credits === 0 && this.#failure === undefined) {
+      await new Promise<void>((resolve) => (this.#onCredit = resolve));
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#credits -= 1;
+    const { buffer, byteLength } = part.data;
+    this.#post({ kind: "snapshot", id, ...part }, byteLength > 0 ? [buffer as ArrayBuffer] : []); // Made above.
+  }
+
+  #onSnapshotMore(): void {
+    this.#credits += 1;
+    this.#onCredit();
   }
 
   #take(id: number): Pending | undefined {
@@ -276,6 +340,8 @@ class GroupClient implements RaftGroup {
     this.#onStarted?.reject(error);
     for (const pending of this.#pending.values()) pending.reject(error);
     this.#pending.clear();
+    this.#onCredit();
+    this.#arriving?.fail(error);
     if (how !== "stopped") this.#queue.push({ kind: "failed", error, removed: how === "removed" });
     this.#queue.end();
   }

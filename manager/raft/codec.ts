@@ -30,7 +30,7 @@ export function encodeBatch({ hardState, entries, installed }: WalBatch): Uint8A
   return LogRecord.encode({
     hardState: hardState && { term: hardState.term, vote: hardState.vote ?? "", commit: hardState.commit },
     entries: entries.map(entryToWire),
-    installed: installed && snapshotToWire(installed, 0),
+    installed: installed && snapshotToWire(installed),
   }).finish();
 }
 
@@ -103,7 +103,7 @@ export function messageToWire(message: Message): RaftMessage {
     case "heartbeat-reply":
       return { ...wire, context: message.round };
     case "snapshot":
-      return { ...wire, snapshot: snapshotToWire(message.snapshot, 0) };
+      return { ...wire, snapshot: snapshotToWire(message.snapshot) };
     case "read":
       return { ...wire, context: message.ctx };
     case "read-reply":
@@ -186,9 +186,16 @@ export function messageFromWire(wire: RaftMessage): Message {
   throw unknownMessage(`a message of type ${wire.type}`);
 }
 
-export function snapshotToWire(meta: SnapshotMeta, dataBytes: number): SnapshotHeader {
+export function snapshotToWire(
+  meta: SnapshotMeta,
+  { dataBytes, digest }: { readonly dataBytes: number; readonly digest: string } = {
+    dataBytes: 0,
+    digest: "",
+  },
+): SnapshotHeader {
   const configuration = Buffer.from(encodeConfiguration(meta.configuration));
-  return { index: meta.index, term: meta.term, configuration, dataBytes };
+  const { index, term } = meta;
+  return { index, term, configuration, dataBytes, digest: Buffer.from(digest, "hex") };
 }
 
 export function snapshotFromWire({ index, term, configuration }: SnapshotHeader): SnapshotMeta {

@@ -43,17 +43,17 @@ export class DiskSpace {
 
   /** Makes the reserve whole, if there is room for it. @throws what the disk says, other than that it is full. */
   async restore(): Promise<SpaceState> {
-    const known = await this.#disk.openRead(this.#path);
-    await known?.close();
-    if (known?.bytes !== this.#bytes) {
-      try {
+    try {
+      const known = await this.#disk.openRead(this.#path);
+      await known?.close();
+      if (known?.bytes !== this.#bytes) {
         const file = await fillWithZeros(this.#disk, this.#path, this.#bytes);
         await file.close();
-      } catch (error) {
-        if (!isFull(error)) throw error;
-        await this.spend();
-        return this.#state;
       }
+    } catch (error) {
+      if (!isFull(error)) throw error;
+      await this.spend();
+      return this.#state;
     }
     this.#become("ample");
     return this.#state;

@@ -5,6 +5,7 @@
 export class EventQueue<T> implements AsyncIterable<T> {
   #items: T[] = [];
   #ended = false;
+  #failure: Error | undefined;
   #wake: () => void = () => {};
 
   push(item: T): void {
@@ -19,12 +20,19 @@ export class EventQueue<T> implements AsyncIterable<T> {
     this.#wake();
   }
 
+  /** As {@link end}, and then the consumer is thrown this. */
+  fail(error: Error): void {
+    this.#failure = error;
+    this.end();
+  }
+
   async *[Symbol.asyncIterator](): AsyncGenerator<T> {
     for (;;) {
       const items = this.#items;
       this.#items = [];
       for (const item of items) yield item;
       if (this.#items.length > 0) continue;
+      if (this.#failure !== undefined) throw this.#failure;
       if (this.#ended) return;
       await new Promise<void>((resolve) => (this.#wake = resolve));
     }

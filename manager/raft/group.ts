@@ -44,8 +44,11 @@ export interface CommittedEntry {
 export type RaftEvent =
   /** Everything up to `index` is now known; `entries` is empty when only elections or membership moved it. */
   | { readonly kind: "committed"; readonly index: number; readonly entries: readonly CommittedEntry[] }
-  /** Replaces everything applied so far; the first event after a restart when there was a snapshot. */
-  | { readonly kind: "snapshot"; readonly index: number; readonly data: Uint8Array }
+  /**
+   * Replaces everything applied so far; the first event after a restart when there was a snapshot. The data comes in
+   * parts, cut anywhere, and is to be read to its end before the next event is asked for.
+   */
+  | { readonly kind: "snapshot"; readonly index: number; readonly data: AsyncIterable<Uint8Array> }
   /** `isSelf` comes only after every entry of earlier terms was in a `committed` event. */
   | {
       readonly kind: "leader";
@@ -125,13 +128,15 @@ export interface RaftGroupOptions extends LogLimits {
 
 /**
  * The state of the store as one `committed` event left it, as bytes that a `snapshot` event can later bring back.
- * Called when the log has grown; `atLeast` is an index that was delivered already.
+ * Called when the log has grown; `atLeast` is an index that was delivered already. The data may come in parts of any size,
+ * which are asked for as the disk takes them.
  *
  * @returns The last index the data includes.
  */
-export type SnapshotSource = (
-  atLeast: number,
-) => Promise<{ readonly index: number; readonly data: Uint8Array }>;
+export type SnapshotSource = (atLeast: number) => Promise<{
+  readonly index: number;
+  readonly data: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+}>;
 
 /** Main-thread face of the consensus group; the member itself runs in a thread of its own. */
 export interface RaftGroup {
@@ -160,6 +165,8 @@ export interface RaftGroup {
   changeMembership(change: MembershipChange, signal?: AbortSignal): Promise<void>;
   /** Leader only. Without a target the most caught-up reachable voter is taken. */
   transferLeadership(to?: NodeId, signal?: AbortSignal): Promise<void>;
+  /** Makes a new data key for what this member writes from now on; old keys go with what they sealed. */
+  rotateDataKey(signal?: AbortSignal): Promise<void>;
   updateIdentity(identity: PeerIdentity): void;
   /** From now on; a member that has more entries than that asks for a snapshot with the next one it applies. */
   updateLogLimits(limits: Required<LogLimits>): void;

@@ -3,44 +3,48 @@ import {
   type Entry,
   type MemberId,
   type Message,
-  RaftInvariantError,
   RaftNode,
   type Ready,
   type SnapshotMessage,
   type Write,
-  compactionIndex,
   membersOf,
 } from "raft-ts";
-import { ClusterError, errorText, noLeaderText } from "../../model/errors.ts";
+import { ClusterError, noLeaderText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
-import type { GroupStatus, LogLimits, MembershipChange, RaftGroupOptions } from "./group.ts";
+import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import type { ThreadCommand, ThreadOutput } from "./port.ts";
 import type { Recovered } from "./recover.ts";
-import { Proposals, Reads, leadershipLost, packCommitted } from "./requests.ts";
+import { Proposals, Reads, asClusterError, diskFull, leadershipLost, packCommitted } from "./requests.ts";
+import { MemberSnapshots } from "./member-snapshots.ts";
+import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
+import type { SnapshotIntake } from "./snapshot-inbox.ts";
 import type { TransportHandler } from "./transport.ts";
 
 const defaults = { tickMs: 50, heartbeatTicks: 2, electionTicks: 8 } as const;
-const defaultSnapshotEntries = 10_000;
-const defaultSnapshotBytes = 64 * 1024 * 1024;
-const defaultKeepEntries = 500;
-const defaultMaxKeepEntries = 20_000;
-const maxKeepBytes = 64 * 1024 * 1024;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 6;
 const statusTicks = 4;
-/** The log looks after itself about once a second. */
+/** Log and snapshots look after themselves about once a second. */
 const maintainTicks = 20;
 const firstCtxBound = 2 ** 40;
 
 /** The wire as the member sees it; `PeerTransport` is the real one. */
 export interface MemberWire {
   send(messages: readonly Message[]): void;
-  sendSnapshot(message: SnapshotMessage, data: Uint8Array): Promise<void>;
+  /**
+   * Settles when the receiver has taken it in; rejects when it has not. Sends from where the receiver is, which may hold
+   * a part already, and reports how much it holds.
+   */
+  sendSnapshot(
+    message: SnapshotMessage,
+    file: SnapshotFile,
+    onProgress: (heldBytes: number) => void,
+  ): Promise<void>;
   setPeers(addresses: ReadonlyMap<MemberId, string>): void;
   isConnected(id: MemberId): boolean;
 }
@@ -74,7 +78,6 @@ export class Member implements TransportHandler {
   readonly #departures = new Departures();
   /** Strangers that a read has been asked for. */
   readonly #asked = new Set<MemberId>();
-  readonly #received = new Map<number, Uint8Array>();
   readonly #changes: ChangeQueue;
   #transfer: { readonly id: number } | undefined;
   #members: ReadonlySet<MemberId> = new Set();
@@ -82,9 +85,9 @@ export class Member implements TransportHandler {
   /** Index of the last entry handed to the main thread. */
   #applied = 0;
   #emittedLeader = "";
-  #logLimits: Required<LogLimits>;
-  #snapshotBusy = false;
-  #sinceSnapshot = { entries: 0, bytes: 0 };
+  readonly #snapshots: MemberSnapshots;
+  /** A full disk was met by handing leadership over; not again before there was room. */
+  #hasYielded = false;
   #ticks = 0;
   #logSyncs = 0;
   #lastStatus = "";
@@ -92,6 +95,8 @@ export class Member implements TransportHandler {
   #wake: () => void = () => {};
   #running: Promise<void> = Promise.resolve();
   #writing: Promise<void> = Promise.resolve();
+  #maintaining: Promise<void> = Promise.resolve();
+  #isMaintaining = false;
   #stopTicking: () => void = () => {};
 
   constructor(deps: MemberDeps, options: RaftGroupOptions, state: Recovered) {
@@ -100,8 +105,6 @@ export class Member implements TransportHandler {
     this.#state = state;
     const { electionTicks = defaults.electionTicks, heartbeatTicks = defaults.heartbeatTicks } = options;
     this.#electionTicks = electionTicks;
-    const { snapshotEntries = defaultSnapshotEntries, keepEntries = defaultKeepEntries } = options;
-    this.#logLimits = { snapshotEntries, keepEntries };
     const boundTicks = boundElections * electionTicks;
     this.#reads = new Reads(
       { retryTicks: electionTicks, boundTicks, inFlight: 4 },
@@ -115,6 +118,18 @@ export class Member implements TransportHandler {
       heartbeatTicks,
     });
     this.#wire = deps.wire(this);
+    this.#snapshots = new MemberSnapshots(
+      {
+        log: deps.log,
+        node: this.#node,
+        emit: deps.emit,
+        send: (message, file, onProgress) => this.#wire.sendSnapshot(message, file, onProgress),
+        guarded: (action) => this.#guarded(action),
+        fail: (error) => this.#fail(error, "failed"),
+      },
+      options,
+      state,
+    );
     this.#changes = new ChangeQueue({
       plan: (change) =>
         planMembership(
@@ -130,16 +145,6 @@ export class Member implements TransportHandler {
   }
 
   start(): void {
-    const { snapshot } = this.#state;
-    if (snapshot !== undefined) {
-      this.#deps.emit({ kind: "snapshot", index: snapshot.meta.index, data: ownBuffer(snapshot.data) });
-      this.#tellMembership(snapshot.meta.configuration);
-    }
-    this.#followConfiguration();
-    const { voters } = this.#node.status().configuration;
-    if (voters.length === 1 && voters[0] === this.#state.memberId) this.#node.campaign();
-    const { tickMs = defaults.tickMs } = this.#options;
-    this.#stopTicking = this.#deps.clock.every(tickMs, () => this.#tick());
     this.#running = this.#run();
   }
 
@@ -148,8 +153,10 @@ export class Member implements TransportHandler {
     this.#stopped = true;
     this.#stopTicking();
     this.#wake();
+    await this.#snapshots.stop();
     await this.#running;
     await this.#writing;
+    await this.#maintaining;
     await this.#state.wal.close();
   }
 
@@ -170,15 +177,19 @@ export class Member implements TransportHandler {
           this.#startTransfer(command.id, command.to);
           return;
         case "snapshot":
-          void this.#storeSnapshot(command.index, command.data);
+          this.#snapshots.part(command);
           return;
         case "no-snapshot":
-          this.#snapshotBusy = false;
-          this.#sinceSnapshot = { entries: 0, bytes: 0 }; // Not again at once.
-          this.#deps.log.warn({ error: command.text }, "the store gave no snapshot");
+          this.#snapshots.none(command.text);
+          return;
+        case "snapshot-taken":
+          this.#snapshots.taken();
+          return;
+        case "rotate-key":
+          void this.#rotateKey(command.id);
           return;
         case "log-limits":
-          this.#logLimits = command.limits;
+          this.#snapshots.limit(command.limits);
           return;
       }
     });
@@ -190,14 +201,9 @@ export class Member implements TransportHandler {
     });
   }
 
-  onSnapshot(message: SnapshotMessage, data: Uint8Array): void {
-    this.#guarded(() => {
-      const { index } = message.snapshot;
-      if (index > this.#node.status().commit) this.#received.set(index, data);
-      this.#node.step(message);
-      // Not taken, such as one of an earlier term: nobody will ask for the data.
-      if (this.#node.status().commit < index) this.#received.delete(index);
-    });
+  onSnapshotOffer(message: SnapshotMessage, identity: SnapshotIdentity): Promise<SnapshotIntake> {
+    if (this.#stopped) return Promise.reject(new ClusterError("unavailable", "this manager is stopping"));
+    return this.#snapshots.offer(message, identity);
   }
 
   onUnreachable(id: MemberId): void {
@@ -240,6 +246,7 @@ export class Member implements TransportHandler {
 
   async #run(): Promise<void> {
     try {
+      await this.#begin();
       while (!this.#stopped) {
         this.#reads.ask((ctx) => this.#node.readIndex(ctx).kind === "accepted");
         if (!this.#node.hasReady()) {
@@ -255,6 +262,21 @@ export class Member implements TransportHandler {
     } catch (error) {
       this.#fail(error, "failed");
     }
+  }
+
+  /** The state first, and only then the part of a member. */
+  async #begin(): Promise<void> {
+    const { snapshot, memberId } = this.#state;
+    if (snapshot !== undefined) {
+      await this.#snapshots.deliver(snapshot);
+      this.#tellMembership(snapshot.meta.configuration);
+    }
+    if (this.#stopped) return;
+    this.#followConfiguration();
+    const { voters } = this.#node.status().configuration;
+    if (voters.length === 1 && voters[0] === memberId) this.#node.campaign();
+    const { tickMs = defaults.tickMs } = this.#options;
+    this.#stopTicking = this.#deps.clock.every(tickMs, () => this.#tick());
   }
 
   #carryOut(ready: Ready): void {
@@ -282,22 +304,14 @@ export class Member implements TransportHandler {
   }
 
   async #persist({ hardState, snapshot, entries }: Write): Promise<void> {
-    const { storage, wal, snapshots } = this.#state;
-    let installed: Uint8Array | undefined;
-    if (snapshot !== undefined) {
-      installed = this.#received.get(snapshot.index);
-      if (installed === undefined) throw new Error("assertion failed: a snapshot came without its data");
-      await snapshots.save({ meta: snapshot, data: installed });
-    }
+    const { storage, wal } = this.#state;
+    if (snapshot !== undefined) await this.#snapshots.install(snapshot);
     await wal.append({ hardState, entries, installed: snapshot });
     this.#logSyncs += 1;
-    if (snapshot !== undefined && installed !== undefined) {
-      const { index, configuration } = snapshot;
+    if (snapshot !== undefined) {
       storage.installSnapshot(snapshot);
-      for (const known of this.#received.keys()) if (known <= index) this.#received.delete(known);
-      this.#sinceSnapshot = { entries: 0, bytes: 0 };
-      this.#deps.emit({ kind: "snapshot", index, data: ownBuffer(installed) });
-      this.#tellMembership(configuration);
+      await this.#snapshots.installed(snapshot);
+      this.#tellMembership(snapshot.configuration);
     }
     storage.append(entries);
     storage.setHardState(hardState);
@@ -315,15 +329,14 @@ export class Member implements TransportHandler {
     this.#node.applied(output.index);
     for (const id of lost) this.#refuse(id, leadershipLost());
     for (const entry of committed) if (entry.kind === "config") this.#onMembership(entry.index);
-    this.#sinceSnapshot.entries += committed.length;
-    this.#sinceSnapshot.bytes += output.data.byteLength;
+    this.#snapshots.applied(committed.length, output.data.byteLength);
   }
 
   #afterRound(ready: Ready): void {
     this.#emitLeader();
     if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
     this.#changes.continue(this.#applied);
-    this.#wantSnapshot();
+    this.#snapshots.want();
     if (this.#wasMember && !this.#members.has(this.#state.memberId) && this.#node.status().settled) {
       this.onRemoved();
     }
@@ -345,21 +358,7 @@ export class Member implements TransportHandler {
 
   #send(messages: readonly Message[]): void {
     this.#wire.send(messages.filter(({ type }) => type !== "snapshot"));
-    for (const message of messages) if (message.type === "snapshot") void this.#sendSnapshot(message);
-  }
-
-  async #sendSnapshot(message: SnapshotMessage): Promise<void> {
-    let outcome: "sent" | "failed" = "failed";
-    try {
-      const stored = await this.#state.snapshots.load();
-      if (stored === undefined) throw new Error("no snapshot is on the disk");
-      // A newer one than the message names is as good.
-      await this.#wire.sendSnapshot({ ...message, snapshot: stored.meta }, stored.data);
-      outcome = "sent";
-    } catch (error) {
-      this.#deps.log.warn({ peer: message.to, error: errorText(error) }, "snapshot was not delivered");
-    }
-    this.#guarded(() => this.#node.reportSnapshot(message.to, outcome));
+    for (const message of messages) if (message.type === "snapshot") void this.#snapshots.send(message);
   }
 
   #onSoftState(): void {
@@ -401,6 +400,10 @@ export class Member implements TransportHandler {
   }
 
   #propose({ id, data }: { id: number; data: Uint8Array }): void {
+    if (this.#state.space.state === "short" && this.#node.status().role === "leader") {
+      this.#refuse(id, diskFull(this.#options.directory));
+      return;
+    }
     const result = this.#node.propose(data);
     switch (result.kind) {
       case "accepted":
@@ -436,18 +439,15 @@ export class Member implements TransportHandler {
   }
 
   #startTransfer(id: number, to: string | undefined): void {
-    const { role, peers, configuration, term } = this.#node.status();
-    const target = peers
-      .filter((peer) => peer.id !== this.#state.memberId && configuration.voters.includes(peer.id))
-      .filter((peer) => (to === undefined ? this.#wire.isConnected(peer.id) : nodeIdOf(peer.id) === to))
-      .toSorted((a, b) => b.match - a.match)[0];
+    const { role, term } = this.#node.status();
+    const target = this.#transferTarget(to);
     if (role !== "leader") this.#refuse(id, this.#notLeading());
     else if (to !== undefined && nodeIdOf(this.#state.memberId) === to) {
       this.#deps.emit({ kind: "reply", id, value: term });
     } else if (target === undefined || this.#transfer !== undefined) {
       const text = target === undefined ? "no such voter can be reached" : "another one is under way";
       this.#refuse(id, new ClusterError("failed-precondition", `leadership cannot be handed over: ${text}`));
-    } else if (this.#node.transferLeadership(target.id).kind === "accepted") this.#transfer = { id };
+    } else if (this.#node.transferLeadership(target).kind === "accepted") this.#transfer = { id };
     else this.#refuse(id, this.#notLeading());
   }
 
@@ -461,8 +461,7 @@ export class Member implements TransportHandler {
       }
       this.#tickLeader();
       if (this.#ticks % statusTicks === 0) this.#emitStatus();
-      if (this.#ticks % maintainTicks === 0)
-        this.#state.wal.maintain().catch((error: unknown) => this.#fail(error, "failed"));
+      if (this.#ticks % maintainTicks === 0 && !this.#isMaintaining) this.#maintaining = this.#maintain();
     });
   }
 
@@ -481,42 +480,49 @@ export class Member implements TransportHandler {
     if (learner !== undefined) this.#node.proposeConfChange({ kind: "promote", id: learner });
   }
 
-  #wantSnapshot(): void {
-    const { snapshotBytes = defaultSnapshotBytes } = this.#options;
-    const { snapshotEntries } = this.#logLimits;
-    const { entries, bytes } = this.#sinceSnapshot;
-    if (this.#snapshotBusy || (entries < snapshotEntries && bytes < snapshotBytes)) return;
-    this.#snapshotBusy = true;
-    this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: this.#node.status().applied });
-  }
-
-  async #storeSnapshot(index: number, data: Uint8Array): Promise<void> {
-    const { storage, snapshots, wal } = this.#state;
-    const { maxKeepEntries = defaultMaxKeepEntries } = this.#options;
-    const { keepEntries } = this.#logLimits;
+  async #maintain(): Promise<void> {
+    this.#isMaintaining = true;
     try {
-      const term = storage.term(index);
-      if (term === undefined || index <= storage.snapshot().index) return;
-      const meta = { index, term, configuration: this.#node.configurationAt(index) };
-      await snapshots.save({ meta, data });
-      if (storage.snapshot().index >= index) return; // One from the leader came meanwhile.
-      this.#sinceSnapshot = { entries: 0, bytes: 0 };
-      storage.setSnapshot(meta);
-      const compactTo = compactionIndex({
-        snapshotIndex: index,
-        firstIndex: storage.firstIndex(),
-        peers: this.#node.status().peers,
-        keepEntries,
-        maxEntries: Math.max(keepEntries, maxKeepEntries),
-        floorIndex: storage.indexWithin(maxKeepBytes),
-      });
-      storage.compact(compactTo);
-      this.#node.compacted(index);
-      await wal.release(Math.min(compactTo, await snapshots.oldestIndex()));
+      await this.#snapshots.maintain();
     } catch (error) {
       this.#fail(error, "failed");
-    } finally {
-      this.#snapshotBusy = false;
+    }
+    this.#isMaintaining = false;
+    this.#guarded(() => this.#yieldWhenShort());
+  }
+
+  /** The voter that is furthest, of those that can be reached or of the node that is asked for. */
+  #transferTarget(to: string | undefined): MemberId | undefined {
+    const { peers, configuration } = this.#node.status();
+    return peers
+      .filter((peer) => peer.id !== this.#state.memberId && configuration.voters.includes(peer.id))
+      .filter((peer) => (to === undefined ? this.#wire.isConnected(peer.id) : nodeIdOf(peer.id) === to))
+      .toSorted((a, b) => b.match - a.match)[0]?.id;
+  }
+
+  /** A leader that can take nothing in lets another one lead. */
+  #yieldWhenShort(): void {
+    const isShort = this.#state.space.state === "short";
+    if (
+      isShort &&
+      this.#node.status().role === "leader" &&
+      !this.#hasYielded &&
+      this.#transfer === undefined
+    ) {
+      const target = this.#transferTarget(undefined);
+      if (target !== undefined && this.#node.transferLeadership(target).kind === "accepted") {
+        this.#deps.log.warn({ to: target }, "leadership is handed over: the disk is full");
+      }
+    }
+    this.#hasYielded = isShort;
+  }
+
+  async #rotateKey(id: number): Promise<void> {
+    try {
+      await this.#snapshots.rotateKey();
+      this.#deps.emit({ kind: "reply", id, value: this.#state.seal.keyId });
+    } catch (error) {
+      this.#refuse(id, asClusterError(error));
     }
   }
 
@@ -579,21 +585,4 @@ export class Member implements TransportHandler {
     const failure = { code: error.code, message: error.message };
     this.#deps.emit({ kind: "failed", failure, removed: how === "removed" });
   }
-}
-
-function asClusterError(reason: unknown): ClusterError {
-  if (reason instanceof ClusterError) return reason;
-  if (reason instanceof RaftInvariantError) {
-    return new ClusterError("data-loss", `the raft member stopped to protect its data: ${reason.message}`, {
-      cause: reason,
-    });
-  }
-  return new ClusterError("internal", `the raft member stopped: ${errorText(reason)}`, { cause: reason });
-}
-
-/** A copy that can be transferred without taking anything else along. */
-function ownBuffer(data: Uint8Array): Uint8Array {
-  const copy = new Uint8Array(data.byteLength);
-  copy.set(data);
-  return copy;
 }

@@ -1,10 +1,11 @@
 import type { MemberId, Message } from "raft-ts";
-import { RaftPeerClient, type RaftHello, type RaftMessage } from "../../proto/gen/shoal/raft.ts";
+import { RaftPeerClient, type RaftHello } from "../../proto/gen/shoal/raft.ts";
 import { channelOptions } from "../../runtime/grpc.ts";
 import { channelCredentials } from "../../runtime/tls.ts";
 import { encodeMessages } from "./codec.ts";
 import { encodeFrame } from "./frame.ts";
 import { PeerStream } from "./peer-stream.ts";
+import { type SnapshotSending, sendSnapshot } from "./snapshot-sender.ts";
 import type { TransportDeps } from "./transport.ts";
 
 const queueLimit = 4096;
@@ -13,10 +14,8 @@ const offlineQueueLimit = 64;
 const frameBytes = 2 * 1024 * 1024;
 /** How long the news that something is committed may wait for a message to go along with. */
 const newsDelayMs = 5;
-const snapshotPartBytes = 1024 * 1024;
 const firstRetryMs = 5;
 const maxRetryMs = 1_000;
-const snapshotDeadlineMs = 60_000;
 /** A stream that lasted this long was welcome; the next attempt after it is immediate again. */
 const settledAfterMs = 1_000;
 
@@ -72,30 +71,8 @@ export class PeerLink {
   }
 
   /** @throws {Error} when the peer did not take it in. */
-  sendSnapshot(message: RaftMessage, data: Uint8Array): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const deadline = Date.now() + snapshotDeadlineMs;
-      const call = this.#client.sendSnapshot({ deadline }, (error) => {
-        if (error === null) resolve();
-        else reject(error);
-      });
-      call.on("error", reject); // A failed write; the callback above says the same.
-      let at = 0;
-      const pump = (): void => {
-        while (at < data.byteLength) {
-          const part = data.subarray(at, at + snapshotPartBytes);
-          at += part.byteLength;
-          const view = Buffer.from(part.buffer, part.byteOffset, part.byteLength);
-          if (!call.write({ hello: undefined, message: undefined, data: view })) {
-            call.once("drain", pump);
-            return;
-          }
-        }
-        call.end();
-      };
-      call.write({ hello: this.#hello, message, data: Buffer.alloc(0) });
-      pump();
-    });
+  sendSnapshot(sending: Omit<SnapshotSending, "hello">): Promise<void> {
+    return sendSnapshot(this.#deps, this.#client.sendSnapshot(), { ...sending, hello: this.#hello });
   }
 
   /** A new connection, with the certificate of now; nothing queued is lost. */

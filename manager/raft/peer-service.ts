@@ -1,23 +1,16 @@
-import type { ServerReadableStream, sendUnaryData } from "@grpc/grpc-js";
 import type { TLSSocket } from "node:tls";
 import type { MemberId } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
-import {
-  RaftHello,
-  RaftNotice,
-  type RaftPeerServer,
-  type SnapshotPart,
-  type SnapshotReceipt,
-} from "../../proto/gen/shoal/raft.ts";
+import { RaftHello, RaftNotice, type RaftPeerServer } from "../../proto/gen/shoal/raft.ts";
 import { type WireStatus, toStatus } from "../../proto/status.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Peer } from "../../runtime/tls.ts";
-import { decodeMessages, messageFromWire } from "./codec.ts";
+import { decodeMessages } from "./codec.ts";
 import { type Frame, FrameReader, encodeFrame } from "./frame.ts";
 import { nodeIdOf } from "./membership.ts";
+import { receiveSnapshot } from "./snapshot-receiver.ts";
 import type { TransportHandler, TransportOptions } from "./transport.ts";
 
-const maxSnapshotBytes = 2 ** 31;
 const maxFrameBytes = 16 * 1024 * 1024;
 const idleBoundMs = 10_000;
 const managerUnit = "swarm-manager";
@@ -31,7 +24,18 @@ interface ServiceDeps {
 
 /** The receiving side of what is rare and large: checks who speaks before anything reaches the member. */
 export function peerService(options: TransportOptions, deps: ServiceDeps): RaftPeerServer {
-  return { sendSnapshot: (call, callback) => receiveSnapshot(options, deps, call, callback) };
+  return {
+    sendSnapshot: (call) =>
+      receiveSnapshot(
+        {
+          greet: (hello) => greet(options, deps, deps.peerOf(call), hello),
+          offer: (message, identity) => deps.handler.onSnapshotOffer(message, identity),
+          refusal: (error) => refusal(deps.log, error),
+          log: deps.log,
+        },
+        call,
+      ),
+  };
 }
 
 /** A stream of messages: the hello, then frames as long as both live. */
@@ -80,65 +84,6 @@ export function receiveMessages(
   function notify(notice: RaftNotice): void {
     socket.write(encodeFrame("notice", RaftNotice.encode(notice).finish()));
   }
-}
-
-/** `RaftPeer.SendSnapshot`: answered once the member has it. */
-function receiveSnapshot(
-  options: TransportOptions,
-  deps: ServiceDeps,
-  call: ServerReadableStream<SnapshotPart, SnapshotReceipt>,
-  callback: sendUnaryData<SnapshotReceipt>,
-): void {
-  let first: SnapshotPart | undefined;
-  let expectedBytes = 0;
-  let receivedBytes = 0;
-  const parts: Uint8Array[] = [];
-  let done = false;
-  const finish = (error: WireStatus | undefined): void => {
-    if (done) return;
-    done = true;
-    callback(error ?? null, {});
-  };
-  call.on("data", (part: SnapshotPart) => {
-    if (done) return;
-    try {
-      if (first === undefined) {
-        const from = greet(options, deps, deps.peerOf(call), part.hello);
-        if (part.message?.from !== from) {
-          throw new ClusterError("permission-denied", `member ${from} spoke for another`);
-        }
-        expectedBytes = part.message.snapshot?.dataBytes ?? 0;
-        if (expectedBytes > maxSnapshotBytes) {
-          throw new ClusterError(
-            "resource-exhausted",
-            `snapshot of ${expectedBytes} bytes: at most ${maxSnapshotBytes} are taken`,
-          );
-        }
-        first = part;
-      }
-      receivedBytes += part.data.byteLength;
-      if (receivedBytes > expectedBytes) {
-        throw new ClusterError("invalid-argument", `snapshot is longer than its ${expectedBytes} bytes`);
-      }
-      parts.push(part.data);
-    } catch (error) {
-      finish(refusal(deps.log, error));
-    }
-  });
-  call.on("end", () => {
-    try {
-      if (first?.message === undefined || receivedBytes !== expectedBytes) {
-        throw new ClusterError("invalid-argument", `snapshot ended after ${receivedBytes} bytes`);
-      }
-      const message = messageFromWire(first.message);
-      if (message.type !== "snapshot") throw new ClusterError("invalid-argument", "not a snapshot");
-      if (!done) deps.handler.onSnapshot(message, Buffer.concat(parts, receivedBytes));
-      finish(undefined);
-    } catch (error) {
-      finish(refusal(deps.log, error));
-    }
-  });
-  call.on("error", (error: Error) => deps.log.debug({ error: error.message }, "raft snapshot failed"));
 }
 
 /** Certificate first, then the names: only managers of this cluster, and only under their own name. */

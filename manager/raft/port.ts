@@ -24,11 +24,25 @@ export type ThreadCommand =
   | { readonly kind: "read"; readonly id: number }
   | { readonly kind: "change"; readonly id: number; readonly change: MembershipChange }
   | { readonly kind: "transfer"; readonly id: number; readonly to: NodeId | undefined }
-  | { readonly kind: "snapshot"; readonly id: number; readonly index: number; readonly data: Uint8Array }
+  /** A part of the state that was wanted, in order; the next but a few after each `snapshot-more`. */
+  | {
+      readonly kind: "snapshot";
+      readonly id: number;
+      readonly index: number;
+      readonly data: Uint8Array;
+      readonly isLast: boolean;
+    }
+  /** Instead of a first or a next part. */
   | { readonly kind: "no-snapshot"; readonly id: number; readonly text: string }
   | { readonly kind: "log-limits"; readonly limits: Required<LogLimits> }
+  /** A part of a snapshot has been taken in. */
+  | { readonly kind: "snapshot-taken" }
+  | { readonly kind: "rotate-key"; readonly id: number }
   | { readonly kind: "identity"; readonly identity: PeerIdentity }
   | { readonly kind: "stop" };
+
+/** A snapshot crosses in parts of at most this size, of which this many are under way. */
+export const snapshotPart = { bytes: 256 * 1024, window: 4 } as const;
 
 export interface PackedEntry {
   readonly index: number;
@@ -52,7 +66,13 @@ export type ThreadOutput =
       readonly entries: readonly PackedEntry[];
       readonly data: Uint8Array;
     }
-  | { readonly kind: "snapshot"; readonly index: number; readonly data: Uint8Array }
+  /** A part of a snapshot that replaces everything, in order; a few ahead of `snapshot-taken`. */
+  | {
+      readonly kind: "snapshot";
+      readonly index: number;
+      readonly data: Uint8Array;
+      readonly isLast: boolean;
+    }
   | {
       readonly kind: "leader";
       readonly leaderId: NodeId | undefined;
@@ -64,6 +84,8 @@ export type ThreadOutput =
   | { readonly kind: "reply"; readonly id: number; readonly value: number }
   | { readonly kind: "refused"; readonly id: number; readonly failure: ThreadFailure }
   | { readonly kind: "snapshot-wanted"; readonly id: number; readonly atLeast: number }
+  /** There is room for another part. */
+  | { readonly kind: "snapshot-more"; readonly id: number }
   | { readonly kind: "failed"; readonly failure: ThreadFailure; readonly removed: boolean };
 
 /** Buffers of an output that go over instead of being copied. */

@@ -7,7 +7,8 @@ import type { Random } from "../../runtime/random.ts";
 import { DiskSpace } from "./disk-space.ts";
 import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
 import { Keyring } from "./seal.ts";
-import { SnapshotStore, type StoredSnapshot } from "./snapshot.ts";
+import { SnapshotStore } from "./snapshot.ts";
+import type { SnapshotFile } from "./snapshot-file.ts";
 import { Wal, type WalState } from "./wal.ts";
 
 const memberIdBytes = 6;
@@ -21,8 +22,10 @@ export interface Recovered {
   readonly wal: Wal;
   readonly snapshots: SnapshotStore;
   readonly storage: MemoryStorage;
-  /** What the state machine starts from. */
-  readonly snapshot: StoredSnapshot | undefined;
+  readonly space: DiskSpace;
+  readonly seal: Keyring;
+  /** What the state machine starts from, all of it checked. Whoever reads it closes it. */
+  readonly snapshot: SnapshotFile | undefined;
 }
 
 /**
@@ -38,6 +41,7 @@ export async function recover(
     readonly raftAddress: string;
     readonly start: "bootstrap" | "join" | "restart";
     readonly segmentBytes?: number;
+    readonly snapshotPartBytes?: number;
   },
 ): Promise<Recovered> {
   const { directory, nodeId, start } = options;
@@ -45,8 +49,13 @@ export async function recover(
   const memberId = await loadMemberId(deps, options);
   const hasLog = (await deps.disk.list(`${directory}/log`)).length > 0;
   const seal = await Keyring.load(deps, `${directory}/key`, hasLog ? "refuse" : "create");
-  const snapshots = new SnapshotStore(deps, { directory: `${directory}/snapshots`, seal });
-  const snapshot = await snapshots.load();
+  const snapshots = new SnapshotStore(deps, {
+    directory: `${directory}/snapshots`,
+    seal,
+    ...(options.snapshotPartBytes !== undefined && { partBytes: options.snapshotPartBytes }),
+  });
+  await snapshots.prepare();
+  const snapshot = await snapshots.newestReadable();
   const { segmentBytes = defaultSegmentBytes } = options;
   const space = new DiskSpace(deps, {
     path: `${directory}/reserve`,
@@ -64,7 +73,7 @@ export async function recover(
       `cannot restart the manager of node ${nodeId}: there is no log in ${directory}; let it join again`,
     );
   }
-  return { memberId, wal, snapshots, storage, snapshot };
+  return { memberId, wal, snapshots, storage, space, seal, snapshot };
 }
 
 async function loadMemberId(

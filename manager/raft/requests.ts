@@ -1,5 +1,5 @@
-import type { Entry } from "raft-ts";
-import { ClusterError, outcomeUnknownText } from "../../model/errors.ts";
+import { type Entry, RaftInvariantError } from "raft-ts";
+import { ClusterError, errorText, outcomeUnknownText } from "../../model/errors.ts";
 import type { PackedEntry, ThreadOutput } from "./port.ts";
 
 /** Proposals under way, by the index they were given. */
@@ -38,6 +38,25 @@ export class Proposals {
 
 export function leadershipLost(): ClusterError {
   return new ClusterError("no-leader", outcomeUnknownText);
+}
+
+/** What ends a member, as it is told. */
+export function asClusterError(reason: unknown): ClusterError {
+  if (reason instanceof ClusterError) return reason;
+  if (reason instanceof RaftInvariantError) {
+    return new ClusterError("data-loss", `the raft member stopped to protect its data: ${reason.message}`, {
+      cause: reason,
+    });
+  }
+  return new ClusterError("internal", `the raft member stopped: ${errorText(reason)}`, { cause: reason });
+}
+
+export function diskFull(directory: string): ClusterError {
+  return new ClusterError(
+    "resource-exhausted",
+    `the change was not proposed: the disk of this manager is full (${directory}); free some space, writes then go on by ` +
+      "themselves",
+  );
 }
 
 interface ReadBatch<Asker> {

@@ -30,7 +30,8 @@ const maxKeyId = 2 ** 16 - 1;
 export interface Seal {
   /** Of the key that new texts are sealed with; whoever stores a text stores this beside it. */
   readonly keyId: number;
-  seal(plain: Uint8Array, context: string): Uint8Array;
+  /** With the newest key, unless another one is named. */
+  seal(plain: Uint8Array, context: string, keyId?: number): Uint8Array;
   /** @throws {ClusterError} `data-loss` when key, text or place is not the one it was sealed with. */
   open(sealed: Uint8Array, keyId: number, context: string): Uint8Array;
 }
@@ -111,9 +112,9 @@ export class Keyring implements Seal {
     this.#keys = keys;
   }
 
-  seal(plain: Uint8Array, context: string): Uint8Array {
+  seal(plain: Uint8Array, context: string, keyId = this.#keyId): Uint8Array {
     const nonce = this.#nextNonce();
-    const cipher = createCipheriv(algorithm, this.#key(this.#keyId, context), nonce);
+    const cipher = createCipheriv(algorithm, this.#key(keyId, context), nonce);
     cipher.setAAD(Buffer.from(context));
     const text = cipher.update(plain);
     cipher.final();

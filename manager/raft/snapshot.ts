@@ -1,73 +1,96 @@
-import { setImmediate as turn } from "node:timers/promises";
 import type { SnapshotMeta } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
-import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
-import type { Disk } from "../../runtime/disk.ts";
-import { snapshotFromWire, snapshotToWire } from "./codec.ts";
-import { crc32c } from "./crc32c.ts";
-import { type Seal, sealOverheadBytes } from "./seal.ts";
+import type { BlockDisk } from "../../runtime/disk.ts";
+import type { Seal } from "./seal.ts";
+import { SnapshotFile, SnapshotWriter, snapshotPartBytes } from "./snapshot-file.ts";
 
-const magic = 0x534e5348; // "HSNS"
-const version = 1;
-const headerBytes = 16;
 const keep = 2;
-/** Sealed at a time; between two parts the event loop gets a turn, so that no heartbeat waits for a large snapshot. */
-const partBytes = 1024 * 1024;
 const suffix = ".snap";
-
-export interface StoredSnapshot {
-  readonly meta: SnapshotMeta;
-  readonly data: Uint8Array;
-}
+/** Of snapshots made here, or that arrive from the leader, until they are taken in. */
+const unfinishedSuffix = ".part";
 
 /**
- * Snapshot files, named by index and term: magic, version, CRC-32C and length of the sealed header, the header, then the
- * data in parts, each sealed and with its length before it. Written whole under another name, synced and renamed.
+ * The snapshots of a member: files named by index and term, each written whole under another name, synced and renamed.
+ * The newest two are kept, so that a damaged newest one is no loss.
  */
 export class SnapshotStore {
-  readonly #disk: Disk;
+  readonly #disk: BlockDisk;
   readonly #directory: string;
   readonly #seal: Seal;
+  readonly #partBytes: number;
+  readonly #writers = new Set<SnapshotWriter>();
+  #begun = 0;
 
-  constructor({ disk }: { disk: Disk }, { directory, seal }: { directory: string; seal: Seal }) {
+  constructor(
+    { disk }: { disk: BlockDisk },
+    options: { readonly directory: string; readonly seal: Seal; readonly partBytes?: number },
+  ) {
     this.#disk = disk;
-    this.#directory = directory;
-    this.#seal = seal;
+    this.#directory = options.directory;
+    this.#seal = options.seal;
+    this.#partBytes = options.partBytes ?? snapshotPartBytes;
   }
 
-  /** Settles when it is durable; older ones but the one before are removed. */
-  async save({ meta, data }: StoredSnapshot): Promise<void> {
-    const name = fileName(meta);
-    const path = `${this.#directory}/${name}`;
-    try {
-      await this.#disk.makeDirectory(this.#directory);
-      await this.#disk.replace(path, await this.#encode({ meta, data }), 0o600);
-      for (const old of (await this.#names()).slice(keep)) {
-        await this.#disk.remove(`${this.#directory}/${old}`);
-      }
-    } catch (cause) {
-      const full = (cause as NodeJS.ErrnoException).code === "ENOSPC";
-      throw new ClusterError(
-        full ? "resource-exhausted" : "data-loss",
-        `cannot write the snapshot ${path}: ${full ? "the disk is full; free some space and restart the manager" : errorText(cause)}`,
-        { cause },
-      );
+  /** Makes the directory and removes what a former process did not finish. */
+  async prepare(): Promise<void> {
+    await this.#disk.makeDirectory(this.#directory);
+    for (const name of await this.#disk.list(this.#directory)) {
+      if (name.endsWith(unfinishedSuffix)) await this.#disk.remove(this.#path(name));
     }
   }
 
+  /** Begins a file that is to be given to {@link keep} or {@link drop}. */
+  async begin(kind: "own" | "incoming", meta: SnapshotMeta): Promise<SnapshotWriter> {
+    this.#begun += 1;
+    const path = this.#path(`${kind}-${this.#begun}${unfinishedSuffix}`);
+    const deps = { disk: this.#disk, seal: this.#seal };
+    const writer = await SnapshotWriter.create(deps, { path, meta, partBytes: this.#partBytes });
+    this.#writers.add(writer);
+    return writer;
+  }
+
+  /** Takes in a finished one, durably; older ones but the one before are removed. */
+  async keep(writer: SnapshotWriter): Promise<void> {
+    await this.#disk.rename(writer.path, this.#path(fileName(writer.meta)));
+    this.#writers.delete(writer);
+    for (const old of (await this.#names()).slice(keep)) await this.#disk.remove(this.#path(old));
+  }
+
+  async drop(writer: SnapshotWriter): Promise<void> {
+    this.#writers.delete(writer);
+    await writer.abort();
+  }
+
+  /** Removes all but the newest, for room. @returns whether there were any. */
+  async dropOlder(): Promise<boolean> {
+    const older = (await this.#names()).slice(1);
+    for (const name of older) await this.#disk.remove(this.#path(name));
+    return older.length > 0;
+  }
+
+  /** The one at this index and term, or else the newest. Its contents are checked as they are read. */
+  async open(wanted?: { readonly index: number; readonly term: number }): Promise<SnapshotFile | undefined> {
+    const names = await this.#names();
+    const name = names.find((known) => wanted !== undefined && known === fileName(wanted)) ?? names[0];
+    return name === undefined ? undefined : await this.#open(name);
+  }
+
   /**
-   * The newest that can be read, which may be the one before the newest.
+   * The newest that can be read, all of which was read; it may be the one before the newest.
    *
    * @throws {ClusterError} `data-loss` when there are some and none can be read.
    */
-  async load(): Promise<StoredSnapshot | undefined> {
+  async newestReadable(): Promise<SnapshotFile | undefined> {
     const problems: string[] = [];
     for (const name of await this.#names()) {
-      const bytes = await this.#disk.read(`${this.#directory}/${name}`);
+      let file: SnapshotFile | undefined;
       try {
-        if (bytes !== undefined) return await this.#decode(bytes, name);
+        file = await this.#open(name);
+        await file?.verify();
+        return file;
       } catch (error) {
-        problems.push(`${this.#directory}/${name}: ${errorText(error)}`);
+        await file?.close();
+        problems.push(`${this.#path(name)}: ${errorText(error)}`);
       }
     }
     if (problems.length === 0) return undefined;
@@ -85,6 +108,28 @@ export class SnapshotStore {
     return oldest === undefined ? 0 : Number.parseInt(oldest, 16);
   }
 
+  /** Keys that some snapshot was sealed with; undefined when a snapshot does not tell. */
+  async keyIds(): Promise<ReadonlySet<number> | undefined> {
+    const keyIds = new Set([...this.#writers].map(({ keyId }) => keyId));
+    for (const name of await this.#names()) {
+      try {
+        const file = await this.#open(name);
+        if (file !== undefined) keyIds.add(file.keyId);
+        await file?.close();
+      } catch {
+        return undefined; // A damaged one: whatever key it needs, nothing is given up for it.
+      }
+    }
+    return keyIds;
+  }
+
+  async #open(name: string): Promise<SnapshotFile | undefined> {
+    const file = await SnapshotFile.open({ disk: this.#disk, seal: this.#seal }, this.#path(name));
+    if (file === undefined || fileName(file.meta) === name) return file;
+    await file.close();
+    throw new Error(`it is the one at ${file.meta.index}, term ${file.meta.term}`);
+  }
+
   /** Newest first. */
   async #names(): Promise<string[]> {
     const names = await this.#disk.list(this.#directory);
@@ -94,69 +139,12 @@ export class SnapshotStore {
       .toReversed();
   }
 
-  async #encode({ meta, data }: StoredSnapshot): Promise<Uint8Array> {
-    const name = fileName(meta);
-    const wire = SnapshotHeader.encode(snapshotToWire(meta, data.byteLength)).finish();
-    const header = this.#seal.seal(wire, `header of snapshot ${name}`);
-    const parts = Math.ceil(data.byteLength / partBytes);
-    const overhead = parts * (4 + sealOverheadBytes);
-    const bytes = new Uint8Array(headerBytes + header.byteLength + data.byteLength + overhead);
-    const view = new DataView(bytes.buffer);
-    view.setUint32(0, magic, true);
-    view.setUint32(4, version, true);
-    view.setUint32(8, crc32c(header), true);
-    view.setUint32(12, header.byteLength, true);
-    bytes.set(header, headerBytes);
-    let at = headerBytes + header.byteLength;
-    for (let part = 0; part < parts; part += 1) {
-      const plain = data.subarray(part * partBytes, (part + 1) * partBytes);
-      const sealed = this.#seal.seal(plain, partContext(name, part, parts));
-      view.setUint32(at, sealed.byteLength, true);
-      bytes.set(sealed, at + 4);
-      at += 4 + sealed.byteLength;
-      await turn();
-    }
-    return bytes;
-  }
-
-  async #decode(bytes: Uint8Array, name: string): Promise<StoredSnapshot> {
-    if (bytes.byteLength < headerBytes) throw new Error("it is too short");
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (view.getUint32(0, true) !== magic) throw new Error("it is not a snapshot");
-    if (view.getUint32(4, true) !== version) {
-      throw new Error(`it has version ${view.getUint32(4, true)}, ${version} is understood`);
-    }
-    const headerEnd = headerBytes + view.getUint32(12, true);
-    const sealedHeader = bytes.subarray(headerBytes, headerEnd);
-    if (crc32c(sealedHeader) !== view.getUint32(8, true)) throw new Error("its checksum does not match");
-    const wire = SnapshotHeader.decode(
-      this.#seal.open(sealedHeader, this.#seal.keyId, `header of snapshot ${name}`),
-    );
-    const data = new Uint8Array(wire.dataBytes);
-    const parts = Math.ceil(wire.dataBytes / partBytes);
-    let at = headerEnd;
-    for (let part = 0; part < parts; part += 1) {
-      if (at + 4 > bytes.byteLength) throw new Error("it is cut off");
-      const end = at + 4 + view.getUint32(at, true);
-      const plain = this.#seal.open(
-        bytes.subarray(at + 4, end),
-        this.#seal.keyId,
-        partContext(name, part, parts),
-      );
-      data.set(plain, part * partBytes);
-      at = end;
-      await turn();
-    }
-    return { meta: snapshotFromWire(wire), data };
+  #path(name: string): string {
+    return `${this.#directory}/${name}`;
   }
 }
 
-/** Binds a part to its place, so that none can be left out, repeated or swapped. */
-function partContext(name: string, part: number, parts: number): string {
-  return `part ${part} of ${parts} of snapshot ${name}`;
-}
-
-function fileName({ index, term }: SnapshotMeta): string {
+function fileName({ index, term }: { readonly index: number; readonly term: number }): string {
   return `${hex(index)}-${hex(term)}${suffix}`;
 }
 

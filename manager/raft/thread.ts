@@ -53,6 +53,8 @@ async function run(): Promise<void> {
       case "snapshot":
       case "no-snapshot":
       case "log-limits":
+      case "snapshot-taken":
+      case "rotate-key":
         member.command(command);
         return;
     }

@@ -12,12 +12,15 @@ import { messageToWire, snapshotToWire } from "./codec.ts";
 import { peerProtocol } from "./frame.ts";
 import { PeerLink } from "./peer-link.ts";
 import { peerService, receiveMessages } from "./peer-service.ts";
+import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
+import type { SnapshotIntake } from "./snapshot-inbox.ts";
 import { RaftPeerService } from "../../proto/gen/shoal/raft.ts";
 
 /** What the member hears from the wire. Calls come from the event loop, one at a time. */
 export interface TransportHandler {
   onMessages(messages: readonly Message[]): void;
-  onSnapshot(message: SnapshotMessage, data: Uint8Array): void;
+  /** A peer begins to send a snapshot. @throws {ClusterError} when it cannot be taken. */
+  onSnapshotOffer(message: SnapshotMessage, identity: SnapshotIdentity): Promise<SnapshotIntake>;
   /** Messages to this member may have been lost. */
   onUnreachable(id: MemberId): void;
   /** Its host answers and nothing listens there: the process has ended. */
@@ -114,15 +117,16 @@ export class PeerTransport {
     }
   }
 
-  /** Settles when the receiver has taken it in. @throws when it has not. */
-  async sendSnapshot(message: SnapshotMessage, data: Uint8Array): Promise<void> {
+  /** Settles when the receiver has taken it in, from where it was. @throws when it has not. */
+  async sendSnapshot(
+    message: SnapshotMessage,
+    file: SnapshotFile,
+    onProgress: (heldBytes: number) => void,
+  ): Promise<void> {
     const link = this.#links.get(message.to);
     if (link === undefined) throw new Error(`member ${message.to} has no address`);
-    const wire = {
-      ...messageToWire(message),
-      snapshot: snapshotToWire(message.snapshot, data.byteLength),
-    };
-    await link.sendSnapshot(wire, data);
+    const wire = { ...messageToWire(message), snapshot: snapshotToWire(message.snapshot, file.identity) };
+    await link.sendSnapshot({ message: wire, file, onProgress });
   }
 
   isConnected(id: MemberId): boolean {

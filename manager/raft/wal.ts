@@ -181,9 +181,11 @@ export class Wal {
     this.#watermark = await Watermark.open(this.#disk, watermarkPath(this.#directory));
     if (last === undefined) await this.#startSegment(1, await this.#fill(1, this.#segmentBytes));
     else await this.#mark("durable");
-    await this.#space.restore();
     this.#isOpen = true;
     void this.#prepareNext();
+    // Beside what goes on; a failure is told by the next append.
+    const restoring = this.#guarded(async () => void (await this.#space.restore()));
+    this.#upkeep = restoring.catch(() => undefined).then(() => (this.#upkeep = undefined));
     return scan.state;
   }
 
@@ -247,9 +249,9 @@ export class Wal {
     const { keyId } = this.#seal;
     const sealed = this.#seal.seal(payload, sealContext(sequence));
     const { bytes, crc } = encodeRecord({ kind, sequence, chain: this.#chain, keyId }, sealed);
+    this.#segments.at(-1)?.keyIds.add(keyId); // Before it is there: no key goes while something may need it.
     // The same bytes at the same place, as often as it takes: whatever an attempt left is written over.
     await this.#onceThereIsRoom(() => file.commit(this.#position, bytes));
-    this.#segments.at(-1)?.keyIds.add(keyId);
     this.#position += bytes.byteLength;
     this.#markedBytes += bytes.byteLength;
     this.#sequence = sequence;

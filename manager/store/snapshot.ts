@@ -38,30 +38,52 @@ export function* writeSnapshot(
   if (changes.length > 0) yield piece({ header: undefined, changes });
 }
 
-/**
- * Gives every encoded change to `accept`, in order.
- * @throws {ClusterError} `data-loss` when the bytes are no whole snapshot.
- */
-export function readSnapshot(
-  data: Iterable<Uint8Array>,
-  accept: (change: Uint8Array) => void,
-): SnapshotHeader {
-  let header: (SnapshotHeader & { readonly objects: number }) | undefined;
-  let read = 0;
-  for (const bytes of pieces(data)) {
+/** Reads a snapshot that comes in parts, cut anywhere, and gives every encoded change to `accept`, in order. */
+export class SnapshotReader {
+  readonly #accept: (change: Uint8Array) => void;
+  #header: (SnapshotHeader & { readonly objects: number }) | undefined;
+  #readCount = 0;
+  #rest: Buffer = Buffer.alloc(0);
+
+  constructor(accept: (change: Uint8Array) => void) {
+    this.#accept = accept;
+  }
+
+  /** @throws {ClusterError} `data-loss` when it cannot be part of a snapshot. */
+  push(part: Uint8Array): void {
+    const view = Buffer.from(part.buffer, part.byteOffset, part.length);
+    this.#rest = this.#rest.length === 0 ? view : Buffer.concat([this.#rest, view]);
+    for (;;) {
+      if (this.#rest.length < lengthBytes) break;
+      const length = this.#rest.readUInt32BE(0);
+      if (length > pieceLimitBytes) throw damaged(`a piece of ${length} bytes`);
+      if (this.#rest.length < lengthBytes + length) break;
+      this.#take(this.#rest.subarray(lengthBytes, lengthBytes + length));
+      this.#rest = this.#rest.subarray(lengthBytes + length);
+    }
+  }
+
+  /** @throws {ClusterError} `data-loss` when something is missing. */
+  finish(): SnapshotHeader {
+    if (this.#rest.length > 0) throw damaged("the last piece is cut off");
+    if (this.#header === undefined) throw damaged("no header");
+    if (this.#readCount !== this.#header.objects) {
+      throw damaged(`${this.#readCount} objects, ${this.#header.objects} announced`);
+    }
+    return this.#header;
+  }
+
+  #take(bytes: Uint8Array): void {
     const decoded = StoreSnapshotPiece.decode(bytes);
-    if (header === undefined) {
+    if (this.#header === undefined) {
       if (decoded.header?.format !== format) {
         throw damaged(`format ${decoded.header?.format ?? "missing"}, ${format} is accepted`);
       }
-      header = decoded.header;
+      this.#header = decoded.header;
     }
-    for (const change of decoded.changes) accept(change);
-    read += decoded.changes.length;
+    for (const change of decoded.changes) this.#accept(change);
+    this.#readCount += decoded.changes.length;
   }
-  if (header === undefined) throw damaged("no header");
-  if (read !== header.objects) throw damaged(`${read} objects, ${header.objects} announced`);
-  return header;
 }
 
 function piece(message: StoreSnapshotPiece): Uint8Array {
@@ -70,25 +92,6 @@ function piece(message: StoreSnapshotPiece): Uint8Array {
   framed.writeUInt32BE(body.length, 0);
   framed.set(body, lengthBytes);
   return framed;
-}
-
-function* pieces(data: Iterable<Uint8Array>): Generator<Uint8Array, void, undefined> {
-  let rest: Buffer = Buffer.alloc(0);
-  for (const part of data) {
-    rest =
-      rest.length === 0
-        ? Buffer.from(part.buffer, part.byteOffset, part.length)
-        : Buffer.concat([rest, part]);
-    for (;;) {
-      if (rest.length < lengthBytes) break;
-      const length = rest.readUInt32BE(0);
-      if (length > pieceLimitBytes) throw damaged(`a piece of ${length} bytes`);
-      if (rest.length < lengthBytes + length) break;
-      yield rest.subarray(lengthBytes, lengthBytes + length);
-      rest = rest.subarray(lengthBytes + length);
-    }
-  }
-  if (rest.length > 0) throw damaged("the last piece is cut off");
 }
 
 function damaged(seen: string): ClusterError {

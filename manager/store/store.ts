@@ -6,7 +6,7 @@ import type { Change, ObjectEvent } from "./change.ts";
 import { decodeChange } from "./codec.ts";
 import { Group, GroupFull } from "./group.ts";
 import { tableReads } from "./overlay.ts";
-import { readSnapshot, writeSnapshot } from "./snapshot.ts";
+import { SnapshotReader, writeSnapshot } from "./snapshot.ts";
 import { emptyTables, tableNames, type Row, type Table, type TableName, type Tables } from "./tables.ts";
 import { makeView, type StoreView, type Transaction } from "./transaction.ts";
 import { Watch } from "./watch.ts";
@@ -164,20 +164,39 @@ export class Store {
    * @throws {ClusterError} `data-loss` when it cannot be read; nothing is replaced then.
    */
   restore(data: Uint8Array | Iterable<Uint8Array>): void {
+    const restoring = this.#restoring();
+    for (const part of data instanceof Uint8Array ? [data] : data) restoring.push(part);
+    restoring.finish();
+  }
+
+  /** As {@link restore}, from parts that come one by one; until the last one is in, the store is as it was. */
+  async restoreFrom(data: AsyncIterable<Uint8Array>): Promise<void> {
+    const restoring = this.#restoring();
+    for await (const part of data) restoring.push(part);
+    restoring.finish();
+  }
+
+  #restoring(): { push(part: Uint8Array): void; finish(): void } {
     const tables = emptyTables();
-    const header = readSnapshot(data instanceof Uint8Array ? [data] : data, (bytes) =>
+    const reader = new SnapshotReader((bytes) =>
       putInto(
         tables,
         decodeChange(bytes, (id) => canonicalId(tables, id)),
       ),
     );
-    this.#tables = tables;
-    this.#view = viewOf(tables);
-    this.#appliedIndex = header.appliedIndex;
-    this.#basis = header.basis;
-    this.#version = header.version;
-    for (const watch of this.#watches) watch.push([{ kind: "resync" }]);
-    for (const waiter of this.#indexWaiters) if (waiter.index <= header.appliedIndex) waiter.resolve();
+    return {
+      push: (part) => reader.push(part),
+      finish: () => {
+        const header = reader.finish();
+        this.#tables = tables;
+        this.#view = viewOf(tables);
+        this.#appliedIndex = header.appliedIndex;
+        this.#basis = header.basis;
+        this.#version = header.version;
+        for (const watch of this.#watches) watch.push([{ kind: "resync" }]);
+        for (const waiter of this.#indexWaiters) if (waiter.index <= header.appliedIndex) waiter.resolve();
+      },
+    };
   }
 
   /** Settles once the entry at `index` is applied. */

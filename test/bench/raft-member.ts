@@ -77,7 +77,7 @@ class BenchMember {
     const log = createLog(join("bench", options.nodeId), "error");
     this.#group = await openRaftGroup({ log, logLevel: "error" }, options, async () => ({
       index: this.#appliedIndex,
-      data: new Uint8Array(8),
+      data: [new Uint8Array(8)],
     }));
     void this.#consume(this.#group).catch(fatal);
   }

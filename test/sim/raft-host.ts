@@ -16,6 +16,8 @@ import type { Schedule, SimRandom } from "./raft-schedule.ts";
 import type { Trace } from "./raft-trace.ts";
 
 export const tickMs = 50;
+/** Small, so that a state of a few kilobytes takes several. */
+const snapshotPartBytes = 1024;
 const stateDirectory = "/raft";
 /** From the main thread to the raft thread or back. */
 const handoverMs = 0.05;
@@ -67,6 +69,8 @@ interface Life {
     (answer: { value?: number; outcome?: Outcome; failure?: ThreadFailure }) => void
   >;
   readonly requests: Map<number, Request>;
+  /** Parts of a snapshot of which more is to come. */
+  readonly restoring: Uint8Array[];
   readonly waitingReads: { readonly index: number; readonly answer: () => void }[];
   toRaftMs: number;
   toMainMs: number;
@@ -215,7 +219,7 @@ export class SimHost {
 
   async #begin(life: Life, how: RaftGroupOptions["start"]): Promise<void> {
     const { random, network, ledgers } = this.#deps;
-    const options: RaftGroupOptions & { segmentBytes: number } = {
+    const options: RaftGroupOptions & { segmentBytes: number; snapshotPartBytes: number } = {
       directory: stateDirectory,
       nodeId: this.nodeId,
       clusterId: "sim" as ClusterId,
@@ -225,6 +229,7 @@ export class SimHost {
       raftAddress: this.address,
       start: how,
       tickMs,
+      snapshotPartBytes,
       ...this.#plan,
     };
     let recovered: Recovered;
@@ -291,10 +296,10 @@ export class SimHost {
       ledger.settled(batch);
       this.#deps.checkers.onDurable(memberId, batch);
     };
-    const save = snapshots.save.bind(snapshots);
-    snapshots.save = (snapshot) => {
-      ledger.snapshotBegun(snapshot.meta);
-      return save(snapshot);
+    const keep = snapshots.keep.bind(snapshots);
+    snapshots.keep = (writer) => {
+      ledger.snapshotBegun(writer.meta);
+      return keep(writer);
     };
   }
 
@@ -395,8 +400,11 @@ export class SimHost {
         return;
       }
       case "snapshot":
+        life.restoring.push(output.data);
+        this.#command(life, { kind: "snapshot-taken" });
+        if (!output.isLast) return;
         trace.note(this.name, "restores", output.index);
-        machine.restore(output.data);
+        machine.restore(Buffer.concat(life.restoring.splice(0)));
         if (machine.index !== output.index)
           violate(
             "snapshot index",
@@ -416,13 +424,16 @@ export class SimHost {
         trace.note(this.name, "refuses", output.id, output.failure.code);
         this.#answer(life, output.id, { failure: output.failure });
         return;
-      case "snapshot-wanted":
-        this.#command(life, {
-          kind: "snapshot",
-          id: output.id,
-          index: machine.index,
-          data: machine.snapshot(),
-        });
+      case "snapshot-wanted": {
+        const { id } = output;
+        const { index } = machine;
+        const data = machine.snapshot();
+        const cut = data.byteLength >> 1;
+        this.#command(life, { kind: "snapshot", id, index, data: data.subarray(0, cut), isLast: false });
+        this.#command(life, { kind: "snapshot", id, index, data: data.subarray(cut), isLast: true });
+        return;
+      }
+      case "snapshot-more":
         return;
       case "failed":
         this.#failed(output);
@@ -534,6 +545,7 @@ function newLife(number: number): Life {
     detach: () => {},
     pending: new Map(),
     requests: new Map(),
+    restoring: [],
     waitingReads: [],
     raft: { pausedUntilMs: 0, queue: [] },
     main: { pausedUntilMs: 0, queue: [] },

@@ -1,6 +1,8 @@
 import type { MemberId, Message, SnapshotMessage } from "raft-ts";
 import type { MemberWire } from "../../manager/raft/member.ts";
 import { messageFromWire, messageToWire } from "../../manager/raft/codec.ts";
+import { crc32c } from "../../manager/raft/crc32c.ts";
+import type { SnapshotFile } from "../../manager/raft/snapshot-file.ts";
 import { nodeIdOf } from "../../manager/raft/membership.ts";
 import type { TransportHandler } from "../../manager/raft/transport.ts";
 import { RaftMessage } from "../../proto/gen/shoal/raft.ts";
@@ -30,7 +32,13 @@ export interface Station {
   run(action: () => void): void;
 }
 
-const snapshotPartMs = 5;
+interface SnapshotSending {
+  readonly message: SnapshotMessage;
+  readonly file: SnapshotFile;
+  readonly onProgress: (heldBytes: number) => void;
+}
+
+const snapshotPartMs = 2;
 const snapshotBoundMs = 2_000;
 const connectMs = 5;
 
@@ -83,8 +91,8 @@ export class SimNetwork {
     let peers: ReadonlyMap<MemberId, string> = new Map();
     const wire = {
       send: (messages: readonly Message[]) => this.#send(station, messages),
-      sendSnapshot: (message: SnapshotMessage, data: Uint8Array) =>
-        this.#sendSnapshot(station, message, data),
+      sendSnapshot: (message: SnapshotMessage, file: SnapshotFile, onProgress: (heldBytes: number) => void) =>
+        this.#sendSnapshot(station, { message, file, onProgress }),
       setPeers: (addresses: ReadonlyMap<MemberId, string>) => {
         peers = addresses;
       },
@@ -164,30 +172,48 @@ export class SimNetwork {
     });
   }
 
-  async #sendSnapshot(station: Station, message: SnapshotMessage, data: Uint8Array): Promise<void> {
+  /** Part by part, each answered by the receiver's disk, and broken off as the wire is. */
+  async #sendSnapshot(station: Station, { message, file, onProgress }: SnapshotSending): Promise<void> {
     this.#onSend(station.memberId, message);
-    const name = nodeIdOf(message.to);
-    const parts = 1 + this.#random.integer(4);
-    const deadlineMs = this.#schedule.nowMs + snapshotBoundMs;
-    for (let part = 0; part < parts; part += 1) {
-      await this.#pause(station, this.#latency() + snapshotPartMs);
-      const target = this.#stations.get(name);
-      const broken = this.isCut(station.name, name) || this.isCut(name, station.name);
-      if (broken || target?.memberId !== message.to || this.#schedule.nowMs > deadlineMs) {
-        this.#note(station.name, "lost", message);
-        throw new Error("the connection broke");
-      }
-    }
-    const target = this.#stations.get(name);
-    if (target === undefined) throw new Error("the connection broke");
     const carried = this.filter(message);
     if (carried?.type !== "snapshot") throw new Error("the connection broke");
-    await new Promise<void>((resolve, reject) => {
+    const { index, term } = carried.snapshot;
+    const deadlineMs = this.#schedule.nowMs + snapshotBoundMs;
+    const answer = <T>(ask: (handler: TransportHandler) => Promise<T>): Promise<T> =>
+      this.#ask(station, message, { deadlineMs, ask });
+    const intake = await answer((handler) => {
+      this.#note(station.name, "arrives", carried);
+      return handler.onSnapshotOffer(carried, { ...file.identity, index, term });
+    });
+    for await (const { offset, data } of file.parts(intake.offset)) {
+      if (this.faulty && this.#random.chance(this.#plan.dropRatio)) throw new Error("the connection broke");
+      await answer(() => intake.add({ offset, data, crc: crc32c(data) }));
+      onProgress(offset + data.byteLength);
+    }
+    await answer(() => intake.finish());
+  }
+
+  /** One question to the receiver's thread, there and back. */
+  async #ask<T>(
+    station: Station,
+    message: SnapshotMessage,
+    { deadlineMs, ask }: { deadlineMs: number; ask: (handler: TransportHandler) => Promise<T> },
+  ): Promise<T> {
+    await this.#pause(station, this.#latency() + snapshotPartMs);
+    const name = nodeIdOf(message.to);
+    const target = this.#stations.get(name);
+    const isBroken = this.isCut(station.name, name) || this.isCut(name, station.name);
+    if (isBroken || target?.memberId !== message.to || this.#schedule.nowMs > deadlineMs) {
+      this.#note(station.name, "lost", message);
+      throw new Error("the connection broke");
+    }
+    return await new Promise<T>((resolve, reject) => {
       this.#later(station, snapshotBoundMs, () => reject(new Error("no answer in time")));
       target.run(() => {
-        this.#note(station.name, "arrives", carried);
-        target.handler.onSnapshot(carried, Buffer.from(data));
-        this.#later(station, this.#latency(), resolve);
+        ask(target.handler).then(
+          (value) => this.#later(station, this.#latency(), () => resolve(value)),
+          (error: unknown) => this.#later(station, this.#latency(), () => reject(error)),
+        );
       });
     });
   }

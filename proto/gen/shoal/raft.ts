@@ -10,12 +10,11 @@ import {
   type CallOptions,
   type ChannelCredentials,
   Client,
+  type ClientDuplexStream,
   type ClientOptions,
-  type ClientWritableStream,
-  type handleClientStreamingCall,
+  type handleBidiStreamingCall,
   makeGenericClientConstructor,
   type Metadata,
-  type ServiceError,
   type UntypedServiceImplementation,
 } from "@grpc/grpc-js";
 
@@ -124,7 +123,10 @@ export interface SnapshotHeader {
   term: number;
   /** JSON of the configuration, as in a config entry. */
   configuration: Buffer;
+  /** In messages only. */
   dataBytes: number;
+  /** SHA-256 of the data; in messages only. */
+  digest: Buffer;
 }
 
 export interface SnapshotPart {
@@ -132,9 +134,15 @@ export interface SnapshotPart {
   hello: RaftHello | undefined;
   message: RaftMessage | undefined;
   data: Buffer;
+  /** Where in the snapshot the data belongs. */
+  offset: number;
+  /** CRC-32C of the data. */
+  crc: number;
 }
 
 export interface SnapshotReceipt {
+  heldBytes: number;
+  done: boolean;
 }
 
 /** One record of the log on disk: what one round of work had to make durable. */
@@ -684,7 +692,7 @@ export const LogEntry: MessageFns<LogEntry> = {
 };
 
 function createBaseSnapshotHeader(): SnapshotHeader {
-  return { index: 0, term: 0, configuration: Buffer.alloc(0), dataBytes: 0 };
+  return { index: 0, term: 0, configuration: Buffer.alloc(0), dataBytes: 0, digest: Buffer.alloc(0) };
 }
 
 export const SnapshotHeader: MessageFns<SnapshotHeader> = {
@@ -700,6 +708,9 @@ export const SnapshotHeader: MessageFns<SnapshotHeader> = {
     }
     if (message.dataBytes !== 0) {
       writer.uint32(32).uint64(message.dataBytes);
+    }
+    if (message.digest.length !== 0) {
+      writer.uint32(42).bytes(message.digest);
     }
     return writer;
   },
@@ -749,6 +760,14 @@ export const SnapshotHeader: MessageFns<SnapshotHeader> = {
             message.dataBytes = longToNumber(reader.uint64());
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.digest = Buffer.from(reader.bytes());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -770,12 +789,13 @@ export const SnapshotHeader: MessageFns<SnapshotHeader> = {
     message.term = object.term ?? 0;
     message.configuration = object.configuration ?? Buffer.alloc(0);
     message.dataBytes = object.dataBytes ?? 0;
+    message.digest = object.digest ?? Buffer.alloc(0);
     return message;
   },
 };
 
 function createBaseSnapshotPart(): SnapshotPart {
-  return { hello: undefined, message: undefined, data: Buffer.alloc(0) };
+  return { hello: undefined, message: undefined, data: Buffer.alloc(0), offset: 0, crc: 0 };
 }
 
 export const SnapshotPart: MessageFns<SnapshotPart> = {
@@ -788,6 +808,12 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
     }
     if (message.data.length !== 0) {
       writer.uint32(26).bytes(message.data);
+    }
+    if (message.offset !== 0) {
+      writer.uint32(32).uint64(message.offset);
+    }
+    if (message.crc !== 0) {
+      writer.uint32(40).uint32(message.crc);
     }
     return writer;
   },
@@ -829,6 +855,22 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
             message.data = Buffer.from(reader.bytes());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.offset = longToNumber(reader.uint64());
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.crc = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -853,16 +895,24 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
       ? RaftMessage.fromPartial(object.message)
       : undefined;
     message.data = object.data ?? Buffer.alloc(0);
+    message.offset = object.offset ?? 0;
+    message.crc = object.crc ?? 0;
     return message;
   },
 };
 
 function createBaseSnapshotReceipt(): SnapshotReceipt {
-  return {};
+  return { heldBytes: 0, done: false };
 }
 
 export const SnapshotReceipt: MessageFns<SnapshotReceipt> = {
-  encode(_: SnapshotReceipt, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+  encode(message: SnapshotReceipt, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.heldBytes !== 0) {
+      writer.uint32(8).uint64(message.heldBytes);
+    }
+    if (message.done !== false) {
+      writer.uint32(16).bool(message.done);
+    }
     return writer;
   },
 
@@ -879,6 +929,22 @@ export const SnapshotReceipt: MessageFns<SnapshotReceipt> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.heldBytes = longToNumber(reader.uint64());
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.done = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -894,8 +960,10 @@ export const SnapshotReceipt: MessageFns<SnapshotReceipt> = {
   create(base?: DeepPartial<SnapshotReceipt>): SnapshotReceipt {
     return SnapshotReceipt.fromPartial(base ?? {});
   },
-  fromPartial(_: DeepPartial<SnapshotReceipt>): SnapshotReceipt {
+  fromPartial(object: DeepPartial<SnapshotReceipt>): SnapshotReceipt {
     const message = createBaseSnapshotReceipt();
+    message.heldBytes = object.heldBytes ?? 0;
+    message.done = object.done ?? false;
     return message;
   },
 };
@@ -1069,11 +1137,14 @@ export const HardStateRecord: MessageFns<HardStateRecord> = {
  */
 export type RaftPeerService = typeof RaftPeerService;
 export const RaftPeerService = {
-  /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
+  /**
+   * The sender begins with the message, the receiver answers with what it holds already, and the data goes on from there.
+   * Every receipt says how much is held now; the last one comes once the receiver's core has seen the message.
+   */
   sendSnapshot: {
     path: "/shoal.v1.RaftPeer/SendSnapshot" as const,
     requestStream: true as const,
-    responseStream: false as const,
+    responseStream: true as const,
     requestSerialize: (value: SnapshotPart): Buffer => Buffer.from(SnapshotPart.encode(value).finish()),
     requestDeserialize: (value: Buffer): SnapshotPart => SnapshotPart.decode(value),
     responseSerialize: (value: SnapshotReceipt): Buffer => Buffer.from(SnapshotReceipt.encode(value).finish()),
@@ -1082,28 +1153,21 @@ export const RaftPeerService = {
 } as const;
 
 export interface RaftPeerServer extends UntypedServiceImplementation {
-  /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
-  sendSnapshot: handleClientStreamingCall<SnapshotPart, SnapshotReceipt>;
+  /**
+   * The sender begins with the message, the receiver answers with what it holds already, and the data goes on from there.
+   * Every receipt says how much is held now; the last one comes once the receiver's core has seen the message.
+   */
+  sendSnapshot: handleBidiStreamingCall<SnapshotPart, SnapshotReceipt>;
 }
 
 export interface RaftPeerClient extends Client {
-  /** The header first, then the data in order. Answered once the receiver's core has seen the message. */
-  sendSnapshot(
-    callback: (error: ServiceError | null, response: SnapshotReceipt) => void,
-  ): ClientWritableStream<SnapshotPart>;
-  sendSnapshot(
-    metadata: Metadata,
-    callback: (error: ServiceError | null, response: SnapshotReceipt) => void,
-  ): ClientWritableStream<SnapshotPart>;
-  sendSnapshot(
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: SnapshotReceipt) => void,
-  ): ClientWritableStream<SnapshotPart>;
-  sendSnapshot(
-    metadata: Metadata,
-    options: Partial<CallOptions>,
-    callback: (error: ServiceError | null, response: SnapshotReceipt) => void,
-  ): ClientWritableStream<SnapshotPart>;
+  /**
+   * The sender begins with the message, the receiver answers with what it holds already, and the data goes on from there.
+   * Every receipt says how much is held now; the last one comes once the receiver's core has seen the message.
+   */
+  sendSnapshot(): ClientDuplexStream<SnapshotPart, SnapshotReceipt>;
+  sendSnapshot(options: Partial<CallOptions>): ClientDuplexStream<SnapshotPart, SnapshotReceipt>;
+  sendSnapshot(metadata: Metadata, options?: Partial<CallOptions>): ClientDuplexStream<SnapshotPart, SnapshotReceipt>;
 }
 
 export const RaftPeerClient = makeGenericClientConstructor(RaftPeerService, "shoal.v1.RaftPeer") as unknown as {

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createServer } from "node:net";
+import { text } from "node:stream/consumers";
 import { issueForKey } from "../../../manager/ca/issue.ts";
 import { type Root, createKey, createRoot } from "../../../manager/ca/root.ts";
 import { openRaftGroup } from "../../../manager/raft/client.ts";
@@ -44,8 +45,8 @@ export class TestNode {
   }
 
   /** As text lines, so that a snapshot is their JSON. */
-  snapshot(): { index: number; data: Uint8Array } {
-    return { index: this.appliedIndex, data: Buffer.from(JSON.stringify(this.applied)) };
+  snapshot(): { index: number; data: readonly Uint8Array[] } {
+    return { index: this.appliedIndex, data: [Buffer.from(JSON.stringify(this.applied))] };
   }
 
   async stop(): Promise<void> {
@@ -55,19 +56,19 @@ export class TestNode {
 
   async #consume(onEvent: () => void): Promise<void> {
     for await (const event of this.group.events) {
-      this.#apply(event);
+      await this.#apply(event);
       onEvent();
     }
   }
 
-  #apply(event: RaftEvent): void {
+  async #apply(event: RaftEvent): Promise<void> {
     switch (event.kind) {
       case "committed":
         for (const { data } of event.entries) this.applied.push(Buffer.from(data).toString());
         this.appliedIndex = event.index;
         return;
       case "snapshot":
-        this.applied = JSON.parse(Buffer.from(event.data).toString()) as string[];
+        this.applied = JSON.parse(await text(event.data)) as string[];
         this.appliedIndex = event.index;
         this.snapshotsSeen += 1;
         return;
@@ -126,7 +127,7 @@ export class TestCluster {
         start: how,
         ...this.#settings,
       },
-      async () => holder.node?.snapshot() ?? { index: 0, data: new Uint8Array() },
+      async () => holder.node?.snapshot() ?? { index: 0, data: [] },
     );
     const node = new TestNode({ nodeId, address: place.address }, group, () => this.#changed());
     holder.node = node;

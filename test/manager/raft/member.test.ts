@@ -91,7 +91,9 @@ async function leader(t: Test) {
     wire,
     emit: (output: ThreadOutput) => void sent.push(output),
   };
-  const member = new Member(deps, options, { memberId: self, wal, snapshots, storage, snapshot: undefined });
+  await snapshots.prepare();
+  const state = { memberId: self, wal, snapshots, storage, space, seal, snapshot: undefined };
+  const member = new Member(deps, options, state);
   member.start();
   t.teardown(() => member.stop());
 

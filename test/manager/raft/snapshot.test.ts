@@ -2,85 +2,272 @@ import type { SnapshotMeta } from "raft-ts";
 import t from "tap";
 import { crc32c } from "../../../manager/raft/crc32c.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
+import { snapshotPartBytes } from "../../../manager/raft/snapshot-file.ts";
+import { SnapshotInbox } from "../../../manager/raft/snapshot-inbox.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { seededRandom } from "../../../runtime/random.ts";
-import { SimDisk } from "../../sim/disk.ts";
+import { SimDisk, loseAll, loseContents, loseNames, loseNothing } from "../../sim/disk.ts";
 
 const directory = "/raft/snapshots";
-
 const seal = await Keyring.load({ disk: new SimDisk(), random: seededRandom(1) }, "/key", "create");
+const configuration = { voters: ["a"], outgoing: [], learners: [], contexts: { a: "" } };
+const large = new Uint8Array(3 * snapshotPartBytes + 1000).map((_, at) => (at * 7) % 251);
 
-function store(disk: SimDisk): SnapshotStore {
-  return new SnapshotStore({ disk }, { directory, seal });
+function store(disk: SimDisk, keys: Keyring = seal): SnapshotStore {
+  return new SnapshotStore({ disk }, { directory, seal: keys });
 }
 
 function meta(index: number): SnapshotMeta {
-  const configuration = { voters: ["a"], outgoing: [], learners: [], contexts: { a: "" } };
   return { index, term: 3, configuration };
+}
+
+async function save(snapshots: SnapshotStore, index: number, data: Uint8Array): Promise<void> {
+  const writer = await snapshots.begin("own", meta(index));
+  for (let at = 0; at < data.length; at += 100_000) await writer.append(data.subarray(at, at + 100_000));
+  await writer.finish();
+  await snapshots.keep(writer);
+}
+
+async function newest(snapshots: SnapshotStore): Promise<{ meta: SnapshotMeta; text: string } | undefined> {
+  const file = await snapshots.newestReadable();
+  if (file === undefined) return undefined;
+  const parts: Uint8Array[] = [];
+  for await (const { data } of file.parts()) parts.push(data);
+  await file.close();
+  return { meta: file.meta, text: Buffer.concat(parts).toString("latin1") };
 }
 
 async function threeSaved(): Promise<SimDisk> {
   const disk = new SimDisk();
-  for (const index of [10, 20, 30]) {
-    await store(disk).save({ meta: meta(index), data: Buffer.from(`state ${index}`) });
-  }
+  await store(disk).prepare();
+  for (const index of [10, 20, 30]) await save(store(disk), index, Buffer.from(`state ${index}`));
   return disk;
 }
 
 t.test("the newest is loaded, the one before is kept, older ones go", async (t) => {
   const disk = await threeSaved();
-  const loaded = await store(disk).load();
-  t.strictSame(loaded?.meta, meta(30));
-  t.equal(Buffer.from(loaded?.data ?? []).toString(), "state 30");
+  t.strictSame(await newest(store(disk)), { meta: meta(30), text: "state 30" });
   t.equal((await disk.list(directory)).length, 2);
   t.equal(await store(disk).oldestIndex(), 20);
+  t.equal(await store(disk).dropOlder(), true);
+  t.equal(await store(disk).oldestIndex(), 30);
 });
 
-t.test("without any there is nothing to load", async (t) => {
-  t.equal(await store(new SimDisk()).load(), undefined);
-});
-
-t.test("a damaged newest falls back to the one before; two damaged ones are refused", async (t) => {
-  const disk = await threeSaved();
-  const names = (await disk.list(directory)).toSorted();
-  for (const offset of [0, 5, 9, 13, 17, 40, 80, -3]) {
-    const copy = await threeSaved();
-    copy.damage(`${directory}/${names[1] ?? ""}`, (bytes) => {
-      const at = offset < 0 ? bytes.length + offset : offset;
-      bytes[at] = (bytes[at] ?? 0) ^ 1;
-    });
-    t.equal((await store(copy).load())?.meta.index, 20, `byte ${offset}`);
-  }
-  for (const name of names) {
-    disk.damage(`${directory}/${name}`, (bytes) => {
-      bytes[30] = (bytes[30] ?? 0) ^ 1;
-    });
-  }
-  await t.rejects(store(disk).load(), { code: "data-loss", message: /cannot read any snapshot/ });
-});
-
-t.test("a state never lies in the clear on the disk", async (t) => {
-  const disk = await threeSaved();
-  for (const name of await disk.list(directory)) {
-    t.notMatch(Buffer.from((await disk.read(`${directory}/${name}`)) ?? []).toString("latin1"), /state/);
-  }
-});
-
-t.test("a state of several parts comes back whole, and not when a part is missing", async (t) => {
+t.test("without any there is nothing to load; an empty state is one", async (t) => {
   const disk = new SimDisk();
-  const data = new Uint8Array(2_500_000).map((_, at) => at % 251);
-  await store(disk).save({ meta: meta(7), data });
-  t.ok(Buffer.from((await store(disk).load())?.data ?? []).equals(data));
-  const [name = ""] = await disk.list(directory);
-  const bytes = (await disk.read(`${directory}/${name}`)) ?? new Uint8Array();
-  await disk.replace(`${directory}/${name}`, bytes.subarray(0, bytes.length - 500_100));
-  await t.rejects(store(disk).load(), { code: "data-loss" });
+  await store(disk).prepare();
+  t.equal(await newest(store(disk)), undefined);
+  await save(store(disk), 5, new Uint8Array());
+  t.strictSame(await newest(store(disk)), { meta: meta(5), text: "" });
 });
 
-t.test("CRC-32C gives the values of RFC 3720", (t) => {
+t.test(
+  "a bit flipped anywhere in the newest falls back to the one before; two damaged ones are refused",
+  async (t) => {
+    const disk = await threeSaved();
+    const [older = "", newer = ""] = (await disk.list(directory)).toSorted();
+    const flip = (path: string, at: number): SimDisk => {
+      const copy = disk.clone();
+      copy.damage(`${directory}/${path}`, (bytes) => (bytes[at] = (bytes[at] ?? 0) ^ (1 << (at % 8))));
+      return copy;
+    };
+    const wrong: number[] = [];
+    for (let at = 0; at < disk.contents(`${directory}/${newer}`).length; at += 1) {
+      const found = await newest(store(flip(newer, at)));
+      if (found?.meta.index !== 20) wrong.push(at);
+    }
+    t.strictSame(wrong, []);
+    const both = flip(newer, 50);
+    both.damage(`${directory}/${older}`, (bytes) => bytes.fill(0, 30, 40));
+    await t.rejects(newest(store(both)), { code: "data-loss", message: /cannot read any snapshot/ });
+  },
+);
+
+t.test("a state never lies in the clear on the disk, and the first format is refused as such", async (t) => {
+  const disk = await threeSaved();
+  const names = await disk.list(directory);
+  for (const name of names) t.notMatch(disk.contents(`${directory}/${name}`).toString("latin1"), /state/);
+  for (const name of names) {
+    disk.damage(`${directory}/${name}`, (bytes) =>
+      new DataView(bytes.buffer, bytes.byteOffset).setUint32(4, 1, true),
+    );
+  }
+  await t.rejects(newest(store(disk)), { message: /it has format 1, this version reads 2/ });
+});
+
+t.test(
+  "a state of several parts comes back whole, from any part on, and not when one is missing",
+  async (t) => {
+    const disk = new SimDisk();
+    await store(disk).prepare();
+    await save(store(disk), 7, large);
+    t.ok((await newest(store(disk)))?.text === Buffer.from(large).toString("latin1"));
+    const file = await store(disk).open(meta(7));
+    t.equal(file?.identity.dataBytes, large.length);
+    const offsets: number[] = [];
+    for await (const { offset, data } of file?.parts(2 * snapshotPartBytes) ?? []) {
+      offsets.push(offset);
+      t.ok(Buffer.from(data).equals(large.subarray(offset, offset + snapshotPartBytes)));
+    }
+    t.strictSame(offsets, [2 * snapshotPartBytes, 3 * snapshotPartBytes]);
+    const [name = ""] = await disk.list(directory);
+    const bytes = disk.contents(`${directory}/${name}`);
+    await disk.replace(
+      `${directory}/${name}`,
+      Buffer.concat([bytes.subarray(0, 400_000), bytes.subarray(700_000)]),
+    );
+    await t.rejects(newest(store(disk)), { code: "data-loss" });
+  },
+);
+
+t.test("a crash in any call leaves the snapshot before or the new one, whatever was lost", async (t) => {
+  const seen = new Set<string>();
+  const wrong: string[] = [];
+  for (let stopAt = 1; ; stopAt += 1) {
+    const disk = await threeSaved();
+    const first = disk.callCount;
+    disk.onCall = ({ number, bytes }) =>
+      number === first + stopAt ? { kind: "stop", writtenBytes: bytes >> 1 } : undefined;
+    const done = await save(store(disk), 40, large).then(
+      () => true,
+      () => false,
+    );
+    for (const loss of [loseAll, loseNothing, loseContents, loseNames]) {
+      const left = disk.clone();
+      left.losePower(loss);
+      await store(left).prepare();
+      const found = (await newest(store(left)))?.meta.index;
+      seen.add(`${done} ${found ?? "none"}`);
+      if (done ? found !== 40 : found !== 30 && found !== 40)
+        wrong.push(`call ${stopAt}: ${found ?? "none"}`);
+      if ((await left.list(directory)).some((name) => name.endsWith(".part")))
+        wrong.push(`call ${stopAt}: rest`);
+    }
+    if (done) break;
+  }
+  t.strictSame(wrong, []);
+  t.strictSame([...seen].toSorted(), ["false 30", "false 40", "true 40"]);
+});
+
+t.test("new keys seal new snapshots; the keys of those on the disk are known", async (t) => {
+  const disk = new SimDisk();
+  const keys = await Keyring.load({ disk, random: seededRandom(2) }, "/key", "create");
+  const snapshots = store(disk, keys);
+  await snapshots.prepare();
+  await save(snapshots, 10, large);
+  const begun = await snapshots.begin("own", meta(20));
+  await keys.rotate();
+  await begun.append(large);
+  t.strictSame([...((await snapshots.keyIds()) ?? [])], [1]);
+  await begun.finish();
+  await snapshots.keep(begun);
+  await save(snapshots, 30, large);
+  t.strictSame((await snapshots.keyIds()) ?? new Set(), new Set([1, 2]));
+  await snapshots.dropOlder();
+  await keys.retain((await snapshots.keyIds()) ?? new Set());
+  t.strictSame(keys.keyIds, [2]);
+  const again = await Keyring.load({ disk, random: seededRandom(3) }, "/key", "refuse");
+  t.equal((await newest(store(disk, again)))?.meta.index, 30);
+});
+
+t.test("keys that were damaged, or are of the first format, are refused", async (t) => {
+  const disk = new SimDisk();
+  const deps = { disk, random: seededRandom(2) };
+  await Keyring.load(deps, "/key", "create");
+  disk.damage("/key", (bytes) => (bytes[20] = (bytes[20] ?? 0) ^ 1));
+  await t.rejects(Keyring.load(deps, "/key", "refuse"), { code: "data-loss", message: /checksum/ });
+  await disk.replace("/key", new Uint8Array(32).fill(1));
+  await t.rejects(Keyring.load(deps, "/key", "refuse"), { code: "data-loss", message: /format 1/ });
+});
+
+/** A snapshot at 50 on one disk, and an inbox on another. */
+async function sendingAndReceiving() {
+  const from = new SimDisk();
+  await store(from).prepare();
+  await save(store(from), 50, large);
+  const file = await store(from).open();
+  if (file === undefined) throw new Error("no snapshot");
+  const disk = new SimDisk();
+  const snapshots = store(disk);
+  await snapshots.prepare();
+  const inbox = new SnapshotInbox(snapshots);
+  let received = 0;
+  const offer = (identity = file.identity) =>
+    inbox.offer(meta(identity.index), identity, async (writer) => {
+      received += 1;
+      await snapshots.keep(writer);
+    });
+  const parts: { offset: number; data: Uint8Array; crc: number }[] = [];
+  for await (const { offset, data } of file.parts()) parts.push({ offset, data, crc: crc32c(data) });
+  return { disk, snapshots, inbox, file, offer, parts, received: () => received };
+}
+
+t.test("what arrived before a stream broke stays, and the next one goes on there", async (t) => {
+  const { snapshots, offer, parts, received } = await sendingAndReceiving();
+  const first = await offer();
+  t.equal(first.offset, 0);
+  for (const part of parts.slice(0, 2)) await first.add(part);
+  const second = await offer();
+  t.equal(second.offset, 2 * snapshotPartBytes);
+  await t.rejects(first.add(parts[2] ?? fail()), { code: "failed-precondition", message: /another stream/ });
+  for (const part of parts.slice(2)) await second.add(part);
+  await second.finish();
+  t.equal(received(), 1);
+  t.equal((await newest(snapshots))?.text, Buffer.from(large).toString("latin1"));
+});
+
+t.test("a part that is changed or out of place is refused, and costs nothing of what is there", async (t) => {
+  const { offer, parts } = await sendingAndReceiving();
+  const [one = fail(), two = fail()] = parts;
+  const intake = await offer();
+  await intake.add(one);
+  await t.rejects(intake.add(one), { code: "invalid-argument", message: /are next/ });
+  await t.rejects(intake.add({ ...two, crc: two.crc ^ 1 }), {
+    code: "data-loss",
+    message: /arrived changed/,
+  });
+  await t.rejects(intake.finish(), { code: "invalid-argument", message: /ended after/ });
+  t.equal((await offer()).offset, snapshotPartBytes);
+});
+
+t.test(
+  "another snapshot begins from nothing; a whole that is not what was announced is refused",
+  async (t) => {
+    const { file, disk, offer, parts, received } = await sendingAndReceiving();
+    const first = await offer();
+    await first.add(parts[0] ?? fail());
+    const other = await offer({ ...file.identity, digest: "00".repeat(32) });
+    t.equal(other.offset, 0);
+    t.equal((await disk.list(directory)).length, 1, "what was there of the first one is gone");
+    for (const part of parts) await other.add(part);
+    await t.rejects(other.finish(), { code: "data-loss", message: /digest does not match/ });
+    t.equal(received(), 0);
+    t.strictSame(await disk.list(directory), []);
+  },
+);
+
+t.test("a full disk refuses the stream, and what it took is given back", async (t) => {
+  const { disk, offer, parts } = await sendingAndReceiving();
+  disk.capacityBytes = snapshotPartBytes + 10_000;
+  const intake = await offer();
+  await intake.add(parts[0] ?? fail());
+  await t.rejects(intake.add(parts[1] ?? fail()), {
+    code: "resource-exhausted",
+    message: /the disk is full/,
+  });
+  t.equal(disk.usedBytes, 0);
+});
+
+t.test("CRC-32C gives the values of RFC 3720, in one piece and in several", (t) => {
   t.equal(crc32c(new Uint8Array(32)), 0x8a9136aa);
   t.equal(crc32c(new Uint8Array(32).fill(0xff)), 0x62a8ab43);
-  t.equal(crc32c(Buffer.from("6789"), crc32c(Buffer.from("12345"))), crc32c(Buffer.from("123456789")));
   t.equal(crc32c(Buffer.from("123456789")), 0xe3069283);
+  for (let cut = 0; cut <= 100; cut += 1) {
+    t.equal(crc32c(large.subarray(cut, 100), crc32c(large.subarray(0, cut))), crc32c(large.subarray(0, 100)));
+  }
   t.end();
 });
+
+function fail(): never {
+  throw new Error("there is no such part");
+}

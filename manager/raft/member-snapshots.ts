@@ -1,0 +1,306 @@
+import { type RaftNode, type SnapshotMessage, type SnapshotMeta, compactionIndex } from "raft-ts";
+import { errorText } from "../../model/errors.ts";
+import type { Log } from "../../runtime/log.ts";
+import { isFull } from "./disk-space.ts";
+import type { LogLimits, RaftGroupOptions } from "./group.ts";
+import { type ThreadCommand, type ThreadOutput, snapshotPart } from "./port.ts";
+import type { Recovered } from "./recover.ts";
+import type { SnapshotFile, SnapshotIdentity, SnapshotWriter } from "./snapshot-file.ts";
+import { SnapshotInbox, type SnapshotIntake } from "./snapshot-inbox.ts";
+
+const defaultSnapshotEntries = 10_000;
+const defaultSnapshotBytes = 64 * 1024 * 1024;
+const defaultKeepEntries = 500;
+/** A peer that is this far behind gets a snapshot, whatever the compaction was asked to keep for it. */
+const defaultMaxKeepEntries = 20_000;
+const maxKeepBytes = 64 * 1024 * 1024;
+
+/** What the member lends. */
+export interface SnapshotDeps {
+  readonly log: Log;
+  readonly node: RaftNode;
+  readonly emit: (output: ThreadOutput) => void;
+  readonly send: (
+    message: SnapshotMessage,
+    file: SnapshotFile,
+    onProgress: (heldBytes: number) => void,
+  ) => Promise<void>;
+  /** Runs something against the core and lets the rounds go on. */
+  readonly guarded: (action: () => void) => void;
+  readonly fail: (error: unknown) => void;
+}
+
+interface Taking {
+  readonly index: number;
+  /** Undefined when it is not worth writing. */
+  readonly writer: Promise<SnapshotWriter | undefined>;
+}
+
+/**
+ * The snapshots of one member, in parts everywhere: from the main thread to the disk, from the disk to a peer, from a peer
+ * to the disk, from the disk to the main thread; and what may go once there is one.
+ */
+export class MemberSnapshots {
+  readonly #deps: SnapshotDeps;
+  readonly #options: RaftGroupOptions;
+  readonly #state: Recovered;
+  readonly #inbox: SnapshotInbox;
+  /** Received whole, and not installed yet; by index. */
+  readonly #received = new Map<number, SnapshotWriter>();
+  #limits: Required<LogLimits>;
+  #since = { entries: 0, bytes: 0 };
+  #isBusy = false;
+  /** There was no room for the last one. */
+  #isBlocked = false;
+  #taking: Taking | undefined;
+  #lastPart: Promise<void> = Promise.resolve();
+  #credits = 0;
+  #onCredit: () => void = () => {};
+  #isStopped = false;
+
+  constructor(deps: SnapshotDeps, options: RaftGroupOptions, state: Recovered) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#state = state;
+    const { snapshotEntries = defaultSnapshotEntries, keepEntries = defaultKeepEntries } = options;
+    this.#limits = { snapshotEntries, keepEntries };
+    this.#inbox = new SnapshotInbox(state.snapshots);
+  }
+
+  /** Gives a snapshot to the main thread, in parts and not faster than it takes them. Closes the file. */
+  async deliver(file: SnapshotFile): Promise<void> {
+    this.#credits = snapshotPart.window;
+    const { index } = file.meta;
+    try {
+      for await (const { offset, data } of file.parts()) {
+        while (this.#credits === 0 && !this.#isStopped) {
+          await new Promise<void>((resolve) => (this.#onCredit = resolve));
+        }
+        if (this.#isStopped) return;
+        this.#credits -= 1;
+        const isLast = offset + data.byteLength === file.identity.dataBytes;
+        this.#deps.emit({ kind: "snapshot", index, data, isLast });
+      }
+      if (file.identity.dataBytes === 0) {
+        this.#deps.emit({ kind: "snapshot", index, data: new Uint8Array(), isLast: true });
+      }
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** The main thread has taken a part. */
+  taken(): void {
+    this.#credits += 1;
+    this.#onCredit();
+  }
+
+  /** From the next snapshot on. */
+  limit(limits: Required<LogLimits>): void {
+    this.#limits = limits;
+  }
+
+  applied(entries: number, bytes: number): void {
+    this.#since.entries += entries;
+    this.#since.bytes += bytes;
+  }
+
+  /** Asks the store for its state when the log has grown, or when nothing else makes room. */
+  want(): void {
+    const { snapshotBytes = defaultSnapshotBytes } = this.#options;
+    const { snapshotEntries } = this.#limits;
+    const { entries, bytes } = this.#since;
+    const isGrown = entries >= snapshotEntries || bytes >= snapshotBytes;
+    const isNeeded = isGrown || (entries > 0 && this.#state.space.state === "short");
+    if (this.#isBusy || this.#isBlocked || !isNeeded) return;
+    this.#isBusy = true;
+    this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: this.#deps.node.status().applied });
+  }
+
+  /** A part of the store's state; each is answered once there is room for another. */
+  part(command: ThreadCommand & { kind: "snapshot" }): void {
+    this.#lastPart = this.#lastPart.then(async () => {
+      try {
+        await this.#store(command);
+      } catch (error) {
+        await this.#giveUp(error);
+        // What still comes of it is let pass.
+        this.#isBusy = !command.isLast;
+        if (!command.isLast) this.#taking = { index: command.index, writer: Promise.resolve(undefined) };
+      }
+      this.#deps.emit({ kind: "snapshot-more", id: command.id });
+    });
+  }
+
+  /** The store could not give its state, or the rest of it. */
+  none(text: string): void {
+    this.#deps.log.warn({ error: text }, "the store gave no snapshot");
+    this.#lastPart = this.#lastPart.then(() => this.#giveUp(undefined));
+    this.#since = { entries: 0, bytes: 0 }; // Not again at once.
+  }
+
+  async send(message: SnapshotMessage): Promise<void> {
+    const { log, node, send, guarded } = this.#deps;
+    let outcome: "sent" | "failed" = "failed";
+    let file: SnapshotFile | undefined;
+    try {
+      file = await this.#state.snapshots.open(message.snapshot);
+      if (file === undefined) throw new Error("no snapshot is on the disk");
+      // A newer one than the message names is as good.
+      const { meta } = file;
+      await send({ ...message, snapshot: meta }, file, (heldBytes) =>
+        guarded(() => node.reportSnapshotProgress(message.to, meta.index, heldBytes)),
+      );
+      outcome = "sent";
+    } catch (error) {
+      log.warn({ peer: message.to, error: errorText(error) }, "snapshot was not delivered");
+    }
+    await file?.close();
+    guarded(() => node.reportSnapshot(message.to, outcome));
+  }
+
+  /** A peer begins to send one. */
+  offer(message: SnapshotMessage, identity: SnapshotIdentity): Promise<SnapshotIntake> {
+    return this.#inbox.offer(message.snapshot, identity, (writer) => this.#take(message, writer));
+  }
+
+  /** Puts a received snapshot among the others, durably. */
+  async install({ index }: SnapshotMeta): Promise<void> {
+    const writer = this.#received.get(index);
+    if (writer === undefined) throw new Error("assertion failed: a snapshot came without its data");
+    await this.#state.snapshots.keep(writer);
+    this.#received.delete(index);
+  }
+
+  /** After {@link install}, once the log knows of it. */
+  async installed(meta: SnapshotMeta): Promise<void> {
+    this.#since = { entries: 0, bytes: 0 };
+    const file = await this.#state.snapshots.open(meta);
+    if (file?.meta.index !== meta.index) throw new Error(`the snapshot at ${meta.index} has gone`);
+    await this.deliver(file);
+  }
+
+  /** Once a second or so. */
+  async maintain(): Promise<void> {
+    const { wal, storage } = this.#state;
+    this.#isBlocked = false;
+    await wal.maintain();
+    await this.#inbox.discardUpTo(this.#deps.node.status().commit);
+    for (const [index, writer] of this.#received) {
+      // The log had it all by the time it came: the core has no use for it.
+      if (storage.term(index) === writer.meta.term) await this.#dropReceived(index, writer);
+    }
+    this.want();
+  }
+
+  /** A new data key seals from now on; old ones go with what they sealed. */
+  async rotateKey(): Promise<void> {
+    await this.#state.seal.rotate();
+    await this.#retainKeys();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    this.#onCredit();
+    await this.#lastPart;
+    // What is not whole is of no use to the next start; one that is, the leader sends again.
+    await this.#inbox.discardUpTo(Infinity);
+    const taking = await this.#taking?.writer.catch(() => undefined); // Told when it failed.
+    for (const writer of [taking, ...this.#received.values()]) {
+      if (writer !== undefined) await this.#state.snapshots.drop(writer);
+    }
+  }
+
+  async #take(message: SnapshotMessage, writer: SnapshotWriter): Promise<void> {
+    const { index } = message.snapshot;
+    const { node, guarded } = this.#deps;
+    const before = this.#received.get(index);
+    if (before !== undefined) await this.#dropReceived(index, before);
+    if (index > node.status().commit) this.#received.set(index, writer);
+    guarded(() => node.step(message));
+    // Not taken, such as one of an earlier term, or known already: nobody will ask for the data.
+    const isTaken = this.#received.has(index) && node.status().commit >= index;
+    if (!isTaken) await this.#dropReceived(index, writer);
+  }
+
+  async #dropReceived(index: number, writer: SnapshotWriter): Promise<void> {
+    this.#received.delete(index);
+    await this.#state.snapshots.drop(writer);
+  }
+
+  async #store({ index, data, isLast }: ThreadCommand & { kind: "snapshot" }): Promise<void> {
+    const { snapshots } = this.#state;
+    this.#taking ??= { index, writer: this.#begin(index) };
+    const writer = await this.#taking.writer;
+    await writer?.append(data);
+    if (!isLast) return;
+    const { storage } = this.#state;
+    await writer?.finish();
+    this.#taking = undefined;
+    this.#isBusy = false;
+    if (writer === undefined) return;
+    if (storage.snapshot().index >= index) {
+      await snapshots.drop(writer); // One from the leader came meanwhile.
+      return;
+    }
+    await snapshots.keep(writer);
+    this.#since = { entries: 0, bytes: 0 };
+    storage.setSnapshot(writer.meta);
+    this.#deps.node.compacted(index);
+    await this.#compact();
+  }
+
+  async #begin(index: number): Promise<SnapshotWriter | undefined> {
+    const { storage, snapshots } = this.#state;
+    const term = storage.term(index);
+    if (term === undefined || index <= storage.snapshot().index) return undefined;
+    const configuration = this.#deps.node.configurationAt(index);
+    return await snapshots.begin("own", { index, term, configuration });
+  }
+
+  /** What was written goes. A full disk is tried again later; any other error ends the member. */
+  async #giveUp(error: unknown): Promise<void> {
+    const { snapshots, space } = this.#state;
+    const taking = this.#taking;
+    this.#taking = undefined;
+    this.#isBusy = false;
+    try {
+      const writer = await taking?.writer.catch(() => undefined); // It is the error in question.
+      if (writer !== undefined) await snapshots.drop(writer);
+      if (error === undefined) return;
+      if (!isFull(error)) throw error;
+      this.#deps.log.warn({ directory: this.#options.directory }, "no snapshot was made: the disk is full");
+      this.#isBlocked = true;
+      await space.spend();
+      if (await snapshots.dropOlder()) await this.#compact();
+    } catch (failure) {
+      this.#deps.fail(failure);
+    }
+  }
+
+  /** Lets go of what the snapshots cover and nobody needs. */
+  async #compact(): Promise<void> {
+    const { storage, snapshots, wal } = this.#state;
+    const { maxKeepEntries = defaultMaxKeepEntries } = this.#options;
+    const { keepEntries } = this.#limits;
+    const isShort = this.#state.space.state === "short";
+    const compactTo = compactionIndex({
+      snapshotIndex: storage.snapshot().index,
+      firstIndex: storage.firstIndex(),
+      peers: isShort ? [] : this.#deps.node.status().peers,
+      keepEntries: isShort ? 0 : keepEntries,
+      maxEntries: isShort ? 0 : Math.max(keepEntries, maxKeepEntries),
+      floorIndex: storage.indexWithin(maxKeepBytes),
+    });
+    storage.compact(compactTo);
+    await wal.release(Math.min(compactTo, await snapshots.oldestIndex()));
+    await this.#retainKeys();
+  }
+
+  async #retainKeys(): Promise<void> {
+    const { wal, snapshots, seal } = this.#state;
+    if (seal.keyIds.length === 1) return;
+    const inSnapshots = await snapshots.keyIds();
+    if (inSnapshots !== undefined) await seal.retain(new Set([...wal.keyIds, ...inSnapshots]));
+  }
+}

@@ -1,0 +1,285 @@
+import { type Hash, createHash } from "node:crypto";
+import type { SnapshotMeta } from "raft-ts";
+import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
+import type { AppendFile, BlockDisk, ReadFile } from "../../runtime/disk.ts";
+import { snapshotFromWire, snapshotToWire } from "./codec.ts";
+import { crc32c } from "./crc32c.ts";
+import { type Seal, sealOverheadBytes } from "./seal.ts";
+
+/**
+ * ```
+ *  0  magic "SHSN"   4  format   8  key id   12  bytes of sealed header   16  its CRC-32C   20  bytes of a part
+ * 24  CRC-32C of bytes 0..23   28  sealed header (index, term, configuration)
+ *     each part: CRC-32C of the sealed part that continues the one before, the part, sealed
+ *     the end: sealed size and SHA-256 of the whole plain text
+ * ```
+ */
+const magic = 0x4e534853; // "SHSN", little endian.
+const format = 2;
+const headerBytes = 28;
+const partHeadBytes = 4;
+const trailerBytes = 8 + 32 + sealOverheadBytes;
+/** Sealed, written and sent at a time, unless told otherwise: about a millisecond of work, so that no heartbeat waits for a large snapshot. */
+export const snapshotPartBytes = 256 * 1024;
+/** Synced this often, so that the log's syncs never queue behind the whole of it. */
+const syncEveryBytes = 8 * 1024 * 1024;
+
+/** Two transfers with the same identity carry the same bytes. */
+export interface SnapshotIdentity {
+  readonly index: number;
+  readonly term: number;
+  readonly dataBytes: number;
+  /** SHA-256 of the data, hexadecimal. */
+  readonly digest: string;
+}
+
+export function sameSnapshot(a: SnapshotIdentity, b: SnapshotIdentity): boolean {
+  return a.index === b.index && a.term === b.term && a.dataBytes === b.dataBytes && a.digest === b.digest;
+}
+
+/** Writes one snapshot as its data comes, in memory never more than a part. */
+export class SnapshotWriter {
+  readonly meta: SnapshotMeta;
+  readonly path: string;
+  readonly keyId: number;
+  readonly #partBytes: number;
+  readonly #disk: BlockDisk;
+  readonly #seal: Seal;
+  readonly #file: AppendFile;
+  readonly #hash: Hash = createHash("sha256");
+  /** Not written yet; less than a part. */
+  #rest: Uint8Array[] = [];
+  #restBytes = 0;
+  #bytes = 0;
+  #parts = 0;
+  #chain = 0;
+  #unsyncedBytes = 0;
+  #state: "open" | "closed" = "open";
+
+  private constructor(
+    { disk, seal, file }: { disk: BlockDisk; seal: Seal; file: AppendFile },
+    options: { meta: SnapshotMeta; path: string; keyId: number; partBytes: number },
+  ) {
+    this.#disk = disk;
+    this.#seal = seal;
+    this.#file = file;
+    this.meta = options.meta;
+    this.path = options.path;
+    this.keyId = options.keyId;
+    this.#partBytes = options.partBytes;
+  }
+
+  /** Begins a file at `path`; what was there is removed. */
+  static async create(
+    { disk, seal }: { disk: BlockDisk; seal: Seal },
+    options: { path: string; meta: SnapshotMeta; partBytes: number },
+  ): Promise<SnapshotWriter> {
+    const { path, meta, partBytes } = options;
+    await disk.remove(path);
+    const { keyId } = seal;
+    const file = await disk.openAppend(path);
+    const writer = new SnapshotWriter({ disk, seal, file }, { ...options, keyId });
+    try {
+      const wire = SnapshotHeader.encode(snapshotToWire(meta)).finish();
+      const sealed = seal.seal(wire, headerContext, keyId);
+      const head = Buffer.alloc(headerBytes);
+      head.writeUInt32LE(magic, 0);
+      head.writeUInt32LE(format, 4);
+      head.writeUInt32LE(keyId, 8);
+      head.writeUInt32LE(sealed.byteLength, 12);
+      head.writeUInt32LE(crc32c(sealed), 16);
+      head.writeUInt32LE(partBytes, 20);
+      head.writeUInt32LE(crc32c(head.subarray(0, 24)), 24);
+      await file.append(Buffer.concat([head, sealed]));
+      return writer;
+    } catch (error) {
+      await writer.abort();
+      throw error;
+    }
+  }
+
+  /** Data that was taken in, written or not. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** One call at a time. After a failure only {@link abort} is left. */
+  async append(data: Uint8Array): Promise<void> {
+    for (let at = 0; at < data.byteLength;) {
+      const piece = data.subarray(at, at + this.#partBytes - this.#restBytes);
+      at += piece.byteLength;
+      this.#bytes += piece.byteLength;
+      this.#rest.push(piece);
+      this.#restBytes += piece.byteLength;
+      if (this.#restBytes === this.#partBytes) await this.#writePart();
+    }
+  }
+
+  /** Durable under its temporary name when it settles. */
+  async finish(): Promise<SnapshotIdentity> {
+    if (this.#restBytes > 0) await this.#writePart();
+    const digest = this.#hash.digest();
+    const plain = Buffer.alloc(8 + digest.byteLength);
+    plain.writeBigUInt64LE(BigInt(this.#bytes), 0);
+    plain.set(digest, 8);
+    await this.#file.append(this.#seal.seal(plain, endContext(this.meta), this.keyId));
+    await this.#file.sync();
+    this.#state = "closed";
+    await this.#file.close();
+    const { index, term } = this.meta;
+    return { index, term, dataBytes: this.#bytes, digest: digest.toString("hex") };
+  }
+
+  /** Closes and removes what was written so far. */
+  async abort(): Promise<void> {
+    if (this.#state === "open") {
+      this.#state = "closed";
+      await this.#file.close();
+    }
+    await this.#disk.remove(this.path);
+  }
+
+  async #writePart(): Promise<void> {
+    const [only] = this.#rest;
+    const plain = this.#rest.length === 1 && only !== undefined ? only : Buffer.concat(this.#rest);
+    this.#rest = [];
+    this.#restBytes = 0;
+    this.#hash.update(plain);
+    const sealed = this.#seal.seal(plain, partContext(this.meta, this.#parts), this.keyId);
+    this.#chain = crc32c(sealed, this.#chain);
+    this.#parts += 1;
+    const head = Buffer.alloc(partHeadBytes);
+    head.writeUInt32LE(this.#chain, 0);
+    await this.#file.append(Buffer.concat([head, sealed]));
+    this.#unsyncedBytes += sealed.byteLength;
+    if (this.#unsyncedBytes < syncEveryBytes) return;
+    this.#unsyncedBytes = 0;
+    await this.#file.sync();
+  }
+}
+
+/** A snapshot on disk, open for reading. It stays readable after newer ones have taken its place. */
+export class SnapshotFile {
+  readonly meta: SnapshotMeta;
+  readonly identity: SnapshotIdentity;
+  readonly keyId: number;
+  readonly #seal: Seal;
+  readonly #file: ReadFile;
+  readonly #dataAt: number;
+  readonly #partBytes: number;
+
+  private constructor(
+    seal: Seal,
+    file: ReadFile,
+    found: {
+      meta: SnapshotMeta;
+      identity: SnapshotIdentity;
+      keyId: number;
+      dataAt: number;
+      partBytes: number;
+    },
+  ) {
+    this.#seal = seal;
+    this.#file = file;
+    this.meta = found.meta;
+    this.identity = found.identity;
+    this.keyId = found.keyId;
+    this.#dataAt = found.dataAt;
+    this.#partBytes = found.partBytes;
+  }
+
+  /** Reads both ends. @throws {Error} that says what is wrong with it. */
+  static async open(
+    { disk, seal }: { disk: BlockDisk; seal: Seal },
+    path: string,
+  ): Promise<SnapshotFile | undefined> {
+    const file = await disk.openRead(path);
+    if (file === undefined) return undefined;
+    try {
+      return await SnapshotFile.#read(seal, file);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  static async #read(seal: Seal, file: ReadFile): Promise<SnapshotFile> {
+    const head = asBuffer(await file.read(0, headerBytes));
+    if (head.byteLength < headerBytes) throw new Error("it is too short");
+    if (head.readUInt32LE(0) !== magic) throw new Error("it is not a snapshot");
+    const seen = head.readUInt32LE(4);
+    if (seen !== format) throw new Error(`it has format ${seen}, this version reads ${format}`);
+    if (crc32c(head.subarray(0, 24)) !== head.readUInt32LE(24)) {
+      throw new Error("the checksum of its head does not match");
+    }
+    const keyId = head.readUInt32LE(8);
+    const sealedBytes = head.readUInt32LE(12);
+    const sealed = await file.read(headerBytes, sealedBytes);
+    if (crc32c(sealed) !== head.readUInt32LE(16))
+      throw new Error("the checksum of its header does not match");
+    const meta = snapshotFromWire(SnapshotHeader.decode(seal.open(sealed, keyId, headerContext)));
+    const end = await file.read(Math.max(0, file.bytes - trailerBytes), trailerBytes);
+    const plain = asBuffer(seal.open(end, keyId, endContext(meta)));
+    const dataBytes = Number(plain.readBigUInt64LE(0));
+    const dataAt = headerBytes + sealedBytes;
+    const partBytes = head.readUInt32LE(20);
+    const parts = Math.ceil(dataBytes / partBytes);
+    const expected = dataAt + dataBytes + parts * (partHeadBytes + sealOverheadBytes) + trailerBytes;
+    if (file.bytes !== expected) throw new Error(`it has ${file.bytes} bytes, ${expected} are expected`);
+    const { index, term } = meta;
+    const identity = { index, term, dataBytes, digest: plain.subarray(8).toString("hex") };
+    return new SnapshotFile(seal, file, { meta, identity, keyId, dataAt, partBytes });
+  }
+
+  /** From `offset` on, part by part. @throws {Error} at the first damaged one. */
+  async *parts(offset = 0): AsyncGenerator<{ readonly offset: number; readonly data: Uint8Array }> {
+    const { dataBytes } = this.identity;
+    const stride = partHeadBytes + this.#partBytes + sealOverheadBytes;
+    let chain: number | undefined = offset < this.#partBytes ? 0 : undefined;
+    for (let at = offset; at < dataBytes;) {
+      const part = Math.floor(at / this.#partBytes);
+      const from = part * this.#partBytes;
+      const plainBytes = Math.min(this.#partBytes, dataBytes - from);
+      const bytes = asBuffer(
+        await this.#file.read(this.#dataAt + part * stride, partHeadBytes + plainBytes + sealOverheadBytes),
+      );
+      const sealed = bytes.subarray(partHeadBytes);
+      const crc = bytes.readUInt32LE(0);
+      // Who begins in the middle has no checksum to continue; the seal vouches for that part.
+      if (chain !== undefined && crc32c(sealed, chain) !== crc) {
+        throw new Error(`the checksum of its part at ${from} does not match`);
+      }
+      chain = crc;
+      const plain = this.#seal.open(sealed, this.keyId, partContext(this.meta, part));
+      yield { offset: at, data: plain.subarray(at - from) };
+      at = from + plainBytes;
+    }
+  }
+
+  /** Reads all of it. @throws {Error} that says what is wrong with it. */
+  async verify(): Promise<void> {
+    const hash = createHash("sha256");
+    for await (const { data } of this.parts()) hash.update(data);
+    if (hash.digest("hex") !== this.identity.digest) throw new Error("its digest does not match");
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+}
+
+/** The header says itself which snapshot it is of; the rest is bound to that. */
+const headerContext = "header of a snapshot";
+
+/** Binds a part to its place, so that none can be left out, repeated, swapped, or taken from another snapshot. */
+function partContext({ index, term }: SnapshotMeta, part: number): string {
+  return `part ${part} of the snapshot at ${index}, term ${term}`;
+}
+
+function endContext({ index, term }: SnapshotMeta): string {
+  return `end of the snapshot at ${index}, term ${term}`;
+}
+
+function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
+}

@@ -1,0 +1,155 @@
+import type { SnapshotMeta } from "raft-ts";
+import { ClusterError } from "../../model/errors.ts";
+import { crc32c } from "./crc32c.ts";
+import { isFull } from "./disk-space.ts";
+import {
+  type SnapshotIdentity,
+  type SnapshotWriter,
+  sameSnapshot,
+  snapshotPartBytes,
+} from "./snapshot-file.ts";
+import type { SnapshotStore } from "./snapshot.ts";
+
+/** More than this is not taken. */
+const maxSnapshotBytes = 2 ** 36;
+
+/** The receiving end of one stream that carries a snapshot. */
+export interface SnapshotIntake {
+  /** What is here already: the sender goes on from there. */
+  readonly offset: number;
+  /**
+   * The next part; settles once it is written, so that a sender never gets far ahead of the disk.
+   *
+   * @throws {ClusterError} `failed-precondition` when another stream has taken over, `data-loss` when it arrived changed,
+   *   `resource-exhausted` when the disk is full.
+   */
+  add(part: SnapshotPart): Promise<void>;
+  /** All parts are in: checks the whole and hands it to the member. */
+  finish(): Promise<void>;
+}
+
+export interface SnapshotPart {
+  readonly offset: number;
+  readonly data: Uint8Array;
+  /** CRC-32C of `data`. */
+  readonly crc: number;
+}
+
+interface Partial {
+  readonly identity: SnapshotIdentity;
+  readonly writer: SnapshotWriter;
+}
+
+/**
+ * Receives one snapshot at a time into a file. What has arrived when a stream breaks stays, and a later stream that
+ * carries the same snapshot goes on behind it.
+ */
+export class SnapshotInbox {
+  readonly #store: SnapshotStore;
+  #partial: Partial | undefined;
+  /** Counts streams; only the latest may write. */
+  #stream = 0;
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(store: SnapshotStore) {
+    this.#store = store;
+  }
+
+  /**
+   * A stream begins.
+   *
+   * @param received - Called with the finished writer, once the whole has been checked.
+   */
+  async offer(
+    meta: SnapshotMeta,
+    identity: SnapshotIdentity,
+    received: (writer: SnapshotWriter) => Promise<void>,
+  ): Promise<SnapshotIntake> {
+    if (identity.dataBytes > maxSnapshotBytes) {
+      const seen = `snapshot of ${identity.dataBytes} bytes`;
+      throw new ClusterError("resource-exhausted", `${seen}: at most ${maxSnapshotBytes} are taken`);
+    }
+    this.#stream += 1;
+    const stream = this.#stream;
+    const partial = await this.#inTurn(stream, async () => {
+      if (this.#partial !== undefined && !sameSnapshot(this.#partial.identity, identity))
+        await this.#discard();
+      this.#partial ??= { identity, writer: await this.#orDiscard(this.#store.begin("incoming", meta)) };
+      return this.#partial;
+    });
+    const { writer } = partial;
+    return {
+      offset: writer.bytes,
+      add: (part) =>
+        this.#inTurn(stream, async () => {
+          check(part, writer.bytes, identity.dataBytes);
+          await this.#orDiscard(writer.append(part.data));
+        }),
+      finish: () =>
+        this.#inTurn(stream, async () => {
+          if (writer.bytes !== identity.dataBytes) {
+            const seen = `snapshot ended after ${writer.bytes} of ${identity.dataBytes} bytes`;
+            throw new ClusterError("invalid-argument", seen);
+          }
+          const found = await this.#orDiscard(writer.finish());
+          if (!sameSnapshot(found, identity)) {
+            await this.#discard();
+            throw new ClusterError("data-loss", "the snapshot arrived changed: its digest does not match");
+          }
+          this.#partial = undefined;
+          await received(writer);
+        }),
+    };
+  }
+
+  /** What was broken off is of no use any more once everything in it is known. */
+  async discardUpTo(index: number): Promise<void> {
+    if ((this.#partial?.identity.index ?? Infinity) > index) return;
+    this.#stream += 1;
+    await this.#inTurn(this.#stream, () => this.#discard());
+  }
+
+  /** One step at a time, and none of a stream that another one has replaced. */
+  #inTurn<T>(stream: number, step: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(async () => {
+      if (stream !== this.#stream) {
+        throw new ClusterError("failed-precondition", "another stream carries a snapshot to this member now");
+      }
+      return await step();
+    });
+    this.#last = turn.catch(() => undefined); // Whoever asked for the step is told.
+    return turn;
+  }
+
+  /** A file that could not be written leaves nothing to go on from. */
+  async #orDiscard<T>(writing: Promise<T>): Promise<T> {
+    try {
+      return await writing;
+    } catch (error) {
+      await this.#discard();
+      if (!isFull(error)) throw error;
+      throw new ClusterError("resource-exhausted", "the snapshot cannot be taken: the disk is full", {
+        cause: error,
+      });
+    }
+  }
+
+  async #discard(): Promise<void> {
+    const partial = this.#partial;
+    this.#partial = undefined;
+    if (partial !== undefined) await this.#store.drop(partial.writer);
+  }
+}
+
+function check({ offset, data, crc }: SnapshotPart, expectedOffset: number, dataBytes: number): void {
+  if (offset !== expectedOffset || offset + data.byteLength > dataBytes) {
+    const seen = `snapshot part of ${data.byteLength} bytes at ${offset}`;
+    throw new ClusterError("invalid-argument", `${seen}: ${expectedOffset} of ${dataBytes} are next`);
+  }
+  if (data.byteLength > snapshotPartBytes) {
+    throw new ClusterError("invalid-argument", `snapshot part of ${data.byteLength} bytes is too large`);
+  }
+  if (crc32c(data) !== crc) {
+    throw new ClusterError("data-loss", `the snapshot part at ${offset} arrived changed`);
+  }
+}

@@ -1,0 +1,162 @@
+import { Server, ServerCredentials, credentials } from "@grpc/grpc-js";
+import type { SnapshotMeta, SnapshotMessage } from "raft-ts";
+import t, { type Test } from "tap";
+import { messageToWire, snapshotToWire } from "../../../manager/raft/codec.ts";
+import { Keyring } from "../../../manager/raft/seal.ts";
+import { type SnapshotFile, snapshotPartBytes } from "../../../manager/raft/snapshot-file.ts";
+import { SnapshotInbox } from "../../../manager/raft/snapshot-inbox.ts";
+import { receiveSnapshot } from "../../../manager/raft/snapshot-receiver.ts";
+import { sendSnapshot } from "../../../manager/raft/snapshot-sender.ts";
+import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
+import { ClusterError } from "../../../model/errors.ts";
+import { RaftPeerClient, RaftPeerService } from "../../../proto/gen/shoal/raft.ts";
+import { toStatus } from "../../../proto/status.ts";
+import { silentLog } from "../../../runtime/log.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+import { SimDisk } from "../../sim/disk.ts";
+
+const partCount = 40;
+const data = new Uint8Array(partCount * snapshotPartBytes).map((_, at) => (at * 31) % 253);
+const meta: SnapshotMeta = {
+  index: 9,
+  term: 2,
+  configuration: { voters: ["a"], outgoing: [], learners: [], contexts: {} },
+};
+
+t.test("a snapshot arrives whole, and never more of it is under way than the window", async (t) => {
+  const wire = await connected(t);
+  const held: number[] = [];
+  await wire.send((bytes) => held.push(bytes));
+  t.equal(held.at(-1), data.length);
+  t.equal(wire.received, 1);
+  t.ok((await wire.stored()).equals(data));
+});
+
+t.test("after a broken stream the next one carries only what is missing", async (t) => {
+  const wire = await connected(t);
+  let held = 0;
+  wire.cutAfterParts = 15;
+  await t.rejects(
+    wire.send((bytes) => (held = bytes)),
+    "the stream broke",
+  );
+  t.ok(held >= 7 * snapshotPartBytes && held < data.length, `${held} bytes were held`);
+  wire.cutAfterParts = Infinity;
+  const before = wire.partsRead;
+  await wire.send((bytes) => (held = bytes));
+  t.ok(wire.partsRead - before <= partCount - 7, `${wire.partsRead - before} parts were read again`);
+  t.equal(wire.received, 1);
+  t.ok((await wire.stored()).equals(data));
+});
+
+t.test("a receiver that takes in nothing is given up after a bound", async (t) => {
+  const wire = await connected(t);
+  wire.isStuck = true;
+  const sending = wire.send(() => {});
+  const outcome = t.rejects(sending, { message: /took in nothing for 20000 ms/ });
+  for (let turn = 0; turn < 30; turn += 1) await wire.clock.advance(1_000);
+  await outcome;
+});
+
+t.test("a refusal comes back to the sender with its reason", async (t) => {
+  const wire = await connected(t);
+  wire.refusal = new ClusterError("resource-exhausted", "the snapshot cannot be taken: the disk is full");
+  await t.rejects(
+    wire.send(() => {}),
+    { message: /the disk is full/ },
+  );
+});
+
+/** A sender and a receiver with a disk each, and a real connection between them. */
+async function connected(t: Test) {
+  const seal = await Keyring.load({ disk: new SimDisk(), random: seededRandom(1) }, "/key", "create");
+  const source = new SnapshotStore({ disk: new SimDisk() }, { directory: "/from", seal });
+  await source.prepare();
+  const writer = await source.begin("own", meta);
+  await writer.append(data);
+  await writer.finish();
+  await source.keep(writer);
+  const target = new SnapshotStore({ disk: new SimDisk() }, { directory: "/to", seal });
+  await target.prepare();
+  const inbox = new SnapshotInbox(target);
+  const clock = new VirtualClock();
+  const state = {
+    clock,
+    received: 0,
+    partsRead: 0,
+    cutAfterParts: Infinity,
+    isStuck: false,
+    refusal: undefined as ClusterError | undefined,
+    send,
+    stored,
+  };
+  const server = new Server();
+  server.addService(RaftPeerService, {
+    sendSnapshot: (call: Parameters<typeof receiveSnapshot>[1]) => {
+      const greet = () => {
+        if (state.refusal !== undefined) throw state.refusal;
+        return "a";
+      };
+      const offer: Parameters<typeof receiveSnapshot>[0]["offer"] = async (message, identity) => {
+        if (state.isStuck) await new Promise<never>(() => {});
+        return inbox.offer(message.snapshot, identity, async (finished) => {
+          state.received += 1;
+          await target.keep(finished);
+        });
+      };
+      receiveSnapshot({ greet, offer, refusal: toStatus, log: silentLog }, call);
+    },
+  });
+  const port = await new Promise<number>((resolve, reject) => {
+    server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, bound) =>
+      error === null ? resolve(bound) : reject(error),
+    );
+  });
+  const client = new RaftPeerClient(`127.0.0.1:${port}`, credentials.createInsecure());
+  t.teardown(() => {
+    client.close();
+    server.forceShutdown();
+  });
+
+  async function send(onProgress: (heldBytes: number) => void): Promise<void> {
+    const file = await source.open();
+    if (file === undefined) throw new Error("no snapshot");
+    const message: SnapshotMessage = { type: "snapshot", from: "a", to: "b", term: 2, snapshot: meta };
+    const wire = { ...messageToWire(message), snapshot: snapshotToWire(meta, file.identity) };
+    const hello = { clusterId: "c", from: "a", to: "b", address: "" };
+    const call = client.sendSnapshot();
+    const counted = Object.create(file, {
+      parts: { value: (from: number) => cut(file, from, call) },
+    }) as SnapshotFile;
+    try {
+      await sendSnapshot({ clock }, call, { hello, message: wire, file: counted, onProgress });
+    } finally {
+      await file.close();
+    }
+  }
+
+  async function* cut(
+    file: SnapshotFile,
+    from: number,
+    call: { cancel(): void },
+  ): AsyncGenerator<{ offset: number; data: Uint8Array }> {
+    let sent = 0;
+    for await (const part of file.parts(from)) {
+      if (sent === state.cutAfterParts) call.cancel();
+      sent += 1;
+      state.partsRead += 1;
+      yield part;
+    }
+  }
+
+  async function stored(): Promise<Buffer> {
+    const file = await target.newestReadable();
+    const parts: Uint8Array[] = [];
+    for await (const part of file?.parts() ?? []) parts.push(part.data);
+    await file?.close();
+    return Buffer.concat(parts);
+  }
+
+  return state;
+}
