@@ -32,6 +32,7 @@ export class TestNode {
   applied: string[] = [];
   appliedIndex = 0;
   snapshotsSeen = 0;
+  snapshotsAsked = 0;
   leader: { leaderId: NodeId | undefined; isSelf: boolean } = { leaderId: undefined, isSelf: false };
   members: readonly GroupMember[] = [];
   failure: (RaftEvent & { kind: "failed" }) | undefined;
@@ -46,6 +47,7 @@ export class TestNode {
 
   /** As text lines, so that a snapshot is their JSON. */
   snapshot(): { index: number; data: readonly Uint8Array[] } {
+    this.snapshotsAsked += 1;
     return { index: this.appliedIndex, data: [Buffer.from(JSON.stringify(this.applied))] };
   }
 
