@@ -48,7 +48,7 @@ const pure = [
   /^raft-ts\/src\//,
   /^manager\/store\/(tables|transaction|change)\.ts$/,
   /^manager\/orchestrator\/(replicated|global|jobs|update|restart|backoff|budget|reaper|constraint)\.ts$/,
-  /^manager\/scheduler\/(demand|facts|failures|field|filter|rank|place|nodes|rebalance)\.ts$/,
+  /^manager\/scheduler\/(demand|facts|failures|field|scratch|filter|rank|place|nodes|rebalance)\.ts$/,
   /^manager\/allocator\/(subnet|address|vni|port)\.ts$/,
   /^manager\/dispatcher\/assignments\.ts$/,
   /^worker\/agent\/plan\.ts$/,

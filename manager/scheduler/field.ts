@@ -8,7 +8,8 @@ const fits = answers.indexOf("fits");
 
 /**
  * All nodes as one demand sees them, for as long as its tasks are placed. What the demand's own service has
- * on them is spread out into columns first, so that asking a node costs no look into a map.
+ * on them is spread out into columns first, so that asking a node costs no look into a map. Those columns are
+ * the index's: a second field of the same index ends the first.
  */
 export class Field {
   readonly #index: NodeIndex;
@@ -20,9 +21,9 @@ export class Field {
   readonly #behind: Uint8Array | undefined;
   /** 1 where a service is that is not to be met; undefined when there is none. */
   readonly #shunned: Uint8Array | undefined;
+  /** 1 where a host-mode port that is needed is taken; undefined when none is needed. */
+  readonly #taken: Uint8Array | undefined;
   readonly #preference: Float64Array | undefined;
-  /** There is more to ask a node than its facts, cores and memory. */
-  readonly #asksMore: boolean;
 
   constructor(index: NodeIndex, demand: Demand, nowMs: number) {
     this.#index = index;
@@ -30,26 +31,28 @@ export class Field {
     this.#columns = index.columns;
     const { rowCount } = index;
     this.#answers = index.facts.answersTo(demand, rowCount);
-    this.#ofService = new Int32Array(rowCount);
+    const { scratch } = index;
+    this.#ofService = scratch.numbers("of-service", rowCount);
     for (const [row, count] of index.rowsOf(demand.serviceId)) this.#ofService[row] = count;
     const behind = [...index.failures.nodesBehind(demand.key, nowMs)];
     if (behind.length > 0)
       this.#behind = marked(
-        rowCount,
+        scratch.flags("behind", rowCount),
         behind.map((id) => index.get(id)?.row),
       );
     const shunned = [...this.#shunnedServices()];
     if (shunned.length > 0) {
       this.#shunned = marked(
-        rowCount,
+        scratch.flags("shunned", rowCount),
         shunned.flatMap((id) => [...index.rowsOf(id).keys()]),
       );
     }
-    this.#asksMore =
-      demand.generic.length > 0 ||
-      demand.hostPorts.length > 0 ||
-      demand.task.placement.maxReplicas > 0 ||
-      shunned.length > 0;
+    if (demand.hostPorts.length > 0) {
+      this.#taken = marked(
+        scratch.flags("taken", rowCount),
+        demand.hostPorts.flatMap((port) => [...index.rowsWithPort(port)]),
+      );
+    }
     if (demand.prefer.length > 0) this.#preference = this.#preferences(rowCount);
   }
 
@@ -77,14 +80,22 @@ export class Field {
     const { usedCpus, offeredCpus, usedBytes, offeredBytes } = this.#columns;
     const known = this.#answers;
     const { nanoCpus, memoryBytes } = resources;
-    const rows = new Int32Array(this.rowCount);
+    const rows = this.#index.scratch.numbers("fitting", this.rowCount);
     let count = 0;
-    // The common case without a call per row: nearly every node is known, and lacks nothing or cores or memory.
+    const shunned = this.#shunned;
+    const taken = this.#taken;
+    const ofService = this.#ofService;
+    const most = this.#demand.task.placement.maxReplicas || Infinity;
+    const asksGeneric = this.#demand.generic.length > 0;
+    // `refusal` without a call per row, for nodes that were asked before, which nearly all were.
     for (let row = 0; row < rows.length; row += 1) {
       if (known[row] === fits) {
         if (nanoCpus > 0 && (usedCpus[row] ?? 0) + nanoCpus > (offeredCpus[row] ?? 0)) continue;
         if (memoryBytes > 0 && (usedBytes[row] ?? 0) + memoryBytes > (offeredBytes[row] ?? 0)) continue;
-        if (this.#asksMore && this.refusal(row) !== undefined) continue;
+        if ((ofService[row] ?? 0) >= most) continue;
+        if (taken !== undefined && taken[row] === 1) continue;
+        if (shunned !== undefined && shunned[row] === 1) continue;
+        if (asksGeneric && !this.#hasResources(row)) continue;
       } else if (known[row] !== unknown || this.refusal(row) !== undefined) {
         continue;
       }
@@ -119,9 +130,10 @@ export class Field {
     return freeB - freeA || a - b;
   }
 
-  /** So many more tasks of the service are on that row. */
+  /** One task of the service more is on that row, or one less to count; its ports stay taken. */
   note(row: number, change: 1 | -1): void {
     this.#ofService[row] = (this.#ofService[row] ?? 0) + change;
+    if (this.#taken !== undefined) this.#taken[row] = 1;
   }
 
   #hasResources(row: number): boolean {
@@ -146,10 +158,7 @@ export class Field {
 
   #loadRefusal(row: number): FilterName | undefined {
     const { hostPorts, task } = this.#demand;
-    if (hostPorts.length > 0) {
-      const ports = this.#columns.uses[row]?.ports;
-      if (hostPorts.some((port) => ports?.has(port) === true)) return "host-port";
-    }
+    if (hostPorts.length > 0 && this.#taken?.[row] === 1) return "host-port";
     const { maxReplicas } = task.placement;
     if (maxReplicas > 0 && (this.#ofService[row] ?? 0) >= maxReplicas) return "max-replicas";
     return this.#shunned?.[row] === 1 ? "avoid" : undefined;
@@ -168,7 +177,7 @@ export class Field {
       const rows = [...this.#index.servicesNamed(preference.name)].flatMap((id) => [
         ...this.#index.rowsOf(id).keys(),
       ]);
-      nearby.set(preference.name, marked(rowCount, rows));
+      nearby.set(preference.name, marked(new Uint8Array(rowCount), rows));
     }
     const scores = new Float64Array(rowCount);
     for (let row = 0; row < rowCount; row += 1) {
@@ -180,8 +189,7 @@ export class Field {
   }
 }
 
-function marked(rowCount: number, rows: Iterable<number | undefined>): Uint8Array {
-  const column = new Uint8Array(rowCount);
+function marked(column: Uint8Array, rows: Iterable<number | undefined>): Uint8Array {
   for (const row of rows) if (row !== undefined) column[row] = 1;
   return column;
 }

@@ -4,6 +4,7 @@ import { isTerminal, isWanted, taskStates, type Task } from "../../model/task.ts
 import type { Demand } from "./demand.ts";
 import { Failures } from "./failures.ts";
 import { NodeFacts } from "./facts.ts";
+import { Scratch } from "./scratch.ts";
 
 /** One node with what is rarely asked about its tasks; what every decision asks is in the columns. */
 export interface NodeUse {
@@ -11,7 +12,6 @@ export interface NodeUse {
   readonly row: number;
   node: Node;
   readonly reservedGeneric: Map<string, number>;
-  readonly ports: Map<string, number>;
 }
 
 /**
@@ -40,6 +40,7 @@ interface Placed {
 export class NodeIndex {
   readonly failures = new Failures();
   readonly facts = new NodeFacts();
+  readonly scratch = new Scratch();
   #columns = emptyColumns(64);
   readonly #rows = new Map<NodeId, number>();
   readonly #freeRows: number[] = [];
@@ -47,6 +48,8 @@ export class NodeIndex {
   readonly #placed = new Map<TaskId, Placed>();
   /** Active tasks of each service by row; rows without any are absent. */
   readonly #byService = new Map<ServiceId, Map<number, number>>();
+  /** Where each host-mode port is taken, by row. */
+  readonly #portRows = new Map<string, Map<number, number>>();
   /** Services with tasks, by name, and by the names that they avoid. */
   readonly #servicesByName = new Map<string, Map<ServiceId, number>>();
   readonly #avoiders = new Map<string, Map<ServiceId, number>>();
@@ -80,6 +83,11 @@ export class NodeIndex {
     return this.#byService.get(id) ?? noRows;
   }
 
+  /** Rows of nodes on which a host-mode port, such as "tcp/8080", is taken. */
+  rowsWithPort(port: string): Iterable<number> {
+    return this.#portRows.get(port)?.keys() ?? [];
+  }
+
   /** Services of that name, lower case, which have tasks. */
   servicesNamed(name: string): Iterable<ServiceId> {
     return this.#servicesByName.get(name)?.keys() ?? [];
@@ -100,7 +108,7 @@ export class NodeIndex {
     const row = this.#freeRows.pop() ?? this.#rowCount;
     this.#rowCount = Math.max(this.#rowCount, row + 1);
     if (row >= this.#columns.active.length) this.#columns = grown(this.#columns);
-    const use: NodeUse = { row, node, reservedGeneric: new Map(), ports: new Map() };
+    const use: NodeUse = { row, node, reservedGeneric: new Map() };
     this.#columns.uses[row] = use;
     this.#rows.set(node.id, row);
     this.#describe(use);
@@ -171,12 +179,12 @@ export class NodeIndex {
     this.facts.forget(row);
   }
 
-  #count({ row, reservedGeneric, ports }: NodeUse, { demand, active }: Placed, sign: 1 | -1): void {
+  #count({ row, reservedGeneric }: NodeUse, { demand, active }: Placed, sign: 1 | -1): void {
     const columns = this.#columns;
     columns.usedCpus[row] = (columns.usedCpus[row] ?? 0) + sign * demand.resources.nanoCpus;
     columns.usedBytes[row] = (columns.usedBytes[row] ?? 0) + sign * demand.resources.memoryBytes;
     for (const [kind, amount] of demand.generic) add(reservedGeneric, kind, sign * amount);
-    for (const port of demand.hostPorts) add(ports, port, sign);
+    for (const port of demand.hostPorts) addNested(this.#portRows, port, row, sign);
     if (!active) return;
     columns.active[row] = (columns.active[row] ?? 0) + sign;
     const { serviceId, serviceName, avoid } = demand;

@@ -42,19 +42,28 @@ export function placeGroup(index: NodeIndex, { demand, tasks }: WaitingGroup, no
   return { placed, unplaced, reason: unplaced.length === 0 ? "" : explain(refusalsOf(index, field)) };
 }
 
-/** Whether a task can run on the node that an orchestrator chose for it; the reason when not. */
-export function confirm(
+/** A task whose node an orchestrator chose. */
+export interface Preassigned {
+  readonly taskId: TaskId;
+  readonly nodeId: NodeId;
+}
+
+/** Whether equal tasks can run where they are to; in the same order, `undefined` or the reason why not. */
+export function confirmGroup(
   index: NodeIndex,
   demand: Demand,
-  taskId: TaskId,
-  nodeId: NodeId,
-): string | undefined {
-  const use = index.get(nodeId);
-  if (use === undefined) return explain(new Map());
-  const refused = new Field(index, demand, 0).refusal(use.row);
-  if (refused !== undefined) return explain(new Map([[refused, 1]]));
-  index.place(taskId, { nodeId, demand, active: true });
-  return undefined;
+  tasks: readonly Preassigned[],
+): (string | undefined)[] {
+  const field = new Field(index, demand, 0);
+  return tasks.map(({ taskId, nodeId }) => {
+    const use = index.get(nodeId);
+    if (use === undefined) return explain(new Map());
+    const refused = field.refusal(use.row);
+    if (refused !== undefined) return explain(new Map([[refused, 1]]));
+    index.place(taskId, { nodeId, demand, active: true });
+    field.note(use.row, 1);
+    return undefined;
+  });
 }
 
 /**
@@ -82,8 +91,15 @@ function refusalsOf(index: NodeIndex, field: Field): Refusals {
 
 /** One level of spread preferences; a leaf has the nodes. */
 type Tree =
-  | { readonly kind: "leaf"; readonly list: Shortlist; tasks: number }
-  | { readonly kind: "branches"; readonly branches: Tree[]; chosen: Tree | undefined; tasks: number };
+  | { readonly kind: "leaf"; readonly list: Shortlist }
+  | { readonly kind: "branches"; readonly branches: Branch[]; chosen: Branch | undefined };
+
+/** Grown when it is first looked into: for one task only the emptiest of each level is. */
+interface Branch {
+  tasks: number;
+  tree: Tree | undefined;
+  readonly grow: () => Tree;
+}
 
 function growTree(index: NodeIndex, field: Field, { demand, tasks }: WaitingGroup): Tree {
   const levels = demand.task.placement.spread.filter(isLabel);
@@ -92,21 +108,24 @@ function growTree(index: NodeIndex, field: Field, { demand, tasks }: WaitingGrou
   return grow(levels, field.fitting(), levels.length === 0 ? [] : [...index.rowsOf(demand.serviceId).keys()]);
 
   function grow([level, ...deeper]: readonly string[], rows: Rows, own: Rows): Tree {
-    let count = 0;
-    for (const row of own) count += field.ofService(row);
     if (level === undefined) {
-      return {
-        kind: "leaf",
-        list: shortlist(rows instanceof Int32Array ? rows : Int32Array.from(rows), tasks.length, ranking),
-        tasks: count,
-      };
+      const list = shortlist(
+        rows instanceof Int32Array ? rows : Int32Array.from(rows),
+        tasks.length,
+        ranking,
+      );
+      return { kind: "leaf", list };
     }
     const ownGroups = groupBy(index, level, own);
     const branches = [...groupBy(index, level, rows)]
       .map(([number, group]) => ({ value: valueOf(index, level, group), number, group }))
       .toSorted((a, b) => (a.value < b.value ? -1 : 1))
-      .map(({ number, group }) => grow(deeper, group, ownGroups.get(number) ?? []));
-    return { kind: "branches", branches, chosen: undefined, tasks: count };
+      .map(({ number, group }): Branch => {
+        const ownRows = ownGroups.get(number) ?? [];
+        const count = ownRows.reduce((sum, row) => sum + field.ofService(row), 0);
+        return { tasks: count, tree: undefined, grow: () => grow(deeper, group, ownRows) };
+      });
+    return { kind: "branches", branches, chosen: undefined };
   }
 }
 
@@ -146,7 +165,8 @@ function takeBest(tree: Tree, field: Field): number {
   }
   while (tree.branches.length > 0) {
     const emptiest = tree.branches.reduce((best, branch) => (branch.tasks < best.tasks ? branch : best));
-    const row = takeBest(emptiest, field);
+    emptiest.tree ??= emptiest.grow();
+    const row = takeBest(emptiest.tree, field);
     if (row >= 0) {
       tree.chosen = emptiest;
       return row;
@@ -158,7 +178,8 @@ function takeBest(tree: Tree, field: Field): number {
 
 /** Counts what was just taken along the way to it. */
 function settle(tree: Tree): void {
-  tree.tasks += 1;
-  if (tree.kind === "leaf") tree.list.settleBest();
-  else if (tree.chosen !== undefined) settle(tree.chosen);
+  if (tree.kind === "leaf") return tree.list.settleBest();
+  if (tree.chosen?.tree === undefined) return;
+  tree.chosen.tasks += 1;
+  settle(tree.chosen.tree);
 }

@@ -8,7 +8,7 @@ import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { demandOf, type Demand } from "./demand.ts";
 import { NodeIndex } from "./nodes.ts";
-import { confirm, placeBeside, placeGroup } from "./place.ts";
+import { confirmGroup, placeBeside, placeGroup, type Preassigned } from "./place.ts";
 
 export interface SchedulerDeps extends LoopDeps {
   readonly store: Store;
@@ -125,14 +125,16 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
   function decide(view: StoreView): Decision[] {
     const decisions: Decision[] = [];
     const nowMs = clock.now();
-    for (const id of preassigned) {
-      const task = view.tasks.get(id);
-      const demand = task === undefined ? undefined : demands.get(keyOf(task));
-      if (task?.nodeId === undefined || demand === undefined) continue;
-      const reason = confirm(index, demand, id, task.nodeId);
-      if (reason === undefined)
-        decisions.push({ kind: "assign", id, nodeId: task.nodeId, message: confirmedMessage });
-      else decisions.push({ kind: "explain", id, reason });
+    for (const [key, tasks] of preassignedByKey(view)) {
+      const demand = demands.get(key);
+      const reasons = demand === undefined ? [] : confirmGroup(index, demand, tasks);
+      for (const [i, reason] of reasons.entries()) {
+        const task = tasks[i];
+        if (task === undefined) continue;
+        const { taskId: id, nodeId } = task;
+        if (reason === undefined) decisions.push({ kind: "assign", id, nodeId, message: confirmedMessage });
+        else decisions.push({ kind: "explain", id, reason });
+      }
     }
     for (const [key, ids] of waiting) {
       const demand = demands.get(key);
@@ -151,6 +153,19 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
     const known = (decision: Decision): boolean =>
       decision.kind === "explain" && view.tasks.get(decision.id)?.status.error === decision.reason;
     return decisions.filter((decision) => !known(decision));
+  }
+
+  function preassignedByKey(view: StoreView): Map<string, Preassigned[]> {
+    const groups = new Map<string, Preassigned[]>();
+    for (const taskId of preassigned) {
+      const task = view.tasks.get(taskId);
+      if (task?.nodeId === undefined) continue;
+      const group = groups.get(keyOf(task));
+      const one = { taskId, nodeId: task.nodeId };
+      if (group === undefined) groups.set(keyOf(task), [one]);
+      else group.push(one);
+    }
+    return groups;
   }
 
   /** Where the task is that this one will replace, if it is to run until then. */

@@ -7,7 +7,12 @@ import { revisionKey, type EndpointSpec, type TaskSpec } from "../../../model/se
 import { explain } from "../../../manager/scheduler/filter.ts";
 import { demandOf, type Demand } from "../../../manager/scheduler/demand.ts";
 import { NodeIndex } from "../../../manager/scheduler/nodes.ts";
-import { confirm, placeBeside, placeGroup, type GroupOutcome } from "../../../manager/scheduler/place.ts";
+import {
+  confirmGroup,
+  placeBeside,
+  placeGroup,
+  type GroupOutcome,
+} from "../../../manager/scheduler/place.ts";
 import { id, nodeObject, taskSpec } from "../../sim/objects.ts";
 
 const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
@@ -191,12 +196,11 @@ t.test("a preassigned task is confirmed on its node or told why not", (t) => {
   const index = indexOf(nodeObject("a", { nanoCpus: 1e9 }));
   const big = demand("web", { resources: { reservations: { nanoCpus: 1e9 } } });
   const [first, second] = ids(2) as [TaskId, TaskId];
-  t.equal(confirm(index, big, first, id<NodeId>("a")), undefined);
-  t.equal(
-    confirm(index, big, second, id<NodeId>("a")),
-    "no suitable node (insufficient resources on 1 node)",
-  );
-  t.equal(confirm(index, big, second, id<NodeId>("gone")), "no suitable node");
+  const confirm = (taskId: TaskId, node: string): string | undefined =>
+    confirmGroup(index, big, [{ taskId, nodeId: id<NodeId>(node) }])[0];
+  t.equal(confirm(first, "a"), undefined);
+  t.equal(confirm(second, "a"), "no suitable node (insufficient resources on 1 node)");
+  t.equal(confirm(second, "gone"), "no suitable node");
   t.equal(explain(new Map()), "no suitable node");
   t.end();
 });
@@ -252,9 +256,8 @@ t.test("property: the index returns to nothing when all tasks are gone", (t) => 
       return (
         index.rowsOf(wanted.serviceId).size === 0 &&
         [...index.servicesNamed("web")].length === 0 &&
-        [...index.values()].every(
-          ({ row, ports }) => usedBytes[row] === 0 && active[row] === 0 && ports.size === 0,
-        )
+        [...index.rowsWithPort("tcp/1")].length === 0 &&
+        [...index.values()].every(({ row }) => usedBytes[row] === 0 && active[row] === 0)
       );
     }),
   );
