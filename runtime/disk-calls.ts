@@ -1,5 +1,5 @@
-import { constants, writeSync } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 
 /**
  * How a file is opened: to read what is there; to write at positions, made when it is missing; the same with every
@@ -46,41 +46,6 @@ const openFlags: Record<OpenHow, number> = {
   append: O_CREAT | O_APPEND | O_WRONLY,
 };
 
-/** A synced write of at most this is made in the calling thread when it has the disk to itself. */
-const inlineWriteBytes = 64 * 1024;
-/** A disk that took longer is slow today: the calling thread is not to wait for it, until it is quick again. */
-const slowWriteMs = 10;
-const writesAfterSlow = 64;
-
-/** Calls that the thread pool has under way for this thread. */
-let callsUnderWay = 0;
-/** Synced writes left that go to the pool because one was slow. */
-let cautiousWrites = 0;
-
-async function pooled<T>(call: Promise<T>): Promise<T> {
-  callsUnderWay += 1;
-  try {
-    return await call;
-  } finally {
-    callsUnderWay -= 1;
-  }
-}
-
-/**
- * A small synced write takes about 0.1 ms, and as much again to hand it to the thread pool and be woken by it, so it is
- * made at once; unless other calls are under way (a segment is filled, a snapshot written), which it would queue behind.
- */
-async function writeSynced(handle: FileHandle, data: Uint8Array, position: number): Promise<number> {
-  const isInline = callsUnderWay === 0 && cautiousWrites === 0 && data.byteLength <= inlineWriteBytes;
-  const startMs = performance.now();
-  const written = isInline
-    ? writeSync(handle.fd, data, 0, data.byteLength, position)
-    : (await pooled(handle.write(data, 0, data.byteLength, position))).bytesWritten;
-  if (performance.now() - startMs > slowWriteMs) cautiousWrites = writesAfterSlow;
-  else cautiousWrites = Math.max(0, cautiousWrites - 1);
-  return written;
-}
-
 export const systemCalls: DiskCalls = {
   async open(path, how, mode) {
     const handle = await open(path, openFlags[how], mode);
@@ -88,11 +53,10 @@ export const systemCalls: DiskCalls = {
       size: async () => (await handle.stat()).size,
       read: async (into, position) => (await handle.read(into, 0, into.byteLength, position)).bytesRead,
       write: async (data, position) => {
-        if (how === "write-synced") return writeSynced(handle, data, position);
         const at = how === "append" ? null : position;
-        return (await pooled(handle.write(data, 0, data.byteLength, at))).bytesWritten;
+        return (await handle.write(data, 0, data.byteLength, at)).bytesWritten;
       },
-      datasync: () => pooled(handle.datasync()),
+      datasync: () => handle.datasync(),
       close: () => handle.close(),
     };
   },

@@ -61,56 +61,75 @@ const messageTypes = {
 } as const satisfies Record<Message["type"], RaftMessage_Type>;
 
 export function messageToWire(message: Message): RaftMessage {
-  const { from, to, term } = message;
-  const wire = RaftMessage.fromPartial({ type: messageTypes[message.type], from, to, term });
+  const wire = blankMessage(message);
   switch (message.type) {
     case "pre-vote":
     case "vote":
-      return {
-        ...wire,
-        index: message.lastIndex,
-        logTerm: message.lastTerm,
-        transfer: message.transfer,
-      };
+      wire.index = message.lastIndex;
+      wire.logTerm = message.lastTerm;
+      wire.transfer = message.transfer;
+      return wire;
     case "pre-vote-reply":
     case "vote-reply":
-      return { ...wire, rejected: !message.granted };
+      wire.rejected = !message.granted;
+      return wire;
     case "append":
-      return {
-        ...wire,
-        index: message.prevIndex,
-        logTerm: message.prevTerm,
-        entries: message.entries.map(entryToWire),
-        commit: message.commit,
-      };
+      wire.index = message.prevIndex;
+      wire.logTerm = message.prevTerm;
+      wire.entries = message.entries.map(entryToWire);
+      wire.commit = message.commit;
+      return wire;
     case "catch-up":
-      return {
-        ...wire,
-        index: message.prevIndex,
-        logTerm: message.prevTerm,
-        entries: message.entries.map(entryToWire),
-      };
+      wire.index = message.prevIndex;
+      wire.logTerm = message.prevTerm;
+      wire.entries = message.entries.map(entryToWire);
+      return wire;
     case "append-reply":
-      return {
-        ...wire,
-        index: message.index,
-        rejected: message.rejected,
-        hintIndex: message.hintIndex,
-        hintTerm: message.hintTerm,
-      };
+      wire.index = message.index;
+      wire.rejected = message.rejected;
+      wire.hintIndex = message.hintIndex;
+      wire.hintTerm = message.hintTerm;
+      return wire;
     case "heartbeat":
-      return { ...wire, commit: message.commit, context: message.round };
+      wire.commit = message.commit;
+      wire.context = message.round;
+      return wire;
     case "heartbeat-reply":
-      return { ...wire, context: message.round };
+      wire.context = message.round;
+      return wire;
     case "snapshot":
-      return { ...wire, snapshot: snapshotToWire(message.snapshot) };
+      wire.snapshot = snapshotToWire(message.snapshot);
+      return wire;
     case "read":
-      return { ...wire, context: message.ctx };
+      wire.context = message.ctx;
+      return wire;
     case "read-reply":
-      return { ...wire, context: message.ctx, index: message.index };
+      wire.context = message.ctx;
+      wire.index = message.index;
+      return wire;
     case "timeout-now":
       return wire;
   }
+}
+
+/** All fields at once, so that every message has the same shape. */
+function blankMessage({ type, from, to, term }: Message): RaftMessage {
+  return {
+    type: messageTypes[type],
+    from,
+    to,
+    term,
+    index: 0,
+    logTerm: 0,
+    entries: [],
+    commit: 0,
+    rejected: false,
+    hintIndex: 0,
+    hintTerm: 0,
+    context: 0,
+    transfer: false,
+    snapshot: undefined,
+  };
 }
 
 export function encodeMessages(messages: readonly Message[]): Uint8Array {
@@ -125,24 +144,27 @@ export function decodeMessages(bytes: Uint8Array): readonly Message[] {
 /** @throws {ClusterError} `invalid-argument` for what no version of ours sends. */
 export function messageFromWire(wire: RaftMessage): Message {
   const { from, to, term } = wire;
-  const head = { from, to, term };
   switch (wire.type) {
     case RaftMessage_Type.PRE_VOTE:
     case RaftMessage_Type.VOTE:
       return {
-        ...head,
+        from,
+        to,
+        term,
         type: wire.type === RaftMessage_Type.VOTE ? "vote" : "pre-vote",
         lastIndex: wire.index,
         lastTerm: wire.logTerm,
         transfer: wire.transfer,
       };
     case RaftMessage_Type.PRE_VOTE_REPLY:
-      return { ...head, type: "pre-vote-reply", granted: !wire.rejected };
+      return { from, to, term, type: "pre-vote-reply", granted: !wire.rejected };
     case RaftMessage_Type.VOTE_REPLY:
-      return { ...head, type: "vote-reply", granted: !wire.rejected };
+      return { from, to, term, type: "vote-reply", granted: !wire.rejected };
     case RaftMessage_Type.APPEND:
       return {
-        ...head,
+        from,
+        to,
+        term,
         type: "append",
         prevIndex: wire.index,
         prevTerm: wire.logTerm,
@@ -151,7 +173,9 @@ export function messageFromWire(wire: RaftMessage): Message {
       };
     case RaftMessage_Type.APPEND_REPLY:
       return {
-        ...head,
+        from,
+        to,
+        term,
         type: "append-reply",
         index: wire.index,
         rejected: wire.rejected,
@@ -159,21 +183,23 @@ export function messageFromWire(wire: RaftMessage): Message {
         hintTerm: wire.hintTerm,
       };
     case RaftMessage_Type.HEARTBEAT:
-      return { ...head, type: "heartbeat", commit: wire.commit, round: wire.context };
+      return { from, to, term, type: "heartbeat", commit: wire.commit, round: wire.context };
     case RaftMessage_Type.HEARTBEAT_REPLY:
-      return { ...head, type: "heartbeat-reply", round: wire.context };
+      return { from, to, term, type: "heartbeat-reply", round: wire.context };
     case RaftMessage_Type.SNAPSHOT:
       if (wire.snapshot === undefined) throw unknownMessage("a snapshot message without a snapshot");
-      return { ...head, type: "snapshot", snapshot: snapshotFromWire(wire.snapshot) };
+      return { from, to, term, type: "snapshot", snapshot: snapshotFromWire(wire.snapshot) };
     case RaftMessage_Type.READ:
-      return { ...head, type: "read", ctx: wire.context };
+      return { from, to, term, type: "read", ctx: wire.context };
     case RaftMessage_Type.READ_REPLY:
-      return { ...head, type: "read-reply", ctx: wire.context, index: wire.index };
+      return { from, to, term, type: "read-reply", ctx: wire.context, index: wire.index };
     case RaftMessage_Type.TIMEOUT_NOW:
-      return { ...head, type: "timeout-now" };
+      return { from, to, term, type: "timeout-now" };
     case RaftMessage_Type.CATCH_UP:
       return {
-        ...head,
+        from,
+        to,
+        term,
         type: "catch-up",
         prevIndex: wire.index,
         prevTerm: wire.logTerm,

@@ -114,11 +114,11 @@ export interface RaftGroupOptions extends LogLimits {
    * `memberId`); `restart` refuses when there is no state. With state on disk the first two act as `restart`.
    */
   readonly start: "bootstrap" | "join" | "restart";
-  /** Default 50. */
+  /** Default 25. */
   readonly tickMs?: number;
   /** Default 2. */
   readonly heartbeatTicks?: number;
-  /** Default 8: elections begin after 8 to 15 silent ticks. */
+  /** Default 10: elections begin after 10 to 19 silent ticks. */
   readonly electionTicks?: number;
   /** A snapshot is asked for also after this many bytes of them. Default 64 MiB. */
   readonly snapshotBytes?: number;

@@ -161,7 +161,7 @@ export class PeerLink {
     let bytes = 0;
     let count = 0;
     for (const message of this.#queue) {
-      if (message.type === "append") for (const { data } of message.entries) bytes += data.byteLength;
+      if ("entries" in message) for (const { data } of message.entries) bytes += data.byteLength;
       if (count > 0 && bytes > frameBytes) break;
       count += 1;
     }

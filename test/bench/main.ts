@@ -4,8 +4,10 @@ import type { ClusterFile } from "../lab/lab.ts";
 import { type ApiBenchOptions, apiTable, benchApi } from "./api.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { drive } from "./drive.ts";
+import { benchLeaderLoss } from "./leader-loss.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
+import { benchStalls } from "./raft-stalls.ts";
 import { machine, markdownTable } from "./report.ts";
 import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
@@ -129,6 +131,33 @@ program
     const table = `${schedulerTable(options, figures)}\nOne core (${machine()}).\n`;
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
+  .command("raft-stalls")
+  .description(
+    "elections while the main thread of each member is blocked again and again; there should be none",
+  )
+  .option("--minutes <n>", "", count, 10)
+  .option("--every <ms>", "", count, 1000)
+  .option("--for <ms>", "", count, 300)
+  .action(async (flags: { minutes: number; every: number; for: number }) => {
+    const options = { minutes: flags.minutes, everyMs: flags.every, forMs: flags.for };
+    const elections = await benchStalls(options, (line) => console.log(line));
+    if (elections > 0) process.exitCode = 1;
+  });
+
+program
+  .command("leader-loss")
+  .description("the host of the leader loses power: time to the next write, in the lab")
+  .option("--rounds <n>", "each begins with three managers", count, 200)
+  .action(async ({ rounds }: { rounds: number }) => {
+    const taken = await benchLeaderLoss(rounds, (line) => console.log(line));
+    const sorted = taken.toSorted((a, b) => a - b);
+    const at = (part: number): string => (sorted[Math.floor((sorted.length - 1) * part)] ?? 0).toFixed(0);
+    console.log(
+      `${rounds} rounds: p50 ${at(0.5)} ms, p90 ${at(0.9)} ms, p99 ${at(0.99)} ms, longest ${at(1)} ms`,
+    );
   });
 
 try {
