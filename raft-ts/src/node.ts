@@ -216,7 +216,7 @@ export class RaftNode {
     const s = this.#s;
     s.stableTerm = hardState.term;
     s.log.workDone();
-    for (const message of done.promises) s.messages.push(message);
+    for (const message of done.promises) if (!s.isVoid(message)) s.messages.push(message);
     if (s.role.kind === "leader") advanceCommit(s, s.role);
   }
 
@@ -304,7 +304,7 @@ export class RaftNode {
     const s = this.#s;
     if (s.promises.length === 0 || this.#isDirty()) return;
     const waiting = this.#writes.at(-1)?.promises ?? s.messages;
-    for (const message of s.promises) waiting.push(message);
+    for (const message of s.promises) if (!s.isVoid(message)) waiting.push(message);
     s.promises = [];
   }
 }

@@ -116,6 +116,14 @@ export class RaftState {
     else this.promises.push(message);
   }
 
+  /**
+   * An acknowledgement that a new term has overtaken on its way to the disk: a later leader may have replaced what it
+   * speaks of before that was ever written, and the one it goes to would count it.
+   */
+  isVoid(message: Message): boolean {
+    return message.type === "append-reply" && !message.rejected && message.term < this.term;
+  }
+
   /** Whether everything that the message promises is durable already. */
   #isBacked(message: Message): boolean {
     switch (message.type) {

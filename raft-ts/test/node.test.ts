@@ -1,5 +1,6 @@
 import t from "tap";
 import {
+  type Entry,
   MemoryStorage,
   type Message,
   RaftNode,
@@ -222,5 +223,30 @@ t.test("consent to an earlier pre-vote does not count for a later one", (t) => {
   node.step({ type: "pre-vote-reply", from: "b", to: "a", term: 3, granted: true });
   settle(subject);
   t.match(node.status(), { role: "candidate", term: 3 });
+  t.end();
+});
+
+t.test("an acknowledgement is not sent once a later leader has replaced what it speaks of", (t) => {
+  const subject = member([]);
+  const { node } = subject;
+  const entry = (index: number, term: number): Entry => ({ index, term, kind: "data", data: bytes("x") });
+  const append = (from: string, term: number, entries: readonly Entry[]): Message => ({
+    type: "append",
+    from,
+    to: "a",
+    term,
+    prevIndex: 1,
+    prevTerm: 1,
+    entries,
+    commit: 1,
+  });
+  node.step(append("b", 2, [entry(2, 2)]));
+  const { write } = takeWrite(subject);
+  node.step(append("b", 2, [entry(2, 2), entry(3, 2)])); // Waits for the next write,
+  node.step(append("c", 3, [entry(2, 3)])); // ... which then has this in its place.
+  persist(subject, write);
+  const acknowledged = settle(subject).filter((message) => message.type === "append-reply");
+  t.match(acknowledged, [{ to: "c", term: 3, index: 2, rejected: false }]);
+  t.equal(acknowledged.length, 1);
   t.end();
 });
