@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -12,6 +12,7 @@ import type { TlsKeeper } from "../../runtime/tls.ts";
 import type { Store } from "../store/store.ts";
 import { printConfig } from "./config.ts";
 
+const pollMs = 20;
 const stopTimeoutMs = 3_000;
 const predecessorTimeoutMs = 2_000;
 const restartDelays = { firstMs: 200, limitMs: 10_000, factor: 2, jitterRatio: 0.2 } as const;
@@ -47,6 +48,7 @@ export async function superviseFabric(
   const configFile = join(options.folder, "nats.conf");
   let child: ChildProcess | undefined;
   let written: Promise<void> = Promise.resolve();
+  let writes = 0;
   const stopWatching = deps.tls.watch(() => {
     refresh().catch((error: unknown) =>
       deps.log.warn({ error: errorText(error) }, "cannot give nats-server its new certificate"),
@@ -60,6 +62,7 @@ export async function superviseFabric(
   async function serveOnce(loop: AbortSignal): Promise<void> {
     await write();
     await endPredecessor(deps, configFile);
+    await rm(pidFileOf(configFile), { force: true });
     await untilExit(loop);
   }
 
@@ -73,14 +76,28 @@ export async function superviseFabric(
       server.once("error", (error) => resolve(error.message));
       server.once("exit", (code, kill) => resolve(kill ?? `exit code ${code}`));
     });
-    child = server;
+    const over = new AbortController();
+    const known = writes;
+    void reads(server.pid, over.signal).then(() => {
+      if (over.signal.aborted) return;
+      child = server;
+      if (writes !== known) server.kill("SIGHUP");
+    });
     const reason = await Promise.race([exited, aborted(loop)]);
+    over.abort();
     child = undefined;
     if (reason !== undefined) throw new Error(`nats-server ended (${reason}): ${output.trim()}`);
     const cancelKill = deps.clock.after(stopTimeoutMs, () => server.kill("SIGKILL"));
     server.kill("SIGTERM");
     await exited;
     cancelKill();
+  }
+
+  /** Until it has written its pid file: before, it does not know SIGHUP and would end of it. */
+  async function reads(pid: number | undefined, ended: AbortSignal): Promise<void> {
+    while (!ended.aborted && (await pidIn(configFile)) !== pid) {
+      await deps.clock.sleep(pollMs, ended).catch(() => undefined); // The condition sees the abort.
+    }
   }
 
   async function followNodes(loop: AbortSignal): Promise<void> {
@@ -97,6 +114,7 @@ export async function superviseFabric(
 
   /** One after the other: each file is written beside its place and then renamed, under one name. */
   function write(): Promise<void> {
+    writes += 1;
     const next = written.then(() => writeFiles(deps, options, configFile));
     written = next.catch(() => undefined); // The caller hears of it.
     return next;
@@ -154,12 +172,17 @@ function pidFileOf(configFile: string): string {
  * only when the process of that number still runs with our configuration.
  */
 async function endPredecessor({ clock, log }: FabricServerDeps, configFile: string): Promise<void> {
-  const pid = Number(await readFile(pidFileOf(configFile), "utf8").catch(() => ""));
-  if (!Number.isInteger(pid) || pid <= 1 || !(await isOurs(pid, configFile))) return;
+  const pid = await pidIn(configFile);
+  if (pid === undefined || !(await isOurs(pid, configFile))) return;
   log.info({ pid }, "ending the nats-server of an earlier manager process");
   process.kill(pid, "SIGKILL");
   const endMs = clock.monotonic() + predecessorTimeoutMs;
-  while (clock.monotonic() < endMs && (await isOurs(pid, configFile))) await clock.sleep(20);
+  while (clock.monotonic() < endMs && (await isOurs(pid, configFile))) await clock.sleep(pollMs);
+}
+
+async function pidIn(configFile: string): Promise<number | undefined> {
+  const pid = Number(await readFile(pidFileOf(configFile), "utf8").catch(() => ""));
+  return Number.isInteger(pid) && pid > 1 ? pid : undefined;
 }
 
 async function isOurs(pid: number, configFile: string): Promise<boolean> {

@@ -301,6 +301,35 @@ t.test("a node without a connection is named after the lines of the others", asy
   t.ok(seen.includes("here\n"));
 });
 
+t.test("nodes that come while nats-server starts are known to it, and do not end it", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "shoal-telemetry-"));
+  const root = await createRoot(deps);
+  const port = await freePort();
+  const { store } = loneStore(systemClock);
+  const over = new AbortController();
+  const failures: unknown[] = [];
+  const own = await identityOf(root, id<NodeId>("m1"), "manager");
+  const tls = await identityOf(root, id<NodeId>("w1"), "worker");
+  const serving = superviseFabric(
+    { ...deps, log: { ...silentLog, error: (fields) => void failures.push(fields) }, store, tls: own },
+    { binary: "nats-server", clusterId, folder, port },
+    over.signal,
+  );
+  const link = new FabricLink(deps, { nodeId: id("w1"), tls, host: () => "127.0.0.1", port });
+  const linked = link.run(over.signal);
+  t.teardown(async () => {
+    over.abort();
+    await Promise.all([serving, linked]);
+    rmSync(folder, { recursive: true, force: true });
+  });
+  for (const name of ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "w1"]) {
+    await store.update((tx) => void tx.nodes.create(nodeObject(name)));
+    await systemClock.sleep(1);
+  }
+  await until("the last node is let in", () => isConnected(link));
+  t.strictSame(failures, []);
+});
+
 t.test("a worker may not read other nodes' lines, nor publish in their name", async (t) => {
   const { workers } = await world(t);
   const connection = workers[0]?.connection;
