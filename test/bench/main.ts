@@ -8,6 +8,7 @@ import { benchLeaderLoss } from "./leader-loss.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
+import { benchStorage, type StorageBenchOptions } from "./raft-storage.ts";
 import { machine, markdownTable } from "./report.ts";
 import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
@@ -119,6 +120,20 @@ program
   });
 
 program
+  .command("raft-storage")
+  .description("log and snapshots of one member: appends, restarts, a large snapshot")
+  .option("--entries <n>", "in the log of a restart", amount, 1_000_000)
+  .option("--entry-bytes <n>", "", count, 256)
+  .option("--snapshot-mib <n>", "", count, 1024)
+  .option("--seconds <n>", "of each load on the log", count, 5)
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: StorageBenchOptions & { readonly markdown?: string }) => {
+    const table = await benchStorage(options, (line) => console.log(line));
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
   .command("scheduler")
   .description("the placement engine alone, on one core")
   .option("--nodes <n>", "", count, 10_000)
@@ -184,5 +199,10 @@ function counts(value: string): number[] {
 
 function count(value: string): number {
   if (!/^\d{1,5}$/.test(value)) throw new InvalidArgumentError("a whole number is accepted.");
+  return Number(value);
+}
+
+function amount(value: string): number {
+  if (!/^\d{1,8}$/.test(value)) throw new InvalidArgumentError("a whole number is accepted.");
   return Number(value);
 }
