@@ -1,3 +1,4 @@
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ClusterError, errorText } from "../model/errors.ts";
@@ -31,6 +32,7 @@ export async function loadIdentity(stateDir: string): Promise<StoredIdentity | u
     if (split < 0) throw new Error(`${path.pair} holds no certificate`);
     const rootPem = await readFile(path.root, "utf8");
     const identity = { ...facts, keyPem: pair.slice(0, split), certificatePem: pair.slice(split), rootPem };
+    checkPair(identity, path);
     return { identity, managerJoined };
   } catch (cause) {
     throw new ClusterError(
@@ -40,6 +42,24 @@ export async function loadIdentity(stateDir: string): Promise<StoredIdentity | u
       { cause },
     );
   }
+}
+
+/** A damaged file would come out much later otherwise, as connections that nobody accepts. */
+function checkPair(
+  { certificatePem, keyPem, rootPem }: NodeIdentity,
+  path: { readonly root: string; readonly pair: string },
+): void {
+  const read = <T>(file: string, what: string, parse: () => T): T => {
+    try {
+      return parse();
+    } catch (cause) {
+      throw new Error(`${file} holds no ${what} that can be read`, { cause });
+    }
+  };
+  read(path.root, "certificate", () => new X509Certificate(rootPem));
+  const certificate = read(path.pair, "certificate", () => new X509Certificate(certificatePem));
+  const key = read(path.pair, "key", () => createPrivateKey(keyPem));
+  if (!certificate.checkPrivateKey(key)) throw new Error(`key and certificate of ${path.pair} do not match`);
 }
 
 export async function saveIdentity(stateDir: string, stored: StoredIdentity): Promise<void> {

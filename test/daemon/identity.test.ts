@@ -2,18 +2,22 @@ import { mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { createRoot } from "../../manager/ca/root.ts";
+import { caDeps, clusterId, identityOf, nodeIdOf } from "../manager/ca/certificates.ts";
 import { eraseIdentity, loadIdentity, saveIdentity, type StoredIdentity } from "../../daemon/identity.ts";
-import type { ClusterId, NodeId } from "../../model/ids.ts";
+
+const nodeId = nodeIdOf("n");
+const root = await createRoot(caDeps);
+const pems = await identityOf(root, nodeId, "manager");
+const other = await identityOf(root, nodeId, "manager");
 
 const stored: StoredIdentity = {
   managerJoined: true,
   identity: {
-    nodeId: "n".repeat(25) as NodeId,
-    clusterId: "c".repeat(25) as ClusterId,
+    nodeId,
+    clusterId,
     role: "manager",
-    keyPem: "-----BEGIN PRIVATE KEY-----\nkey\n-----END PRIVATE KEY-----\n",
-    certificatePem: "-----BEGIN CERTIFICATE-----\nnode\n-----END CERTIFICATE-----\n",
-    rootPem: "-----BEGIN CERTIFICATE-----\nroot\n-----END CERTIFICATE-----\n",
+    ...pems,
     managers: ["10.0.0.1:2377"],
     listenAddress: "0.0.0.0:2377",
     advertiseAddress: "10.0.0.1:2377",
@@ -53,7 +57,27 @@ const damages = [
     path: "certificates/node.pem",
     content: "-----BEGIN PRIVATE KEY-----\n",
   },
+  { name: "a garbled root certificate", path: "certificates/root.crt", content: garbled(pems.rootPem) },
+  {
+    name: "a garbled key",
+    path: "certificates/node.pem",
+    content: garbled(pems.keyPem) + pems.certificatePem,
+  },
+  {
+    name: "a garbled certificate",
+    path: "certificates/node.pem",
+    content: pems.keyPem + garbled(pems.certificatePem),
+  },
+  {
+    name: "a key of another certificate",
+    path: "certificates/node.pem",
+    content: other.keyPem + pems.certificatePem,
+  },
 ];
+
+function garbled(pem: string): string {
+  return pem.slice(0, 40) + "\0".repeat(20) + pem.slice(60);
+}
 
 for (const { name, path, content } of damages) {
   t.test(`${name} is refused with the way out, not taken for "no cluster"`, async (t) => {
