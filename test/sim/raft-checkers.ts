@@ -58,6 +58,8 @@ export class Checkers {
   /** By `index/term`. */
   readonly #configurations = new Map<string, SeenConfiguration>();
   #commit = 0;
+  /** Each step that {@link commit} took, and the term of the leader that took it. */
+  readonly #commits: { readonly index: number; readonly term: number }[] = [];
 
   constructor(world: CheckedWorld) {
     this.#world = world;
@@ -74,6 +76,7 @@ export class Checkers {
     { term, commit }: { readonly term: number; readonly commit: number },
   ): void {
     for (let past = 0; past <= term; past += 1) this.#campaigned.add(past);
+    if (commit > this.#commit) this.#commits.push({ index: commit, term });
     this.#commit = Math.max(this.#commit, commit);
     for (const { kind, index, term: of, data } of entries) {
       this.#committed.set(index, { term: of, hash: hashOf(data) });
@@ -233,7 +236,8 @@ export class Checkers {
         `${id} in term ${term} has the votes of ${[...granted].join(", ")}`,
       );
     }
-    const commit = this.#commit;
+    // What a later leader has committed meanwhile is none of its business: it may have slept since it was elected.
+    const commit = this.#commits.findLast((step) => step.term < term)?.index ?? 0;
     const expected = this.#committed.get(commit)?.term;
     if (lastIndex < commit) {
       this.#world.violate(
@@ -267,6 +271,7 @@ export class Checkers {
     );
     if (isQuorum(configuration, holders)) {
       this.#commit = commit;
+      this.#commits.push({ index: commit, term });
       return;
     }
     this.#world.violate(
@@ -327,14 +332,17 @@ export class Checkers {
     );
   }
 
+  /** Whoever is told to stand has all the leader has or, when the leader was removed, all that is committed. */
   #transfer(from: MemberId, to: MemberId): void {
-    const commit = this.#world.nodeOf(from)?.status().commit ?? 0;
+    const status = this.#world.nodeOf(from)?.status();
+    if (status === undefined) return;
+    const needed = status.transferTo === to ? status.lastIndex : status.commit;
     const last = this.#world.ledgerOf(to)?.lastIndex ?? 0;
-    if (last < commit)
-      this.#world.violate(
-        "leadership handed to who is behind",
-        `${from} to ${to}: it holds ${last} of ${commit}`,
-      );
+    if (last >= needed) return;
+    this.#world.violate(
+      "leadership handed to who is behind",
+      `${from} to ${to}: it holds ${last} of ${needed}`,
+    );
   }
 
   #applies(node: RaftNode, ready: Ready): void {

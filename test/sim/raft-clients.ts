@@ -15,7 +15,8 @@ export interface ClientPlan {
 
 const registers = ["r0", "r1"] as const;
 const lists = ["l0", "l1"] as const;
-const attemptBoundMs = 1_500;
+/** Short enough that a leader who is cut off does not hold all clients for long. */
+const attemptBoundMs = 700;
 const retryMs = 60;
 const maxAttempts = 8;
 /** After an unknown outcome, the same request is sent again this often rather than given up. */
@@ -44,6 +45,8 @@ export class Clients {
   /** By attempt: the index it was applied at. */
   readonly #applied = new Map<string, number>();
   readonly #lastSeen = new Map<string, string>();
+  /** Asked for and not settled. */
+  readonly #open = new Set<Task>();
   #moment = 0;
   #nextRequest = 1;
   /** Highest index that anybody was told of. */
@@ -115,6 +118,7 @@ export class Clients {
 
   /** Looks for one order that explains everything that was answered. */
   check(): void {
+    for (const task of this.#open) this.#record(task, undefined); // Whether they took effect, nobody was told.
     for (const verdict of [checkRegisters(this.#registers), checkLists(this.#lists)]) {
       if (verdict.kind === "violation") this.#violate("linearizability", `${verdict.key}: ${verdict.text}`);
       if (verdict.kind === "undecided")
@@ -151,7 +155,18 @@ export class Clients {
     this.#moment += 1;
     const request = this.#nextRequest;
     this.#nextRequest += 1;
-    return { process, invoked: this.#moment, request, key, op, attempts: 0, sawUnknown: false, done: then };
+    const task: Task = {
+      process,
+      invoked: this.#moment,
+      request,
+      key,
+      op,
+      attempts: 0,
+      sawUnknown: false,
+      done: then,
+    };
+    this.#open.add(task);
+    return task;
   }
 
   #choose(): SimHost | undefined {
@@ -225,12 +240,14 @@ export class Clients {
   }
 
   #giveUp(task: Task): void {
+    this.#open.delete(task);
     if (task.sawUnknown) this.#record(task, undefined);
     task.done();
   }
 
   #finish(task: Task, result: { read?: string | readonly string[]; outcome?: Outcome }): void {
     this.#deps.trace.note(task.process, "is answered", task.request, JSON.stringify(result));
+    this.#open.delete(task);
     if (typeof result.read === "string") this.#lastSeen.set(task.key, result.read);
     this.#record(task, result);
     task.done();

@@ -23,6 +23,8 @@ export const faultKinds = [
   "full-disk",
   "failed-sync",
   "flip",
+  "transfer",
+  "orphan-change",
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -100,7 +102,29 @@ export class Faults {
         return;
       case "isolate-leader":
         this.#cutWhere((a, b) => (a === leader) !== (b === leader));
+        // One whose ticks are slow believes in itself for longer than the others do.
+        if (leader !== undefined && random.chance(0.5)) leader.clockRate = 2 + random.next() * 2;
         return;
+      case "transfer":
+        leader?.transfer(host.nodeId, () => {});
+        return;
+      case "orphan-change": {
+        // A configuration that is appended and, as like as not, never committed.
+        const newcomer = random.pick(hosts);
+        this.#cutWhere((a, b) => a === leader && b !== newcomer);
+        if (leader === undefined || newcomer === undefined) return;
+        const id = newcomer.memberId ?? `${newcomer.name}.00`;
+        leader.onCore((node) => {
+          const kinds = [
+            { kind: "remove", id },
+            { kind: "demote", id },
+            { kind: "add-learner", id: `${newcomer.name}.${random.integer(1000)}`, context: "" },
+          ] as const;
+          const change = random.pick(kinds);
+          if (change !== undefined) node.proposeConfChange(change);
+        });
+        return;
+      }
       case "bridge":
         this.#cutWhere((a, b) => a !== host && b !== host);
         return;

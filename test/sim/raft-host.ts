@@ -27,6 +27,8 @@ export interface HostPlan {
   readonly snapshotEntries: number;
   readonly keepEntries: number;
   readonly segmentBytes: number;
+  /** At most this much is read from the log at once, so that messages and applied batches are cut in pieces. */
+  readonly readBytes: number;
   /** Of a write that has to reach the disk. */
   readonly syncMs: readonly [number, number];
 }
@@ -205,6 +207,17 @@ export class SimHost {
     this.#request(answer, (id) => ({ kind: "transfer", id, to }));
   }
 
+  /** Asks the core for something that the member has no command for. */
+  onCore(action: (node: RaftNode) => void): void {
+    const life = this.#life;
+    if (!this.isUp) return;
+    const wake = { kind: "read", id: this.#newId() } as const; // Makes the member look at its core.
+    this.#inRaft(life, () => {
+      if (this.node !== undefined) action(this.node);
+      life.member?.command(wake);
+    });
+  }
+
   #request(
     answer: (failure: ThreadFailure | undefined | "lost") => void,
     command: (id: number) => Parameters<Member["command"]>[0],
@@ -287,7 +300,11 @@ export class SimHost {
     checkers.onFounded(entries, { term, commit: storage.lastIndex() });
   }
 
-  #watchDisk(life: Life, { memberId, wal, snapshots }: Recovered, ledger: Ledger): void {
+  #watchDisk(life: Life, { memberId, wal, snapshots, storage }: Recovered, ledger: Ledger): void {
+    const entries = storage.entries.bind(storage);
+    const { readBytes } = this.#plan;
+    storage.entries = (from, to, maxBytes) =>
+      entries(from, to, maxBytes === Number.MAX_SAFE_INTEGER ? maxBytes : Math.min(maxBytes, readBytes));
     const append = wal.append.bind(wal);
     wal.append = async (batch) => {
       ledger.begin(batch);

@@ -1,5 +1,5 @@
 import type { Configuration } from "raft-ts";
-import { nodeIdOf } from "../../manager/raft/membership.ts";
+import { encodeContext, nodeIdOf } from "../../manager/raft/membership.ts";
 import type { SimHost } from "./raft-host.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
 import type { Trace } from "./raft-trace.ts";
@@ -87,10 +87,14 @@ export class Operator {
     if (this.#hosts.some(({ tampered }) => tampered)) return finish();
     const unused = random.pick(this.#hosts.filter(({ state }) => state === "unused"));
     const choice = random.integer(10);
+    if (configuration.outgoing.length > 0) {
+      trace.note("op", "leaves the joint configuration");
+      leader.onCore((node) => node.proposeConfChange({ kind: "leave" }));
+      return finish();
+    }
     if (choice < 2) {
-      const to = random.chance(0.5) ? random.pick(this.#hosts)?.nodeId : undefined;
-      trace.note("op", "transfers", to);
-      return leader.transfer(to, finish);
+      this.#reconfigure(leader, configuration);
+      return finish();
     }
     if (choice < 6 && unused !== undefined) {
       return this.join(unused, random.chance(0.3) ? "add-learner" : "add", finish);
@@ -109,6 +113,36 @@ export class Operator {
   /** A member that was taken out is told so by the others; its id is never added again. */
   #isNew(host: SimHost, configuration: Configuration): boolean {
     return !isMember(configuration, host) && host.memberId !== undefined && !this.#wasMember(host.memberId);
+  }
+
+  /** Any set of those that run, by way of a joint configuration. */
+  #reconfigure(leader: SimHost, configuration: Configuration): void {
+    const { random, trace } = this.#deps;
+    const able = this.#hosts.filter(
+      (host) => host.isUp && (isMember(configuration, host) || this.#isNew(host, configuration)),
+    );
+    const chosen = able.filter(() => random.chance(0.7));
+    const voters = chosen.filter(() => random.chance(0.8));
+    if (voters.length === 0) return;
+    const learners = chosen.filter((host) => !voters.includes(host));
+    const contexts = Object.fromEntries(
+      chosen.map(({ memberId, address: raftAddress }) => [
+        memberId ?? "",
+        encodeContext({ raftAddress, promote: false }),
+      ]),
+    );
+    const idsOf = (hosts: readonly SimHost[]): string[] => hosts.map(({ memberId }) => memberId ?? "");
+    const leave = random.chance(0.7) ? "auto" : "explicit";
+    trace.note("op", "reconfigures", voters.map(({ name }) => name).join("+"), leave);
+    leader.onCore((node) =>
+      node.proposeConfChange({
+        kind: "reconfigure",
+        voters: idsOf(voters),
+        learners: idsOf(learners),
+        contexts,
+        leave,
+      }),
+    );
   }
 
   #when(check: () => boolean, boundMs: number, then: (outcome: boolean) => void): void {

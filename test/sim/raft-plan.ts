@@ -45,6 +45,7 @@ export function planOf(seed: number): RaftPlan {
       snapshotEntries: random.pick([5, 10, 25, 1000]) ?? 25,
       keepEntries: random.pick([0, 2, 10]) ?? 10,
       segmentBytes: random.pick([2048, 4096, 16_384]) ?? 4096,
+      readBytes: random.pick([150, 600, Infinity]) ?? Infinity,
       syncMs: random.pick([
         [0.1, 0.3],
         [0.5, 3],
@@ -52,14 +53,14 @@ export function planOf(seed: number): RaftPlan {
       ] as const) ?? [0.1, 0.3],
     },
     clients: {
-      clients: 1 + random.integer(5),
+      clients: 2 + random.integer(6),
       thinkMs: random.pick([20, 60, 200]) ?? 60,
       writeRatio: random.pick([0.3, 0.5, 0.8]) ?? 0.5,
       leaderRatio: random.pick([0.5, 0.8, 1]) ?? 0.8,
     },
     faults: {
       kinds: drawKinds(random),
-      everyMs: random.pick([100, 250, 600]) ?? 250,
+      everyMs: random.pick([100, 250, 600, 1200]) ?? 250,
       lastsMs: random.pick([150, 500, 1500]) ?? 500,
     },
     changeEveryMs: changes ? (random.pick([150, 400, 1000]) ?? 400) : undefined,

@@ -1,3 +1,5 @@
+import type { RaftPlan } from "./raft-plan.ts";
+
 /** A bug that is written into the compiled text of one module, for one process. */
 export interface Plant {
   readonly name: string;
@@ -5,9 +7,31 @@ export interface Plant {
   readonly module: string;
   /** Each `find` stands in the module exactly once. */
   readonly changes: readonly { readonly find: string; readonly replace: string }[];
+  /** What the histories are like, where any kind of day would need many of them. */
+  readonly plan?: Partial<RaftPlan>;
   /** Seeds, counted from 1, among which one finds it. */
   readonly seeds: number;
 }
+
+const calmNetwork = {
+  kind: "stream",
+  latencyMs: [0.1, 0.5],
+  dropRatio: 0,
+  duplicateRatio: 0,
+  spikeRatio: 0,
+  spikeMs: 0,
+  encoded: false,
+} as const;
+
+/** Leaders that are cut off with clients at both sides, and nothing else. */
+const orphanedLeaders: Partial<RaftPlan> = {
+  founders: 3,
+  hosts: 3,
+  network: calmNetwork,
+  clients: { clients: 7, thinkMs: 20, writeRatio: 0.5, leaderRatio: 1 },
+  faults: { kinds: ["isolate-leader"], everyMs: 700, lastsMs: 1500 },
+  changeEveryMs: undefined,
+};
 
 export const plants: readonly Plant[] = [
   {
@@ -43,6 +67,14 @@ export const plants: readonly Plant[] = [
         replace: "reached <= s.log.commit",
       },
     ],
+    plan: orphanedLeaders,
+    seeds: 100,
+  },
+  {
+    name: "a read is confirmed without a quorum",
+    module: "raft-ts/src/leader",
+    changes: [{ find: "role.reads.confirm(confirmed)", replace: "role.reads.confirm(role.reads.round)" }],
+    plan: orphanedLeaders,
     seeds: 100,
   },
   {
@@ -69,8 +101,10 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a snapshot claims one entry more than it holds",
-    module: "manager/raft/member",
-    changes: [{ find: "const meta = { index, term,", replace: "const meta = { index: index + 1, term," }],
+    module: "manager/raft/member-snapshots",
+    changes: [
+      { find: "{ index, term, configuration }", replace: "{ index: index + 1, term, configuration }" },
+    ],
     seeds: 100,
   },
   {
@@ -88,6 +122,7 @@ export const plants: readonly Plant[] = [
           'if (role === "leader") for (const id of this.again.splice(0)) this.#node.propose(this.kept.get(id));',
       },
     ],
+    plan: orphanedLeaders,
     seeds: 100,
   },
   {
@@ -99,6 +134,7 @@ export const plants: readonly Plant[] = [
         replace: 'return { kind: "torn" };',
       },
     ],
+    plan: { ...orphanedLeaders, faults: { kinds: ["flip", "kill"], everyMs: 300, lastsMs: 150 } },
     seeds: 100,
   },
   {
@@ -120,6 +156,12 @@ export const plants: readonly Plant[] = [
     seeds: 100,
   },
   {
+    name: "leadership is handed to who has not caught up",
+    module: "raft-ts/src/leader",
+    changes: [{ find: "role.progress.get(to)?.match !== s.log.lastIndex()", replace: "false" }],
+    seeds: 100,
+  },
+  {
     name: "a conflicting tail is kept",
     module: "raft-ts/src/log",
     changes: [
@@ -128,6 +170,7 @@ export const plants: readonly Plant[] = [
         replace: "entries.findIndex((entry) => entry.index > this.lastIndex())",
       },
     ],
+    plan: orphanedLeaders,
     seeds: 100,
   },
   {
@@ -142,6 +185,23 @@ export const plants: readonly Plant[] = [
     changes: [
       { find: "(s.vote === undefined && s.leader === undefined)", replace: "s.leader === undefined" },
     ],
+    seeds: 100,
+  },
+  {
+    name: "a truncated configuration stays in force",
+    module: "raft-ts/src/follower",
+    changes: [{ find: "s.history.truncated(result.replacedFrom)", replace: "void 0" }],
+    plan: { ...orphanedLeaders, hosts: 5, faults: { kinds: ["orphan-change"], everyMs: 700, lastsMs: 1000 } },
+    seeds: 100,
+  },
+  {
+    name: "the last record is trusted as it was read",
+    module: "manager/raft/wal",
+    changes: [{ find: "if (tail !== undefined)", replace: "if (false)" }],
+    plan: {
+      ...orphanedLeaders,
+      faults: { kinds: ["failed-sync", "stop-in-call", "power", "power-all"], everyMs: 150, lastsMs: 150 },
+    },
     seeds: 100,
   },
 ];

@@ -93,7 +93,13 @@ async function found(founders: number): Promise<Founded> {
       spikeMs: 0,
       encoded: true,
     },
-    host: { snapshotEntries: 1000, keepEntries: 10, segmentBytes: 4096, syncMs: [0.1, 0.2] },
+    host: {
+      snapshotEntries: 1000,
+      keepEntries: 10,
+      segmentBytes: 4096,
+      readBytes: Infinity,
+      syncMs: [0.1, 0.2],
+    },
   };
   const world = new World(founders, calm, "digest", []);
   return observed(world, () => world.grow());
