@@ -100,7 +100,7 @@ export function superviseChild<ToChild extends object, FromChild>(
       stopped = true;
       cancelRestart?.();
       const target = child;
-      if (target === undefined) return Promise.resolve();
+      if (target?.pid === undefined) return Promise.resolve(); // Without a process a signal would go to a stranger.
       return new Promise((resolve) => {
         const cancelKill = clock.after(stopTimeoutMs, () => target.kill("SIGKILL"));
         stopping = () => {

@@ -63,7 +63,7 @@ export async function superviseFabric(
     await write();
     await endPredecessor(deps, configFile);
     await rm(pidFileOf(configFile), { force: true });
-    await untilExit(loop);
+    if (!loop.aborted) await untilExit(loop);
   }
 
   async function untilExit(loop: AbortSignal): Promise<void> {
@@ -76,6 +76,8 @@ export async function superviseFabric(
       server.once("error", (error) => resolve(error.message));
       server.once("exit", (code, kill) => resolve(kill ?? `exit code ${code}`));
     });
+    // A child that never was must not be sent a signal: its handle has a number of chance for a pid.
+    if (server.pid === undefined) throw new Error(`cannot run nats-server: ${await exited}`);
     const over = new AbortController();
     const known = writes;
     void reads(server.pid, over.signal).then(() => {
@@ -94,7 +96,7 @@ export async function superviseFabric(
   }
 
   /** Until it has written its pid file: before, it does not know SIGHUP and would end of it. */
-  async function reads(pid: number | undefined, ended: AbortSignal): Promise<void> {
+  async function reads(pid: number, ended: AbortSignal): Promise<void> {
     while (!ended.aborted && (await pidIn(configFile)) !== pid) {
       await deps.clock.sleep(pollMs, ended).catch(() => undefined); // The condition sees the abort.
     }
