@@ -31,7 +31,8 @@ export function encodeFrame(kind: FrameKind, payload: Uint8Array): Buffer {
 
 /** Cuts what arrives into frames. */
 export class FrameReader {
-  readonly #maxBytes: number;
+  /** Of one payload; may change between frames. */
+  maxBytes: number;
   #parts: Buffer[] = [];
   #heldBytes = 0;
   /** Of the frame under way, header included, once its header is here. */
@@ -39,7 +40,7 @@ export class FrameReader {
 
   /** @param maxBytes - Of one payload. */
   constructor(maxBytes: number) {
-    this.#maxBytes = maxBytes;
+    this.maxBytes = maxBytes;
   }
 
   /** @throws {Error} for a frame that is too long or of no known kind; nothing after it can be read. */
@@ -53,8 +54,8 @@ export class FrameReader {
     this.#wantedBytes = headerBytes;
     while (bytes.byteLength - at >= headerBytes) {
       const length = bytes.readUInt32LE(at);
-      if (length > this.#maxBytes) {
-        throw new Error(`a frame of ${length} bytes arrived, at most ${this.#maxBytes} are taken`);
+      if (length > this.maxBytes) {
+        throw new Error(`a frame of ${length} bytes arrived, at most ${this.maxBytes} are taken`);
       }
       const kind = kinds.get(bytes[at + 4] ?? 0);
       if (kind === undefined) throw new Error(`a frame of kind ${bytes[at + 4]} arrived, which is not known`);

@@ -188,7 +188,8 @@ export class MemberSnapshots {
     await this.#inbox.discardUpTo(this.#deps.node.status().commit);
     for (const [index, writer] of this.#received) {
       // The log had it all by the time it came: the core has no use for it.
-      if (storage.term(index) === writer.meta.term) await this.#dropReceived(index, writer);
+      const isOver = index <= storage.snapshot().index || storage.term(index) === writer.meta.term;
+      if (isOver) await this.#dropReceived(index, writer);
     }
     this.want();
   }
@@ -214,9 +215,14 @@ export class MemberSnapshots {
   async #take(message: SnapshotMessage, writer: SnapshotWriter): Promise<void> {
     const { index } = message.snapshot;
     const { node, guarded } = this.#deps;
+    if (index <= node.status().commit) {
+      guarded(() => node.step(message)); // Known, or taken and waiting to be installed: what is here stays.
+      await this.#state.snapshots.drop(writer);
+      return;
+    }
     const before = this.#received.get(index);
     if (before !== undefined) await this.#dropReceived(index, before);
-    if (index > node.status().commit) this.#received.set(index, writer);
+    this.#received.set(index, writer);
     guarded(() => node.step(message));
     // Not taken, such as one of an earlier term, or known already: nobody will ask for the data.
     const isTaken = this.#received.has(index) && node.status().commit >= index;

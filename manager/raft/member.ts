@@ -512,19 +512,17 @@ export class Member implements TransportHandler {
 
   /** A leader that can take nothing in lets another one lead. */
   #yieldWhenShort(): void {
-    const isShort = this.#state.space.state === "short";
-    if (
-      isShort &&
-      this.#node.status().role === "leader" &&
-      !this.#hasYielded &&
-      this.#transfer === undefined
-    ) {
-      const target = this.#transferTarget(undefined);
-      if (target !== undefined && this.#node.transferLeadership(target).kind === "accepted") {
-        this.#deps.log.warn({ to: target }, "leadership is handed over: the disk is full");
-      }
+    const leads = this.#node.status().role === "leader";
+    if (this.#state.space.state !== "short" || !leads) {
+      this.#hasYielded = false;
+      return;
     }
-    this.#hasYielded = isShort;
+    if (this.#hasYielded || this.#transfer !== undefined) return;
+    const target = this.#transferTarget(undefined);
+    if (target !== undefined && this.#node.transferLeadership(target).kind === "accepted") {
+      this.#hasYielded = true;
+      this.#deps.log.warn({ to: target }, "leadership is handed over: the disk is full");
+    }
   }
 
   async #rotateKey(id: number): Promise<void> {

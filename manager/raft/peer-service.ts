@@ -12,6 +12,8 @@ import { receiveSnapshot } from "./snapshot-receiver.ts";
 import type { TransportHandler, TransportOptions } from "./transport.ts";
 
 const maxFrameBytes = 16 * 1024 * 1024;
+/** Of the first frame: whoever sends it is not known yet. */
+const maxHelloBytes = 64 * 1024;
 const idleBoundMs = 10_000;
 const managerUnit = "swarm-manager";
 
@@ -44,35 +46,53 @@ export function receiveMessages(
   deps: ServiceDeps,
   { socket, peer }: { socket: TLSSocket; peer: Peer },
 ): void {
-  const reader = new FrameReader(maxFrameBytes);
+  const reader = new FrameReader(maxHelloBytes);
   let sender: MemberId | undefined;
+  let isOver = false;
   socket.setTimeout(idleBoundMs, () => socket.destroy()); // The other end pings more often than that.
-  socket.on("data", (chunk: Buffer) => {
+  try {
+    requireManager(options, peer); // Before anything of a stranger is kept.
+    socket.on("data", onData);
+  } catch (error) {
+    refuse(error);
+  }
+
+  function onData(chunk: Buffer): void {
     try {
       for (const frame of reader.push(chunk)) {
-        if (!socket.writable) return; // Refused, or told that it was removed.
+        if (isOver) return;
         sender ??= onHello(frame);
         onFrame(sender, frame);
       }
     } catch (error) {
-      const { details } = refusal(deps.log, error);
-      notify({ removed: false, refusal: details });
-      socket.end();
+      refuse(error);
     }
-  });
+  }
+
+  function refuse(error: unknown): void {
+    part({ removed: false, refusal: refusal(deps.log, error).details });
+  }
+
+  /** The last word; what still comes is dropped. */
+  function part(notice: RaftNotice): void {
+    isOver = true;
+    socket.removeListener("data", onData);
+    socket.resume();
+    notify(notice);
+    socket.destroySoon();
+  }
 
   function onHello({ kind, payload }: Frame): MemberId {
     const hello = kind === "hello" ? RaftHello.decode(payload) : undefined;
     const from = greet(options, deps, peer, hello);
+    reader.maxBytes = maxFrameBytes;
     notify({ removed: false, refusal: "" });
     return from;
   }
 
   function onFrame(from: MemberId, { kind, payload }: Frame): void {
-    if (deps.handler.isRemoved(from)) {
-      notify({ removed: true, refusal: "" });
-      socket.end();
-    } else if (kind === "messages") {
+    if (deps.handler.isRemoved(from)) part({ removed: true, refusal: "" });
+    else if (kind === "messages") {
       const messages = decodeMessages(payload);
       if (messages.some((message) => message.from !== from)) {
         throw new ClusterError("permission-denied", `member ${from} spoke for another`);
@@ -93,6 +113,25 @@ function greet(
   peer: Peer | undefined,
   hello: RaftHello | undefined,
 ): MemberId {
+  const { commonName } = requireManager(options, peer);
+  if (hello === undefined || hello.clusterId !== options.clusterId) {
+    throw new ClusterError("invalid-argument", "raft: the first frame does not name this cluster");
+  }
+  if (nodeIdOf(hello.from) !== commonName) {
+    throw new ClusterError("permission-denied", `raft: ${commonName} spoke as member ${hello.from}`);
+  }
+  if (hello.to !== options.memberId) {
+    throw new ClusterError(
+      "failed-precondition",
+      `raft: member ${hello.to} is not here; this is ${options.memberId}`,
+    );
+  }
+  if (!deps.handler.isRemoved(hello.from)) deps.introduce(hello.from, hello.address);
+  return hello.from;
+}
+
+/** @throws {ClusterError} unless the certificate is a manager's of this cluster. */
+function requireManager(options: TransportOptions, peer: Peer | undefined): Peer & { kind: "verified" } {
   if (peer?.kind !== "verified") {
     throw new ClusterError("unauthenticated", "raft: no valid certificate of this cluster was shown");
   }
@@ -103,20 +142,7 @@ function greet(
         `${managerUnit} of ${options.clusterId} is required`,
     );
   }
-  if (hello === undefined || hello.clusterId !== options.clusterId) {
-    throw new ClusterError("invalid-argument", "raft: the first frame does not name this cluster");
-  }
-  if (nodeIdOf(hello.from) !== peer.commonName) {
-    throw new ClusterError("permission-denied", `raft: ${peer.commonName} spoke as member ${hello.from}`);
-  }
-  if (hello.to !== options.memberId) {
-    throw new ClusterError(
-      "failed-precondition",
-      `raft: member ${hello.to} is not here; this is ${options.memberId}`,
-    );
-  }
-  deps.introduce(hello.from, hello.address);
-  return hello.from;
+  return peer;
 }
 
 function refusal(log: Log, reason: unknown): WireStatus {

@@ -1,4 +1,5 @@
 import { type TLSSocket, connect } from "node:tls";
+import { splitHostPort } from "../../model/address.ts";
 import { RaftHello, RaftNotice } from "../../proto/gen/shoal/raft.ts";
 import { clientContextOptions } from "../../runtime/tls.ts";
 import { managerServerName } from "../../runtime/grpc.ts";
@@ -36,10 +37,10 @@ export class PeerStream {
     const { clock, keeper } = deps;
     this.#events = events;
     this.#heardMs = clock.monotonic();
-    const split = peer.address.lastIndexOf(":");
+    const { host, port } = splitHostPort(peer.address);
     const socket = connect({
-      host: peer.address.slice(0, split),
-      port: Number(peer.address.slice(split + 1)),
+      host,
+      port,
       servername: managerServerName,
       ALPNProtocols: [peerProtocol],
       ...clientContextOptions(keeper.current),
@@ -62,7 +63,9 @@ export class PeerStream {
         this.#end(`cannot be understood: ${String(error)}`);
       }
     });
-    socket.on("drain", () => this.#events.onRoom());
+    socket.on("drain", () => {
+      if (!this.#isEnded) this.#events.onRoom();
+    });
     socket.on("error", (error) => this.#end(error.message));
     socket.on("close", () => this.#end("closed by the peer"));
     this.#cancels.push(
@@ -85,7 +88,7 @@ export class PeerStream {
   /** No more events; what was sent still leaves. */
   close(): void {
     this.#settle();
-    this.#socket.end();
+    this.#socket.destroySoon();
   }
 
   #onNotice({ removed, refusal }: RaftNotice): void {

@@ -121,7 +121,7 @@ async function fill(
     (atBase !== undefined && atBase.term === snapshot.term);
   if (snapshot !== undefined) storage.installSnapshot(snapshot);
   if (last > base && agrees) storage.append(entries.slice(base + 1 - (first?.index ?? base + 1)));
-  else if (last !== base && snapshot !== undefined) {
+  else if (snapshot !== undefined && (last !== base || (first !== undefined && !agrees))) {
     await wal.append({ hardState, entries: [], installed: snapshot }); // What follows must not look like a gap.
   }
   if (hardState.commit > storage.lastIndex()) {

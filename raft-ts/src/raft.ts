@@ -118,17 +118,23 @@ function sendCatchUp(s: RaftState, { from: to, lastIndex, lastTerm }: VoteMessag
 /**
  * Takes over entries that another member holds of earlier leaders, and asks again with them. Safe, since a log that is more
  * up to date than this one holds all that this one may have acknowledged and that can ever be committed: that is what
- * makes votes safe (§5.4). Nothing is acknowledged here, so nobody counts this copy before a leader has checked it.
+ * makes votes safe (§5.4). Nothing is acknowledged here, so nobody counts this copy before a leader has checked it. The
+ * leader of this member's term may hold an acknowledgement of what is replaced (entries of earlier terms that it sent, before
+ * one of its own): its messages speak of a log that is no longer here, so its term is left behind in the same write.
  */
 function onCatchUp(s: RaftState, { term, prevIndex, prevTerm, entries }: CatchUpMessage): void {
   if (s.role.kind === "leader" || s.role.kind === "candidate" || s.leaseHolds) return;
   if (s.log.pendingSnapshot !== undefined) return;
   const last = entries.at(-1);
   if (last === undefined || !s.log.isBehind(last.index, last.term)) return;
+  const before = s.term;
   if (term > s.term) s.becomeFollower(term, undefined);
   const result = s.log.appendAfter({ index: prevIndex, term: prevTerm }, entries);
   if (result.kind === "conflict") return;
-  if (result.replacedFrom !== undefined) s.history.truncated(result.replacedFrom);
+  if (result.replacedFrom !== undefined) {
+    s.history.truncated(result.replacedFrom);
+    if (s.term === before) s.becomeFollower(s.term + 1, undefined);
+  }
   s.history.appended(entries);
   campaign(s, "pre-vote");
 }
