@@ -1,4 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
+import { extensionsOf } from "../../model/extensions.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import { isTerminal, taskStates, type Task } from "../../model/task.ts";
@@ -24,10 +25,12 @@ export function removeNode(tx: Transaction, id: NodeId): void {
   tx.clusters.update({ ...cluster, removedNodes: { ...cluster.removedNodes, [id]: tx.nowMs } });
 }
 
-/** Gives up what a node that has long been down may still have been running. */
+/** Gives up what a node that has long been down may still have been running, but for services that wait for it. */
 export function orphanTasksOf(tx: Transaction, node: Node): void {
   for (const task of tx.tasks.byNode(node.id)) {
     if (taskStates[task.status.state] < taskStates.assigned) continue;
+    const service = tx.services.get(task.serviceId);
+    if (service !== undefined && extensionsOf(service.spec.labels).onUnreachable.kind === "wait") continue;
     orphan(tx, task, `Task belonged to a node that has been down for ${orphanAfterMs / 3_600_000}h`);
   }
 }

@@ -33,14 +33,17 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
     const over = ended.filter(
       (task) => isTerminal(task) || good.some(isRunning) || !staysUntilReplaced(scene, task),
     );
-    return { steps: over.length === 0 ? [] : [over.map(shutdown)], wakeAtMs: undefined };
+    const wakeAtMs = nextLossMs(scene, { ...slot, live: good });
+    return { steps: over.length === 0 ? [] : [over.map(shutdown)], wakeAtMs };
   }
   const newest = ended[0];
   if (newest === undefined) return emptyPlan;
   // A replacement that fails while it still waits for its start keeps waiting, or it would spin.
   const startAtMs = newest.desiredState === "ready" ? earliestStartMs(scene, newest) : 0;
   if (isTerminal(newest) && scene.nowMs < startAtMs) return { steps: [], wakeAtMs: startAtMs };
-  if (!mayRestart(scene, slot, newest)) return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
+  // A task that was told to move did not fail: the restart policy has no say.
+  if (!isToldToMove(newest) && !mayRestart(scene, slot, newest))
+    return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
   if (!isTerminal(newest) && staysUntilReplaced(scene, newest)) {
     return { steps: [[create(scene, slot, newest, "now")]], wakeAtMs: undefined };
   }
@@ -104,7 +107,8 @@ export function mayRestart(scene: Scene, slot: Slot, task: Task): boolean {
     (other) =>
       other.specVersion === task.specVersion && (other.restarts ?? 0) > 0 && other.meta.createdAtMs > fromMs,
   );
-  return counted.length < maxAttempts;
+  // A task that moved carries the number of the one it replaced, which is no further restart.
+  return new Set(counted.map((other) => other.restarts)).size < maxAttempts;
 }
 
 function isOutdated(scene: Scene, task: Task): boolean {
@@ -112,12 +116,17 @@ function isOutdated(scene: Scene, task: Task): boolean {
   return isTaskDirty(scene.service, task, scene.revision(task.specVersion), node);
 }
 
+function isToldToMove(task: Task): boolean {
+  return task.moving === true && !isTerminal(task);
+}
+
 function shutdown(task: Task): TaskChange {
   return { kind: "shutdown", taskId: task.id };
 }
 
 function create(scene: Scene, slot: Slot, old: Task, start: "now" | "later"): TaskChange {
-  const restarts = old.specVersion === scene.service.specVersion ? (old.restarts ?? 0) + 1 : 1;
+  const before = old.specVersion === scene.service.specVersion ? (old.restarts ?? 0) : 0;
+  const restarts = isToldToMove(old) ? before : before + 1;
   const crashes = crashesOf(scene, old);
   return {
     kind: "create",

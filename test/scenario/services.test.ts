@@ -238,6 +238,24 @@ t.test("a node down for a day and a node removed leave orphans, never lost repli
   t.strictSame(c.errors, []);
 });
 
+t.test(
+  "a service that waits for its node loses no task to a day without it, only to its removal",
+  async (t) => {
+    await using c = await started(["n1"]);
+    await c.create("web", serviceSpec({ replicas: 1, labels: { "shoal.on-unreachable": "wait" } }));
+    await c.until(() => c.running("web").length === 1);
+    await c.setNode("n1", "down");
+    await c.sleepAgents(24 * 3_600_000 + 1000);
+    t.strictSame(
+      c.tasks("web").map((task) => task.status.state),
+      ["running"],
+    );
+    await c.store.update((tx) => removeNode(tx, id("n1")));
+    t.ok(c.tasks("web").some((task) => task.status.state === "orphaned"));
+    t.strictSame(c.errors, []);
+  },
+);
+
 t.test("draining moves tasks; with start-first none is stopped before its replacement runs", async (t) => {
   for (const order of ["stop-first", "start-first"] as const) {
     await using c = await started(["n1", "n2"]);

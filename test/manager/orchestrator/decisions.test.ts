@@ -123,6 +123,33 @@ const replicated: readonly Case[] = [
     want: "+1",
   },
   {
+    name: "also when an older task of its slot ends meanwhile",
+    tasks: "1=running@n1+5 1=failed@n2",
+    spec: { labels: { "shoal.on-unreachable": "replace:30s" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 100,
+    want: "-t2 @30000",
+  },
+  {
+    name: "a task told to move is replaced where nothing is ever restarted",
+    tasks: "1=running@n1>",
+    spec: withRestart({ condition: "none" }),
+    want: "-t1 +1r",
+  },
+  {
+    name: "and where all attempts are used up",
+    tasks: "1=running@n1#3>",
+    spec: withRestart({ maxAttempts: 3 }),
+    want: "-t1 +1r",
+  },
+  {
+    name: "a move is no attempt within the window",
+    tasks: "1=failed@n2+300#1 1=shutdown/shutdown@n1+200#1",
+    spec: withRestart({ maxAttempts: 2, windowMs: 60_000 }),
+    nowMs: 400,
+    want: "-t1 +1r!2",
+  },
+  {
     name: "wait leaves the task to its node for ever",
     tasks: "1=running@n1",
     spec: { labels: { "shoal.on-unreachable": "wait" } },
@@ -517,5 +544,20 @@ t.test("enforcer: the newest of what no longer fits has to go, the rest stays", 
   );
   const paused = { ...node, spec: { ...node.spec, availability: "pause" as const } };
   t.strictSame(decideEvictions(paused, placed), []);
+  t.end();
+});
+
+t.test("a task that moved counts as many restarts as before, one that failed one more", (t) => {
+  for (const [tasks, want] of [
+    ["1=running@n1>", 0],
+    ["1=running@n1#2>", 2],
+    ["1=failed@n1#2>", 3],
+    ["1=failed@n1", 1],
+  ] as const) {
+    const created = decideReplicated(scene({ tasks, spec: { replicas: 1 } }))
+      .steps.flat()
+      .flatMap((change) => (change.kind === "create" ? [change.restarts] : []));
+    t.strictSame(created, [want], tasks);
+  }
   t.end();
 });
