@@ -1,7 +1,9 @@
 /** `/shoal/v1/rebalance` */
+import { defaultUpdatePolicy } from "../../model/defaults.ts";
 import { ClusterError } from "../../model/errors.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import { queryFlag } from "../../runtime/http.ts";
+import type { Service, UpdatePolicy } from "../../model/service.ts";
 import { planMoves, type Move, type MovableService } from "../scheduler/rebalance.ts";
 import { demandOfService, indexOf } from "../scheduler/snapshot.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -37,12 +39,15 @@ async function rebalance({ store }: ApiDeps, call: Call): Promise<Reply> {
   return json({ Moves: moves });
 }
 
-/** Replicated services at rest: nothing is updated, waits, or moves already. */
+/**
+ * Replicated services at rest: nothing is updated, waits, or moves already. A plan looks at counts per node
+ * only, so services that spread over labels are left alone.
+ */
 function movableServices(view: StoreView): MovableService[] {
   return view.services.list().flatMap((service): MovableService[] => {
-    const { spec, updateStatus } = service;
-    const busy = updateStatus?.state === "updating" || updateStatus?.state === "rollback_started";
-    if (spec.mode.kind !== "replicated" || busy) return [];
+    const { spec } = service;
+    if (spec.mode.kind !== "replicated" || !isUpdateOver(service)) return [];
+    if (spec.task.placement.spread.length > 0) return [];
     if (extensionsOf(spec.labels).rebalance === "never") return [];
     const demand = demandOfService(view, service.id);
     const live = view.tasks.byService(service.id).filter((task) => task.desiredState === "running");
@@ -51,8 +56,19 @@ function movableServices(view: StoreView): MovableService[] {
     const tasks = live.flatMap(({ id: taskId, nodeId }) =>
       nodeId === undefined ? [] : [{ taskId, nodeId }],
     );
-    return [{ demand, tasks }];
+    return [{ demand, tasks, atOnce: movesAtOnce(spec.update ?? defaultUpdatePolicy) }];
   });
+}
+
+/** Also a paused update is not over: its old and new tasks are where somebody looks at them. */
+function isUpdateOver({ updateStatus }: Service): boolean {
+  const state = updateStatus?.state;
+  return state === undefined || state === "completed" || state === "rollback_completed";
+}
+
+/** Stop-first, each move takes a task away for a while: no more at once than an update would. */
+function movesAtOnce({ order, parallelism }: UpdatePolicy): number {
+  return order === "start-first" || parallelism === 0 ? Infinity : parallelism;
 }
 
 function printMove(view: StoreView, { taskId, from, to }: Move): Json {

@@ -7,6 +7,8 @@ import type { NodeIndex } from "./nodes.ts";
 export interface MovableService {
   readonly demand: Demand;
   readonly tasks: readonly { readonly taskId: TaskId; readonly nodeId: NodeId }[];
+  /** So many of them may move at a time; Infinity for all. */
+  readonly atOnce: number;
 }
 
 export interface Move {
@@ -22,12 +24,12 @@ const loadHysteresis = 3;
 /**
  * The moves, at most `budget`, after which services are more even. A service moves a task when one node
  * has two more of it than another that would take it, or one more and clearly more tasks in all; so a second
- * plan after the first was carried out is empty. The index is changed as if the moves were made.
+ * plan after the first was carried out is empty, unless `budget` or a service's `atOnce` cut the first short. The index is changed as if the moves were made.
  */
 export function planMoves(index: NodeIndex, services: readonly MovableService[], budget: number): Move[] {
   const moves: Move[] = [];
   for (const service of services) {
-    while (moves.length < budget) {
+    for (let left = Math.min(service.atOnce, budget - moves.length); left > 0; left--) {
       const move = nextMove(index, service, moves);
       if (move === undefined) break;
       moves.push(move);

@@ -29,6 +29,7 @@ function cluster(
   nodes: string,
   services: Readonly<Record<string, string>>,
   constraints: readonly string[] = [],
+  atOnce = Infinity,
 ): { readonly index: NodeIndex; readonly services: MovableService[] } {
   const index = new NodeIndex();
   for (const name of nodes) index.putNode({ ...nodeObject(name), meta });
@@ -40,7 +41,7 @@ function cluster(
       index.place(taskId, { nodeId, demand: wanted, active: true });
       return { taskId, nodeId };
     });
-    return { demand: wanted, tasks };
+    return { demand: wanted, tasks, atOnce };
   });
   return { index, services: movable };
 }
@@ -85,11 +86,19 @@ const cases = [
     budget: 2,
     want: "webx1x:a>b webx2x:a>b",
   },
+  {
+    name: "each service moves no more at once than it may",
+    nodes: "ab",
+    services: { web: "aaaaaaaa", db: "aaaa" },
+    atOnce: 1,
+    want: "webx1x:a>b dbx1x:a>b",
+  },
 ] as const;
 
 for (const { name, nodes, services, want, ...rest } of cases) {
   t.test(`rebalance: ${name}`, (t) => {
-    const made = cluster(nodes, services, "constraints" in rest ? rest.constraints : []);
+    const constraints = "constraints" in rest ? rest.constraints : [];
+    const made = cluster(nodes, services, constraints, "atOnce" in rest ? rest.atOnce : Infinity);
     t.equal(print(planMoves(made.index, made.services, "budget" in rest ? rest.budget : 100)), want);
     t.end();
   });
@@ -113,6 +122,7 @@ t.test(
           const after = made.services.map(({ demand: wanted, tasks }) => ({
             demand: wanted,
             tasks: tasks.map(({ taskId, nodeId }) => ({ taskId, nodeId: to.get(taskId) ?? nodeId })),
+            atOnce: Infinity,
           }));
           const even = after.every(({ tasks }) => {
             const counts = letters
