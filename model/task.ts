@@ -102,9 +102,9 @@ export function isTerminal(task: Pick<Task, "status">): boolean {
   return taskStates[task.status.state] > taskStates.running;
 }
 
-/** Wanted and still able to run: desired and observed both at most `running`. */
+/** Wanted and still able to run. */
 export function isRunnable(task: Pick<Task, "status" | "desiredState">): boolean {
-  return !isTerminal(task) && taskStates[task.desiredState] <= taskStates.running;
+  return !isTerminal(task) && isWanted(task);
 }
 
 /** True while managers want it alive (jobs: until complete). */

@@ -2,7 +2,7 @@ import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Revision } from "../../model/service.ts";
-import { isTerminal, stateAtLeast, type Task, taskName, taskStates } from "../../model/task.ts";
+import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
 import type {
   AssignedEndpoint,
   AssignedNetwork,
@@ -119,11 +119,7 @@ export function assignedEndpoint(
 }
 
 function isServing(task: Task, node: Node): boolean {
-  return (
-    task.status.state === "running" &&
-    taskStates[task.desiredState] <= taskStates.running &&
-    node.status.state !== "down"
-  );
+  return task.status.state === "running" && isWanted(task) && node.status.state !== "down";
 }
 
 export function dataPathOf(node: Node): string {
