@@ -1,4 +1,4 @@
-import { hostOf } from "../model/address.ts";
+import { hostOf, withPort } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type {
   ClusterFacts,
@@ -26,7 +26,7 @@ import { superviseRenewal } from "./renewal.ts";
 const operationTimeoutMs = 20_000;
 /** Longest that a leaving manager may take to be removed from the group before it goes anyway. */
 const leaveTimeoutMs = 10_000;
-const defaultPort = "2377";
+const defaultPort = 2377;
 
 type ManagerListener = (
   message: ManagerToDaemon | { readonly kind: "exited"; readonly reason: string },
@@ -143,7 +143,7 @@ export class Shoald {
     if (request.remoteAddresses.length === 0) {
       throw new ClusterError("invalid-argument", "at least 1 RemoteAddr is required to join");
     }
-    const remotes = request.remoteAddresses.map(withPort);
+    const remotes = request.remoteAddresses.map((address) => withPort(address, defaultPort));
     const { settings, clock } = this.#deps;
     const { ownAddressTowards, requestCertificate } = await import("./certificate.ts"); // See there why not before.
     const { issued, issuer } = await requestCertificate(
@@ -157,7 +157,7 @@ export class Shoald {
       this.#stop.signal,
     );
     const ownAddress = request.advertiseAddress === "" ? await ownAddressTowards(issuer) : "";
-    const advertiseAddress = withPort(request.advertiseAddress || ownAddress);
+    const advertiseAddress = withPort(request.advertiseAddress || ownAddress, defaultPort);
     const identity: NodeIdentity = {
       ...issued,
       listenAddress: request.listenAddress,
@@ -397,8 +397,4 @@ function managerLeaveText(identity: NodeIdentity): string {
     `${head}The only way to restore a swarm that has lost consensus is to reinitialize it with ` +
     "`--force-new-cluster`. Use `--force` to suppress this message. "
   );
-}
-
-function withPort(address: string): string {
-  return /:\d+$/.test(address) ? address : `${address}:${defaultPort}`;
 }

@@ -76,6 +76,12 @@ export function joinHostPort(host: string, port: number): string {
   return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
+/** The address with this port unless it has one. */
+export function withPort(address: string, port: number): string {
+  const parts = splitHostPort(address);
+  return joinHostPort(parts.host, Number.isNaN(parts.port) ? port : parts.port);
+}
+
 function parseIpv4(text: string): IpAddress | undefined {
   const parts = text.split(".");
   if (parts.length !== 4) return undefined;

@@ -41,6 +41,8 @@ const leaveTimeoutMs = 60_000;
 const operationTimeoutMs = 30_000;
 /** Connections to the manager beside us that stay open between requests. */
 const idleConnections = 16;
+/** Managers close connections that idle for 72 s; ours go well before, so that no request meets a closing one. */
+const idleTimeoutMs = 30_000;
 /** Of how many containers the latest health is kept. */
 const healthLimit = 4_096;
 
@@ -95,7 +97,7 @@ export class Worker {
       settings,
       engine,
       network,
-      toManager: new HttpAgent({ keepAlive: true, maxFreeSockets: idleConnections }),
+      toManager: new HttpAgent({ keepAlive: true, maxFreeSockets: idleConnections, timeout: idleTimeoutMs }),
       node: () => worker.#nodeView(),
       healthOf: (containerId) => worker.#health.get(containerId),
       swarm: (operation) => worker.#ask(operation),

@@ -8,6 +8,7 @@ import {
   printCidr,
   printIp,
   splitHostPort,
+  withPort,
   type CidrBlock,
 } from "../../model/address.ts";
 
@@ -57,6 +58,19 @@ const hostPorts = [
   { text: "10.0.0.1", want: { host: "10.0.0.1", port: Number.NaN } },
   { text: "", want: { host: "", port: Number.NaN } },
 ] as const;
+
+t.test("a port is added only where there is none", (t) => {
+  for (const [text, want] of [
+    ["10.0.0.1", "10.0.0.1:2377"],
+    ["10.0.0.1:4000", "10.0.0.1:4000"],
+    ["fd00::1", "[fd00::1]:2377"],
+    ["[fd00::1]", "[fd00::1]:2377"],
+    ["[fd00::1]:4000", "[fd00::1]:4000"],
+    ["manager.example", "manager.example:2377"],
+  ] as const)
+    t.equal(withPort(text, 2377), want, text);
+  t.end();
+});
 
 t.test("host and port part; brackets belong to neither", (t) => {
   for (const { text, want } of hostPorts) {
