@@ -18,10 +18,10 @@ function block(language: string): string {
 }
 
 function run(command: string, args: readonly string[], cwd: string): string {
-  // No script of a package runs, and nothing is fetched: there is no dependency. Nor is a child hooked by the test runner, as
-  // the options of this process's environment would have it.
-  const { NODE_OPTIONS: _, ...env } = process.env;
-  return execFileSync(command, args, { cwd, env, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  // No script of a package runs, and nothing is fetched: there is no dependency. The test runner puts hooks for node into the
+  // environment of every child; `env` takes them out again.
+  const argv = ["-u", "NODE_OPTIONS", command, ...args];
+  return execFileSync("env", argv, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
 const consumer = `
