@@ -62,8 +62,8 @@ export interface TestHost {
   openEngine(): Promise<Engine>;
   killContainerd(): Promise<void>;
   startContainerd(): Promise<void>;
-  /** Process ids of the shims of this containerd. */
-  shims(): number[];
+  /** Process ids of the shims of this containerd, or of one container's. */
+  shims(containerId?: string): number[];
   stop(): Promise<void>;
 }
 
@@ -125,8 +125,8 @@ export async function startTestHost(name: string): Promise<TestHost> {
       await reachable({ path: socket }, "containerd", containerd);
     },
 
-    shims() {
-      return ownProcesses("containerd-shim");
+    shims(containerId) {
+      return ownProcesses("containerd-shim", containerId);
     },
 
     async stop() {
@@ -178,8 +178,8 @@ export async function startTestHost(name: string): Promise<TestHost> {
     await rm(directory, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
   }
 
-  /** Processes whose command line names this test's directory. */
-  function ownProcesses(program: string): number[] {
+  /** Processes whose command line names this test's directory, and the argument if one is given. */
+  function ownProcesses(program: string, argument?: string): number[] {
     return readdirSync("/proc")
       .filter((entry) => /^\d+$/.test(entry))
       .map(Number)
@@ -187,7 +187,8 @@ export async function startTestHost(name: string): Promise<TestHost> {
         const [path = "", ...args] = textOf(`/proc/${pid}/cmdline`).split("\0");
         return (
           (path.split("/").at(-1) ?? "").startsWith(program) &&
-          args.some((arg) => arg.startsWith(`${directory}/`))
+          args.some((arg) => arg.startsWith(`${directory}/`)) &&
+          (argument === undefined || args.includes(argument))
         );
       });
   }
