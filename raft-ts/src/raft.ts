@@ -120,7 +120,8 @@ function sendCatchUp(s: RaftState, { from: to, lastIndex, lastTerm }: VoteMessag
  * up to date than this one holds all that this one may have acknowledged and that can ever be committed: that is what
  * makes votes safe (§5.4). Nothing is acknowledged here, so nobody counts this copy before a leader has checked it. The
  * leader of this member's term may hold an acknowledgement of what is replaced (entries of earlier terms that it sent, before
- * one of its own): its messages speak of a log that is no longer here, so its term is left behind in the same write.
+ * one of its own): its messages speak of a log that is no longer here, so its term is left behind in the same write, by
+ * standing for the next one.
  */
 function onCatchUp(s: RaftState, { term, prevIndex, prevTerm, entries }: CatchUpMessage): void {
   if (s.role.kind === "leader" || s.role.kind === "candidate" || s.leaseHolds) return;
@@ -131,12 +132,11 @@ function onCatchUp(s: RaftState, { term, prevIndex, prevTerm, entries }: CatchUp
   if (term > s.term) s.becomeFollower(term, undefined);
   const result = s.log.appendAfter({ index: prevIndex, term: prevTerm }, entries);
   if (result.kind === "conflict") return;
-  if (result.replacedFrom !== undefined) {
-    s.history.truncated(result.replacedFrom);
-    if (s.term === before) s.becomeFollower(s.term + 1, undefined);
-  }
+  if (result.replacedFrom !== undefined) s.history.truncated(result.replacedFrom);
   s.history.appended(entries);
-  campaign(s, "pre-vote");
+  const mustLeaveTerm = result.replacedFrom !== undefined && s.term === before;
+  if (mustLeaveTerm && !s.promotable) s.becomeFollower(s.term + 1, undefined);
+  campaign(s, mustLeaveTerm ? "vote" : "pre-vote");
 }
 
 function isFromLeader(message: Message): boolean {
