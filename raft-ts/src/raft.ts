@@ -116,27 +116,21 @@ function sendCatchUp(s: RaftState, { from: to, lastIndex, lastTerm }: VoteMessag
 }
 
 /**
- * Takes over entries that another member holds of earlier leaders, and asks again with them. Safe, since a log that is more
- * up to date than this one holds all that this one may have acknowledged and that can ever be committed: that is what
- * makes votes safe (§5.4). Nothing is acknowledged here, so nobody counts this copy before a leader has checked it. The
- * leader of this member's term may hold an acknowledgement of what is replaced (entries of earlier terms that it sent, before
- * one of its own): its messages speak of a log that is no longer here, so its term is left behind in the same write, by
- * standing for the next one.
+ * Takes over entries that another member holds of earlier leaders behind its own, and asks again with them. Nothing is
+ * acknowledged here, so nobody counts this copy before a leader has checked it. Nothing is replaced either: the leader of this
+ * member's term may hold an acknowledgement of it, and its next word would be about a log that is gone.
  */
 function onCatchUp(s: RaftState, { term, prevIndex, prevTerm, entries }: CatchUpMessage): void {
   if (s.role.kind === "leader" || s.role.kind === "candidate" || s.leaseHolds) return;
   if (s.log.pendingSnapshot !== undefined) return;
   const last = entries.at(-1);
   if (last === undefined || !s.log.isBehind(last.index, last.term)) return;
-  const before = s.term;
+  if (entries.some(({ index, term: held }) => index <= s.log.lastIndex() && s.log.term(index) !== held))
+    return;
   if (term > s.term) s.becomeFollower(term, undefined);
-  const result = s.log.appendAfter({ index: prevIndex, term: prevTerm }, entries);
-  if (result.kind === "conflict") return;
-  if (result.replacedFrom !== undefined) s.history.truncated(result.replacedFrom);
+  if (s.log.appendAfter({ index: prevIndex, term: prevTerm }, entries).kind === "conflict") return;
   s.history.appended(entries);
-  const mustLeaveTerm = result.replacedFrom !== undefined && s.term === before;
-  if (mustLeaveTerm && !s.promotable) s.becomeFollower(s.term + 1, undefined);
-  campaign(s, mustLeaveTerm ? "vote" : "pre-vote");
+  campaign(s, "pre-vote");
 }
 
 function isFromLeader(message: Message): boolean {
