@@ -3,7 +3,7 @@
  * sockets and cgroup. Everything it makes is below one temporary directory and goes with `stop`.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmdirSync, statfsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
@@ -30,7 +30,12 @@ const registryPort = 5000;
  */
 export function insideNamespaces(moduleUrl: string): boolean {
   if (process.env[insideVariable] === "yes") return true;
-  const script = 'umount /sys/fs/cgroup/unified 2>/dev/null; ip link set lo up; exec "$@"';
+  // crun makes files where the unmounted tree was; a tmpfs of this namespace lets them go with it.
+  const script = `
+if grep -q ' /sys/fs/cgroup/unified ' /proc/self/mounts; then
+  umount /sys/fs/cgroup/unified && mount -t tmpfs tmpfs /sys/fs/cgroup/unified || exit 1
+fi
+ip link set lo up && exec "$@"`;
   const args = [
     "-m",
     "-n",
@@ -44,11 +49,12 @@ export function insideNamespaces(moduleUrl: string): boolean {
     fileURLToPath(moduleUrl),
     ...process.argv.slice(2),
   ];
-  const { status, error } = spawnSync("unshare", args, {
+  const { status, signal, error } = spawnSync("unshare", args, {
     stdio: "inherit",
     env: { ...process.env, [insideVariable]: "yes" },
   });
   if (error !== undefined) throw error;
+  if (signal !== null) throw new Error(`the test in its namespaces was ended by ${signal}`);
   process.exit(status ?? 1);
 }
 
@@ -199,7 +205,7 @@ export async function startTestHost(name: string): Promise<TestHost> {
     const trees = [base, ...readdirSync(base).map((entry) => join(base, entry))].map((path) =>
       join(path, cgroupParent),
     );
-    for (const tree of trees.filter((path) => existsSync(path))) {
+    for (const tree of trees.filter((path) => isCgroup(path))) {
       for (let attempt = 0; attempt < 50; attempt++) {
         const groups = [...readdirSync(tree, { withFileTypes: true })]
           .filter((entry) => entry.isDirectory())
@@ -241,6 +247,11 @@ function end(child: ChildProcess | undefined, signal: NodeJS.Signals): Promise<v
     child.once("exit", () => resolve());
     child.kill(signal);
   });
+}
+
+/** Whether a path is in a tree of the kernel's (v1 or v2): numbers in files elsewhere are nobody's processes. */
+function isCgroup(path: string): boolean {
+  return existsSync(path) && [0x27e0eb, 0x63677270].includes(statfsSync(path).type);
 }
 
 function killQuietly(pid: number): void {

@@ -27,11 +27,15 @@ export interface HostOptions {
 /**
  * The first process of a host: makes it a machine of its own, then keeps the payload running as systemd would. Its own
  * PID namespace means that its end is the end of everything on the host, at once, as with a power cut; its own `/run` is
- * empty after every boot. The cgroup v2 tree beside v1 is unmounted, because crun refuses to run under such a hybrid.
+ * empty after every boot. The cgroup v2 tree beside v1 is unmounted, because crun refuses to run under such a hybrid; it
+ * makes files where the tree was all the same, and the tmpfs there lets them go with the host.
  */
 const initScript = `
 hostname "$1"; shift
-if grep -q ' /sys/fs/cgroup/unified ' /proc/self/mounts; then umount /sys/fs/cgroup/unified; fi
+if grep -q ' /sys/fs/cgroup/unified ' /proc/self/mounts; then
+  umount /sys/fs/cgroup/unified
+  mount -t tmpfs -o mode=755 tmpfs /sys/fs/cgroup/unified
+fi
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock /run/shoal
 while :; do
