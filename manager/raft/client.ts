@@ -14,11 +14,13 @@ import {
   type SnapshotSource,
   maxProposalBytes,
 } from "./group.ts";
+import { pack, unpack } from "./pack.ts";
 import {
   type ThreadCommand,
   type ThreadFailure,
   type ThreadOutput,
   type ThreadStart,
+  noProposal,
   snapshotPart,
 } from "./port.ts";
 
@@ -211,15 +213,15 @@ class GroupClient implements RaftGroup {
   #flushProposals(): void {
     const proposals = this.#outbox;
     this.#outbox = [];
-    const transfers = new Set<ArrayBuffer>();
-    const owned = proposals.map(({ id, data }) => {
-      const { buffer, byteLength } = data;
-      const whole = buffer instanceof ArrayBuffer && byteLength > 0 && buffer.byteLength === byteLength;
-      const own = whole ? data : new Uint8Array(data); // A slice must not drag its neighbours along.
-      if (byteLength > 0) transfers.add(own.buffer as ArrayBuffer); // Never shared: made here or checked above.
-      return { id, data: own };
-    });
-    this.#post({ kind: "propose", proposals: owned }, [...transfers]);
+    const ids = proposals.map(({ id }) => id);
+    const [first, second] = proposals;
+    const alone = second === undefined && first !== undefined && isWhole(first.data) ? first.data : undefined;
+    const packed =
+      alone === undefined
+        ? pack(proposals.map(({ data }) => data))
+        : { data: alone, ends: [alone.byteLength] };
+    const { buffer } = packed.data;
+    this.#post({ kind: "propose", ids, ...packed }, buffer instanceof ArrayBuffer ? [buffer] : []);
   }
 
   #receive(output: ThreadOutput): void {
@@ -259,18 +261,14 @@ class GroupClient implements RaftGroup {
     }
   }
 
-  #onCommitted({ index, entries, data }: ThreadOutput & { kind: "committed" }): void {
-    const committed = entries.map((entry) => {
-      const slice = data.subarray(entry.offset, entry.offset + entry.bytes);
-      const { proposalId } = entry;
-      return {
-        index: entry.index,
-        term: entry.term,
-        data: slice,
-        ...(proposalId === undefined ? {} : { proposalId }),
-      };
+  #onCommitted(output: ThreadOutput & { kind: "committed" }): void {
+    const { index, indexes, terms, proposalIds } = output;
+    const entries = unpack(output).map((data, at) => {
+      const proposalId = proposalIds[at] ?? noProposal;
+      const place = { index: indexes[at] ?? 0, term: terms[at] ?? 0 };
+      return { ...place, data, ...(proposalId === noProposal ? {} : { proposalId }) };
     });
-    this.#queue.push({ kind: "committed", index, entries: committed });
+    this.#queue.push({ kind: "committed", index, entries });
     for (const entry of entries) {
       if (entry.proposalId !== undefined) this.#take(entry.proposalId)?.resolve(entry.index);
     }
@@ -349,6 +347,11 @@ class GroupClient implements RaftGroup {
   #post(command: ThreadCommand, transfers: readonly ArrayBuffer[] = []): void {
     this.#worker.postMessage(command, [...transfers]);
   }
+}
+
+/** Whether it has a buffer to itself: what shares one must not drag its neighbours along. */
+function isWhole({ buffer, byteLength }: Uint8Array): boolean {
+  return byteLength > 0 && buffer.byteLength === byteLength;
 }
 
 function toError({ code, message }: ThreadFailure): ClusterError {

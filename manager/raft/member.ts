@@ -17,7 +17,8 @@ import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
 import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
-import type { ThreadCommand, ThreadOutput } from "./port.ts";
+import { unpack } from "./pack.ts";
+import { type ThreadCommand, type ThreadOutput, noProposal } from "./port.ts";
 import type { Recovered } from "./recover.ts";
 import { Proposals, Reads, asClusterError, diskFull, leadershipLost, packCommitted } from "./requests.ts";
 import { MemberSnapshots } from "./member-snapshots.ts";
@@ -170,7 +171,8 @@ export class Member implements TransportHandler {
     this.#guarded(() => {
       switch (command.kind) {
         case "propose":
-          for (const proposal of command.proposals) this.#propose(proposal);
+          for (const [at, data] of unpack(command).entries())
+            this.#propose(command.ids[at] ?? noProposal, data);
           return;
         case "read":
           this.#reads.add({ kind: "request", id: command.id });
@@ -409,7 +411,7 @@ export class Member implements TransportHandler {
     this.#deps.emit({ kind: "membership", members: groupMembers(configuration) });
   }
 
-  #propose({ id, data }: { id: number; data: Uint8Array }): void {
+  #propose(id: number, data: Uint8Array): void {
     if (this.#state.space.state === "short" && this.#node.status().role === "leader") {
       this.#refuse(id, diskFull(this.#options.directory));
       return;

@@ -9,6 +9,7 @@ import type {
   PeerIdentity,
   RaftGroupOptions,
 } from "./group.ts";
+import type { Packed } from "./pack.ts";
 
 /** What crosses between the main thread and the raft thread. Large bytes are transferred, never copied. */
 export interface ThreadStart {
@@ -17,10 +18,8 @@ export interface ThreadStart {
 }
 
 export type ThreadCommand =
-  | {
-      readonly kind: "propose";
-      readonly proposals: readonly { readonly id: number; readonly data: Uint8Array }[];
-    }
+  /** One id for each piece of the data. */
+  | (Packed & { readonly kind: "propose"; readonly ids: readonly number[] })
   | { readonly kind: "read"; readonly id: number }
   | { readonly kind: "change"; readonly id: number; readonly change: MembershipChange }
   | { readonly kind: "transfer"; readonly id: number; readonly to: NodeId | undefined }
@@ -44,13 +43,16 @@ export type ThreadCommand =
 /** A snapshot crosses in parts of at most this size, of which this many are under way. */
 export const snapshotPart = { bytes: 256 * 1024, window: 4 } as const;
 
-export interface PackedEntry {
-  readonly index: number;
-  readonly term: number;
-  readonly offset: number;
-  readonly bytes: number;
-  readonly proposalId: number | undefined;
+/** Entries by columns: lists of numbers cross for much less than as many objects. */
+export interface PackedEntries extends Packed {
+  readonly indexes: readonly number[];
+  readonly terms: readonly number[];
+  /** Who waits for it, or {@link noProposal}. */
+  readonly proposalIds: readonly number[];
 }
+
+/** No proposal has this id. */
+export const noProposal = 0;
 
 export interface ThreadFailure {
   readonly code: ErrorCode;
@@ -59,13 +61,8 @@ export interface ThreadFailure {
 
 export type ThreadOutput =
   | { readonly kind: "started"; readonly memberId: string; readonly port: number }
-  /** All data in one buffer; the entries are slices of it. */
-  | {
-      readonly kind: "committed";
-      readonly index: number;
-      readonly entries: readonly PackedEntry[];
-      readonly data: Uint8Array;
-    }
+  /** `index` is that of the last one, which may be an entry without data. */
+  | (PackedEntries & { readonly kind: "committed"; readonly index: number })
   /** A part of a snapshot that replaces everything, in order; a few ahead of `snapshot-taken`. */
   | {
       readonly kind: "snapshot";

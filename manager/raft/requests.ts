@@ -1,6 +1,7 @@
 import { type Entry, RaftInvariantError } from "raft-ts";
 import { ClusterError, errorText, outcomeUnknownText } from "../../model/errors.ts";
-import type { PackedEntry, ThreadOutput } from "./port.ts";
+import { pack } from "./pack.ts";
+import { type ThreadOutput, noProposal } from "./port.ts";
 
 /** Proposals under way, by the index they were given. */
 export class Proposals {
@@ -150,19 +151,12 @@ export function packCommitted(
   proposalOf: (entry: Entry) => number | undefined,
 ): ThreadOutput & { kind: "committed" } {
   const dataEntries = entries.filter(({ kind }) => kind === "data");
-  const data = new Uint8Array(dataEntries.reduce((sum, entry) => sum + entry.data.byteLength, 0));
-  let offset = 0;
-  const packed = dataEntries.map((entry): PackedEntry => {
-    data.set(entry.data, offset);
-    const bytes = entry.data.byteLength;
-    offset += bytes;
-    return {
-      index: entry.index,
-      term: entry.term,
-      offset: offset - bytes,
-      bytes,
-      proposalId: proposalOf(entry),
-    };
-  });
-  return { kind: "committed", index: entries.at(-1)?.index ?? 0, entries: packed, data };
+  return {
+    kind: "committed",
+    index: entries.at(-1)?.index ?? 0,
+    indexes: dataEntries.map(({ index }) => index),
+    terms: dataEntries.map(({ term }) => term),
+    proposalIds: dataEntries.map((entry) => proposalOf(entry) ?? noProposal),
+    ...pack(dataEntries.map(({ data }) => data)),
+  };
 }

@@ -1,7 +1,13 @@
 import type { MemberId, RaftNode } from "raft-ts";
 import type { MembershipChange, RaftGroupOptions } from "../../manager/raft/group.ts";
 import { Member } from "../../manager/raft/member.ts";
-import type { ThreadCommand, ThreadFailure, ThreadOutput } from "../../manager/raft/port.ts";
+import { pack, unpack } from "../../manager/raft/pack.ts";
+import {
+  type ThreadCommand,
+  type ThreadFailure,
+  type ThreadOutput,
+  noProposal,
+} from "../../manager/raft/port.ts";
 import { type Recovered, recover } from "../../manager/raft/recover.ts";
 import { ClusterError, outcomeUnknownText } from "../../model/errors.ts";
 import type { ClusterId, NodeId } from "../../model/ids.ts";
@@ -183,7 +189,7 @@ export class SimHost {
         answer({ kind: "refused" });
       }
     });
-    this.#command(life, { kind: "propose", proposals: [{ id, data: encodeRequest(request) }] });
+    this.#command(life, { kind: "propose", ids: [id], ...pack([encodeRequest(request)]) });
   }
 
   /** Calls back with the index once the state machine here includes it. */
@@ -397,12 +403,14 @@ export class SimHost {
       case "committed": {
         if (output.index <= machine.index)
           violate("state-machine safety", `${this.name} went back to ${output.index} from ${machine.index}`);
-        trace.note(this.name, "applies", output.index, `+${output.entries.length}`);
-        for (const { index, offset, bytes, proposalId } of output.entries) {
-          const { request, outcome } = machine.apply(index, output.data.subarray(offset, offset + bytes));
+        trace.note(this.name, "applies", output.index, `+${output.indexes.length}`);
+        for (const [at, data] of unpack(output).entries()) {
+          const index = output.indexes[at] ?? 0;
+          const proposalId = output.proposalIds[at] ?? noProposal;
+          const { request, outcome } = machine.apply(index, data);
           checkers.onApplied(memberId, index, machine.chain);
           this.#deps.applied(request, index);
-          if (proposalId === undefined) continue;
+          if (proposalId === noProposal) continue;
           const own = life.requests.get(proposalId);
           if (own !== undefined && (own.request !== request.request || own.attempt !== request.attempt)) {
             violate(

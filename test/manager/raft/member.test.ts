@@ -3,6 +3,7 @@ import t, { type Test } from "tap";
 import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
 import { Member } from "../../../manager/raft/member.ts";
 import { encodeContext } from "../../../manager/raft/membership.ts";
+import { pack } from "../../../manager/raft/pack.ts";
 import type { ThreadOutput } from "../../../manager/raft/port.ts";
 import { DiskSpace } from "../../../manager/raft/disk-space.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
@@ -49,7 +50,7 @@ t.test("new limits of the log hold from the next entry on", async (t) => {
   const { member, answer, clock, sent } = await leader(t);
   const wanted = (): number => sent.filter((output) => output.kind === "snapshot-wanted").length;
   const write = async (id: number): Promise<void> => {
-    member.command({ kind: "propose", proposals: [{ id, data: new Uint8Array(8) }] });
+    member.command({ kind: "propose", ids: [id], ...pack([new Uint8Array(8)]) });
     for (let turn = 0; turn < 4; turn += 1) {
       await settle();
       answer();
