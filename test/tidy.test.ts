@@ -53,7 +53,7 @@ const pure = [
   /^manager\/dispatcher\/assignments\.ts$/,
   /^worker\/agent\/plan\.ts$/,
   /^worker\/task\/machine\.ts$/,
-  /^worker\/engine\/spec\.ts$/,
+  /^worker\/engine\/(spec|image-removal|image-details)\.ts$/,
   /^worker\/network\/(plan|rules|records)\.ts$/,
   /^worker\/health\/state\.ts$/,
 ];

@@ -271,6 +271,6 @@ await t.test("nothing of removed containers is left", async (t) => {
     host.warnings.filter((warning) => !warning.startsWith("lost containerd")),
     [],
   );
-  await engine.removeImage(image);
+  await engine.imageStore.remove(image, { force: false });
   t.strictSame(await engine.images(), []);
 });

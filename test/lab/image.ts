@@ -14,6 +14,7 @@ export interface ImageConfig {
   readonly User?: string;
   readonly StopSignal?: string;
   readonly ExposedPorts?: Readonly<Record<string, Record<string, never>>>;
+  readonly Volumes?: Readonly<Record<string, Record<string, never>>>;
   readonly Labels?: Readonly<Record<string, string>>;
   /** Docker's extension; times in nanoseconds. */
   readonly Healthcheck?: {

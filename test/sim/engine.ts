@@ -23,6 +23,7 @@ import type {
   StopOptions,
 } from "../../worker/engine/engine.ts";
 import type { LogLine, LogOptions, LogReader } from "../../worker/logs/reader.ts";
+import { FakeImageStore } from "./image-store.ts";
 
 /** What an image and its containers do; everything absent works at once and for ever. */
 export interface ImageScript {
@@ -73,6 +74,7 @@ export class FakeEngine implements Engine {
   readonly #clock: Clock;
   readonly #registry: Record<string, ImageScript>;
   readonly #images = new Map<string, Image>();
+  readonly imageStore = new FakeImageStore(this.#images);
   readonly #containers = new Map<string, FakeContainer>();
   readonly #listeners = new Set<(event: EngineEvent) => void>();
   readonly #changed = new Set<() => void>();
@@ -129,10 +131,6 @@ export class FakeEngine implements Engine {
 
   async images(): Promise<readonly Image[]> {
     return [...this.#images.values()];
-  }
-
-  async removeImage(reference: string): Promise<void> {
-    if (!this.#images.delete(reference)) throw new ClusterError("not-found", `No such image: ${reference}`);
   }
 
   async resolve(

@@ -1,60 +1,121 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
-import { apiTime, parseFilters } from "../../runtime/http.ts";
-import type { Image } from "../engine/engine.ts";
+import { apiTime, compareVersions, type Filters, parseFilters } from "../../runtime/http.ts";
+import type { Removal, StoredImage } from "../engine/image-store.ts";
+import { familiarName, parseReference, printReference } from "../engine/reference.ts";
 import type { FrontDoorDeps } from "./deps.ts";
+import { parseTime } from "./time.ts";
+
+const listFilters = ["before", "dangling", "label", "reference", "since", "until"];
+const pruneFilters = ["dangling", "label", "label!", "until"];
 
 /** `GET /images/json`, newest first. */
-export async function listImages(deps: FrontDoorDeps, query: URLSearchParams): Promise<object[]> {
-  const filters = parseFilters(query.get("filters"), ["dangling", "label", "reference"]);
-  const byId = new Map<string, Image[]>(); // One item an image, whatever number of names it has.
-  for (const image of await deps.engine.images()) byId.set(image.id, [...(byId.get(image.id) ?? []), image]);
-  const groups = [...byId.values()].filter((group) => {
-    const references = group.map(({ reference }) => shortReference(reference));
-    const labels = group[0]?.config.labels ?? {};
-    return [...filters].every(([key, values]) => {
-      if (key === "reference")
-        return values.some((value) => references.some((name) => matchesReference(name, value)));
-      if (key === "label") return values.every((value) => hasLabel(labels, value));
-      return values.some((value) => ["1", "true"].includes(value) === (tags(group).length === 0));
-    });
+export async function listImages(
+  deps: FrontDoorDeps,
+  query: URLSearchParams,
+  version: string,
+): Promise<object[]> {
+  const filters = parseFilters(query.get("filters"), listFilters);
+  const images = await deps.engine.imageStore.list();
+  const isDangling = flagOf(filters, "dangling");
+  const beforeMs = await timeOfImage(deps, filters, "before");
+  const sinceMs = await timeOfImage(deps, filters, "since");
+  const untilMs = timeFilter(deps, filters);
+  const patterns = filters.get("reference") ?? [];
+  const named = (names: readonly string[]): readonly string[] =>
+    patterns.length === 0
+      ? names
+      : names.filter((name) => patterns.some((pattern) => matchesReference(name, pattern)));
+  const listed = images.filter(({ image, tags, digests }) => {
+    if (isDangling !== undefined && isDangling !== (tags.length === 0)) return false;
+    if (beforeMs !== undefined && image.createdAtMs >= beforeMs) return false;
+    if (sinceMs !== undefined && image.createdAtMs <= sinceMs) return false;
+    if (untilMs !== undefined && image.createdAtMs >= untilMs) return false;
+    if (patterns.length > 0 && named([...tags, ...digests]).length === 0) return false;
+    return (filters.get("label") ?? []).every((value) => hasLabel(image.config.labels, value));
   });
-  return groups
-    .toSorted(([a], [b]) => (b?.createdAtMs ?? 0) - (a?.createdAtMs ?? 0))
-    .flatMap((group) => (group[0] === undefined ? [] : [printListed(group[0], group)]));
+  return listed
+    .map((stored) => ({ ...stored, tags: named(stored.tags), digests: named(stored.digests) }))
+    .map((stored) => printListed(stored, version));
 }
 
 /** `GET /images/{name}/json` */
-export async function inspectImage(deps: FrontDoorDeps, name: string): Promise<object> {
-  const image = await deps.engine.image(name);
-  if (image === undefined) throw new ClusterError("not-found", `No such image: ${name}`);
-  const group = (await deps.engine.images()).filter(({ id }) => id === image.id);
-  const { config } = image;
+export async function inspectImage(deps: FrontDoorDeps, name: string, version: string): Promise<object> {
+  const stored = await requireImage(deps, name);
+  const details = await deps.engine.imageStore.details(stored);
+  const { image } = stored;
   return {
-    Id: image.id,
-    RepoTags: tags(group),
-    RepoDigests: digests(group),
+    Id: stored.id,
+    RepoTags: stored.tags,
+    RepoDigests: stored.digests,
     Parent: "",
-    Comment: "",
-    Created: apiTime(image.createdAtMs),
-    Author: "",
-    Config: {
-      Env: config.env,
-      Cmd: config.cmd,
-      Entrypoint: config.entrypoint,
-      Labels: config.labels,
-      WorkingDir: config.workingDir,
-      User: config.user,
-      ExposedPorts: Object.fromEntries(config.exposedPorts.map((port) => [port, {}])),
-      Volumes: Object.fromEntries(config.volumes.map((path) => [path, {}])),
-      ...(config.stopSignal !== undefined && { StopSignal: config.stopSignal }),
-    },
+    Comment: details.comment,
+    ...(image.createdAtMs > 0 && { Created: apiTime(image.createdAtMs) }),
+    DockerVersion: details.dockerVersion,
+    Author: details.author,
+    Config: printConfig(details.config, version),
     Architecture: image.architecture,
+    ...(details.variant !== "" && { Variant: details.variant }),
     Os: image.os,
-    Size: image.sizeBytes,
-    GraphDriver: { Name: "overlayfs", Data: null },
-    RootFS: { Type: "layers", Layers: [] },
-    Metadata: { LastTagTime: apiTime(undefined) },
+    ...(details.osVersion !== "" && { OsVersion: details.osVersion }),
+    Size: stored.diskBytes,
+    ...(compareVersions(version, "1.44") < 0 && { VirtualSize: stored.diskBytes }),
+    GraphDriver: { Name: "overlayfs", Data: {} },
+    RootFS: { Type: "layers", Layers: details.diffIds },
+    Metadata: { LastTagTime: apiTime(stored.taggedAtMs) },
+  };
+}
+
+/** `GET /images/{name}/history`, newest first. */
+export async function imageHistory(deps: FrontDoorDeps, name: string): Promise<object[]> {
+  const stored = await requireImage(deps, name);
+  const { history } = await deps.engine.imageStore.details(stored);
+  let layer = 0;
+  const sizes = history.map(({ emptyLayer }) => (emptyLayer ? 0 : (stored.layers[layer++]?.diskBytes ?? 0)));
+  return history
+    .map(({ createdAtMs, createdBy, comment }, index) => {
+      const isNewest = index === history.length - 1;
+      return {
+        Id: isNewest ? stored.id : "<missing>",
+        Created: Math.floor(createdAtMs / 1_000),
+        CreatedBy: createdBy,
+        Tags: isNewest && stored.tags.length > 0 ? stored.tags : null,
+        Size: sizes[index] ?? 0,
+        Comment: comment,
+      };
+    })
+    .toReversed();
+}
+
+/** `POST /images/{name}/tag` */
+export async function tagImage(deps: FrontDoorDeps, name: string, query: URLSearchParams): Promise<void> {
+  const repository = query.get("repo") ?? "";
+  const tag = query.get("tag") ?? "";
+  await requireImage(deps, name);
+  await deps.engine.imageStore.tag(name, tag === "" ? repository : `${repository}:${tag}`);
+}
+
+/** `DELETE /images/{name}` */
+export async function removeImage(deps: FrontDoorDeps, name: string, force: boolean): Promise<object[]> {
+  const { records } = await deps.engine.imageStore.remove(name, { force });
+  return records.map(printRemoval);
+}
+
+/** `POST /images/prune`: without a name, or with `dangling=false` all that no container uses. */
+export async function pruneImages(deps: FrontDoorDeps, query: URLSearchParams): Promise<object> {
+  const filters = parseFilters(query.get("filters"), pruneFilters);
+  const onlyDangling = flagOf(filters, "dangling") ?? true;
+  const untilMs = timeFilter(deps, filters);
+  const { records, reclaimedBytes } = await deps.engine.imageStore.prune(({ image, tags }) => {
+    const { labels } = image.config;
+    if (onlyDangling && tags.length > 0) return false;
+    if (untilMs !== undefined && image.createdAtMs > untilMs) return false;
+    if ((filters.get("label!") ?? []).some((value) => hasLabel(labels, value))) return false;
+    return (filters.get("label") ?? []).every((value) => hasLabel(labels, value));
+  });
+  return {
+    ImagesDeleted: records.length > 0 ? records.map(printRemoval) : null,
+    SpaceReclaimed: reclaimedBytes,
   };
 }
 
@@ -91,37 +152,79 @@ export function parseAuth(header: string | undefined): RegistryAuth | undefined 
   }
 }
 
-function printListed(image: Image, group: readonly Image[]): object {
+/** @throws {ClusterError} `not-found` in Docker's words. */
+export async function requireImage(deps: FrontDoorDeps, name: string): Promise<StoredImage> {
+  const stored = await deps.engine.imageStore.find(name);
+  if (stored !== undefined) return stored;
+  const isId = /^sha256:[0-9a-f]+$/.test(name);
+  const shown = isId ? name : familiarName(printReference(parseReference(name)));
+  throw new ClusterError("not-found", `No such image: ${shown}`);
+}
+
+function printListed({ id, image, tags, digests, diskBytes }: StoredImage, version: string): object {
+  const isNameless = tags.length === 0 && digests.length === 0 && compareVersions(version, "1.43") < 0;
   return {
-    Id: image.id,
+    Id: id,
     ParentId: "",
-    RepoTags: tags(group),
-    RepoDigests: digests(group),
+    RepoTags: isNameless ? ["<none>:<none>"] : tags,
+    RepoDigests: isNameless ? ["<none>@<none>"] : digests,
     Created: Math.floor(image.createdAtMs / 1_000),
-    Size: image.sizeBytes,
+    Size: diskBytes,
     SharedSize: -1,
-    Containers: -1,
+    ...(compareVersions(version, "1.44") < 0 && { VirtualSize: diskBytes }),
     Labels: image.config.labels,
+    Containers: -1,
   };
 }
 
-function tags(group: readonly Image[]): string[] {
-  return group.map(({ reference }) => shortReference(reference)).filter((name) => !name.includes("@"));
+/** As Go prints it: every field of that version is there, the unset ones as null. */
+function printConfig(config: Readonly<Record<string, unknown>>, version: string): object {
+  const ofContainers = {
+    Hostname: "",
+    Domainname: "",
+    AttachStdin: false,
+    AttachStdout: false,
+    AttachStderr: false,
+    Tty: false,
+    OpenStdin: false,
+    StdinOnce: false,
+    Image: "",
+  };
+  return {
+    ...(compareVersions(version, "1.50") < 0 && ofContainers),
+    User: "",
+    Env: null,
+    Cmd: null,
+    Volumes: null,
+    WorkingDir: "",
+    Entrypoint: null,
+    OnBuild: null,
+    Labels: null,
+    ...config,
+  };
 }
 
-function digests(group: readonly Image[]): string[] {
-  const all = group.map(({ reference, digest }) => {
-    const name = shortReference(reference)
-      .replace(/@.*$/, "")
-      .replace(/:[^/:]*$/, "");
-    return `${name}@${digest}`;
-  });
-  return [...new Set(all)];
+function printRemoval(removal: Removal): object {
+  return "untagged" in removal ? { Untagged: removal.untagged } : { Deleted: removal.deleted };
 }
 
-/** Without the parts that clients do not show. */
-function shortReference(reference: string): string {
-  return reference.replace(/^docker\.io\/(library\/)?/, "");
+function flagOf(filters: Filters, key: string): boolean | undefined {
+  const values = filters.get(key);
+  if (values === undefined || values.length === 0) return undefined;
+  const isYes = values.every((value) => ["1", "true", "t", "T", "TRUE", "True"].includes(value));
+  const isNo = values.every((value) => ["0", "false", "f", "F", "FALSE", "False"].includes(value));
+  if (isYes || isNo) return isYes;
+  throw new ClusterError("invalid-argument", `invalid filter '${key}=[${values.join(" ")}]'`);
+}
+
+async function timeOfImage(deps: FrontDoorDeps, filters: Filters, key: string): Promise<number | undefined> {
+  const [name] = filters.get(key) ?? [];
+  return name === undefined ? undefined : (await requireImage(deps, name)).image.createdAtMs;
+}
+
+function timeFilter({ clock }: FrontDoorDeps, filters: Filters): number | undefined {
+  const [text] = filters.get("until") ?? [];
+  return text === undefined ? undefined : parseTime(text, clock.now());
 }
 
 function matchesReference(name: string, pattern: string): boolean {

@@ -1,29 +1,20 @@
 /** The front door: the host's Docker-compatible socket. */
 import { chmod, rm } from "node:fs/promises";
-import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
 import { createApiServer, sendJson } from "../../runtime/api-server.ts";
-import {
-  commonHeaders,
-  compareVersions,
-  jsonContentType,
-  notFoundMessage,
-  parseJsonBody,
-  queryFlag,
-} from "../../runtime/http.ts";
+import { compareVersions, jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
 import { containerLogs, inspectContainer, listContainers } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { EventFeed } from "./events.ts";
-import { forward, isManager, readText, requireManager } from "./forward.ts";
-import { distribution, inspectImage, listImages } from "./image.ts";
+import { forward, isManager, requireManager } from "./forward.ts";
+import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
+import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, suffix, wildcard } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 
-/** Of bodies that are read here; those passed on are bounded by the manager. */
-const bodyLimitBytes = 1024 * 1024;
 const socketMode = 0o660;
 const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoal\/v1\//;
 
@@ -73,7 +64,7 @@ type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
 function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): FastifyInstance {
   const { app, versionOf, fail } = createApiServer({
     log: deps.log,
-    bodyLimitBytes,
+    bodyLimitBytes: jsonLimitBytes,
     bodies: "stream", // Until somebody reads them.
     trailingSlash: "ignored",
   });
@@ -95,7 +86,6 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   get("/version", () => version(deps));
   get("/info", () => info(deps));
   get("/containers/json", (request) => listContainers(deps, queryOf(request)));
-  get("/images/json", (request) => listImages(deps, queryOf(request)));
   get("/networks", (request) => listNetworks(deps, queryOf(request), request.url));
   app.get("/events", (request, reply) => {
     const signal = lifeOf(reply, ending);
@@ -113,12 +103,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     const isMultiplexed = !tty && compareVersions(versionOf(request), "1.42") >= 0;
     return stream(reply, frames, `application/vnd.docker.${isMultiplexed ? "multiplexed" : "raw"}-stream`);
   });
-  get("/images/*", (request) => inspectImage(deps, required(suffix(wildcard(request), "/json"))));
-  get("/distribution/*", (request) => {
-    const name = required(suffix(wildcard(request), "/json"));
-    const header = request.headers["x-registry-auth"];
-    return distribution(deps, name, typeof header === "string" ? header : undefined, ending);
-  });
+  imageRoutes(app, deps, { ending, versionOf });
   networkRoutes(app, deps);
   swarmRoutes(app, deps);
   return app;
@@ -167,53 +152,6 @@ function ping(deps: FrontDoorDeps, request: FastifyRequest, reply: FastifyReply)
     swarm: swarmHeader(deps.node()),
   });
   return reply.send(request.method === "HEAD" ? "" : "OK");
-}
-
-/** Headers go out at once: clients wait for them before they do anything else. */
-function stream(
-  reply: FastifyReply,
-  chunks: AsyncGenerator<string | Uint8Array>,
-  contentType: string,
-): FastifyReply {
-  const body = Readable.from(chunks, { objectMode: false, highWaterMark: 64 * 1024 });
-  reply.hijack();
-  const { raw } = reply;
-  raw.writeHead(200, { ...commonHeaders, "content-type": contentType });
-  raw.flushHeaders();
-  body.on("error", () => raw.destroy()); // Headers are out: cutting the stream is the only way to tell.
-  raw.once("close", () => body.destroy());
-  body.pipe(raw);
-  return reply;
-}
-
-/** Aborts when the client goes away or the front door closes. */
-function lifeOf(reply: FastifyReply, ending: AbortSignal): AbortSignal {
-  const life = new AbortController();
-  reply.raw.once("close", () => life.abort(new ClusterError("unavailable", "the client is gone")));
-  return AbortSignal.any([life.signal, ending]);
-}
-
-async function bodyOf(request: FastifyRequest): Promise<unknown> {
-  const text = await readText(request.raw, bodyLimitBytes);
-  return parseJsonBody(request.headers["content-type"], text);
-}
-
-function queryOf(request: FastifyRequest): URLSearchParams {
-  const mark = request.url.indexOf("?");
-  return new URLSearchParams(mark === -1 ? "" : request.url.slice(mark + 1));
-}
-
-function wildcard(request: FastifyRequest): string {
-  return (request.params as { readonly "*": string })["*"];
-}
-
-function suffix(path: string, ending: string): string | undefined {
-  return path.endsWith(ending) ? path.slice(0, -ending.length) : undefined;
-}
-
-function required(name: string | undefined): string {
-  if (name === undefined || name === "") throw new ClusterError("not-found", notFoundMessage);
-  return name;
 }
 
 /** A socket that nobody answers on is what a killed process left. */

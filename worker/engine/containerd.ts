@@ -14,6 +14,7 @@ import { openPayloads } from "../mounts/secret.ts";
 import { openVolumes } from "../mounts/volume.ts";
 import { Connection } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
+import { ContainerdImages } from "./containerd-images.ts";
 import { createContainer, type CreateDeps, fillDirectory } from "./create.ts";
 import type {
   ContainerCreate,
@@ -33,6 +34,7 @@ import type {
 import { EventQueue } from "./event-queue.ts";
 import { execInContainer } from "./exec.ts";
 import { describeHost, type HostDescription, imageArchitecture } from "./host.ts";
+import type { ImageStore } from "./image-store.ts";
 import { Images } from "./images.ts";
 import { killContainer, removeContainer, startContainer, stopContainer, waitContainer } from "./lifecycle.ts";
 import { type MonitorDeps, runMonitor } from "./monitor.ts";
@@ -74,6 +76,7 @@ export async function openContainerdEngine(deps: EngineDeps, settings: EngineSet
 }
 
 class ContainerdEngine implements Engine {
+  readonly imageStore: ImageStore;
   readonly #deps: MonitorDeps & CreateDeps;
   readonly #containers = new Map<string, Container>();
   readonly #images: Images;
@@ -97,6 +100,12 @@ class ContainerdEngine implements Engine {
       connection,
       insecureRegistries: settings.insecureRegistries,
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
+    });
+    this.imageStore = new ContainerdImages({
+      connection,
+      images: this.#images,
+      users: (imageId) => this.#usersOf(imageId),
+      emit: (event) => this.#events.send({ kind: "image", atMs: clock.now(), ...event }),
     });
     this.#deps = {
       clock,
@@ -154,19 +163,6 @@ class ContainerdEngine implements Engine {
 
   images(): Promise<readonly Image[]> {
     return this.#images.list();
-  }
-
-  async removeImage(reference: string): Promise<void> {
-    const image = await this.#images.find(reference);
-    const user = [...this.#containers.values()].find(({ stored }) => stored.imageId === image?.id);
-    if (user !== undefined) {
-      throw new ClusterError(
-        "conflict",
-        `conflict: unable to remove repository reference ${JSON.stringify(reference)} (must force) - container ${user.id.slice(0, 12)} is using its referenced image ${image?.id.slice(7, 19)}`,
-      );
-    }
-    const { id, reference: name } = await this.#images.remove(reference);
-    this.#events.send({ kind: "image", action: "delete", atMs: this.#deps.clock.now(), id, reference: name });
   }
 
   resolve(reference: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution> {
@@ -267,6 +263,12 @@ class ContainerdEngine implements Engine {
     this.#deps.connection.close();
     await this.#monitor;
     for (const { output } of this.#containers.values()) output?.close();
+  }
+
+  #usersOf(imageId: string): { id: string; running: boolean }[] {
+    return [...this.#containers.values()]
+      .filter(({ stored }) => stored.imageId === imageId)
+      .map(({ id, status }) => ({ id, running: status.state === "running" }));
   }
 
   #require(id: string): Container {

@@ -12,10 +12,12 @@ import type {
   ContainerSpec,
   FileTarget,
   HealthCheck,
+  Platform,
   RegistryAuth,
   ResourceRequirements,
 } from "../../model/service.ts";
 import type { LogReader } from "../logs/reader.ts";
+import type { ImageStore } from "./image-store.ts";
 
 export interface Engine {
   /**
@@ -29,8 +31,8 @@ export interface Engine {
   /** By reference, `name@digest`, image id or its unique prefix of at least 4 digits; local only. */
   image(reference: string): Promise<Image | undefined>;
   images(): Promise<readonly Image[]>;
-  /** Forgets the reference; content that nothing else needs goes with it. `conflict` while a container uses it. */
-  removeImage(reference: string): Promise<void>;
+  /** Names, removal, sizes and archives of images; what clients do beyond what a task needs. */
+  readonly imageStore: ImageStore;
   /** What the registry says a reference is, for `GET /distribution/{name}/json`; pulls nothing. */
   resolve(reference: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution>;
 
@@ -68,6 +70,8 @@ export interface Engine {
 
 export interface PullOptions {
   readonly auth?: RegistryAuth;
+  /** Other than the host's own. */
+  readonly platform?: Platform & { readonly variant?: string };
   readonly onProgress?: (progress: PullProgress) => void;
 }
 
@@ -265,7 +269,7 @@ export type EngineEvent =
     }
   | {
       readonly kind: "image";
-      readonly action: "pull" | "delete";
+      readonly action: "pull" | "push" | "tag" | "untag" | "delete" | "load" | "save" | "import";
       readonly atMs: number;
       readonly id: string;
       readonly reference: string;

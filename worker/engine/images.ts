@@ -1,20 +1,25 @@
 /** The images of this host: names in containerd, their configurations, pulls in flight. */
+import { randomUUID } from "node:crypto";
+
 import { ClusterError } from "../../model/errors.ts";
 import type { Platform, RegistryAuth } from "../../model/service.ts";
-import type { Image as NamedImage } from "../../proto/gen/containerd/images.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { orAborted } from "../../runtime/signal.ts";
 import { readBlob } from "./blobs.ts";
-import { type Connection, isNotFound, toEngineError } from "./connection.ts";
+import { type Connection, toEngineError } from "./connection.ts";
 import type { Distribution, Image, PullOptions, PullProgress } from "./engine.ts";
+import { type ImageName, ImageNames } from "./image-names.ts";
 import {
   chooseEntry,
   configLimitBytes,
+  type Descriptor,
   type Manifest,
   manifestLimitBytes,
   parseConfig,
   parseManifest,
+  parsePlatform,
   platformsOf,
+  printPlatform,
 } from "./manifest.ts";
 import { type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
 import { parseReference, printReference } from "./reference.ts";
@@ -42,22 +47,35 @@ export interface ImagesDeps {
   readonly platform: Platform;
 }
 
+/** Where the parts of an image are, for whoever reads or sends them. */
+export interface ImageContent {
+  /** What the name stands for: an index, or the manifest itself. */
+  readonly root: Descriptor;
+  readonly manifest: Descriptor;
+  readonly config: Descriptor;
+  readonly layers: readonly Descriptor[];
+  /** The whole configuration as it was written. */
+  readonly configBytes: Buffer;
+}
+
 export class Images {
+  readonly names: ImageNames;
   readonly #connection: Connection;
   readonly #platform: Platform;
   readonly #registry: Registry;
   readonly #pullDeps: PullDeps;
   /** By name; an entry is used only while the name still has its digest. */
-  readonly #known = new Map<string, Image>();
+  readonly #known = new Map<string, Image & { readonly platform: string }>();
   readonly #pulls = new Map<string, RunningPull>();
 
   constructor({ connection, insecureRegistries, platform }: ImagesDeps) {
     this.#connection = connection;
+    this.names = new ImageNames(connection);
     this.#platform = platform;
     this.#registry = new Registry(insecureRegistries);
     this.#pullDeps = {
       connection,
-      platform,
+      names: this.names,
       registry: this.#registry,
       downloads: new Limit(parallelDownloads),
       layers: new Map(),
@@ -67,18 +85,19 @@ export class Images {
   /** `changed` is false when the registry had nothing new. */
   async pull(text: string, options: PullOptions, signal: AbortSignal): Promise<PullOutcome> {
     const { auth, onProgress } = options;
+    const platform = options.platform ?? this.#platform;
     const reference = parseReference(text);
     if (reference.digest !== undefined) {
       const present = await this.find(text);
-      if (present !== undefined) {
+      if (present !== undefined && isFor(present, platform)) {
         onProgress?.({ kind: "resolved", reference: present.reference, digest: present.digest });
         onProgress?.({ kind: "done", changed: false });
         return { image: present, changed: false };
       }
     }
     // Credentials are part of the key: who may not pull an image must not be handed another's pull.
-    const key = JSON.stringify([printReference(reference), auth ?? null]);
-    const running = this.#pulls.get(key) ?? this.#begin(key, text, auth);
+    const key = JSON.stringify([printReference(reference), auth ?? null, platform]);
+    const running = this.#pulls.get(key) ?? this.#begin(key, text, auth, platform);
     if (onProgress !== undefined) running.listeners.add(onProgress);
     running.waiting++;
     try {
@@ -104,7 +123,7 @@ export class Images {
     }
     const reference = parseReference(text);
     const name = printReference(reference);
-    const named = await this.#named(name);
+    const named = await this.names.get(name);
     if (named !== undefined) return this.#load(named);
     if (reference.digest === undefined) return undefined;
     // Pulled by tag, wanted by digest: the same repository and content under another name.
@@ -112,33 +131,41 @@ export class Images {
     const same = (image: Image): boolean =>
       image.digest === reference.digest && image.reference.replace(/[:@][^/]*$/, "") === repository;
     for (const image of this.#known.values()) {
-      if (same(image) && (await this.#named(image.reference))?.target?.digest === image.digest) return image;
+      if (same(image) && (await this.names.get(image.reference))?.target.digest === image.digest)
+        return image;
     }
     return (await this.list()).find(same);
   }
 
+  /** One for each name. */
   async list(): Promise<Image[]> {
-    const { images } = this.#connection;
     try {
-      const { images: named } = await this.#connection.call(images, "list", { filters: [] });
-      const loaded = await Promise.all(named.map((image) => this.#load(image)));
+      const loaded = await Promise.all((await this.names.list()).map((name) => this.#load(name)));
       return loaded.filter((image) => image !== undefined);
     } catch (error) {
       throw toEngineError(error, "cannot list images");
     }
   }
 
-  async remove(text: string): Promise<Image> {
-    const image = await this.find(text);
-    if (image === undefined) throw new ClusterError("not-found", `No such image: ${text}`);
-    const { images } = this.#connection;
+  /** @throws {ClusterError} `not-found` when part of it is gone. */
+  async content({ digest, reference }: Image): Promise<ImageContent> {
+    const named = await this.names.get(reference);
+    if (named === undefined || named.target.digest !== digest)
+      throw new ClusterError("not-found", `No such image: ${reference}`);
+    return this.#content(named);
+  }
+
+  /** Settles once what no name or lease holds any more is gone from the disk. */
+  async collect(): Promise<void> {
+    const { leases } = this.#connection;
+    // Any synchronous removal runs containerd's collector; a lease of nothing is the cheapest to remove.
+    const id = `shoal-collect-${randomUUID()}`;
     try {
-      await this.#connection.call(images, "delete", { name: image.reference, sync: true });
+      await this.#connection.call(leases, "create", { id, labels: {} });
+      await this.#connection.call(leases, "delete", { id, sync: true });
     } catch (error) {
-      if (!isNotFound(error)) throw toEngineError(error, `cannot remove image ${text}`);
+      throw toEngineError(error, "cannot give back disk");
     }
-    this.#known.delete(image.reference);
-    return image;
   }
 
   async resolve(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution> {
@@ -157,13 +184,13 @@ export class Images {
     this.#registry.close();
   }
 
-  #begin(key: string, text: string, auth: RegistryAuth | undefined): RunningPull {
+  #begin(key: string, text: string, auth: RegistryAuth | undefined, platform: Platform): RunningPull {
     const cancel = new AbortController();
     const listeners = new Set<(progress: PullProgress) => void>();
     const report = (progress: PullProgress): void => {
       for (const listener of listeners) listener(progress);
     };
-    const result = this.#pull(text, auth, report, cancel.signal).finally(() => {
+    const result = this.#pull({ text, auth, platform }, report, cancel.signal).finally(() => {
       if (this.#pulls.get(key) === running) this.#pulls.delete(key);
     });
     // Those who wait have it; when all of them gave up nobody does.
@@ -174,71 +201,61 @@ export class Images {
   }
 
   async #pull(
-    text: string,
-    auth: RegistryAuth | undefined,
+    {
+      text,
+      auth,
+      platform,
+    }: { readonly text: string; readonly auth: RegistryAuth | undefined; readonly platform: Platform },
     report: (progress: PullProgress) => void,
     signal: AbortSignal,
   ): Promise<PullOutcome> {
     const reference = parseReference(text);
     const name = printReference(reference);
-    const before = await this.#named(name);
+    const before = await this.names.get(name);
     const present = before === undefined ? undefined : await this.#load(before);
-    if (present !== undefined) {
+    if (before !== undefined && present !== undefined && isFor(present, platform)) {
       const remote = await this.#registry.head(reference, auth, signal);
       if (remote.digest === present.digest) {
         report({ kind: "resolved", reference: name, digest: present.digest });
+        if (before.local) await this.names.put({ ...before, local: false });
         return { image: present, changed: false };
       }
     }
     try {
-      await pullImage(this.#pullDeps, { reference, name, auth }, report, signal);
+      const isOwn = printPlatform(platform) === printPlatform(this.#platform);
+      const target = { reference, name, auth, platform, label: isOwn ? "" : printPlatform(platform) };
+      await pullImage(this.#pullDeps, target, report, signal);
     } catch (error) {
       throw toEngineError(error, `cannot pull ${text}`);
     }
     this.#known.delete(name);
-    const named = await this.#named(name);
+    const named = await this.names.get(name);
     const image = named === undefined ? undefined : await this.#load(named);
     if (image === undefined) throw new ClusterError("internal", `cannot pull ${text}: its content vanished`);
     return { image, changed: true };
   }
 
-  async #named(name: string): Promise<NamedImage | undefined> {
-    const { images } = this.#connection;
-    try {
-      const { image } = await this.#connection.call(images, "get", { name });
-      return image;
-    } catch (error) {
-      if (isNotFound(error)) return undefined;
-      throw toEngineError(error, `cannot look up image ${name}`);
-    }
-  }
-
   /** Undefined when parts of it are missing, such as those of another platform: then it must be pulled. */
-  async #load({ name, target }: NamedImage): Promise<Image | undefined> {
-    if (target === undefined) return undefined;
+  async #load(named: ImageName): Promise<Image | undefined> {
+    const { name, target, platform } = named;
     const known = this.#known.get(name);
-    if (known?.digest === target.digest) return known;
+    if (known?.digest === target.digest && known.platform === platform) return known;
     try {
-      const root = await this.#manifest(target.digest, target.mediaType);
-      const entry = root.kind === "index" ? chooseEntry(root.manifests, this.#platform) : target;
-      if (entry === undefined) return undefined;
-      const manifest = root.kind === "index" ? await this.#manifest(entry.digest, entry.mediaType) : root;
-      if (manifest.kind !== "manifest") return undefined;
-      const bytes = await readBlob(this.#connection, manifest.config.digest, configLimitBytes);
-      const { config, diffIds, architecture, os, createdAtMs } = parseConfig(bytes);
-      const layersBytes = manifest.layers.reduce((sum, layer) => sum + layer.size, 0);
+      const { manifest, config: configDescriptor, layers, configBytes } = await this.#content(named);
+      const { config, diffIds, architecture, os, createdAtMs } = parseConfig(configBytes);
+      const layersBytes = layers.reduce((sum, layer) => sum + layer.size, 0);
       const image: Image = {
-        id: manifest.config.digest,
+        id: configDescriptor.digest,
         reference: name,
         digest: target.digest,
         config,
-        sizeBytes: entry.size + manifest.config.size + layersBytes,
+        sizeBytes: manifest.size + configDescriptor.size + layersBytes,
         chainId: chainIds(diffIds).at(-1) ?? "",
         createdAtMs,
         architecture,
         os,
       };
-      this.#known.set(name, image);
+      this.#known.set(name, { ...image, platform });
       return image;
     } catch (error) {
       if (error instanceof ClusterError && error.code === "not-found") return undefined;
@@ -246,7 +263,31 @@ export class Images {
     }
   }
 
+  async #content({ name, target, platform }: ImageName): Promise<ImageContent> {
+    const root = await this.#manifest(target.digest, target.mediaType);
+    const wanted = platform === "" ? this.#platform : parsePlatform(platform);
+    const entry = root.kind === "index" ? chooseEntry(root.manifests, wanted) : target;
+    if (entry === undefined)
+      throw new ClusterError("not-found", `image ${name} has no part for ${printPlatform(wanted)}`);
+    const manifest = root.kind === "index" ? await this.#manifest(entry.digest, entry.mediaType) : root;
+    if (manifest.kind !== "manifest")
+      throw new ClusterError("not-found", `image ${name} is an index within an index`);
+    const { config, layers } = manifest;
+    const { mediaType, digest, size } = entry;
+    return {
+      root: target,
+      manifest: { mediaType, digest, size },
+      config,
+      layers,
+      configBytes: await readBlob(this.#connection, config.digest, configLimitBytes),
+    };
+  }
+
   async #manifest(digest: string, mediaType: string): Promise<Manifest> {
     return parseManifest(await readBlob(this.#connection, digest, manifestLimitBytes), mediaType);
   }
+}
+
+function isFor(image: Image, { os, architecture }: Platform): boolean {
+  return image.os === os && image.architecture === architecture;
 }

@@ -26,6 +26,15 @@ export interface IndexEntry extends Descriptor {
   readonly platform?: Platform & { readonly variant?: string };
 }
 
+export type WantedPlatform = Platform & { readonly variant?: string };
+
+/** As `uname -m` and people write them, in the words of images. */
+const architectureNames: Readonly<Record<string, string>> = {
+  x86_64: "amd64",
+  "x86-64": "amd64",
+  aarch64: "arm64",
+};
+
 export type Manifest =
   | { readonly kind: "index"; readonly mediaType: string; readonly manifests: readonly IndexEntry[] }
   | {
@@ -59,11 +68,44 @@ export function parseManifest(bytes: Uint8Array, contentType: string): Manifest 
   };
 }
 
+/**
+ * "linux/arm64/v8", or less of it: what is not given is the host's.
+ *
+ * @throws {ClusterError} `invalid-argument` for what is no platform.
+ */
+export function parsePlatform(
+  text: string,
+  host: WantedPlatform = { os: "linux", architecture: "" },
+): WantedPlatform {
+  const parts = text.toLowerCase().split("/");
+  if (parts.length > 3 || !parts.every((part) => /^[a-z0-9_.-]+$/.test(part))) {
+    throw new ClusterError(
+      "invalid-argument",
+      `${JSON.stringify(text)} is not a platform: os[/architecture[/variant]] is accepted`,
+    );
+  }
+  const [first = "", second, variant] = parts;
+  const os = second === undefined && first !== "linux" && first !== "windows" ? host.os : first;
+  const architecture = second ?? (os === first ? host.architecture : first);
+  return {
+    os,
+    architecture: architectureNames[architecture] ?? architecture,
+    ...(variant !== undefined && { variant }),
+  };
+}
+
+export function printPlatform({ os, architecture, variant }: WantedPlatform): string {
+  return [os, architecture, ...(variant === undefined ? [] : [variant])].join("/");
+}
+
 /** The entry for a platform; amd64 also takes variants, arm64 its v8. */
-export function chooseEntry(entries: readonly IndexEntry[], wanted: Platform): IndexEntry | undefined {
+export function chooseEntry(entries: readonly IndexEntry[], wanted: WantedPlatform): IndexEntry | undefined {
   const fitting = entries.filter(
     ({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture,
   );
+  const exact = fitting.find(({ platform }) => platform?.variant === wanted.variant);
+  if (wanted.variant !== undefined)
+    return exact ?? fitting.find(({ platform }) => platform?.variant === undefined);
   // The plain one first: it runs everywhere.
   return fitting.find(({ platform }) => (platform?.variant ?? "") === "") ?? fitting[0];
 }

@@ -2,11 +2,12 @@
 import { createHash, randomUUID } from "node:crypto";
 
 import { ClusterError } from "../../model/errors.ts";
-import type { Platform, RegistryAuth } from "../../model/service.ts";
+import type { RegistryAuth } from "../../model/service.ts";
 import type { Limit } from "../../runtime/limit.ts";
 import { abortBlob, readBlob, writeBlob } from "./blobs.ts";
-import { type Connection, isAlreadyThere, unlessGone } from "./connection.ts";
+import { type Connection, unlessGone } from "./connection.ts";
 import type { PullProgress } from "./engine.ts";
+import type { ImageNames } from "./image-names.ts";
 import {
   chooseEntry,
   configLimitBytes,
@@ -16,6 +17,8 @@ import {
   type ParsedConfig,
   parseConfig,
   parseManifest,
+  printPlatform,
+  type WantedPlatform,
 } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import type { Registry, RemoteManifest } from "./registry.ts";
@@ -27,8 +30,8 @@ const layerAttempts = 4;
 
 export interface PullDeps {
   readonly connection: Connection;
+  readonly names: ImageNames;
   readonly registry: Registry;
-  readonly platform: Platform;
   /** Layers downloading at once, over all pulls. */
   readonly downloads: Limit;
   /** Layers being stored or unpacked, by digest; two images that share one do it once. */
@@ -40,6 +43,9 @@ export interface PullTarget {
   /** The image's name in containerd. */
   readonly name: string;
   readonly auth: RegistryAuth | undefined;
+  readonly platform: WantedPlatform;
+  /** The platform if it is not the host's, else empty; kept with the name. */
+  readonly label: string;
 }
 
 export async function pullImage(
@@ -131,14 +137,13 @@ class Pull {
   }
 
   async #fetchChosen(root: FetchedManifest): Promise<FetchedManifest> {
-    const { reference, name } = this.#target;
-    const { platform } = this.#deps;
+    const { reference, name, platform } = this.#target;
     const entries = root.manifest.kind === "index" ? root.manifest.manifests : [];
     const entry = chooseEntry(entries, platform);
     if (entry === undefined) {
       throw new ClusterError(
         "failed-precondition",
-        `no matching manifest for ${platform.os}/${platform.architecture} in the manifest list entries of ${name}`,
+        `no matching manifest for ${printPlatform(platform)} in the manifest list entries of ${name}`,
       );
     }
     const { tag: _tag, ...repository } = reference;
@@ -279,15 +284,8 @@ class Pull {
   }
 
   async #nameImage(target: Descriptor): Promise<void> {
-    const { connection } = this.#deps;
-    const { images } = connection;
-    const image = { name: this.#target.name, labels: {}, target: { ...target } };
-    try {
-      await connection.call(images, "create", { image });
-    } catch (error) {
-      if (!isAlreadyThere(error)) throw error;
-      await connection.call(images, "update", { image, updateMask: ["target"] });
-    }
+    const { name, label } = this.#target;
+    await this.#deps.names.put({ name, target, local: false, platform: label });
   }
 }
 

@@ -49,6 +49,11 @@ export function printReference({ domain, path, tag, digest }: Reference): string
   return digest === undefined ? `${domain}/${path}:${tag ?? "latest"}` : `${domain}/${path}@${digest}`;
 }
 
+/** A full form as users write it: without Docker Hub's parts. */
+export function familiarName(reference: string): string {
+  return reference.replace(/^docker\.io\/(library\/)?/, "");
+}
+
 /** Where the registry of a domain is reached. */
 export function registryHost(domain: string): string {
   return domain === "docker.io" ? "registry-1.docker.io" : domain;

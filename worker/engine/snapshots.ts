@@ -36,6 +36,18 @@ export async function snapshotExists(connection: Connection, key: string): Promi
   }
 }
 
+/** Bytes on disk of one layer, without those below; 0 if it is not there. */
+export async function snapshotUsage(connection: Connection, key: string): Promise<number> {
+  const { snapshots } = connection;
+  try {
+    const { size } = await connection.call(snapshots, "usage", { snapshotter, key });
+    return size;
+  } catch (error) {
+    if (isNotFound(error)) return 0;
+    throw toEngineError(error, `cannot measure layer ${key}`);
+  }
+}
+
 export interface LayerUnpack {
   readonly layer: Descriptor;
   readonly diffId: string;

@@ -20,6 +20,7 @@ import {
 } from "@grpc/grpc-js";
 import { Empty } from "../google/protobuf/empty.ts";
 import { FieldMask } from "../google/protobuf/field_mask.ts";
+import { Timestamp } from "../google/protobuf/timestamp.ts";
 import { Descriptor } from "./types.ts";
 
 export const protobufPackage = "containerd.services.images.v1";
@@ -30,6 +31,8 @@ export interface Image {
   name: string;
   labels: { [key: string]: string };
   target: Descriptor | undefined;
+  createdAt: Timestamp | undefined;
+  updatedAt: Timestamp | undefined;
 }
 
 export interface Image_LabelsEntry {
@@ -76,7 +79,7 @@ export interface DeleteImageRequest {
 }
 
 function createBaseImage(): Image {
-  return { name: "", labels: {}, target: undefined };
+  return { name: "", labels: {}, target: undefined, createdAt: undefined, updatedAt: undefined };
 }
 
 export const Image: MessageFns<Image> = {
@@ -89,6 +92,12 @@ export const Image: MessageFns<Image> = {
     });
     if (message.target !== undefined) {
       Descriptor.encode(message.target, writer.uint32(26).fork()).join();
+    }
+    if (message.createdAt !== undefined) {
+      Timestamp.encode(message.createdAt, writer.uint32(58).fork()).join();
+    }
+    if (message.updatedAt !== undefined) {
+      Timestamp.encode(message.updatedAt, writer.uint32(66).fork()).join();
     }
     return writer;
   },
@@ -133,6 +142,22 @@ export const Image: MessageFns<Image> = {
             message.target = Descriptor.decode(reader, reader.uint32());
             continue;
           }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.createdAt = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.updatedAt = Timestamp.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -162,6 +187,12 @@ export const Image: MessageFns<Image> = {
     );
     message.target = (object.target !== undefined && object.target !== null)
       ? Descriptor.fromPartial(object.target)
+      : undefined;
+    message.createdAt = (object.createdAt !== undefined && object.createdAt !== null)
+      ? Timestamp.fromPartial(object.createdAt)
+      : undefined;
+    message.updatedAt = (object.updatedAt !== undefined && object.updatedAt !== null)
+      ? Timestamp.fromPartial(object.updatedAt)
       : undefined;
     return message;
   },

@@ -1,6 +1,12 @@
 import t from "tap";
 
-import { chooseEntry, parseConfig, parseManifest } from "../../../worker/engine/manifest.ts";
+import {
+  chooseEntry,
+  parseConfig,
+  parseManifest,
+  parsePlatform,
+  printPlatform,
+} from "../../../worker/engine/manifest.ts";
 
 const digest = (digit: string): string => `sha256:${digit.repeat(64)}`;
 const bytes = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
@@ -92,3 +98,24 @@ t.test("an image configuration, health times in milliseconds", (t) => {
   t.throws(() => parseConfig(bytes({ rootfs: { diff_ids: ["x"] } })), { code: "failed-precondition" });
   t.end();
 });
+
+for (const { text, want } of [
+  { text: "linux/arm64", want: "linux/arm64" },
+  { text: "linux/arm/v7", want: "linux/arm/v7" },
+  { text: "linux/x86_64", want: "linux/amd64" },
+  { text: "arm64", want: "linux/arm64" },
+  { text: "linux", want: "linux/amd64" },
+  { text: "LINUX/aarch64", want: "linux/arm64" },
+]) {
+  t.test(`platform ${text}`, (t) => {
+    t.equal(printPlatform(parsePlatform(text, { os: "linux", architecture: "x86_64" })), want);
+    t.end();
+  });
+}
+
+for (const text of ["", "a/b/c/d", "linux/", "linux/a b"]) {
+  t.test(`platform ${JSON.stringify(text)} is refused`, (t) => {
+    t.throws(() => parsePlatform(text), { code: "invalid-argument" });
+    t.end();
+  });
+}

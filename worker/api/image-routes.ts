@@ -1,0 +1,76 @@
+import type { FastifyInstance } from "fastify";
+import { ClusterError } from "../../model/errors.ts";
+import { sendJson } from "../../runtime/api-server.ts";
+import { notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import type { FrontDoorDeps } from "./deps.ts";
+import {
+  distribution,
+  imageHistory,
+  inspectImage,
+  listImages,
+  pruneImages,
+  removeImage,
+  tagImage,
+} from "./image.ts";
+import { pullImage } from "./image-pull.ts";
+import { headerOf, lifeOf, queryOf, required, type RouteContext, suffix, wildcard } from "./request.ts";
+
+/** `/images` and `/distribution`. Names may contain slashes, so their routes are told apart by how the path ends. */
+export function imageRoutes(
+  app: FastifyInstance,
+  deps: FrontDoorDeps,
+  { ending, versionOf }: RouteContext,
+): void {
+  app.get("/images/json", async (request, reply) =>
+    sendJson(reply, 200, await listImages(deps, queryOf(request), versionOf(request))),
+  );
+  app.get("/images/search", () => {
+    throw new ClusterError(
+      "unimplemented",
+      "searching for images is not supported: registries have no common search; look on the registry's own pages",
+    );
+  });
+  app.post("/images/create", (request, reply) => {
+    const query = queryOf(request);
+    const fromImage = query.get("fromImage") ?? "";
+    if (fromImage === "") {
+      throw new ClusterError(
+        "unimplemented",
+        "importing an archive is not available yet: only fromImage is accepted",
+      );
+    }
+    const pull = {
+      fromImage,
+      tag: query.get("tag") ?? "",
+      platform: query.get("platform") ?? "",
+      auth: headerOf(request, "x-registry-auth"),
+    };
+    return pullImage(deps, pull, reply, lifeOf(reply, ending));
+  });
+  app.post("/images/prune", async (request, reply) =>
+    sendJson(reply, 200, await pruneImages(deps, queryOf(request))),
+  );
+  app.get("/images/*", async (request, reply) => {
+    const path = wildcard(request);
+    const inspected = suffix(path, "/json");
+    if (inspected !== undefined)
+      return sendJson(reply, 200, await inspectImage(deps, required(inspected), versionOf(request)));
+    const name = suffix(path, "/history");
+    if (name !== undefined) return sendJson(reply, 200, await imageHistory(deps, required(name)));
+    throw new ClusterError("not-found", notFoundMessage);
+  });
+  app.post("/images/*", async (request, reply) => {
+    const name = required(suffix(wildcard(request), "/tag"));
+    await tagImage(deps, name, queryOf(request));
+    return reply.code(201).send();
+  });
+  app.delete("/images/*", async (request, reply) => {
+    const force = queryFlag(queryOf(request).get("force"));
+    return sendJson(reply, 200, await removeImage(deps, required(wildcard(request)), force));
+  });
+  app.get("/distribution/*", async (request, reply) => {
+    const name = required(suffix(wildcard(request), "/json"));
+    const auth = headerOf(request, "x-registry-auth");
+    return sendJson(reply, 200, await distribution(deps, name, auth, lifeOf(reply, ending)));
+  });
+}

@@ -1,0 +1,87 @@
+/** Docker's streams of JSON lines: progress while work goes on, and its end. */
+import type { FastifyReply } from "fastify";
+import { toClusterError } from "../../model/errors.ts";
+import { jsonContentType } from "../../runtime/http.ts";
+import { stream } from "./request.ts";
+
+/** A reader that is further behind misses intermediate steps, never the outcome. */
+const backlogLimit = 1_024;
+
+export type ProgressLine =
+  | {
+      readonly status: string;
+      readonly id?: string;
+      readonly progressDetail?: { readonly current?: number; readonly total?: number };
+      readonly progress?: string;
+    }
+  | { readonly stream: string }
+  | { readonly aux: object; readonly progressDetail?: object };
+
+/**
+ * Carries out `work` and sends what it says. Until it has said something a failure is an ordinary HTTP error; after that
+ * it is the stream's last line. Settles once the first line is out, or the work is over.
+ *
+ * @throws what `work` threw before its first line.
+ */
+export async function streamProgress(
+  reply: FastifyReply,
+  work: (say: (line: ProgressLine) => void) => Promise<void>,
+): Promise<FastifyReply> {
+  const lines: string[] = [];
+  let over = false;
+  let wake = (): void => undefined;
+  let begin = (): void => undefined;
+  const begun = new Promise<void>((resolve) => (begin = resolve));
+  const push = (line: object): void => {
+    lines.push(`${JSON.stringify(line)}\r\n`);
+    begin();
+    wake();
+  };
+  const say = (line: ProgressLine): void => {
+    if (lines.length < backlogLimit || !("progressDetail" in line)) push(line);
+  };
+  let failure: unknown;
+  const done = work(say)
+    .catch((error: unknown) => {
+      failure = error;
+    })
+    .finally(() => {
+      over = true;
+      begin();
+      wake();
+    });
+  await begun;
+  if (over && lines.length === 0 && failure !== undefined) throw failure;
+  return stream(reply, sent(), jsonContentType);
+
+  async function* sent(): AsyncGenerator<string> {
+    for (;;) {
+      const text = lines.splice(0).join("");
+      if (text !== "") yield text;
+      else if (over) break;
+      else await new Promise<void>((resolve) => (wake = resolve));
+    }
+    await done;
+    if (failure === undefined) return;
+    const { message } = toClusterError(failure);
+    yield `${JSON.stringify({ errorDetail: { message }, error: message })}\r\n`;
+  }
+}
+
+/** The bar that old clients print as it comes. */
+export function progressBar(current: number, total: number): string {
+  const done = total > 0 ? Math.min(50, Math.floor((current / total) * 50)) : 0;
+  const bar = `${"=".repeat(done)}>${" ".repeat(50 - done)}`.slice(0, 50);
+  return `[${bar}]  ${humanSize(current).padStart(6)}/${humanSize(total)}`;
+}
+
+function humanSize(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1_000 && unit < units.length - 1) {
+    value /= 1_000;
+    unit += 1;
+  }
+  return `${Number(value.toPrecision(4))}${units[unit] ?? ""}`;
+}

@@ -1,0 +1,207 @@
+/** The image store over containerd: names, removal and sizes of what `images.ts` finds. */
+import { ClusterError } from "../../model/errors.ts";
+import type { Connection } from "./connection.ts";
+import type { EngineEvent, Image } from "./engine.ts";
+import { type ImageDetails, parseDetails } from "./image-details.ts";
+import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
+import { type ImageTag, planRemoval } from "./image-removal.ts";
+import type { ImageStore, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
+import type { Images } from "./images.ts";
+import { familiarName, parseReference, printReference } from "./reference.ts";
+import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
+
+export interface ContainerdImagesDeps {
+  readonly connection: Connection;
+  readonly images: Images;
+  /** Containers made from an image. */
+  readonly users: (imageId: string) => readonly { readonly id: string; readonly running: boolean }[];
+  readonly emit: (event: Omit<Extract<EngineEvent, { kind: "image" }>, "kind" | "atMs">) => void;
+}
+
+interface Group {
+  readonly id: string;
+  readonly names: readonly { readonly name: ImageName; readonly image: Image }[];
+}
+
+export class ContainerdImages implements ImageStore {
+  readonly #deps: ContainerdImagesDeps;
+  /** Sizes of layers on disk; a layer never changes. */
+  readonly #layerBytes = new Map<string, number>();
+
+  constructor(deps: ContainerdImagesDeps) {
+    this.#deps = deps;
+  }
+
+  async list(): Promise<StoredImage[]> {
+    const stored = await Promise.all((await this.#groups()).map((group) => this.#stored(group)));
+    return stored.toSorted((a, b) => b.image.createdAtMs - a.image.createdAtMs || (a.id < b.id ? -1 : 1));
+  }
+
+  async find(reference: string): Promise<StoredImage | undefined> {
+    const image = await this.#deps.images.find(reference);
+    if (image === undefined) return undefined;
+    const group = (await this.#groups()).find(({ id }) => id === image.id);
+    return group === undefined ? undefined : this.#stored(group);
+  }
+
+  async details({ image }: StoredImage): Promise<ImageDetails> {
+    const { configBytes } = await this.#deps.images.content(image);
+    return parseDetails(configBytes);
+  }
+
+  async tag(source: string, target: string): Promise<void> {
+    const { images, emit } = this.#deps;
+    const reference = parseReference(target);
+    if (reference.digest !== undefined)
+      throw new ClusterError("invalid-argument", "refusing to create a tag with a digest reference");
+    if (/^[0-9a-f]{64}$/.test(target)) {
+      throw new ClusterError(
+        "invalid-argument",
+        `invalid repository name (${target}), cannot specify 64-byte hexadecimal strings`,
+      );
+    }
+    const image = await this.#require(source);
+    const from = await images.names.get(image.reference);
+    if (from === undefined) throw noSuchImage(source);
+    const name = printReference(reference);
+    const held = await images.names.get(name);
+    // The same content keeps what a registry has said of this name.
+    if (held?.target.digest !== from.target.digest) await images.names.put({ ...from, name, local: true });
+    emit({ action: "tag", id: image.id, reference: name });
+  }
+
+  async remove(asked: string, { force }: { readonly force: boolean }): Promise<RemovalOutcome> {
+    const { images, users, emit } = this.#deps;
+    const image = await this.#require(asked);
+    const group = (await this.#groups()).find(({ id }) => id === image.id);
+    if (group === undefined) throw noSuchImage(asked);
+    const isId = /^(sha256:)?[0-9a-f]+$/.test(asked) && image.id.includes(asked);
+    const tags = tagsOf(group);
+    const named = isId ? undefined : tagOf(printReference(parseReference(asked)));
+    const plan = planRemoval({ asked, named, id: image.id, tags, users: users(image.id), force });
+    const records: Removal[] = plan.untag.map(({ text }) => ({ untagged: text }));
+    const { layers } = await this.#stored(group);
+    if (plan.image === "orphaned") {
+      const [first] = group.names;
+      if (first !== undefined)
+        await images.names.put({ ...first.name, name: untaggedName(first.name.target.digest) });
+    }
+    const gone = new Set(plan.untag.map(({ text }) => text));
+    for (const { name } of group.names) {
+      if (isUntagged(name.name)) continue;
+      const { text } = tagOf(name.name);
+      if (gone.has(text)) await images.names.delete(name.name, "later");
+      else if (gone.has(digestTag(name)?.text ?? "")) await images.names.put({ ...name, local: true });
+    }
+    for (const { text } of plan.untag) emit({ action: "untag", id: image.id, reference: text });
+    if (plan.image !== "deleted") return { records, reclaimedBytes: 0 };
+    for (const { name } of group.names) await images.names.delete(name.name, "later");
+    await images.collect();
+    emit({ action: "delete", id: image.id, reference: image.id });
+    records.push({ deleted: image.id });
+    let reclaimedBytes = 0;
+    for (const { chainId, diskBytes } of layers.toReversed()) {
+      if (await snapshotExists(this.#deps.connection, chainId)) continue;
+      records.push({ deleted: chainId });
+      this.#layerBytes.delete(chainId);
+      reclaimedBytes += diskBytes;
+    }
+    return { records, reclaimedBytes };
+  }
+
+  async prune(select: (image: StoredImage) => boolean): Promise<RemovalOutcome> {
+    const records: Removal[] = [];
+    let reclaimedBytes = 0;
+    for (const stored of await this.list()) {
+      if (this.#deps.users(stored.id).length > 0 || !select(stored)) continue;
+      try {
+        const outcome = await this.remove(stored.id, { force: true });
+        records.push(...outcome.records);
+        reclaimedBytes += outcome.reclaimedBytes;
+      } catch (error) {
+        // Removed meanwhile, or a container came to use it: both are fine.
+        if (!(error instanceof ClusterError) || !["not-found", "conflict"].includes(error.code)) throw error;
+      }
+    }
+    return { records, reclaimedBytes };
+  }
+
+  async #require(text: string): Promise<Image> {
+    const image = await this.#deps.images.find(text);
+    if (image === undefined) throw noSuchImage(text);
+    return image;
+  }
+
+  async #groups(): Promise<Group[]> {
+    const { images } = this.#deps;
+    const groups = new Map<string, { name: ImageName; image: Image }[]>();
+    const [names, all] = await Promise.all([images.names.list(), images.list()]);
+    const byName = new Map(all.map((image) => [image.reference, image]));
+    for (const name of names) {
+      const image = byName.get(name.name);
+      if (image !== undefined) groups.set(image.id, [...(groups.get(image.id) ?? []), { name, image }]);
+    }
+    return [...groups].map(([id, members]) => ({ id, names: members }));
+  }
+
+  async #stored(group: Group): Promise<StoredImage> {
+    const [first] = group.names;
+    if (first === undefined) throw noSuchImage(group.id);
+    const { configBytes } = await this.#deps.images.content(first.image);
+    const chain = chainIds(parseDetails(configBytes).diffIds);
+    const layers = await Promise.all(
+      chain.map(async (chainId) => ({ chainId, diskBytes: await this.#bytesOf(chainId) })),
+    );
+    const tags = tagsOf(group);
+    return {
+      id: group.id,
+      image: first.image,
+      tags: tags.filter(({ kind }) => kind === "tag").map(({ text }) => text),
+      digests: tags.filter(({ kind }) => kind === "digest").map(({ text }) => text),
+      layers,
+      diskBytes: layers.reduce((sum, { diskBytes }) => sum + diskBytes, 0),
+      taggedAtMs: Math.max(...group.names.map(({ name }) => name.taggedAtMs)),
+      containers: this.#deps.users(group.id).map(({ id }) => id),
+    };
+  }
+
+  async #bytesOf(chainId: string): Promise<number> {
+    const known = this.#layerBytes.get(chainId);
+    if (known !== undefined) return known;
+    const bytes = await snapshotUsage(this.#deps.connection, chainId);
+    if (bytes > 0) this.#layerBytes.set(chainId, bytes);
+    return bytes;
+  }
+}
+
+/** Docker's words, with the tag that it would have looked for. */
+export function noSuchImage(text: string): ClusterError {
+  const isId = /^sha256:[0-9a-f]+$/.test(text);
+  const name = isId ? text : familiarName(printReference(parseReference(text)));
+  return new ClusterError("not-found", `No such image: ${name}`);
+}
+
+function tagOf(reference: string): ImageTag {
+  const { domain, path, digest } = parseReference(reference);
+  return {
+    text: familiarName(reference),
+    repository: `${domain}/${path}`,
+    kind: digest === undefined ? "tag" : "digest",
+  };
+}
+
+/** What the registry calls the content of a tag that came from it. */
+function digestTag({ name, target, local }: ImageName): ImageTag | undefined {
+  const { domain, path, digest } = parseReference(name);
+  if (local || digest !== undefined) return undefined;
+  return tagOf(printReference({ domain, path, digest: target.digest }));
+}
+
+function tagsOf(group: Group): ImageTag[] {
+  const all = group.names
+    .filter(({ name }) => !isUntagged(name.name))
+    .flatMap(({ name }) => [tagOf(name.name), digestTag(name)])
+    .filter((tag) => tag !== undefined);
+  const byText = new Map(all.map((tag) => [tag.text, tag]));
+  return [...byText.values()].toSorted((a, b) => (a.text < b.text ? -1 : 1));
+}

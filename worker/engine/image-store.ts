@@ -1,0 +1,52 @@
+/** What clients do with images beyond what a task needs: names, removal, sizes. */
+import type { Image } from "./engine.ts";
+import type { ImageDetails } from "./image-details.ts";
+
+export interface ImageStore {
+  /** One for each image, whatever number of names it has; newest first. */
+  list(): Promise<readonly StoredImage[]>;
+  /** By reference, `name@digest`, image id or its unique prefix of at least 4 digits. */
+  find(reference: string): Promise<StoredImage | undefined>;
+  /** What only its configuration says. */
+  details(image: StoredImage): Promise<ImageDetails>;
+  /**
+   * Gives an image a further name; another image that had it loses it.
+   *
+   * @throws {ClusterError} `not-found` for the source; `invalid-argument` for a target that is no tag.
+   */
+  tag(source: string, target: string): Promise<void>;
+  /**
+   * Removes a name, or by id the image; content that nothing else needs is gone from the disk when it settles.
+   *
+   * @throws {ClusterError} `not-found`; `conflict` in Docker's words.
+   */
+  remove(reference: string, options: { readonly force: boolean }): Promise<RemovalOutcome>;
+  /** Removes those images that no container uses and `select` wants. */
+  prune(select: (image: StoredImage) => boolean): Promise<RemovalOutcome>;
+}
+
+export interface StoredImage {
+  /** Digest of the configuration. */
+  readonly id: string;
+  /** Under one of its names; equal in all but the name and the digest. */
+  readonly image: Image;
+  /** As users write them: "web:1". */
+  readonly tags: readonly string[];
+  /** "web@sha256:…", as registries know it; none for what was made here. */
+  readonly digests: readonly string[];
+  /** Lowest first. */
+  readonly layers: readonly { readonly chainId: string; readonly diskBytes: number }[];
+  /** Sum over the layers, unpacked. */
+  readonly diskBytes: number;
+  readonly taggedAtMs: number;
+  /** Ids of containers made from it. */
+  readonly containers: readonly string[];
+}
+
+export interface RemovalOutcome {
+  readonly records: readonly Removal[];
+  /** Disk that was given back by layers. */
+  readonly reclaimedBytes: number;
+}
+
+export type Removal = { readonly untagged: string } | { readonly deleted: string };
