@@ -10,6 +10,7 @@ import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
 import { benchStorage, type StorageBenchOptions } from "./raft-storage.ts";
 import { machine, markdownTable } from "./report.ts";
+import { benchScale, figuresTable, type ScaleBenchOptions } from "./scale.ts";
 import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
 interface Flags {
@@ -144,6 +145,25 @@ program
   .action(async ({ markdown, ...options }: SchedulerBenchOptions & { readonly markdown?: string }) => {
     const figures = benchScheduler(options, (line) => console.log(line));
     const table = `${schedulerTable(options, figures)}\nOne core (${machine()}).\n`;
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
+  .command("scale")
+  .description(
+    "whole clusters with thousands of simulated workers: real managers and sessions, no containers",
+  )
+  .option("--managers <n>", "", count, 3)
+  .option("--workers <n>", "", count, 50)
+  .option("--services <n>", "", count, 10)
+  .option("--replicas <n>", "of each service", count, 100)
+  .option("--timeout-seconds <n>", "of each step", count, 400)
+  .option("--profile <directory>", "for V8 profiles of the managers")
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: ScaleBenchOptions & { readonly markdown?: string }) => {
+    const figures = await benchScale(options, (line) => console.log(line));
+    const table = figuresTable(figures, `${options.managers} managers on one machine (${machine()}).`);
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
   });
