@@ -262,13 +262,14 @@ class GroupClient implements RaftGroup {
   }
 
   #onCommitted(output: ThreadOutput & { kind: "committed" }): void {
-    const { index, indexes, terms, proposalIds } = output;
+    const { index, indexes, terms, proposalIds, acknowledge } = output;
     const entries = unpack(output).map((data, at) => {
       const proposalId = proposalIds[at] ?? noProposal;
       const place = { index: indexes[at] ?? 0, term: terms[at] ?? 0 };
       return { ...place, data, ...(proposalId === noProposal ? {} : { proposalId }) };
     });
-    this.#queue.push({ kind: "committed", index, entries });
+    const onTaken = acknowledge ? (): void => this.#post({ kind: "applied", index }) : undefined;
+    this.#queue.push({ kind: "committed", index, entries }, onTaken);
     for (const entry of entries) {
       if (entry.proposalId !== undefined) this.#take(entry.proposalId)?.resolve(entry.index);
     }
@@ -278,20 +279,12 @@ class GroupClient implements RaftGroup {
   #onSnapshotPart({ index, data, isLast }: ThreadOutput & { kind: "snapshot" }): void {
     if (this.#arriving === undefined) {
       this.#arriving = new EventQueue<Uint8Array>();
-      this.#queue.push({ kind: "snapshot", index, data: this.#counted(this.#arriving) });
+      this.#queue.push({ kind: "snapshot", index, data: this.#arriving });
     }
-    this.#arriving.push(data);
+    this.#arriving.push(data, () => this.#post({ kind: "snapshot-taken" })); // The thread sends the next.
     if (!isLast) return;
     this.#arriving.end();
     this.#arriving = undefined;
-  }
-
-  /** Tells the thread of each part that was read, so that it sends the next. */
-  async *#counted(parts: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-    for await (const data of parts) {
-      yield data;
-      this.#post({ kind: "snapshot-taken" });
-    }
   }
 
   async #giveSnapshot(id: number, atLeast: number): Promise<void> {

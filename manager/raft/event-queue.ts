@@ -1,16 +1,22 @@
+interface Item<T> {
+  readonly value: T;
+  readonly onTaken: (() => void) | undefined;
+}
+
 /**
- * Events in order for one consumer. Not bounded by itself: what is in it was committed and cannot be dropped, and its
- * growth is bounded by the limit on uncommitted data of the leader.
+ * Events in order for one consumer. Nothing in it can be dropped, so whoever fills it bounds it: by `onTaken` it learns
+ * how far the consumer is, and it gives no more than a window ahead of that.
  */
 export class EventQueue<T> implements AsyncIterable<T> {
-  #items: T[] = [];
+  #items: Item<T>[] = [];
   #ended = false;
   #failure: Error | undefined;
   #wake: () => void = () => {};
 
-  push(item: T): void {
+  /** @param onTaken - Called when the consumer, done with this one, asks for the next. */
+  push(value: T, onTaken?: () => void): void {
     if (this.#ended) return;
-    this.#items.push(item);
+    this.#items.push({ value, onTaken });
     this.#wake();
   }
 
@@ -30,7 +36,10 @@ export class EventQueue<T> implements AsyncIterable<T> {
     for (;;) {
       const items = this.#items;
       this.#items = [];
-      for (const item of items) yield item;
+      for (const { value, onTaken } of items) {
+        yield value;
+        onTaken?.();
+      }
       if (this.#items.length > 0) continue;
       if (this.#failure !== undefined) throw this.#failure;
       if (this.#ended) return;

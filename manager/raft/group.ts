@@ -124,6 +124,8 @@ export interface RaftGroupOptions extends LogLimits {
   readonly snapshotBytes?: number;
   /** Entries kept at most while a follower still needs them. Default 20,000. */
   readonly maxKeepEntries?: number;
+  /** Committed entries handed over as `events` and not taken in yet; the next wait in the log. Default 4 MiB. */
+  readonly maxHandedBytes?: number;
 }
 
 /**

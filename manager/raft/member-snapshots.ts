@@ -106,7 +106,7 @@ export class MemberSnapshots {
   }
 
   /** Asks the store for its state when the log has grown, or when nothing else makes room. */
-  want(): void {
+  want(handedIndex: number): void {
     const { snapshotBytes = defaultSnapshotBytes } = this.#options;
     const { snapshotEntries } = this.#limits;
     const { entries, bytes } = this.#since;
@@ -114,7 +114,7 @@ export class MemberSnapshots {
     const isNeeded = isGrown || (entries > 0 && this.#state.space.state === "short");
     if (this.#isBusy || this.#isBlocked || !isNeeded) return;
     this.#isBusy = true;
-    this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: this.#deps.node.status().applied });
+    this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: handedIndex });
   }
 
   /** A part of the store's state; each is answered once there is room for another. */
@@ -181,7 +181,7 @@ export class MemberSnapshots {
   }
 
   /** Once a second or so. */
-  async maintain(): Promise<void> {
+  async maintain(handedIndex: () => number): Promise<void> {
     const { wal, storage } = this.#state;
     this.#isBlocked = false;
     await wal.maintain();
@@ -191,7 +191,7 @@ export class MemberSnapshots {
       const isOver = index <= storage.snapshot().index || storage.term(index) === writer.meta.term;
       if (isOver) await this.#dropReceived(index, writer);
     }
-    this.want();
+    this.want(handedIndex());
   }
 
   /** A new data key seals from now on; old ones go with what they sealed. */

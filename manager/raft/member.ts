@@ -8,6 +8,7 @@ import {
   type SnapshotMessage,
   type Write,
   membersOf,
+  totalBytes,
 } from "raft-ts";
 import { ClusterError, noLeaderText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -15,17 +16,18 @@ import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
-import type { GroupStatus, MembershipChange, RaftGroupOptions } from "./group.ts";
+import type { MembershipChange, RaftGroupOptions } from "./group.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import { unpack } from "./pack.ts";
 import { type ThreadCommand, type ThreadOutput, noProposal } from "./port.ts";
 import type { Recovered } from "./recover.ts";
 import { Proposals, Reads, asClusterError, diskFull, leadershipLost, packCommitted } from "./requests.ts";
 import { MemberSnapshots } from "./member-snapshots.ts";
-import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
+import type { SnapshotIdentity } from "./snapshot-file.ts";
 import type { SnapshotIntake } from "./snapshot-inbox.ts";
+import { groupStatus } from "./status.ts";
 import { TickCounter } from "./ticks.ts";
-import type { TransportHandler } from "./transport.ts";
+import type { MemberWire, TransportHandler } from "./transport.ts";
 
 /**
  * A follower that hears nothing stands after 250 to 475 ms; the first of two does after 325 ms on average. The leader is
@@ -35,25 +37,12 @@ const defaults = { tickMs: 25, heartbeatTicks: 2, electionTicks: 10 } as const;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 10;
 const statusTicks = 8;
+/** What the main thread has not taken in; it is asked for an answer each time an eighth of that was handed over. */
+const defaultMaxHandedBytes = 4 * 1024 * 1024;
+const handedPerAnswer = 8;
 /** Log and snapshots look after themselves about once a second. */
 const maintainTicks = 40;
 const firstCtxBound = 2 ** 40;
-
-/** The wire as the member sees it; `PeerTransport` is the real one. */
-export interface MemberWire {
-  send(messages: readonly Message[]): void;
-  /**
-   * Settles when the receiver has taken it in; rejects when it has not. Sends from where the receiver is, which may hold
-   * a part already, and reports how much it holds.
-   */
-  sendSnapshot(
-    message: SnapshotMessage,
-    file: SnapshotFile,
-    onProgress: (heldBytes: number) => void,
-  ): Promise<void>;
-  setPeers(addresses: ReadonlyMap<MemberId, string>): void;
-  isConnected(id: MemberId): boolean;
-}
 
 export interface MemberDeps {
   readonly clock: Clock;
@@ -88,8 +77,11 @@ export class Member implements TransportHandler {
   #transfer: { readonly id: number } | undefined;
   #members: ReadonlySet<MemberId> = new Set();
   #wasMember = false;
-  /** Index of the last entry handed to the main thread. */
-  #applied = 0;
+  /** Index up to which everything was handed to the main thread; the core is told once that has taken it in. */
+  #handed = 0;
+  readonly #maxHandedBytes: number;
+  /** Handed over behind the last that an answer was asked for. */
+  #unaskedBytes = 0;
   #emittedLeader = "";
   readonly #snapshots: MemberSnapshots;
   /** A full disk was met by handing leadership over; not again before there was room. */
@@ -111,6 +103,8 @@ export class Member implements TransportHandler {
     this.#state = state;
     const { electionTicks = defaults.electionTicks, heartbeatTicks = defaults.heartbeatTicks } = options;
     this.#electionTicks = electionTicks;
+    const { maxHandedBytes = defaultMaxHandedBytes } = options;
+    this.#maxHandedBytes = maxHandedBytes;
     const boundTicks = boundElections * electionTicks;
     this.#reads = new Reads(
       { retryTicks: electionTicks, boundTicks, inFlight: 4 },
@@ -122,6 +116,7 @@ export class Member implements TransportHandler {
       random: (bound) => deps.random.integer(bound),
       electionTicks,
       heartbeatTicks,
+      maxApplyingBytes: maxHandedBytes,
     });
     this.#wire = deps.wire(this);
     this.#snapshots = new MemberSnapshots(
@@ -188,6 +183,9 @@ export class Member implements TransportHandler {
           return;
         case "no-snapshot":
           this.#snapshots.none(command.text);
+          return;
+        case "applied":
+          this.#node.applied(command.index);
           return;
         case "snapshot-taken":
           this.#snapshots.taken();
@@ -276,6 +274,7 @@ export class Member implements TransportHandler {
     const { snapshot, memberId } = this.#state;
     if (snapshot !== undefined) {
       await this.#snapshots.deliver(snapshot);
+      this.#handed = snapshot.meta.index;
       this.#tellMembership(snapshot.meta.configuration);
     }
     if (this.#stopped) return;
@@ -322,6 +321,7 @@ export class Member implements TransportHandler {
     if (snapshot !== undefined) {
       storage.installSnapshot(snapshot);
       await this.#snapshots.installed(snapshot);
+      this.#handed = snapshot.index;
       this.#tellMembership(snapshot.configuration);
     }
     storage.append(entries);
@@ -335,9 +335,11 @@ export class Member implements TransportHandler {
       if (settled?.outcome === "lost") lost.push(settled.id);
       return settled?.outcome === "committed" ? settled.id : undefined;
     });
-    this.#applied = output.index;
-    this.#deps.emit(output);
-    this.#node.applied(output.index);
+    this.#handed = output.index;
+    this.#unaskedBytes += totalBytes(committed);
+    const acknowledge = this.#unaskedBytes * handedPerAnswer >= this.#maxHandedBytes;
+    if (acknowledge) this.#unaskedBytes = 0;
+    this.#deps.emit({ ...output, acknowledge });
     for (const id of lost) this.#refuse(id, leadershipLost());
     for (const entry of committed) if (entry.kind === "config") this.#onMembership(entry.index);
     this.#snapshots.applied(committed.length, output.data.byteLength);
@@ -346,8 +348,8 @@ export class Member implements TransportHandler {
   #afterRound(ready: Ready): void {
     this.#emitLeader();
     if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
-    this.#changes.continue(this.#applied);
-    this.#snapshots.want();
+    this.#changes.continue(this.#handed);
+    this.#snapshots.want(this.#handed);
     if (this.#wasMember && !this.#members.has(this.#state.memberId) && this.#node.status().settled) {
       this.onRemoved();
     }
@@ -378,7 +380,7 @@ export class Member implements TransportHandler {
     // It may have been lost and won again while the last round was being written.
     const firstTerm = role === "leader" ? term : Infinity;
     this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
-    this.#changes.abandonBefore(firstTerm, this.#applied);
+    this.#changes.abandonBefore(firstTerm, this.#handed);
     if (role !== "leader") {
       if (this.#transfer !== undefined && transferTo === undefined) {
         this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
@@ -388,11 +390,11 @@ export class Member implements TransportHandler {
     this.#reads.askAgain();
   }
 
-  /** Self counts as leader only once its first entry is applied, and with it all of earlier terms. */
+  /** Self counts as leader only once its first entry is handed over, and with it all of earlier terms. */
   #emitLeader(): void {
-    const { role, leader, term, applied } = this.#node.status();
+    const { role, leader, term } = this.#node.status();
     const isSelf = role === "leader";
-    if (isSelf && this.#state.storage.term(applied) !== term) return;
+    if (isSelf && this.#state.storage.term(this.#handed) !== term) return;
     const key = `${leader ?? ""} ${term}`;
     if (key === this.#emittedLeader) return;
     this.#emittedLeader = key;
@@ -447,7 +449,7 @@ export class Member implements TransportHandler {
       return;
     }
     this.#changes.add(id, term, change);
-    this.#changes.continue(this.#applied);
+    this.#changes.continue(this.#handed);
   }
 
   #startTransfer(id: number, to: string | undefined): void {
@@ -486,7 +488,7 @@ export class Member implements TransportHandler {
       this.#transfer = undefined;
     }
     this.#changes.tick(boundElections * this.#electionTicks);
-    this.#changes.continue(this.#applied);
+    this.#changes.continue(this.#handed);
     if (!this.#changes.isEmpty || !settled) return;
     const learner = promotable(configuration, commit, peers);
     if (learner !== undefined) this.#node.proposeConfChange({ kind: "promote", id: learner });
@@ -495,7 +497,7 @@ export class Member implements TransportHandler {
   async #maintain(): Promise<void> {
     this.#isMaintaining = true;
     try {
-      await this.#snapshots.maintain();
+      await this.#snapshots.maintain(() => this.#handed);
     } catch (error) {
       this.#fail(error, "failed");
     }
@@ -537,23 +539,12 @@ export class Member implements TransportHandler {
   }
 
   #emitStatus(): void {
-    const { role, term, leader, commit, applied } = this.#node.status();
-    const { memberId } = this.#state;
-    const status: GroupStatus = {
-      memberId,
-      role,
-      term,
-      leaderId: leader === undefined ? undefined : nodeIdOf(leader),
-      commitIndex: commit,
-      appliedIndex: applied,
+    const status = groupStatus(this.#node.status(), {
+      handedIndex: this.#handed,
       logSyncs: this.#logSyncs,
-      members: groupMembers(this.#node.configurationAt(applied)).map((member) => ({
-        ...member,
-        self: member.memberId === memberId,
-        leader: member.memberId === leader,
-        reachable: member.memberId === memberId || this.#wire.isConnected(member.memberId),
-      })),
-    };
+      configuration: this.#node.configurationAt(this.#handed),
+      isConnected: (id) => this.#wire.isConnected(id),
+    });
     const text = JSON.stringify(status);
     if (text === this.#lastStatus) return;
     this.#lastStatus = text;

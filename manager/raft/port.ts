@@ -34,6 +34,8 @@ export type ThreadCommand =
   /** Instead of a first or a next part. */
   | { readonly kind: "no-snapshot"; readonly id: number; readonly text: string }
   | { readonly kind: "log-limits"; readonly limits: Required<LogLimits> }
+  /** Everything up to here has been taken in; sent for a `committed` that asks for it. */
+  | { readonly kind: "applied"; readonly index: number }
   /** A part of a snapshot has been taken in. */
   | { readonly kind: "snapshot-taken" }
   | { readonly kind: "rotate-key"; readonly id: number }
@@ -62,7 +64,12 @@ export interface ThreadFailure {
 export type ThreadOutput =
   | { readonly kind: "started"; readonly memberId: string; readonly port: number }
   /** `index` is that of the last one, which may be an entry without data. */
-  | (PackedEntries & { readonly kind: "committed"; readonly index: number })
+  | (PackedEntries & {
+      readonly kind: "committed";
+      readonly index: number;
+      /** The thread waits for `applied` with this index, sooner or later: what was not taken in has a bound. */
+      readonly acknowledge: boolean;
+    })
   /** A part of a snapshot that replaces everything, in order; a few ahead of `snapshot-taken`. */
   | {
       readonly kind: "snapshot";

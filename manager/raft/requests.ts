@@ -149,7 +149,7 @@ export class Reads<Asker> {
 export function packCommitted(
   entries: readonly Entry[],
   proposalOf: (entry: Entry) => number | undefined,
-): ThreadOutput & { kind: "committed" } {
+): Omit<ThreadOutput & { kind: "committed" }, "acknowledge"> {
   const dataEntries = entries.filter(({ kind }) => kind === "data");
   return {
     kind: "committed",

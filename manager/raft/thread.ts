@@ -53,6 +53,7 @@ async function run(): Promise<void> {
       case "snapshot":
       case "no-snapshot":
       case "log-limits":
+      case "applied":
       case "snapshot-taken":
       case "rotate-key":
         member.command(command);

@@ -31,6 +31,22 @@ export interface TransportHandler {
   isRemoved(id: MemberId): boolean;
 }
 
+/** The wire as the member sees it; {@link PeerTransport} is the real one. */
+export interface MemberWire {
+  send(messages: readonly Message[]): void;
+  /**
+   * Settles when the receiver has taken it in; rejects when it has not. Sends from where the receiver is, which may hold
+   * a part already, and reports how much it holds.
+   */
+  sendSnapshot(
+    message: SnapshotMessage,
+    file: SnapshotFile,
+    onProgress: (heldBytes: number) => void,
+  ): Promise<void>;
+  setPeers(addresses: ReadonlyMap<MemberId, string>): void;
+  isConnected(id: MemberId): boolean;
+}
+
 export interface TransportDeps {
   readonly clock: Clock;
   readonly random: Random;
@@ -47,7 +63,7 @@ export interface TransportOptions {
 }
 
 /** One link to each peer, and the listener that theirs arrive on. */
-export class PeerTransport {
+export class PeerTransport implements MemberWire {
   readonly #deps: TransportDeps;
   readonly #options: TransportOptions;
   readonly #handler: TransportHandler;

@@ -31,6 +31,7 @@ export {
   type VoteMessage,
   type VoteReplyMessage,
   entryBytes,
+  totalBytes,
 } from "./message.ts";
 export { type PeerStatus, RaftNode, type RaftStatus } from "./node.ts";
 export type { ProgressState } from "./progress.ts";

@@ -24,6 +24,8 @@ import type { Trace } from "./raft-trace.ts";
 export const tickMs = 50;
 /** Small, so that a state of a few kilobytes takes several. */
 const snapshotPartBytes = 1024;
+/** Small, so that the main thread is waited for. */
+const maxHandedBytes = 1024;
 const stateDirectory = "/raft";
 /** From the main thread to the raft thread or back. */
 const handoverMs = 0.05;
@@ -249,6 +251,7 @@ export class SimHost {
       start: how,
       tickMs,
       snapshotPartBytes,
+      maxHandedBytes,
       ...this.#plan,
     };
     let recovered: Recovered;
@@ -421,6 +424,7 @@ export class SimHost {
           this.#answer(life, proposalId, { value: index, outcome });
         }
         machine.index = output.index;
+        if (output.acknowledge) this.#command(life, { kind: "applied", index: output.index });
         this.#serveReads(life);
         return;
       }

@@ -1,10 +1,9 @@
 import type { MemberId, Message, SnapshotMessage } from "raft-ts";
-import type { MemberWire } from "../../manager/raft/member.ts";
 import { messageFromWire, messageToWire } from "../../manager/raft/codec.ts";
 import { crc32c } from "../../manager/raft/crc32c.ts";
 import type { SnapshotFile } from "../../manager/raft/snapshot-file.ts";
 import { nodeIdOf } from "../../manager/raft/membership.ts";
-import type { TransportHandler } from "../../manager/raft/transport.ts";
+import type { MemberWire, TransportHandler } from "../../manager/raft/transport.ts";
 import { RaftMessage } from "../../proto/gen/shoal/raft.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
 import type { Trace } from "./raft-trace.ts";

@@ -64,8 +64,37 @@ t.test("new limits of the log hold from the next entry on", async (t) => {
   t.equal(wanted(), 1);
 });
 
+t.test(
+  "a main thread that takes nothing in is handed a bounded number of bytes, and the rest once it goes on",
+  async (t) => {
+    const maxHandedBytes = 2048;
+    const { member, answer, clock, sent } = await leader(t, { maxHandedBytes });
+    const data = new Uint8Array(100);
+    const count = 100;
+    const ids = Array.from({ length: count }, (_, at) => at + 1);
+    member.command({ kind: "propose", ids, ...pack(ids.map(() => data)) });
+    const turn = async (): Promise<void> => {
+      answer();
+      await clock.advance(2 * tickMs);
+    };
+    const handed = () => sent.filter((output) => output.kind === "committed");
+    const handedCount = (): number => handed().reduce((sum, { indexes }) => sum + indexes.length, 0);
+    for (let turns = 0; turns < 10; turns += 1) await turn();
+    t.ok(handedCount() > 0);
+    t.ok(handedCount() * data.byteLength < 2 * maxHandedBytes, `${handedCount()} entries of ${count}`);
+
+    for (let turns = 0; turns < 20 && handedCount() < count; turns += 1) {
+      const asked = handed().findLast(({ acknowledge }) => acknowledge);
+      if (asked === undefined) throw new Error("nobody waits for an answer");
+      member.command({ kind: "applied", index: asked.index });
+      await turn();
+    }
+    t.equal(handedCount(), count);
+  },
+);
+
 /** A member that has just won its election against two peers that do nothing of their own. */
-async function leader(t: Test) {
+async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> = {}) {
   const clock = new VirtualClock();
   const random = seededRandom(3);
   const disk = new SimDisk();
@@ -94,7 +123,7 @@ async function leader(t: Test) {
   };
   await snapshots.prepare();
   const state = { memberId: self, wal, snapshots, storage, space, seal, snapshot: undefined };
-  const member = new Member(deps, options, state);
+  const member = new Member(deps, { ...options, ...limits }, state);
   member.start();
   t.teardown(() => member.stop());
 
