@@ -19,6 +19,7 @@ import { Ledger } from "./raft-ledger.ts";
 import { Machine, type Outcome, type Request, encodeRequest } from "./raft-machine.ts";
 import type { SimNetwork, Station } from "./raft-network.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
+import { SimThread, clockOf } from "./raft-thread.ts";
 import type { Trace } from "./raft-trace.ts";
 
 export const tickMs = 50;
@@ -27,8 +28,6 @@ const snapshotPartBytes = 1024;
 /** Small, so that the main thread is waited for. */
 const maxHandedBytes = 1024;
 const stateDirectory = "/raft";
-/** From the main thread to the raft thread or back. */
-const handoverMs = 0.05;
 const restartMs = 200;
 
 export interface HostPlan {
@@ -63,14 +62,9 @@ export type ProposeAnswer =
 /** `damaged` waits to be replaced, `removed` was taken out of the group, `unused` was never in it. */
 export type HostState = "unused" | "starting" | "up" | "down" | "damaged" | "removed";
 
-interface Thread {
-  pausedUntilMs: number;
-  readonly queue: (() => void)[];
-}
-
 interface Life {
-  readonly raft: Thread;
-  readonly main: Thread;
+  readonly raft: SimThread;
+  readonly main: SimThread;
   readonly number: number;
   member: Member | undefined;
   detach: (how: "process" | "power") => void;
@@ -82,8 +76,6 @@ interface Life {
   /** Parts of a snapshot of which more is to come. */
   readonly restoring: Uint8Array[];
   readonly waitingReads: { readonly index: number; readonly answer: () => void }[];
-  toRaftMs: number;
-  toMainMs: number;
 }
 
 /** One manager: its disk, its process with the two threads, and the state machine. */
@@ -110,12 +102,13 @@ export class SimHost {
   tampered = false;
   readonly #deps: HostDeps;
   readonly #plan: HostPlan;
-  #life: Life = newLife(0);
+  #life: Life;
   #nextId = 1;
 
   constructor(deps: HostDeps, plan: HostPlan, name: string, image: SimDisk | undefined) {
     this.#deps = deps;
     this.#plan = plan;
+    this.#life = newLife(0, deps.schedule);
     this.name = name;
     this.nodeId = name as NodeId;
     const options = {
@@ -136,8 +129,7 @@ export class SimHost {
 
   /** Begins a life; a failure on the way ends it like any other. */
   start(how: RaftGroupOptions["start"]): void {
-    const life = newLife(this.#life.number + 1);
-    this.#life = life;
+    const life = this.#nextLife();
     this.state = "starting";
     this.excused = false;
     this.machine = new Machine();
@@ -174,8 +166,8 @@ export class SimHost {
     const until = Math.ceil((this.#deps.schedule.nowMs + ms) * 1000) / 1000; // Moments are whole microseconds.
     this.#deps.trace.note(this.name, "pauses", thread, Math.round(ms));
     const { raft, main } = this.#life;
-    if (thread !== "main") raft.pausedUntilMs = Math.max(raft.pausedUntilMs, until);
-    if (thread !== "raft") main.pausedUntilMs = Math.max(main.pausedUntilMs, until);
+    if (thread !== "main") raft.pauseUntil(until);
+    if (thread !== "raft") main.pauseUntil(until);
   }
 
   propose(request: Request, answer: (answer: ProposeAnswer) => void): void {
@@ -220,7 +212,7 @@ export class SimHost {
     const life = this.#life;
     if (!this.isUp) return;
     const wake = { kind: "read", id: this.#newId() } as const; // Makes the member look at its core.
-    this.#inRaft(life, () => {
+    life.raft.run(() => {
       if (this.node !== undefined) action(this.node);
       life.member?.command(wake);
     });
@@ -269,7 +261,7 @@ export class SimHost {
     const station: Omit<Station, "handler"> = {
       name: this.name,
       memberId: recovered.memberId,
-      run: (action) => this.#inRaft(life, action),
+      run: (action) => life.raft.run(action),
     };
     life.member = new Member(
       {
@@ -348,7 +340,7 @@ export class SimHost {
 
   #end(how: "process" | "power"): void {
     const life = this.#life;
-    this.#life = newLife(life.number + 1);
+    this.#nextLife();
     this.stopInCalls = undefined;
     this.failNextSync = false;
     this.isLeader = false;
@@ -359,42 +351,21 @@ export class SimHost {
     life.member = undefined;
   }
 
+  /** The threads of the one before end with it. */
+  #nextLife(): Life {
+    const { raft, main, number } = this.#life;
+    raft.end();
+    main.end();
+    this.#life = newLife(number + 1, this.#deps.schedule);
+    return this.#life;
+  }
+
   #command(life: Life, command: Exclude<ThreadCommand, { kind: "identity" | "stop" }>): void {
-    life.toRaftMs = Math.max(this.#deps.schedule.nowMs + handoverMs, life.toRaftMs);
-    this.#deps.schedule.after(life.toRaftMs - this.#deps.schedule.nowMs, () =>
-      this.#inRaft(life, () => life.member?.command(command)),
-    );
+    life.raft.post(() => life.member?.command(command));
   }
 
   #emit(life: Life, output: ThreadOutput): void {
-    if (this.#life !== life) return;
-    life.toMainMs = Math.max(this.#deps.schedule.nowMs + handoverMs, life.toMainMs);
-    this.#deps.schedule.after(life.toMainMs - this.#deps.schedule.nowMs, () =>
-      this.#inMain(life, () => this.#receive(life, output)),
-    );
-  }
-
-  #inRaft(life: Life, action: () => void): void {
-    if (this.#life === life) this.#inThread(life.raft, life, action);
-  }
-
-  #inMain(life: Life, action: () => void): void {
-    if (this.#life === life) this.#inThread(life.main, life, action);
-  }
-
-  /** In the order of asking; what is asked of a paused thread waits. */
-  #inThread(thread: Thread, life: Life, action: () => void): void {
-    if (thread.queue.length === 0 && thread.pausedUntilMs <= this.#deps.schedule.nowMs) return action();
-    thread.queue.push(action);
-    if (thread.queue.length === 1) this.#wake(thread, life);
-  }
-
-  #wake(thread: Thread, life: Life): void {
-    this.#deps.schedule.after(thread.pausedUntilMs - this.#deps.schedule.nowMs, () => {
-      if (this.#life !== life) return;
-      if (thread.pausedUntilMs <= this.#deps.schedule.nowMs) thread.queue.shift()?.();
-      if (thread.queue.length > 0) this.#wake(thread, life);
-    });
+    if (this.#life === life) life.main.post(() => this.#receive(life, output));
   }
 
   /** The main thread: what `client.ts` and the store do there. */
@@ -549,7 +520,7 @@ export class SimHost {
       now: () => schedule.nowMs,
       after: (ms, callback) => {
         const life = this.#life;
-        return schedule.after(ms, () => this.#inRaft(life, callback));
+        return schedule.after(ms, () => life.raft.run(callback));
       },
     });
   }
@@ -558,7 +529,7 @@ export class SimHost {
     const { schedule } = this.#deps;
     return clockOf({
       now: () => schedule.nowMs,
-      after: (ms, callback) => schedule.after(ms * this.clockRate, () => this.#inRaft(life, callback)),
+      after: (ms, callback) => schedule.after(ms * this.clockRate, () => life.raft.run(callback)),
     });
   }
 }
@@ -567,7 +538,7 @@ function isCertain({ code, message }: ThreadFailure): boolean {
   return (code === "no-leader" && message !== outcomeUnknownText) || code === "resource-exhausted";
 }
 
-function newLife(number: number): Life {
+function newLife(number: number, schedule: Schedule): Life {
   return {
     number,
     member: undefined,
@@ -576,26 +547,7 @@ function newLife(number: number): Life {
     requests: new Map(),
     restoring: [],
     waitingReads: [],
-    raft: { pausedUntilMs: 0, queue: [] },
-    main: { pausedUntilMs: 0, queue: [] },
-    toRaftMs: 0,
-    toMainMs: 0,
-  };
-}
-
-function clockOf({ now, after }: { now: () => number; after: Clock["after"] }): Clock {
-  return {
-    now,
-    monotonic: now,
-    after,
-    sleep: (ms) => new Promise((resolve) => after(ms, resolve)),
-    every(ms, callback) {
-      const tick = (): void => {
-        cancel = after(ms, tick);
-        callback();
-      };
-      let cancel = after(ms, tick);
-      return () => cancel();
-    },
+    raft: new SimThread(schedule),
+    main: new SimThread(schedule),
   };
 }
