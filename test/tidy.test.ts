@@ -56,6 +56,7 @@ const pure = [
   /^worker\/engine\/(spec|image-removal|image-details)\.ts$/,
   /^worker\/network\/(plan|rules|records)\.ts$/,
   /^worker\/health\/state\.ts$/,
+  /^worker\/mounts\/volume-options\.ts$/,
 ];
 
 const longestFileLines = 600;

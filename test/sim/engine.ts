@@ -24,6 +24,7 @@ import type {
 } from "../../worker/engine/engine.ts";
 import type { LogLine, LogOptions, LogReader } from "../../worker/logs/reader.ts";
 import { FakeImageStore } from "./image-store.ts";
+import { FakeVolumes } from "./volumes.ts";
 
 /** What an image and its containers do; everything absent works at once and for ever. */
 export interface ImageScript {
@@ -75,6 +76,7 @@ export class FakeEngine implements Engine {
   readonly #registry: Record<string, ImageScript>;
   readonly #images = new Map<string, Image>();
   readonly imageStore = new FakeImageStore(this.#images);
+  readonly volumes = new FakeVolumes();
   readonly #containers = new Map<string, FakeContainer>();
   readonly #listeners = new Set<(event: EngineEvent) => void>();
   readonly #changed = new Set<() => void>();

@@ -27,8 +27,8 @@ const filterKeys = [
   "volume",
 ];
 
-interface LocalEvent {
-  readonly type: "container" | "image";
+export interface LocalEvent {
+  readonly type: "container" | "image" | "network" | "volume";
   readonly action: string;
   readonly id: string;
   readonly image: string;
@@ -165,10 +165,9 @@ function toLocal(event: EngineEvent): LocalEvent | undefined {
 
 /** Nanoseconds do not fit a JavaScript number: their digits are put in as text. */
 function print({ type, action, id, image, attributes, atMs }: LocalEvent): string {
+  const isOld = type === "container" || type === "image"; // The first two kinds have their names of old as well.
   const json = JSON.stringify({
-    status: action,
-    id,
-    from: image,
+    ...(isOld && { status: action, id, from: image }),
     Type: type,
     Action: action,
     Actor: { ID: id, Attributes: attributes },
@@ -188,6 +187,9 @@ function matches(event: LocalEvent, filters: Filters): boolean {
         return values.some((value) => event.action === value || event.action.startsWith(`${value}:`));
       case "scope":
         return values.includes("local");
+      case "volume":
+      case "network":
+        return event.type === key && values.some((value) => named.includes(value));
       case "container":
         return (
           event.type === "container" && values.some((value) => named.some((name) => name.startsWith(value)))

@@ -3,6 +3,7 @@ import { Readable } from "node:stream";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
 import { commonHeaders, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
+import type { LocalEvent } from "./events.ts";
 import { readText } from "./forward.ts";
 
 /** Of JSON bodies that are read here; those passed on are bounded by the manager. */
@@ -14,6 +15,8 @@ export interface RouteContext {
   readonly ending: AbortSignal;
   /** The version a request's path asked for, such as "1.41". */
   readonly versionOf: (request: FastifyRequest) => string;
+  /** Tells those who follow `/events` of what the engine itself does not tell. */
+  readonly publish: (event: LocalEvent) => void;
 }
 
 /** Headers go out at once: clients wait for them before they do anything else. */

@@ -7,13 +7,14 @@ import { compareVersions, jsonContentType, notFoundMessage, queryFlag } from "..
 import { socketAnswers } from "../../runtime/unix-socket.ts";
 import { containerLogs, inspectContainer, listContainers } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { EventFeed } from "./events.ts";
+import { EventFeed, type LocalEvent } from "./events.ts";
 import { forward, isManager, requireManager } from "./forward.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
 import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, suffix, wildcard } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
+import { volumeRoutes } from "./volume-routes.ts";
 
 const socketMode = 0o660;
 const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoal\/v1\//;
@@ -103,7 +104,9 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     const isMultiplexed = !tty && compareVersions(versionOf(request), "1.42") >= 0;
     return stream(reply, frames, `application/vnd.docker.${isMultiplexed ? "multiplexed" : "raw"}-stream`);
   });
-  imageRoutes(app, deps, { ending, versionOf });
+  const context = { ending, versionOf, publish: (event: LocalEvent) => feed.publish(event) };
+  imageRoutes(app, deps, context);
+  volumeRoutes(app, deps, context);
   networkRoutes(app, deps);
   swarmRoutes(app, deps);
   return app;

@@ -11,7 +11,7 @@ import { outputReader } from "../logs/follow.ts";
 import type { LogReader } from "../logs/reader.ts";
 import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
-import { openVolumes } from "../mounts/volume.ts";
+import { openVolumes, type Volumes } from "../mounts/volume.ts";
 import { Connection } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
 import { ContainerdImages } from "./containerd-images.ts";
@@ -77,6 +77,7 @@ export async function openContainerdEngine(deps: EngineDeps, settings: EngineSet
 
 class ContainerdEngine implements Engine {
   readonly imageStore: ImageStore;
+  readonly volumes: Volumes;
   readonly #deps: MonitorDeps & CreateDeps;
   readonly #containers = new Map<string, Container>();
   readonly #images: Images;
@@ -101,6 +102,7 @@ class ContainerdEngine implements Engine {
       insecureRegistries: settings.insecureRegistries,
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
     });
+    this.volumes = openVolumes({ clock, directory: join(stateDir, "volumes") });
     this.imageStore = new ContainerdImages({
       connection,
       images: this.#images,
@@ -116,7 +118,7 @@ class ContainerdEngine implements Engine {
       tasks: new Tasks(connection),
       runtime: new Runtime(settings.runtime, settings.runtimeRoot),
       records: new Records(join(stateDir, "containers")),
-      volumes: openVolumes({ clock, directory: join(stateDir, "volumes") }),
+      volumes: this.volumes,
       payloads: openPayloads(join(runDir, "payloads")),
       runDirectory: join(runDir, "containers"),
       cgroupVersion: host.cgroupVersion,
@@ -187,7 +189,11 @@ class ContainerdEngine implements Engine {
 
   async start(id: string, signal: AbortSignal): Promise<Started> {
     signal.throwIfAborted();
-    return startContainer(this.#deps, this.#require(id));
+    const container = this.#require(id);
+    for (const { type, name } of container.record.mounts) {
+      if (type === "volume" && name !== undefined) await this.volumes.mount(name);
+    }
+    return startContainer(this.#deps, container);
   }
 
   async stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined> {

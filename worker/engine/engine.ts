@@ -17,6 +17,7 @@ import type {
   ResourceRequirements,
 } from "../../model/service.ts";
 import type { LogReader } from "../logs/reader.ts";
+import type { Volumes } from "../mounts/volume.ts";
 import type { ImageStore } from "./image-store.ts";
 
 export interface Engine {
@@ -33,6 +34,7 @@ export interface Engine {
   images(): Promise<readonly Image[]>;
   /** Names, removal, sizes and archives of images; what clients do beyond what a task needs. */
   readonly imageStore: ImageStore;
+  readonly volumes: Volumes;
   /** What the registry says a reference is, for `GET /distribution/{name}/json`; pulls nothing. */
   resolve(reference: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution>;
 

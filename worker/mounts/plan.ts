@@ -2,6 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { ContainerSpec, Mount, VolumeOptions } from "../../model/service.ts";
 import type { OciMount } from "../engine/oci.ts";
+import { volumeSource } from "./volume-options.ts";
 
 export type PlannedMount =
   | {
@@ -113,12 +114,7 @@ function planMount(mount: Mount): PlannedMount {
       if (driver !== "" && driver !== "local") {
         throw new ClusterError("invalid-argument", `plugin ${JSON.stringify(driver)} not found`);
       }
-      if (Object.keys(volume.driverOptions ?? {}).length > 0) {
-        throw new ClusterError(
-          "invalid-argument",
-          `cannot make volume ${source}: options of the local driver are not supported: a volume without options is accepted`,
-        );
-      }
+      volumeSource(volume.driverOptions ?? {});
       return { type: "volume", name: source, target, readOnly, volume };
     }
     case "tmpfs": {
@@ -136,9 +132,13 @@ function planMount(mount: Mount): PlannedMount {
   }
 }
 
+export function isVolumeName(name: string): boolean {
+  return volumeNamePattern.test(name);
+}
+
 /** @throws {ClusterError} `invalid-argument` with Docker's text. */
 export function requireVolumeName(name: string): void {
-  if (volumeNamePattern.test(name)) return;
+  if (isVolumeName(name)) return;
   const text = `${JSON.stringify(name)} includes invalid characters for a local volume name, only ${JSON.stringify(volumeNameForm)} are allowed. If you intended to pass a host directory, use absolute path`;
   throw new ClusterError("invalid-argument", text);
 }

@@ -58,7 +58,11 @@ async function resolveVolume(
   const { target, readOnly, volume } = mount;
   const anonymous = mount.name === "";
   const name = anonymous ? newContainerId(random) : mount.name;
-  const { fresh, mountpoint } = await volumes.ensure(name, { labels: volume.labels ?? {}, anonymous });
+  const { fresh, mountpoint } = await volumes.ensure(name, {
+    labels: volume.labels ?? {},
+    options: volume.driverOptions ?? {},
+    anonymous,
+  });
   try {
     if (fresh) {
       if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());

@@ -1,15 +1,21 @@
-/** Volumes of the local driver: a directory each, `<stateDir>/volumes/<name>/_data`, with `volume.json` beside it. */
-import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+/** Named and anonymous volumes of the local driver: `<directory>/<name>/_data` and a record beside it. */
+import { mkdir, readdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises";
+import { lookup } from "node:dns/promises";
+import { isIP } from "node:net";
 import { join } from "node:path";
 
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import { requireVolumeName } from "./plan.ts";
+import { isVolumeName, requireVolumeName } from "./plan.ts";
+import { runTool } from "./tool.ts";
+import { volumeSource, type VolumeSource } from "./volume-options.ts";
 
 export interface VolumeRecord {
   readonly name: string;
   readonly labels: Labels;
+  /** Of the driver; empty for a plain directory. */
+  readonly options: Labels;
   readonly createdAtMs: number;
   /** Made for one container; goes with it. */
   readonly anonymous: boolean;
@@ -17,16 +23,29 @@ export interface VolumeRecord {
   readonly mountpoint: string;
 }
 
+export interface VolumeSettings {
+  readonly labels: Labels;
+  readonly options?: Labels;
+  readonly anonymous: boolean;
+}
+
 export interface Volumes {
-  /** Makes it if need be; `fresh` when it did, or when nobody has filled it yet. */
-  ensure(
-    name: string,
-    settings: { labels: Labels; anonymous: boolean },
-  ): Promise<VolumeRecord & { readonly fresh: boolean }>;
+  /**
+   * Makes it if need be, and mounts what its options name; `fresh` when it did, or when nobody has filled it yet.
+   *
+   * @throws {ClusterError} `invalid-argument` for a bad name or option, `failed-precondition` when the mount fails.
+   */
+  ensure(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }>;
+  /** As `ensure`, but what its options name is mounted only for the first container. */
+  create(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }>;
+  /** Mounts what its options name, unless it is; for containers that start again after the host did. */
+  mount(name: string): Promise<void>;
   /** The image's content has been copied, or is not to be. */
   filled(name: string): Promise<void>;
   get(name: string): Promise<VolumeRecord | undefined>;
   list(): Promise<readonly VolumeRecord[]>;
+  /** Bytes on disk; undefined for a mount of something else. */
+  diskBytes(name: string): Promise<number | undefined>;
   remove(name: string): Promise<void>;
 }
 
@@ -38,27 +57,38 @@ export interface VolumesDeps {
 
 interface StoredVolume {
   readonly labels: Labels;
+  /** Absent in records of older versions. */
+  readonly options?: Labels;
   readonly createdAtMs: number;
   readonly anonymous: boolean;
   readonly filled: boolean;
 }
 
 export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
-  return {
-    async ensure(name, { labels, anonymous }) {
-      requireVolumeName(name);
-      const stored = await load(name);
-      if (stored !== undefined) return { ...recordOf(name, stored), fresh: !stored.filled };
-      const made: StoredVolume = { labels, createdAtMs: clock.now(), anonymous, filled: false };
-      await mkdir(join(directory, name, "_data"), { recursive: true });
-      await save(name, made);
-      return { ...recordOf(name, made), fresh: true };
-    },
+  /** What is under way, by name: mounting and removing the same volume must not meet. */
+  const busy = new Map<string, Promise<unknown>>();
 
-    async filled(name) {
-      const stored = await load(name);
-      if (stored !== undefined && !stored.filled) await save(name, { ...stored, filled: true });
-    },
+  return {
+    ensure: (name, settings) =>
+      alone(name, async () => {
+        const volume = await made(name, settings);
+        await mounted(name, volume.options);
+        return volume;
+      }),
+
+    create: (name, settings) => alone(name, () => made(name, settings)),
+
+    mount: (name) =>
+      alone(name, async () => {
+        const stored = await load(name);
+        if (stored !== undefined) await mounted(name, stored.options ?? {});
+      }),
+
+    filled: (name) =>
+      alone(name, async () => {
+        const stored = await load(name);
+        if (stored !== undefined && !stored.filled) await save(name, { ...stored, filled: true });
+      }),
 
     async get(name) {
       const stored = await load(name);
@@ -76,17 +106,94 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
       return volumes.filter((volume) => volume !== undefined);
     },
 
-    async remove(name) {
-      requireVolumeName(name);
-      await rm(join(directory, name), { recursive: true, force: true });
+    async diskBytes(name) {
+      const stored = await load(name);
+      if (stored === undefined || Object.keys(stored.options ?? {}).length > 0) return undefined;
+      // Files may go while they are counted: du then says so and still prints the sum.
+      const printed = await runTool("sh", [
+        "-c",
+        'du -sx -B1 -- "$1" 2>/dev/null || true',
+        "sh",
+        dataOf(name),
+      ]);
+      return Number.parseInt(printed, 10) || 0;
     },
+
+    remove: (name) =>
+      alone(name, async () => {
+        requireVolumeName(name);
+        // Before anything is removed: what is mounted there is not ours to empty.
+        while (await isMounted(name)) await runTool("umount", [dataOf(name)]);
+        const inside = await mountsBelow(name);
+        if (inside.length > 0)
+          throw new ClusterError(
+            "conflict",
+            `remove ${name}: ${inside.join(", ")} is mounted inside the volume`,
+          );
+        await rm(join(directory, name), { recursive: true, force: true });
+      }),
   };
 
-  function recordOf(name: string, { labels, createdAtMs, anonymous }: StoredVolume): VolumeRecord {
-    return { name, labels, createdAtMs, anonymous, mountpoint: join(directory, name, "_data") };
+  async function made(
+    name: string,
+    { labels, options = {}, anonymous }: VolumeSettings,
+  ): Promise<VolumeRecord & { readonly fresh: boolean }> {
+    requireVolumeName(name);
+    const stored = await load(name);
+    if (stored !== undefined) return { ...recordOf(name, stored), fresh: !stored.filled };
+    volumeSource(options);
+    const fresh: StoredVolume = { labels, options, createdAtMs: clock.now(), anonymous, filled: false };
+    await mkdir(dataOf(name), { recursive: true });
+    await save(name, fresh);
+    return { ...recordOf(name, fresh), fresh: true };
+  }
+
+  async function mounted(name: string, options: Labels): Promise<void> {
+    const source = volumeSource(options);
+    if (source === undefined || (await isMounted(name))) return;
+    const target = dataOf(name);
+    const data = await resolvedOptions(source);
+    try {
+      // Without the programs of file systems, as Docker does it: the kernel alone decides.
+      await runTool("mount", [
+        "-i",
+        "-t",
+        source.type,
+        ...(data === "" ? [] : ["-o", data]),
+        "--",
+        source.device,
+        target,
+      ]);
+    } catch (cause) {
+      throw new ClusterError(
+        "failed-precondition",
+        `failed to mount local volume: mount ${source.device}:${target}, data: ${data}: ${errorText(cause)}`,
+        { cause },
+      );
+    }
+  }
+
+  async function isMounted(name: string): Promise<boolean> {
+    const target = await realpath(dataOf(name)).catch(emptyIfMissing);
+    return (await mountPoints()).includes(target);
+  }
+
+  async function mountsBelow(name: string): Promise<string[]> {
+    const target = await realpath(join(directory, name)).catch(emptyIfMissing);
+    return (await mountPoints()).filter((path) => target !== "" && path.startsWith(`${target}/`));
+  }
+
+  function recordOf(name: string, stored: StoredVolume): VolumeRecord {
+    const { labels, options = {}, createdAtMs, anonymous } = stored;
+    return { name, labels, options, createdAtMs, anonymous, mountpoint: dataOf(name) };
+  }
+
+  function dataOf(name: string): string {
+    return join(directory, name, "_data");
   }
 
   async function load(name: string): Promise<StoredVolume | undefined> {
+    if (!isVolumeName(name)) return undefined; // It could lead out of the directory.
     let text: string;
     try {
       text = await readFile(join(directory, name, "volume.json"), "utf8");
@@ -110,10 +217,60 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
     await writeFile(`${path}.new`, JSON.stringify(volume));
     await rename(`${path}.new`, path);
   }
+
+  async function alone<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
+    for (let other = busy.get(name); other !== undefined; other = busy.get(name)) {
+      await other.catch(() => {}); // Whoever began it has its failure.
+    }
+    const mine = work();
+    busy.set(name, mine);
+    try {
+      return await mine;
+    } finally {
+      busy.delete(name);
+    }
+  }
+}
+
+/** The kernel takes addresses only; names are looked up as late as this, since they may move. */
+async function resolvedOptions({ options }: VolumeSource): Promise<string> {
+  const parts = await Promise.all(
+    options.split(",").map(async (part) => {
+      const host = /^addr=(.+)$/.exec(part)?.[1];
+      if (host === undefined || isIP(host) !== 0) return part;
+      try {
+        return `addr=${(await lookup(host)).address}`;
+      } catch (cause) {
+        throw new ClusterError(
+          "failed-precondition",
+          `error resolving passed in network volume address: ${errorText(cause)}`,
+          { cause },
+        );
+      }
+    }),
+  );
+  return parts.join(",");
+}
+
+async function mountPoints(): Promise<string[]> {
+  const text = await readFile("/proc/self/mountinfo", "utf8");
+  return text.split("\n").map((line) => unescaped(line.split(" ")[4] ?? ""));
+}
+
+/** As the kernel writes paths in mountinfo. */
+function unescaped(path: string): string {
+  return path.replaceAll(/\\([0-7]{3})/g, (_whole, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
 }
 
 function noneIfMissing(error: unknown): string[] {
   if (isMissing(error)) return [];
+  throw error;
+}
+
+function emptyIfMissing(error: unknown): string {
+  if (isMissing(error)) return "";
   throw error;
 }
 

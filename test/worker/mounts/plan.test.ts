@@ -33,8 +33,33 @@ for (const { name, mount, message } of [
   },
   {
     name: "driver options",
+    mount: { ...base, type: "volume", source: "v", volume: { driverOptions: { size: "1" } } },
+    message: 'invalid option: "size"',
+  },
+  {
+    name: "driver options without a device",
     mount: { ...base, type: "volume", source: "v", volume: { driverOptions: { o: "x" } } },
-    message: /not supported/,
+    message: 'missing required option: "device"',
+  },
+  {
+    name: "driver options that look like the tool's own",
+    mount: {
+      ...base,
+      type: "volume",
+      source: "v",
+      volume: { driverOptions: { type: "-x", device: "/dev/x" } },
+    },
+    message: /invalid value for a volume option/,
+  },
+  {
+    name: "a bind of a relative path",
+    mount: {
+      ...base,
+      type: "volume",
+      source: "v",
+      volume: { driverOptions: { type: "none", o: "bind", device: "x" } },
+    },
+    message: /invalid device of a bind/,
   },
 ] satisfies { name: string; mount: Mount; message: string | RegExp }[]) {
   t.test(`${name} is refused`, (t) => {

@@ -1,0 +1,152 @@
+/** Volumes of a host through the unmodified docker client, and what containers see of them. */
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+
+import type { Mount } from "../../model/service.ts";
+import { newContainerId, systemRandom } from "../../runtime/random.ts";
+import { loadSchema } from "../api/schema.ts";
+import { buildImage, buildLayer, busyboxLayer, pushImage, text } from "../lab/image.ts";
+import { plainSpec } from "../worker/engine/plain.ts";
+import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { openTestDoor } from "./front-door.ts";
+
+insideNamespaces(import.meta.url);
+
+const host = await startTestHost("volumes");
+const none = new AbortController().signal;
+const engine = await host.openEngine();
+const door = await openTestDoor(host, engine);
+const { docker, refused } = door;
+const schema = loadSchema();
+const image = `${host.registry}/test/bb:1`;
+
+t.teardown(async () => {
+  await door.close();
+  await host.stop();
+});
+
+const content = buildLayer([
+  { kind: "directory", path: "data", mode: 0o700 },
+  text("data/seed", "from the image\n"),
+]);
+await pushImage(host.registry, "test/bb", "1", buildImage([await busyboxLayer(), content], {}));
+await engine.pull(image, {}, none);
+
+/** A container with one mount that ran a script to its end; it stays until it is removed. */
+async function ran(
+  script: string,
+  mount: Omit<Mount & { type: "volume" }, "type" | "readOnly">,
+): Promise<string> {
+  const id = newContainerId(systemRandom);
+  const spec = {
+    ...plainSpec,
+    command: ["sh", "-c", script],
+    mounts: [{ type: "volume", readOnly: false, ...mount }],
+  } as const;
+  const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+  await engine.create({ id, name: id, image, spec, ...rest }, none);
+  await engine.start(id, none);
+  const { exitCode } = await engine.wait(id, none);
+  t.equal(exitCode, 0, script);
+  return id;
+}
+
+await t.test("create, ls with filters, inspect, rm", async (t) => {
+  t.equal(await docker("volume", "create", "--label", "team=red", "v1"), "v1");
+  t.equal(await docker("volume", "create", "v1"), "v1", "the same name again is no failure");
+  t.equal(await docker("volume", "create", "v2"), "v2");
+  t.match(await docker("volume", "create"), /^[0-9a-f]{64}$/);
+  const list = async (...filters: string[]): Promise<string[]> =>
+    (await docker("volume", "ls", "-q", ...filters.flatMap((filter) => ["--filter", filter])))
+      .split("\n")
+      .filter(Boolean);
+  t.equal((await list()).length, 3);
+  t.strictSame(await list("label=team=red"), ["v1"]);
+  t.strictSame(await list("name=v"), ["v1", "v2"]);
+  t.strictSame(await list("driver=other"), []);
+  t.strictSame(await list("dangling=false"), []);
+  t.equal(
+    await docker("volume", "inspect", "--format", "{{.Labels.team}} {{.Driver}} {{.Scope}}", "v1"),
+    "red local local",
+  );
+  const listed = await door.ask("GET", "/volumes");
+  t.strictSame(schema?.problems("VolumeListResponse", listed.json()) ?? [], []);
+  t.match(await refused("volume", "inspect", "none"), /get none: no such volume/);
+  t.match(await refused("volume", "rm", "none"), /get none: no such volume/);
+  t.equal(await docker("volume", "rm", "-f", "none"), "none");
+  t.match(await refused("volume", "create", "../v"), /invalid characters for a local volume name/);
+  t.match(await refused("volume", "create", "-d", "nosuch", "v3"), /plugin "nosuch" not found/);
+  for (const path of ["..%2f..%2fetc", "%2e%2e", "a%00b"])
+    t.equal((await door.ask("GET", `/volumes/${path}`)).status, 404, path);
+  t.equal(await docker("volume", "rm", "v2"), "v2");
+});
+
+await t.test("prune takes anonymous ones, named ones only when asked", async (t) => {
+  t.match(
+    await docker("volume", "prune", "-f"),
+    /^Deleted Volumes:\n[0-9a-f]{64}\n\nTotal reclaimed space: /,
+  );
+  t.match(await docker("volume", "prune", "-f"), /^Total reclaimed space: 0B/);
+  t.notMatch(await docker("volume", "prune", "-af", "--filter", "label!=team"), /v1/);
+  t.match(await docker("volume", "prune", "-af"), /^Deleted Volumes:\nv1\n/);
+});
+
+await t.test("a fresh volume has what the image has there; in use it stays", async (t) => {
+  const first = await ran("grep 'from the image' /data/seed && echo mine > /data/own", {
+    source: "v1",
+    target: "/data",
+  });
+  t.match(await refused("volume", "rm", "v1"), `remove v1: volume is in use - [${first}]`);
+  t.match(await docker("volume", "prune", "-af"), /reclaimed space: 0B/);
+  const second = await ran("grep mine /else/own && grep image /else/seed", { source: "v1", target: "/else" });
+  await engine.remove(first);
+  t.match(await refused("volume", "rm", "v1"), second);
+  await engine.remove(second);
+  t.equal(await docker("volume", "rm", "v1"), "v1");
+});
+
+await t.test("options of the driver: tmpfs and bind; content below a bind is never removed", async (t) => {
+  await docker(
+    "volume",
+    "create",
+    "-o",
+    "type=tmpfs",
+    "-o",
+    "device=tmpfs",
+    "-o",
+    "o=size=64k,uid=7",
+    "memory",
+  );
+  await engine.remove(
+    await ran("[ $(stat -c %u /data) = 7 ] && ! dd if=/dev/zero of=/data/x bs=1k count=100 2> /dev/null", {
+      source: "memory",
+      target: "/data",
+      volume: { noCopy: true },
+    }),
+  );
+  t.equal(await docker("volume", "rm", "memory"), "memory");
+  const outside = join(host.directory, "out side");
+  await mkdir(outside);
+  await writeFile(join(outside, "kept"), "yes\n");
+  await docker("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", `device=${outside}`, "bound");
+  t.equal(await docker("volume", "inspect", "--format", "{{.Options.device}}", "bound"), outside);
+  await engine.remove(
+    await ran("grep yes /data/kept && echo new > /data/new", { source: "bound", target: "/data" }),
+  );
+  t.equal(await readFile(join(outside, "new"), "utf8"), "new\n");
+  t.equal(await docker("volume", "rm", "bound"), "bound");
+  t.equal(await readFile(join(outside, "kept"), "utf8"), "yes\n");
+  t.notMatch(await readFile("/proc/self/mountinfo", "utf8"), /_data/);
+});
+
+await t.test("a bad option is refused, a mount that fails says what the kernel said", async (t) => {
+  t.match(await refused("volume", "create", "-o", "size=1g", "bad"), /invalid option: "size"/);
+  t.match(await refused("volume", "create", "-o", "type=tmpfs", "bad"), /missing required option: "device"/);
+  await docker("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", "device=/no/such/path", "bad");
+  await t.rejects(ran("true", { source: "bad", target: "/data" }), {
+    code: "failed-precondition",
+    message: /failed to mount local volume: mount \/no\/such\/path:/,
+  });
+  t.equal(await docker("volume", "rm", "bad"), "bad");
+});

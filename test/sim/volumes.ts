@@ -1,0 +1,41 @@
+import type { VolumeRecord, Volumes, VolumeSettings } from "../../worker/mounts/volume.ts";
+
+/** Volumes without a disk. */
+export class FakeVolumes implements Volumes {
+  readonly #volumes = new Map<string, VolumeRecord>();
+
+  async ensure(
+    name: string,
+    { labels, options = {}, anonymous }: VolumeSettings,
+  ): Promise<VolumeRecord & { readonly fresh: boolean }> {
+    const before = this.#volumes.get(name);
+    if (before !== undefined) return { ...before, fresh: false };
+    const made = { name, labels, options, anonymous, createdAtMs: 0, mountpoint: `/volumes/${name}/_data` };
+    this.#volumes.set(name, made);
+    return { ...made, fresh: true };
+  }
+
+  create(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }> {
+    return this.ensure(name, settings);
+  }
+
+  async mount(): Promise<void> {}
+
+  async filled(): Promise<void> {}
+
+  async get(name: string): Promise<VolumeRecord | undefined> {
+    return this.#volumes.get(name);
+  }
+
+  async list(): Promise<VolumeRecord[]> {
+    return [...this.#volumes.values()];
+  }
+
+  async diskBytes(): Promise<number> {
+    return 0;
+  }
+
+  async remove(name: string): Promise<void> {
+    this.#volumes.delete(name);
+  }
+}
