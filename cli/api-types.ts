@@ -7,6 +7,12 @@ export interface Versioned {
   UpdatedAt: string;
 }
 
+/** A service asks by count, a node may also offer by name. */
+export interface ApiGenericResource {
+  DiscreteResourceSpec?: { Kind: string; Value: number };
+  NamedResourceSpec?: { Kind: string; Value: string };
+}
+
 export interface ApiPort {
   Name?: string;
   Protocol: string;
@@ -73,7 +79,7 @@ export interface ApiServiceSpec {
     ContainerSpec: ApiContainerSpec;
     Resources?: {
       Limits?: { NanoCPUs?: number; MemoryBytes?: number; Pids?: number };
-      Reservations?: { NanoCPUs?: number; MemoryBytes?: number; GenericResources?: object[] };
+      Reservations?: { NanoCPUs?: number; MemoryBytes?: number; GenericResources?: ApiGenericResource[] };
     };
     RestartPolicy?: { Condition?: string; Delay?: number; MaxAttempts?: number; Window?: number };
     Placement?: {

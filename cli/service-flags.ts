@@ -1,6 +1,13 @@
 import { readNamedFile } from "./files.ts";
 import type { ApiServiceSpec, ApiUpdateConfig } from "./api-types.ts";
-import { parseMount, parseNetwork, parsePorts, parsePreference, parseUlimit } from "./service-parse.ts";
+import {
+  parseGenericResource,
+  parseMount,
+  parseNetwork,
+  parsePorts,
+  parsePreference,
+  parseUlimit,
+} from "./service-parse.ts";
 import { parseBytes, parseCount, parseCpus, parseDuration, parsePair } from "./units.ts";
 
 /** A flag with one value: the same for `service create` and `service update`. */
@@ -217,6 +224,15 @@ export const listFlags: readonly ListFlag[] = [
     (spec) => (placement(spec).Preferences ??= []),
     parsePreference,
     (entry) => `spread=${entry.Spread.SpreadDescriptor}`,
+  ),
+  list(
+    "generic-resource",
+    "<kind=count>",
+    "User defined resources",
+    (spec) => (reservations(spec).GenericResources ??= []),
+    parseGenericResource,
+    (entry) => entry.DiscreteResourceSpec?.Kind ?? "",
+    "<kind>",
   ),
   {
     name: "publish",

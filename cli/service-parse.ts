@@ -1,4 +1,4 @@
-import type { ApiMount, ApiPort } from "./api-types.ts";
+import type { ApiGenericResource, ApiMount, ApiPort } from "./api-types.ts";
 import { parseBytes, parseCount, parsePair } from "./units.ts";
 
 /** "8080:80/udp", or "mode=host,published=8080,target=80,protocol=udp"; ranges give several. */
@@ -84,6 +84,15 @@ export function parsePreference(text: string): { Spread: { SpreadDescriptor: str
     throw new Error(`invalid placement preference '${text}': expected such as spread=node.labels.zone`);
   }
   return { Spread: { SpreadDescriptor: descriptor } };
+}
+
+/** "gpu=2": a service asks for a count, also of what nodes offer by name. */
+export function parseGenericResource(text: string): ApiGenericResource {
+  const [kind, value] = parsePair(text);
+  if (kind === "" || !/^\d+$/.test(value)) {
+    throw new Error(`invalid generic-resource request '${text}': expected a kind and a count such as gpu=2`);
+  }
+  return { DiscreteResourceSpec: { Kind: kind, Value: Number(value) } };
 }
 
 function parseLongPort(text: string): ApiPort {

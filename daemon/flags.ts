@@ -2,6 +2,8 @@ import { Command, InvalidArgumentError, Option } from "commander";
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { delimiter, join, resolve } from "node:path";
+import { errorText } from "../model/errors.ts";
+import { parseGenericResources } from "../model/generic-resource.ts";
 import type { HostSettings } from "../proto/host.ts";
 
 const defaultStateDir = "/var/lib/shoal";
@@ -26,6 +28,7 @@ interface Flags {
   cgroupParent: string;
   insecureRegistry: string[];
   label: Record<string, string>;
+  nodeGenericResource: string[];
   bridgeSubnet: string;
   natsServer: string;
   logLevel: HostSettings["logLevel"];
@@ -45,6 +48,12 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
     .option("--cgroup-parent <path>", "cgroup under which all containers live", parseCgroup, "/shoal")
     .option("--insecure-registry <host:port>", "registry to speak plain HTTP to (repeatable)", collect, [])
     .option("--label <key=value>", "engine label of this node (repeatable)", collectLabel, {})
+    .option(
+      "--node-generic-resource <kind=value>",
+      "what this node offers beyond CPU and memory: gpu=2, or by name gpu=UUID1,gpu=UUID2 (repeatable)",
+      collectGeneric,
+      [],
+    )
     .option("--bridge-subnet <cidr>", "addresses of the host's own bridge", parseCidr, defaultBridgeSubnet)
     .option("--nats-server <path>", "nats-server binary", "nats-server")
     .addOption(
@@ -71,6 +80,7 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       cgroupParent: flags.cgroupParent,
       insecureRegistries: flags.insecureRegistry,
       engineLabels: flags.label,
+      genericResources: parseGenericResources(flags.nodeGenericResource),
       bridgeSubnet: flags.bridgeSubnet,
       natsServer: flags.natsServer,
       logLevel: flags.logLevel,
@@ -99,6 +109,17 @@ function collectLabel(value: string, previous: Record<string, string>): Record<s
   const split = value.indexOf("=");
   if (split < 1) throw new InvalidArgumentError(`expected key=value, got '${value}'`);
   return { ...previous, [value.slice(0, split)]: value.slice(split + 1) };
+}
+
+/** Each is checked with those before it: what contradicts is refused where it stands. */
+function collectGeneric(value: string, previous: string[]): string[] {
+  const all = [...previous, value];
+  try {
+    parseGenericResources(all);
+  } catch (reason) {
+    throw new InvalidArgumentError(errorText(reason));
+  }
+  return all;
 }
 
 function parseCgroup(value: string): string {

@@ -1,6 +1,6 @@
 import type { NodeId } from "./ids.ts";
 import type { Labels, Meta } from "./meta.ts";
-import type { Resources } from "./resources.ts";
+import type { NodeResources } from "./resources.ts";
 import type { Platform } from "./service.ts";
 
 export type NodeRole = "manager" | "worker";
@@ -25,7 +25,7 @@ export interface NodeDescription {
   readonly hostname: string;
   /** Architecture as `uname -m` prints it. */
   readonly platform: Platform;
-  readonly resources: Resources;
+  readonly resources: NodeResources;
   readonly engineVersion: string;
   readonly engineLabels: Labels;
   readonly plugins: readonly { readonly type: string; readonly name: string }[];

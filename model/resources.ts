@@ -1,10 +1,16 @@
-/** What a task reserves or a node offers. Zero means "none asked for". */
+/** What a task reserves. Zero means "none asked for". */
 export interface Resources {
   /** Billionths of a core. */
   readonly nanoCpus: number;
   readonly memoryBytes: number;
-  /** Discrete generic resources, kind → count. */
+  /** Generic resources, kind → count. */
   readonly generic: Readonly<Record<string, number>>;
+}
+
+/** What a node offers. */
+export interface NodeResources extends Resources {
+  /** Kinds whose pieces have names, each once, such as `{ gpu: ["UUID1", "UUID2"] }`; `generic` counts them. */
+  readonly named?: Readonly<Record<string, readonly string[]>>;
 }
 
 export const noResources: Resources = { nanoCpus: 0, memoryBytes: 0, generic: {} };

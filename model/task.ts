@@ -1,4 +1,5 @@
 import type { ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId } from "./ids.ts";
+import type { GenericClaim } from "./generic-resource.ts";
 import type { Meta } from "./meta.ts";
 
 export type { ClusterId, ConfigId, SecretId };
@@ -86,6 +87,8 @@ export interface Task {
   readonly restarts?: number;
   /** It is to be replaced elsewhere, in its service's order; absent means it may stay. Owner: whoever rebalances. */
   readonly moving?: true;
+  /** Generic resources it holds on its node; absent means none. Owner: scheduler. */
+  readonly generic?: readonly GenericClaim[];
   /** How many tasks of its slot ended in a row, each soon after it began, before it; absent means none. Owner: orchestrators. */
   readonly crashes?: number;
 }

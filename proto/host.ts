@@ -4,6 +4,7 @@
  * A child whose channel closes ends itself: shoald is gone, and its successor starts new ones.
  */
 import type { ErrorCode } from "../model/errors.ts";
+import type { GenericOffer } from "../model/generic-resource.ts";
 import type { ClusterId, NodeId } from "../model/ids.ts";
 import type { Availability, NodeRole } from "../model/node.ts";
 
@@ -29,6 +30,8 @@ export interface HostSettings {
   /** Registries ("host:port") that may be spoken to over plain HTTP. */
   readonly insecureRegistries: readonly string[];
   readonly engineLabels: Readonly<Record<string, string>>;
+  /** Generic resources that this node offers. */
+  readonly genericResources: GenericOffer;
   /** CIDR that the host's own bridge takes its addresses from. */
   readonly bridgeSubnet: string;
   readonly natsServer: string;

@@ -1,6 +1,7 @@
 /** A node: Engine API JSON to model and back. */
 import { ClusterError } from "../../model/errors.ts";
 import type { Node, NodeDescription, NodeSpec, NodeState } from "../../model/node.ts";
+import type { GenericClaim } from "../../model/generic-resource.ts";
 import type { JsonObject } from "./json-reader.ts";
 import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
 import { oneOf, present } from "./parse.ts";
@@ -63,9 +64,9 @@ function printDescription(description: NodeDescription | undefined, tlsInfo: Jso
       NanoCPUs: resources.nanoCpus,
       MemoryBytes: resources.memoryBytes,
       GenericResources: unlessEmpty(
-        Object.entries(resources.generic).map(([kind, count]) => ({
-          DiscreteResourceSpec: { Kind: kind, Value: count },
-        })),
+        Object.entries(resources.generic).flatMap(([kind, count]) =>
+          printClaim({ kind, count, ...present({ names: resources.named?.[kind] }) }),
+        ),
       ),
     },
     Engine: {
@@ -75,6 +76,12 @@ function printDescription(description: NodeDescription | undefined, tlsInfo: Jso
     },
     TLSInfo: tlsInfo,
   };
+}
+
+/** One entry a name, or one with the count. */
+export function printClaim({ kind, count, names }: GenericClaim): Json[] {
+  if (names === undefined) return [{ DiscreteResourceSpec: { Kind: kind, Value: count } }];
+  return names.map((name) => ({ NamedResourceSpec: { Kind: kind, Value: name } }));
 }
 
 export function printState(state: NodeState): string {

@@ -6,6 +6,7 @@ import type { Task, TaskStatus } from "../../model/task.ts";
 import { apiTime } from "../../runtime/http.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
 import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
+import { printClaim } from "./node-json.ts";
 import { printAttachedNetwork } from "./network-json.ts";
 import { printTaskTemplate } from "./service-print.ts";
 
@@ -65,6 +66,7 @@ export function printTask(task: Task, { revision, network }: TaskJoin): Json {
     ServiceID: task.serviceId,
     Slot: unlessEmpty(printedSlot(task)),
     NodeID: task.nodeId,
+    AssignedGenericResources: unlessEmpty((task.generic ?? []).flatMap(printClaim)),
     Status: printStatus(task.status, revision === undefined ? undefined : waitText(task, revision)),
     DesiredState: task.desiredState,
     NetworksAttachments: unlessEmpty(attachments),

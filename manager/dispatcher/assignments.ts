@@ -54,6 +54,7 @@ export function assignedTask(view: StoreView, task: Task): AssignedTask | undefi
     })),
     statusState: task.status.state,
     jobIteration: task.jobIteration ?? 0,
+    generic: (task.generic ?? []).map(({ kind, count, names = [] }) => ({ kind, count, names: [...names] })),
   };
 }
 

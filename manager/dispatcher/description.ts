@@ -31,6 +31,7 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
       nanoCpus: count(resources["nanoCpus"], "nanoCpus"),
       memoryBytes: count(resources["memoryBytes"], "memoryBytes"),
       generic: mapOf(resources["generic"], "generic", count),
+      ...named(resources["named"]),
     },
     engineVersion: text(description["engineVersion"], "engineVersion"),
     engineLabels: mapOf(description["engineLabels"], "engineLabels", text),
@@ -39,6 +40,12 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
       return { type: text(plugin["type"], "type"), name: text(plugin["name"], "name") };
     }),
   };
+}
+
+/** Absent on nodes that only count theirs. */
+function named(value: unknown): { named?: Record<string, readonly string[]> } {
+  if (value === undefined) return {};
+  return { named: mapOf(value, "named", (names) => list(names, "named").map((name) => text(name, "named"))) };
 }
 
 function record(value: unknown, name: string): Record<string, unknown> {

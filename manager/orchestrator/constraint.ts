@@ -1,5 +1,6 @@
 import { nodeMeets } from "../../model/constraint.ts";
 import type { Node } from "../../model/node.ts";
+import { stillOffered } from "../../model/generic-resource.ts";
 import { fits, noResources, subtractResources, type Resources } from "../../model/resources.ts";
 import type { Placement, TaskSpec } from "../../model/service.ts";
 import { taskStates, type Task } from "../../model/task.ts";
@@ -26,7 +27,11 @@ export function decideEvictions(node: Node, placed: readonly PlacedTask[]): read
     );
   for (const { task, reservations, placement } of order) {
     const wanted: Resources = { ...noResources, ...reservations };
-    if (!nodeMeets(placement.constraints, node) || !fits(wanted, free)) evicted.push(task);
+    const stays =
+      nodeMeets(placement.constraints, node) &&
+      fits(wanted, free) &&
+      stillOffered(task.generic ?? [], node.description.resources);
+    if (!stays) evicted.push(task);
     else free = subtractResources(free, wanted);
   }
   return evicted;

@@ -1,4 +1,6 @@
+import { claimGeneric, type GenericClaim } from "../../model/generic-resource.ts";
 import type { NodeId, TaskId } from "../../model/ids.ts";
+import type { Node } from "../../model/node.ts";
 import { revisionKey } from "../../model/service.ts";
 import { enforcerMessage, isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
@@ -212,9 +214,12 @@ function carryOut(tx: Transaction, decision: Decision): boolean {
   }
   const node = tx.nodes.get(decision.nodeId);
   if (node?.status.state !== "ready" || node.spec.availability !== "active") return false;
+  const generic = claimsOf(tx, task, node);
+  if (generic === undefined) return false;
   tx.tasks.update({
     ...task,
     nodeId: decision.nodeId,
+    ...(generic.length > 0 && { generic }),
     status: {
       ...task.status,
       state: "assigned",
@@ -225,6 +230,17 @@ function carryOut(tx: Transaction, decision: Decision): boolean {
     },
   });
   return true;
+}
+
+/** @returns `undefined` when others have taken them meanwhile. */
+function claimsOf(tx: Transaction, task: Task, node: Node): readonly GenericClaim[] | undefined {
+  const wanted = revisionOfTask(tx, task)?.task.resources?.reservations?.generic ?? {};
+  if (Object.keys(wanted).length === 0) return [];
+  const held = tx.tasks
+    .byNode(node.id)
+    .filter((other) => !isTerminal(other))
+    .flatMap(({ generic = [] }) => generic);
+  return claimGeneric(wanted, node.description?.resources, held);
 }
 
 function keyOf(task: Pick<Task, "serviceId" | "specVersion">): string {

@@ -1,4 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
+import type { GenericClaim } from "../../model/generic-resource.ts";
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import {
   taskStates,
@@ -8,7 +9,7 @@ import {
   type TaskState,
   type TaskStatus,
 } from "../../model/task.ts";
-import { StoreChange, type TaskRecord } from "../../proto/gen/shoal/store.ts";
+import { StoreChange, type TaskGenericClaim, type TaskRecord } from "../../proto/gen/shoal/store.ts";
 import type { Change } from "./change.ts";
 import { isTableName, type StoredObject } from "./tables.ts";
 
@@ -123,6 +124,7 @@ function toRecord(task: Task): TaskRecord {
     versionsSinceCreated: meta.version - meta.createdVersion,
     crashes: task.crashes ?? 0,
     moving: task.moving ?? false,
+    generic: (task.generic ?? []).map(({ kind, count, names = [] }) => ({ kind, count, names: [...names] })),
   };
 }
 
@@ -152,6 +154,7 @@ function fromRecord(record: TaskRecord, canonical: (id: string) => string): Task
     ...(record.restarts === 0 ? {} : { restarts: record.restarts }),
     ...(record.crashes === 0 ? {} : { crashes: record.crashes }),
     ...(record.moving ? { moving: true } : {}),
+    ...(record.generic.length === 0 ? {} : { generic: record.generic.map(fromClaim) }),
   };
 }
 
@@ -174,6 +177,10 @@ function fromStatus(record: TaskRecord): TaskStatus {
 function fromPort(port: { protocol: string; targetPort: number; publishedPort: number }): PublishedPort {
   // Written from a PublishedPort.
   return { ...port, protocol: port.protocol as PublishedPort["protocol"] };
+}
+
+function fromClaim({ kind, count, names }: TaskGenericClaim): GenericClaim {
+  return { kind, count, ...(names.length === 0 ? {} : { names }) };
 }
 
 function stateOf(number: number): TaskState {

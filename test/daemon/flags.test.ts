@@ -49,6 +49,15 @@ t.test("repeated flags add up", (t) => {
   t.end();
 });
 
+t.test("generic resources are given by count or by name, one flag or many", (t) => {
+  const { host } = parseFlags(
+    ["--node-generic-resource", "gpu=UUID1,gpu=UUID2", "--node-generic-resource", "ssd=3"],
+    "0",
+  );
+  t.strictSame(host.genericResources, { generic: { gpu: 2, ssd: 3 }, named: { gpu: ["UUID1", "UUID2"] } });
+  t.end();
+});
+
 t.test("a program is found on the path, and a path stands for itself", (t) => {
   t.match(findBinary("sh"), /\/sh$/);
   t.equal(findBinary("/bin/sh"), "/bin/sh");

@@ -1,3 +1,4 @@
+import type { GenericOffer } from "../../model/generic-resource.ts";
 import type { ClusterId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Cluster } from "../../model/cluster.ts";
 import type { Network, NetworkSpec } from "../../model/network.ts";
@@ -90,6 +91,7 @@ export function nodeObject(
     readonly nanoCpus?: number;
     readonly memoryBytes?: number;
     readonly architecture?: string;
+    readonly generic?: GenericOffer;
   } = {},
 ): Unstored<Node> {
   return {
@@ -102,6 +104,7 @@ export function nodeObject(
         nanoCpus: change.nanoCpus ?? 4e9,
         memoryBytes: change.memoryBytes ?? 8 * 2 ** 30,
         generic: {},
+        ...change.generic,
       },
       engineVersion: "28.0",
       engineLabels: {},

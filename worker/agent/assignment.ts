@@ -1,4 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
+import type { GenericClaim } from "../../model/generic-resource.ts";
 import { taskStates } from "../../model/task.ts";
 import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Revision } from "../../model/service.ts";
@@ -23,6 +24,8 @@ export interface Assignment {
   /** What the managers know of it; only read for a task this node has no record of. */
   readonly statusState: TaskState;
   readonly jobIteration: number;
+  /** Generic resources of this node that it was given; absent means none. */
+  readonly generic?: readonly GenericClaim[];
 }
 
 /** Everything the leader has told this node, up to `sequence`. */
@@ -125,6 +128,13 @@ function readTask(wire: AssignedTask): Assignment {
     })),
     statusState: wire.statusState in taskStates ? (wire.statusState as TaskState) : "assigned",
     jobIteration: wire.jobIteration,
+    ...(wire.generic.length > 0 && {
+      generic: wire.generic.map(({ kind, count, names }) => ({
+        kind,
+        count,
+        ...(names.length > 0 && { names }),
+      })),
+    }),
   };
 }
 

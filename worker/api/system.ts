@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import type { GenericOffer } from "../../model/generic-resource.ts";
 import { apiTime, apiVersion, minApiVersion, productVersion } from "../../runtime/http.ts";
 import type { FrontDoorDeps, NodeView } from "./deps.ts";
 import { askManager, isManager } from "./forward.ts";
@@ -106,7 +107,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     },
     NCPU: facts.cpuCount,
     MemTotal: facts.memoryBytes,
-    GenericResources: null,
+    GenericResources: genericResources(settings.genericResources),
     DockerRootDir: facts.rootDir,
     HttpProxy: "",
     HttpsProxy: "",
@@ -148,6 +149,16 @@ async function swarmInfo(deps: FrontDoorDeps): Promise<object> {
   } catch (reason) {
     return { ...member, Error: error === "" ? (reason as Error).message : error };
   }
+}
+
+/** As the node's description lists them; clients expect null for none. */
+function genericResources({ generic, named }: GenericOffer): object[] | null {
+  const listed = Object.entries(generic).flatMap(([kind, count]): object[] => {
+    const names = named[kind];
+    if (names === undefined) return [{ DiscreteResourceSpec: { Kind: kind, Value: count } }];
+    return names.map((name) => ({ NamedResourceSpec: { Kind: kind, Value: name } }));
+  });
+  return listed.length === 0 ? null : listed;
 }
 
 function goArchitecture(machine: string): string {

@@ -1,4 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
+import { genericEnvironment } from "../../model/generic-resource.ts";
 import { taskName } from "../../model/task.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { ContainerSpec, Platform } from "../../model/service.ts";
@@ -84,7 +85,11 @@ export function createRequest(
     id: containerId,
     name,
     image: spec.image,
-    spec: { ...spec, hostname: spec.hostname ?? containerId.slice(0, shortIdLength) },
+    spec: {
+      ...spec,
+      env: [...spec.env, ...genericEnvironment(assignment.generic ?? [])],
+      hostname: spec.hostname ?? containerId.slice(0, shortIdLength),
+    },
     resources: revision.task.resources,
     labels: {
       ...spec.labels,

@@ -116,6 +116,14 @@ export interface AssignedTask {
   networks: Attachment[];
   statusState: string;
   jobIteration: number;
+  generic: GenericClaimMessage[];
+}
+
+/** Generic resources of one kind that a task holds; model GenericClaim. */
+export interface GenericClaimMessage {
+  kind: string;
+  count: number;
+  names: string[];
 }
 
 export interface Attachment {
@@ -1087,6 +1095,7 @@ function createBaseAssignedTask(): AssignedTask {
     networks: [],
     statusState: "",
     jobIteration: 0,
+    generic: [],
   };
 }
 
@@ -1118,6 +1127,9 @@ export const AssignedTask: MessageFns<AssignedTask> = {
     }
     if (message.jobIteration !== 0) {
       writer.uint32(72).uint64(message.jobIteration);
+    }
+    for (const v of message.generic) {
+      GenericClaimMessage.encode(v!, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -1207,6 +1219,14 @@ export const AssignedTask: MessageFns<AssignedTask> = {
             message.jobIteration = longToNumber(reader.uint64());
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.generic.push(GenericClaimMessage.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1233,6 +1253,86 @@ export const AssignedTask: MessageFns<AssignedTask> = {
     message.networks = object.networks?.map((e) => Attachment.fromPartial(e)) || [];
     message.statusState = object.statusState ?? "";
     message.jobIteration = object.jobIteration ?? 0;
+    message.generic = object.generic?.map((e) => GenericClaimMessage.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseGenericClaimMessage(): GenericClaimMessage {
+  return { kind: "", count: 0, names: [] };
+}
+
+export const GenericClaimMessage: MessageFns<GenericClaimMessage> = {
+  encode(message: GenericClaimMessage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== "") {
+      writer.uint32(10).string(message.kind);
+    }
+    if (message.count !== 0) {
+      writer.uint32(16).uint32(message.count);
+    }
+    for (const v of message.names) {
+      writer.uint32(26).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GenericClaimMessage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGenericClaimMessage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<GenericClaimMessage>): GenericClaimMessage {
+    return GenericClaimMessage.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<GenericClaimMessage>): GenericClaimMessage {
+    const message = createBaseGenericClaimMessage();
+    message.kind = object.kind ?? "";
+    message.count = object.count ?? 0;
+    message.names = object.names?.map((e) => e) || [];
     return message;
   },
 };

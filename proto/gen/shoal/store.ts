@@ -76,8 +76,16 @@ export interface TaskRecord {
   hasPid: boolean;
   crashes: number;
   moving: boolean;
+  generic: TaskGenericClaim[];
   /** How much older the version is that it was created with. */
   versionsSinceCreated: number;
+}
+
+export interface TaskGenericClaim {
+  kind: string;
+  count: number;
+  /** As many as `count`; none where the node only counts them. */
+  names: string[];
 }
 
 export interface TaskPort {
@@ -473,6 +481,7 @@ function createBaseTaskRecord(): TaskRecord {
     hasPid: false,
     crashes: 0,
     moving: false,
+    generic: [],
     versionsSinceCreated: 0,
   };
 }
@@ -559,6 +568,9 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     }
     if (message.moving !== false) {
       writer.uint32(224).bool(message.moving);
+    }
+    for (const v of message.generic) {
+      TaskGenericClaim.encode(v!, writer.uint32(234).fork()).join();
     }
     if (message.versionsSinceCreated !== 0) {
       writer.uint32(216).uint64(message.versionsSinceCreated);
@@ -795,6 +807,14 @@ export const TaskRecord: MessageFns<TaskRecord> = {
             message.moving = reader.bool();
             continue;
           }
+          case 29: {
+            if (tag !== 234) {
+              break;
+            }
+
+            message.generic.push(TaskGenericClaim.decode(reader, reader.uint32()));
+            continue;
+          }
           case 27: {
             if (tag !== 216) {
               break;
@@ -847,7 +867,87 @@ export const TaskRecord: MessageFns<TaskRecord> = {
     message.hasPid = object.hasPid ?? false;
     message.crashes = object.crashes ?? 0;
     message.moving = object.moving ?? false;
+    message.generic = object.generic?.map((e) => TaskGenericClaim.fromPartial(e)) || [];
     message.versionsSinceCreated = object.versionsSinceCreated ?? 0;
+    return message;
+  },
+};
+
+function createBaseTaskGenericClaim(): TaskGenericClaim {
+  return { kind: "", count: 0, names: [] };
+}
+
+export const TaskGenericClaim: MessageFns<TaskGenericClaim> = {
+  encode(message: TaskGenericClaim, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.kind !== "") {
+      writer.uint32(10).string(message.kind);
+    }
+    if (message.count !== 0) {
+      writer.uint32(16).uint32(message.count);
+    }
+    for (const v of message.names) {
+      writer.uint32(26).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TaskGenericClaim {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTaskGenericClaim();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.count = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TaskGenericClaim>): TaskGenericClaim {
+    return TaskGenericClaim.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TaskGenericClaim>): TaskGenericClaim {
+    const message = createBaseTaskGenericClaim();
+    message.kind = object.kind ?? "";
+    message.count = object.count ?? 0;
+    message.names = object.names?.map((e) => e) || [];
     return message;
   },
 };

@@ -364,6 +364,10 @@ t.test("a follower and a restored snapshot hold exactly what the leader holds", 
     tx.tasks.update({
       ...task,
       nodeId: id("n1"),
+      generic: [
+        { kind: "gpu", count: 1, names: ["a"] },
+        { kind: "ssd", count: 2 },
+      ],
       networks: [{ networkId: id("net"), address: "10.0.1.2/24", aliases: ["a"] }],
       status: {
         state: "failed",

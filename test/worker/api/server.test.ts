@@ -54,6 +54,7 @@ class Host {
       cgroupParent: "/shoal",
       insecureRegistries: ["10.0.0.1:5000"],
       engineLabels: { zone: "a" },
+      genericResources: { generic: {}, named: {} },
       bridgeSubnet: "172.20.0.0/16",
       natsServer: "",
       logLevel: "error",
