@@ -40,8 +40,10 @@ export interface Extensions {
   readonly rebalance: "allowed" | "never";
 }
 
-/** A worker that loses its manager finds another within this; shorter, a change of leader would stop tasks. */
+/** A worker that loses its manager finds another well within this. */
 const defaultStopAfterMs = 15_000;
+/** Shorter, a change of leader or a manager's pause may stop tasks. */
+export const soundStopAfterMs = 5_000;
 
 const defaults: Extensions = {
   prefer: [],
@@ -84,11 +86,7 @@ export function extensionProblems(labels: Labels): string[] {
   const refuse = (label: string, why: string): void => {
     problems.push(`invalid label ${label}=${JSON.stringify(labels[label])}: ${why}`);
   };
-  const { onUnreachable } = read(labels, (label, reason) => refuse(label, errorText(reason)));
-  // Managers know how long to wait for it, but workers do not stop anything by themselves yet.
-  if (onUnreachable.kind === "stop") {
-    refuse("shoal.on-unreachable", "stop is not available yet; replace and wait are, as in replace:30s");
-  }
+  read(labels, (label, reason) => refuse(label, errorText(reason)));
   return problems;
 }
 

@@ -1,7 +1,8 @@
+import { extensionsOf } from "../../model/extensions.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
-import { revisionKey, type Revision } from "../../model/service.ts";
+import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
 import type {
   AssignedEndpoint,
@@ -55,7 +56,14 @@ export function assignedTask(view: StoreView, task: Task): AssignedTask | undefi
     statusState: task.status.state,
     jobIteration: task.jobIteration ?? 0,
     generic: (task.generic ?? []).map(({ kind, count, names = [] }) => ({ kind, count, names: [...names] })),
+    stopAfterMs: stopAfterMs(view.services.get(task.serviceId)),
   };
+}
+
+/** When a worker without managers ends tasks of the service; what its labels say now, not when the task began. */
+export function stopAfterMs(service: Service | undefined): number | undefined {
+  const policy = service && extensionsOf(service.spec.labels).onUnreachable;
+  return policy?.kind === "stop" ? policy.afterMs : undefined;
 }
 
 /** The worker's own status is the true one, so a mere change of status is not sent back to it. */

@@ -3,6 +3,7 @@ import { hostOf } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { NetworkId, NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
+import type { Task } from "../../model/task.ts";
 import type { Hello, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -11,7 +12,7 @@ import { aborted, deadline, orAborted } from "../../runtime/signal.ts";
 import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import type { Transaction } from "../store/transaction.ts";
-import { changesEndpoints, changesNodeEndpoints, networksOf } from "./assignments.ts";
+import { changesEndpoints, changesNodeEndpoints, networksOf, stopAfterMs } from "./assignments.ts";
 import { readDescription } from "./description.ts";
 import { NodeAssignments } from "./difference.ts";
 import { changesManagers, sessionInfo } from "./info.ts";
@@ -75,7 +76,7 @@ export class Dispatcher {
   async run(signal: AbortSignal): Promise<void> {
     const { store, log } = this.#deps;
     using watch = store.watch(
-      ["tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
+      ["services", "tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
       signal,
     );
     const stopWatching = this.#states.start();
@@ -304,12 +305,8 @@ export class Dispatcher {
       case "revisions": {
         if (event.kind !== "updated") return false; // Their tasks have events of their own.
         const { serviceId, specVersion } = event.object;
-        for (const task of this.#deps.store.view((view) => view.tasks.byRevision(serviceId, specVersion))) {
-          const session = task.nodeId && this.#sessions.get(task.nodeId);
-          if (!session) continue;
-          session.assignments.markTask(task.id, "resend");
-          touched.add(session);
-        }
+        const tasks = this.#deps.store.view((view) => view.tasks.byRevision(serviceId, specVersion));
+        this.#resend(tasks, touched);
         return false;
       }
       case "secrets":
@@ -321,8 +318,25 @@ export class Dispatcher {
         return false;
       case "cluster":
         return true;
-      case "services":
+      case "services": {
+        const { object: service } = event;
+        // Removed with its tasks, created before them; only what changes under them has to be told.
+        if (event.kind !== "updated" || stopAfterMs(service) === stopAfterMs(event.previous)) return false;
+        this.#resend(
+          this.#deps.store.view((view) => view.tasks.byService(service.id)),
+          touched,
+        );
         return false;
+      }
+    }
+  }
+
+  #resend(tasks: Iterable<Task>, touched: Set<Session>): void {
+    for (const task of tasks) {
+      const session = task.nodeId && this.#sessions.get(task.nodeId);
+      if (!session) continue;
+      session.assignments.markTask(task.id, "resend");
+      touched.add(session);
     }
   }
 

@@ -144,6 +144,9 @@ export function hasToLeave(scene: LeavingScene, task: Task): boolean {
 
 type LeavingScene = Pick<Scene, "node" | "nowMs" | "leadsSinceMs" | "service">;
 
+/** A worker notices up to two seconds after us that its session is gone, and a process takes a moment to die. */
+const stopMarginMs = 5_000;
+
 /** When the service gives up its tasks on a node that is down; `undefined` for never, and for other nodes. */
 export function lossAtMs(
   { service, nowMs, leadsSinceMs }: LeavingScene,
@@ -160,7 +163,12 @@ export function lossAtMs(
       return sinceMs + afterMs;
     case "stop":
       // The worker begins to stop them by then, and the last is killed when its grace is over.
-      return sinceMs + afterMs + (service.spec.task.container.stopGracePeriodMs ?? defaultStopGracePeriodMs);
+      return (
+        sinceMs +
+        afterMs +
+        stopMarginMs +
+        (service.spec.task.container.stopGracePeriodMs ?? defaultStopGracePeriodMs)
+      );
   }
 }
 

@@ -6,6 +6,9 @@ import {
   parseDurationMs,
   unknownExtensions,
 } from "../../model/extensions.ts";
+import { defaultUpdatePolicy } from "../../model/defaults.ts";
+import type { Labels } from "../../model/meta.ts";
+import type { ServiceSpec } from "../../model/service.ts";
 import { serviceWarnings } from "../../model/warnings.ts";
 import { serviceSpec, taskSpec } from "../sim/objects.ts";
 
@@ -56,6 +59,38 @@ for (const [label, value] of Object.entries(refused)) {
     t.end();
   });
 }
+
+t.test("labels that cannot act are told of; those that can are not", (t) => {
+  const of = (mode: ServiceSpec["mode"], labels: Labels, more: Partial<ServiceSpec> = {}): string[] =>
+    serviceWarnings({ ...serviceSpec({ labels }), mode, ...more }).map(
+      (warning) => warning.split(":")[0] ?? "",
+    );
+  const replicated = { kind: "replicated", replicas: 1 } as const;
+  const job = { kind: "replicated-job", maxConcurrent: 1, totalCompletions: 1 } as const;
+  const all = {
+    "shoal.on-unreachable": "wait",
+    "shoal.prefer": "node.labels.a==b",
+    "shoal.rebalance": "never",
+    "shoal.update.deadline": "1m",
+    "shoal.update.settle": "1s",
+  };
+  const startFirst = { update: { ...defaultUpdatePolicy, order: "start-first" } } as const;
+  t.strictSame(of(replicated, all, startFirst), []);
+  t.strictSame(of(replicated, all), ["label shoal.update.settle does nothing here"]);
+  t.strictSame(of({ kind: "global" }, all, startFirst), [
+    "label shoal.on-unreachable does nothing here",
+    "label shoal.prefer does nothing here",
+    "label shoal.rebalance does nothing here",
+  ]);
+  t.strictSame(of({ kind: "global" }, { "shoal.on-unreachable": "stop" }), []);
+  t.strictSame(of(job, all), [
+    "label shoal.rebalance does nothing here",
+    "label shoal.update.deadline does nothing here",
+    "label shoal.update.settle does nothing here",
+  ]);
+  t.strictSame(of(replicated, { "shoal.on-unreachable": "stop:1s" }), ["label shoal.on-unreachable"]);
+  t.end();
+});
 
 t.test("times are those of Go, and bounded", (t) => {
   t.equal(parseDurationMs("1h2m3s4ms"), 3_723_004);

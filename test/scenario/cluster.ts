@@ -237,3 +237,20 @@ function nextState(task: Task, image: string): TaskState | undefined {
       return undefined;
   }
 }
+
+export function image(name: string): (spec: ServiceSpec) => ServiceSpec {
+  return (spec) => ({
+    ...spec,
+    task: { ...spec.task, container: { ...spec.task.container, image: name } },
+  });
+}
+
+export function scale(replicas: number): (spec: ServiceSpec) => ServiceSpec {
+  return (spec) => ({ ...spec, mode: { kind: "replicated", replicas } });
+}
+
+export async function started(nodes: readonly string[]): Promise<ScenarioCluster> {
+  const cluster = new ScenarioCluster();
+  await cluster.start(nodes);
+  return cluster;
+}

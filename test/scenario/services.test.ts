@@ -1,9 +1,9 @@
 import t from "tap";
-import type { ServiceSpec, UpdatePolicy } from "../../model/service.ts";
+import type { UpdatePolicy } from "../../model/service.ts";
 import { isTerminal } from "../../model/task.ts";
 import { serviceSpec, taskSpec, networkObject, id, nodeObject } from "../sim/objects.ts";
 import { removeNode } from "../../manager/orchestrator/lost.ts";
-import { ScenarioCluster } from "./cluster.ts";
+import { image, scale, started } from "./cluster.ts";
 
 const policy: UpdatePolicy = {
   parallelism: 2,
@@ -13,23 +13,6 @@ const policy: UpdatePolicy = {
   maxFailureRatio: 0,
   order: "stop-first",
 };
-
-function image(name: string): (spec: ServiceSpec) => ServiceSpec {
-  return (spec) => ({
-    ...spec,
-    task: { ...spec.task, container: { ...spec.task.container, image: name } },
-  });
-}
-
-function scale(replicas: number): (spec: ServiceSpec) => ServiceSpec {
-  return (spec) => ({ ...spec, mode: { kind: "replicated", replicas } });
-}
-
-async function started(nodes: readonly string[]): Promise<ScenarioCluster> {
-  const cluster = new ScenarioCluster();
-  await cluster.start(nodes);
-  return cluster;
-}
 
 t.test("150 tasks are created, addressed and placed in a handful of entries", async (t) => {
   await using c = await started(["n1", "n2", "n3"]);
@@ -573,43 +556,5 @@ t.test("start-first goes on where every node holds as many replicas as it may", 
   await c.update("web", image("web:2"));
   await c.until(() => c.service("web").updateStatus?.state === "completed");
   t.equal(c.running("web", "web:2").length, 2);
-  t.strictSame(c.errors, []);
-});
-
-t.test("named pieces of a node are each given to one task, and freed when it has ended", async (t) => {
-  await using c = await started([]);
-  await c.store.update((tx) => {
-    tx.nodes.create(nodeObject("n1", { generic: { generic: { gpu: 2 }, named: { gpu: ["a", "b"] } } }));
-    tx.nodes.create(nodeObject("n2"));
-  });
-  const spec = serviceSpec({
-    replicas: 3,
-    task: taskSpec({ resources: { reservations: { generic: { gpu: 1 } } } }),
-  });
-  const held = (): string[] =>
-    c
-      .tasks("web")
-      .filter((task) => !isTerminal(task))
-      .flatMap(({ generic = [] }) => generic.flatMap(({ names = [] }) => names))
-      .toSorted();
-  await c.create("web", spec);
-  await c.until(() => c.running("web").length === 2);
-  t.strictSame(held(), ["a", "b"]);
-  await c.clock.advance(1_000);
-  const waits = c.tasks("web").find((task) => task.status.state === "pending");
-  t.equal(waits?.status.error, "no suitable node (insufficient resources on 2 nodes)");
-  await c.update("web", (spec) => ({ ...scale(2)(spec), task: { ...spec.task, forceUpdate: 1 } }));
-  await c.until(
-    () => c.running("web").length === 2 && c.tasks("web").filter((task) => !isTerminal(task)).length === 2,
-  );
-  t.strictSame(held(), ["a", "b"]);
-  // The node comes back with other pieces: who holds one that is gone has to go, and gets one that is there.
-  await c.store.update((tx) => {
-    const node = tx.nodes.get(id("n1"));
-    if (node?.description === undefined) throw new Error("no node");
-    const resources = { ...node.description.resources, generic: { gpu: 2 }, named: { gpu: ["b", "c"] } };
-    tx.nodes.update({ ...node, description: { ...node.description, resources } });
-  });
-  await c.until(() => c.running("web").length === 2 && held().join() === "b,c");
   t.strictSame(c.errors, []);
 });

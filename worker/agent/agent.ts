@@ -27,6 +27,7 @@ import type { TaskWorld } from "../task/controller.ts";
 import { emptySet, receive } from "./assignment.ts";
 import type { AssignedSet, Assignment } from "./assignment.ts";
 import type { Journal } from "./journal.ts";
+import { isolationText, planIsolation, sessionNotePeriodMs } from "./isolation.ts";
 import { ManagerPool } from "./managers.ts";
 import { planTasks } from "./plan.ts";
 import type { LocalTask } from "./plan.ts";
@@ -72,6 +73,9 @@ export class Agent {
   #nodeIndex: number | undefined;
   #peers: readonly ManagerPeer[] = [];
   #adding: Promise<void> = Promise.resolve();
+  /** Since when no manager is heard, on the monotonic clock; `undefined` in a session. */
+  #silentSinceMs: number | undefined;
+  #cancelIsolation: () => void = () => undefined;
   /** Sequence that the host's network is to reach, the one it has, and who waits for it. */
   #networkWanted = 0;
   #networkDone = 0;
@@ -96,6 +100,10 @@ export class Agent {
       const containerId = task.containerId ?? newContainerId(this.#deps.random);
       this.#run(assignment, containerId, status, "journal");
     }
+    const { clock, journal } = this.#deps;
+    // A session that nobody noted the end of lasted at least until its last note.
+    const silentMs = Math.max(0, clock.now() - (journal.sessionAtMs ?? clock.now()));
+    this.#hearNobody(clock.monotonic() - silentMs);
     this.#loops.background(
       "session",
       keepSession(
@@ -105,7 +113,11 @@ export class Agent {
           dataPathAddress: this.#identity.dataPathAddress,
           onInfo: (info, isNew) => this.#takeInfo(info, isNew),
           onAssignments: (message) => this.#takeAssignments(message),
-          onEnd: () => (this.#partial = undefined),
+          onEnd: () => {
+            this.#partial = undefined;
+            this.#noteSession();
+            this.#hearNobody(clock.monotonic());
+          },
         },
         this.#line,
         this.#loops.signal,
@@ -136,12 +148,14 @@ export class Agent {
 
   /** Ends the agent; containers, network and journal stay as they are. */
   async stop(): Promise<void> {
+    this.#cancelIsolation();
     await this.#loops.stop("agent is ending");
     await Promise.all([...this.#runners.values()].map((runner) => runner.close()));
   }
 
   /** The node has left its cluster: every task is stopped and removed. Settles when that is done. */
   async removeAll(signal: AbortSignal): Promise<void> {
+    this.#cancelIsolation();
     await this.#loops.stop("node has left the cluster");
     await this.#adding;
     const runners = [...this.#runners.values()];
@@ -153,6 +167,7 @@ export class Agent {
 
   #takeInfo(info: SessionInfo, isNew: boolean): void {
     if (isNew) {
+      this.#hearSomebody();
       this.#partial = undefined;
       this.#awaitsComplete = true;
     }
@@ -169,6 +184,41 @@ export class Agent {
     // A new session is told anew: shoald takes it as the sign that the node is in the cluster.
     if (isNew || text !== this.#facts) this.#deps.onFacts(facts);
     this.#facts = text;
+  }
+
+  #hearNobody(sinceMs: number): void {
+    this.#silentSinceMs = sinceMs;
+    this.#cancelIsolation();
+    this.#cancelIsolation = () => undefined;
+    if (!this.#loops.signal.aborted) this.#isolate();
+  }
+
+  #hearSomebody(): void {
+    const { clock } = this.#deps;
+    this.#silentSinceMs = undefined;
+    this.#cancelIsolation();
+    this.#cancelIsolation = clock.every(sessionNotePeriodMs, () => this.#noteSession());
+  }
+
+  /** Only for tasks that a silence would end: others have no use for it after a restart. */
+  #noteSession(): void {
+    const matters = [...this.#runners.values()].some(
+      ({ assignment }) => assignment.stopAfterMs !== undefined,
+    );
+    if (matters) void this.#deps.journal.noteSession(this.#deps.clock.now()); // Its failure is in the journal's log.
+  }
+
+  #isolate(): void {
+    const { clock, log } = this.#deps;
+    if (this.#silentSinceMs === undefined) return;
+    const { stop, nextMs } = planIsolation(this.#runners.values(), clock.monotonic() - this.#silentSinceMs);
+    for (const taskId of stop) {
+      const runner = this.#runners.get(taskId);
+      if (runner === undefined) continue;
+      log.warn({ taskId }, "no manager was heard for long; the task is ended as its service asks");
+      runner.giveUp(isolationText(runner.assignment.stopAfterMs));
+    }
+    if (nextMs !== undefined) this.#cancelIsolation = clock.after(Math.ceil(nextMs), () => this.#isolate());
   }
 
   #takeAssignments(message: Assignments): "taken" | "gap" {
@@ -367,7 +417,14 @@ export class Agent {
   #localTasks(): Map<TaskId, LocalTask> {
     const local = new Map<TaskId, LocalTask>();
     for (const [taskId, { assignment, confirmed, removing }] of this.#runners) {
-      local.set(taskId, { taskId, desiredState: assignment.desiredState, confirmed, removing });
+      const { desiredState, stopAfterMs } = assignment;
+      local.set(taskId, {
+        taskId,
+        desiredState,
+        confirmed,
+        removing,
+        ...(stopAfterMs !== undefined && { stopAfterMs }),
+      });
     }
     return local;
   }

@@ -26,6 +26,8 @@ export interface Assignment {
   readonly jobIteration: number;
   /** Generic resources of this node that it was given; absent means none. */
   readonly generic?: readonly GenericClaim[];
+  /** This node ends it when it has heard no manager for so long; absent means never. */
+  readonly stopAfterMs?: number;
 }
 
 /** Everything the leader has told this node, up to `sequence`. */
@@ -128,6 +130,7 @@ function readTask(wire: AssignedTask): Assignment {
     })),
     statusState: wire.statusState in taskStates ? (wire.statusState as TaskState) : "assigned",
     jobIteration: wire.jobIteration,
+    ...(wire.stopAfterMs !== undefined && { stopAfterMs: wire.stopAfterMs }),
     ...(wire.generic.length > 0 && {
       generic: wire.generic.map(({ kind, count, names }) => ({
         kind,

@@ -18,7 +18,14 @@ export interface JournalTask {
 type JournalRecord =
   | { readonly kind: "task"; readonly task: JournalTask }
   | { readonly kind: "status"; readonly taskId: TaskId; readonly status: TaskStatus }
-  | { readonly kind: "forget"; readonly taskId: TaskId };
+  | { readonly kind: "forget"; readonly taskId: TaskId }
+  /** The node was in a session then. */
+  | { readonly kind: "session"; readonly atMs: number };
+
+interface Contents {
+  readonly tasks: Map<TaskId, JournalTask>;
+  sessionAtMs: number | undefined;
+}
 
 /** Rewritten when what was appended is this many times what lives, and at least the floor. */
 const rewriteRatio = 4;
@@ -39,6 +46,7 @@ export class Journal {
   readonly #log: Log;
   readonly #path: string;
   readonly #tasks: Map<TaskId, JournalTask>;
+  #sessionAtMs: number | undefined;
   #file: AppendFile | undefined;
   #lines: string[] = [];
   #waiters: Waiter[] = [];
@@ -46,11 +54,12 @@ export class Journal {
   #appendedBytes = 0;
   #liveBytes = 0;
 
-  private constructor(deps: JournalDeps, path: string, tasks: Map<TaskId, JournalTask>) {
+  private constructor(deps: JournalDeps, path: string, { tasks, sessionAtMs }: Contents) {
     this.#disk = deps.disk;
     this.#log = deps.log;
     this.#path = path;
     this.#tasks = tasks;
+    this.#sessionAtMs = sessionAtMs;
   }
 
   /** Reads what a former process left. Damaged lines are counted in the log and left out. */
@@ -58,22 +67,32 @@ export class Journal {
     await deps.disk.makeDirectory(directory);
     const path = `${directory}/tasks.journal`;
     const data = await deps.disk.read(path);
-    const { tasks, damagedLineCount } = readLines(
+    const { contents, damagedLineCount } = readLines(
       data === undefined ? "" : Buffer.from(data).toString("utf8"),
     );
     if (damagedLineCount > 0) {
       deps.log.warn(
-        { path, damagedLineCount, taskCount: tasks.size },
+        { path, damagedLineCount, taskCount: contents.tasks.size },
         "journal had damaged lines; they were left out",
       );
     }
-    const journal = new Journal(deps, path, tasks);
+    const journal = new Journal(deps, path, contents);
     if (data !== undefined && data.length > 0) await journal.#rewrite();
     return journal;
   }
 
   get tasks(): ReadonlyMap<TaskId, JournalTask> {
     return this.#tasks;
+  }
+
+  /** When the node was last known to be in a session, unix milliseconds; `undefined` if that was never noted. */
+  get sessionAtMs(): number | undefined {
+    return this.#sessionAtMs;
+  }
+
+  noteSession(atMs: number): Promise<void> {
+    this.#sessionAtMs = atMs;
+    return this.#append({ kind: "session", atMs });
   }
 
   /** Settles when it is on disk; rejects with `internal` when it could not be written. Need not be awaited. */
@@ -156,7 +175,9 @@ export class Journal {
     const old = this.#file;
     this.#file = undefined;
     await old?.close();
-    const text = [...this.#tasks.values()].map((task) => printLine({ kind: "task", task })).join("");
+    const records: JournalRecord[] = [...this.#tasks.values()].map((task) => ({ kind: "task", task }));
+    if (this.#sessionAtMs !== undefined) records.push({ kind: "session", atMs: this.#sessionAtMs });
+    const text = records.map(printLine).join("");
     const data = Buffer.from(text, "utf8");
     await this.#disk.replace(this.#path, data);
     this.#file = await this.#disk.openAppend(this.#path);
@@ -180,16 +201,16 @@ function checksum(text: string): string {
 }
 
 /** Later lines win; what does not check or parse is only counted. */
-function readLines(text: string): { tasks: Map<TaskId, JournalTask>; damagedLineCount: number } {
-  const tasks = new Map<TaskId, JournalTask>();
+function readLines(text: string): { contents: Contents; damagedLineCount: number } {
+  const contents: Contents = { tasks: new Map(), sessionAtMs: undefined };
   let damagedLineCount = 0;
   for (const line of text.split("\n")) {
     if (line === "") continue;
     const record = readLine(line);
     if (record === undefined) damagedLineCount += 1;
-    else apply(tasks, record);
+    else apply(contents, record);
   }
-  return { tasks, damagedLineCount };
+  return { contents, damagedLineCount };
 }
 
 function readLine(line: string): JournalRecord | undefined {
@@ -202,7 +223,8 @@ function readLine(line: string): JournalRecord | undefined {
   }
 }
 
-function apply(tasks: Map<TaskId, JournalTask>, record: JournalRecord): void {
+function apply(contents: Contents, record: JournalRecord): void {
+  const { tasks } = contents;
   switch (record.kind) {
     case "task":
       tasks.set(record.task.assignment.taskId, record.task);
@@ -214,6 +236,9 @@ function apply(tasks: Map<TaskId, JournalTask>, record: JournalRecord): void {
     }
     case "forget":
       tasks.delete(record.taskId);
+      return;
+    case "session":
+      contents.sessionAtMs = record.atMs;
       return;
   }
 }

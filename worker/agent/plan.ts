@@ -7,6 +7,7 @@ import type { Assignment } from "./assignment.ts";
 export interface LocalTask {
   readonly taskId: TaskId;
   readonly desiredState: DesiredState;
+  readonly stopAfterMs?: number;
   /** False while it was only read from the journal: credentials and payloads are not there yet. */
   readonly confirmed: boolean;
   /** True once its removal was begun. */
@@ -15,7 +16,7 @@ export interface LocalTask {
 
 export type PlanStep =
   | { readonly kind: "add"; readonly assignment: Assignment }
-  /** The managers know a task that the journal has too, or ask more of it than before. */
+  /** The managers know a task that the journal has too, ask more of it than before, or changed when it ends by itself. */
   | { readonly kind: "update"; readonly assignment: Assignment }
   | { readonly kind: "remove"; readonly taskId: TaskId };
 
@@ -37,12 +38,17 @@ export function planTasks(
   for (const assignment of assigned.values()) {
     const known = local.get(assignment.taskId);
     if (known === undefined) others.push({ kind: "add", assignment });
-    else if (!known.removing && (!known.confirmed || isRaised(known.desiredState, assignment.desiredState))) {
+    else if (!known.removing && hasNews(known, assignment)) {
       const desiredState = higher(known.desiredState, assignment.desiredState);
       others.push({ kind: "update", assignment: { ...assignment, desiredState } });
     }
   }
   return [...removals, ...others];
+}
+
+function hasNews(known: LocalTask, assignment: Assignment): boolean {
+  if (!known.confirmed || known.stopAfterMs !== assignment.stopAfterMs) return true;
+  return isRaised(known.desiredState, assignment.desiredState);
 }
 
 function isRaised(from: DesiredState, to: DesiredState): boolean {

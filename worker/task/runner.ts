@@ -1,7 +1,7 @@
 import { errorText } from "../../model/errors.ts";
-import { taskStates } from "../../model/task.ts";
+import { isWanted, taskStates } from "../../model/task.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { TaskStatus } from "../../model/task.ts";
+import type { DesiredState, TaskStatus } from "../../model/task.ts";
 import type { Assignment } from "../agent/assignment.ts";
 import { TaskController } from "./controller.ts";
 import type { TaskWorld } from "./controller.ts";
@@ -42,6 +42,8 @@ export class TaskRunner {
   #status: TaskStatus;
   #confirmed: boolean;
   #removing = false;
+  /** Why this node ends the task although managers want it. */
+  #givenUp: string | undefined;
   #step: { readonly kind: Step; readonly abort: AbortController } | undefined;
   #wake: () => void = () => undefined;
   readonly done: Promise<void>;
@@ -96,6 +98,12 @@ export class TaskRunner {
     this.#interrupt();
   }
 
+  /** Ends the task although managers want it; it then counts as failed, for that reason. */
+  giveUp(reason: string): void {
+    this.#givenUp ??= reason;
+    this.#interrupt();
+  }
+
   /** Ends the runner and leaves the container as it is. */
   async close(): Promise<void> {
     this.#close.abort(new Error("worker is ending"));
@@ -103,8 +111,13 @@ export class TaskRunner {
     await this.done;
   }
 
+  get #desiredState(): DesiredState {
+    const { desiredState } = this.#assignment;
+    return this.#givenUp !== undefined && isWanted({ desiredState }) ? "shutdown" : desiredState;
+  }
+
   #interrupt(): void {
-    const next = nextStep(this.#status.state, this.#assignment.desiredState);
+    const next = nextStep(this.#status.state, this.#desiredState);
     if (this.#step !== undefined && this.#step.kind !== next) {
       this.#step.abort.abort(new Error("another state is wanted"));
     }
@@ -118,7 +131,7 @@ export class TaskRunner {
       this.#log(error, "what is left of the task could not be read");
     }
     while (!this.#close.signal.aborted) {
-      const step = nextStep(this.#status.state, this.#assignment.desiredState);
+      const step = nextStep(this.#status.state, this.#desiredState);
       if (step !== "rest") await this.#carryOut(step);
       else if (this.#removing && (await this.#disposed())) return;
       else if (this.#controller.isAttached && isOver(this.#status)) await this.#release();
@@ -141,7 +154,8 @@ export class TaskRunner {
       this.#step = undefined;
     }
     if (signal.aborted && outcome.kind !== "done") return;
-    this.#advance(afterStep(this.#status.state, step, outcome), outcome.exitCode);
+    const progress = afterStep(this.#status.state, step, outcome);
+    this.#advance(step === "stop" ? this.#explained(progress) : progress, outcome.exitCode);
     if (outcome.kind === "temporary") await this.#pause();
   }
 
@@ -181,6 +195,13 @@ export class TaskRunner {
       signal.throwIfAborted();
       await this.#changed(signal);
     }
+  }
+
+  /** A task that was given up did not end as managers wanted: they are to replace it as their policy says. */
+  #explained(progress: Progress): Progress {
+    if (this.#givenUp === undefined || !isWanted(this.#assignment)) return progress;
+    const began = taskStates[this.#status.state] >= taskStates.starting;
+    return { ...progress, state: began ? "failed" : "rejected", error: this.#givenUp };
   }
 
   #advance(progress: Progress, exitCode: number | undefined): void {

@@ -117,6 +117,8 @@ export interface AssignedTask {
   statusState: string;
   jobIteration: number;
   generic: GenericClaimMessage[];
+  /** The worker ends the task when it has heard no manager for so long; absent: never. */
+  stopAfterMs?: number | undefined;
 }
 
 /** Generic resources of one kind that a task holds; model GenericClaim. */
@@ -1096,6 +1098,7 @@ function createBaseAssignedTask(): AssignedTask {
     statusState: "",
     jobIteration: 0,
     generic: [],
+    stopAfterMs: undefined,
   };
 }
 
@@ -1130,6 +1133,9 @@ export const AssignedTask: MessageFns<AssignedTask> = {
     }
     for (const v of message.generic) {
       GenericClaimMessage.encode(v!, writer.uint32(82).fork()).join();
+    }
+    if (message.stopAfterMs !== undefined) {
+      writer.uint32(88).uint64(message.stopAfterMs);
     }
     return writer;
   },
@@ -1227,6 +1233,14 @@ export const AssignedTask: MessageFns<AssignedTask> = {
             message.generic.push(GenericClaimMessage.decode(reader, reader.uint32()));
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.stopAfterMs = longToNumber(reader.uint64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1254,6 +1268,7 @@ export const AssignedTask: MessageFns<AssignedTask> = {
     message.statusState = object.statusState ?? "";
     message.jobIteration = object.jobIteration ?? 0;
     message.generic = object.generic?.map((e) => GenericClaimMessage.fromPartial(e)) || [];
+    message.stopAfterMs = object.stopAfterMs ?? undefined;
     return message;
   },
 };

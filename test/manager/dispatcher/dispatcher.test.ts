@@ -5,6 +5,7 @@ import { serveSession } from "../../../manager/dispatcher/service.ts";
 import type { Store } from "../../../manager/store/store.ts";
 import type { Transaction } from "../../../manager/store/transaction.ts";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Labels } from "../../../model/meta.ts";
 import type { Node } from "../../../model/node.ts";
 import { revisionKey } from "../../../model/service.ts";
 import { type TaskState, taskStates } from "../../../model/task.ts";
@@ -13,7 +14,7 @@ import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
 import { settle, VirtualClock } from "../../sim/clock.ts";
 import { loneStore } from "../../sim/lone-store.ts";
-import { clusterObject, id, nodeObject, taskId, taskSpec } from "../../sim/objects.ts";
+import { clusterObject, id, nodeObject, serviceSpec, taskId, taskSpec } from "../../sim/objects.ts";
 
 const leader = id<NodeId>("leader");
 const worker = id<NodeId>("worker");
@@ -115,6 +116,30 @@ t.test("a worker registers, is told everything, and reports", async (t) => {
   await store.update((tx) => tx.tasks.remove(taskId("one")));
   await settle();
   t.match(session.assignments()[2], { appliesTo: 2, resultsIn: 3, removedTasks: [taskId("one")] });
+});
+
+t.test("a worker is told when a label changes what becomes of its tasks without managers", async (t) => {
+  const { store, connect } = await cluster(t);
+  await store.update((tx) => {
+    tx.services.create({ id: id<ServiceId>("web"), spec: { ...serviceSpec(), name: "web" }, specVersion: 0 });
+    createTask(tx, "one", worker, "assigned");
+  });
+  const session = await connect(worker);
+  const label = async (labels: Labels): Promise<void> => {
+    await store.update((tx) => {
+      const web = tx.services.get(id("web"));
+      if (web !== undefined) tx.services.update({ ...web, spec: { ...web.spec, labels } });
+    });
+    await settle();
+  };
+  const told = () =>
+    session.assignments().flatMap(({ tasks }) => tasks.map(({ stopAfterMs }) => stopAfterMs));
+  t.strictSame(told(), [undefined]);
+  await label({ "shoal.on-unreachable": "stop:20s" });
+  await label({ "shoal.on-unreachable": "stop:20s", other: "x" });
+  t.strictSame(told(), [undefined, 20_000]);
+  await label({});
+  t.strictSame(told(), [undefined, 20_000, undefined]);
 });
 
 t.test("statuses never go back, and only a task's own node may report it", async (t) => {

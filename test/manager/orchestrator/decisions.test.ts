@@ -169,7 +169,7 @@ const replicated: readonly Case[] = [
     tasks: "1=running@n1",
     spec: { labels: { "shoal.on-unreachable": "stop:20s" } },
     nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
-    want: "@30000",
+    want: "@35000",
   },
   {
     name: "a drained node's task of a start-first service stays until its replacement runs",

@@ -295,6 +295,48 @@ t.test(
   },
 );
 
+t.test("without a manager for as long as its service allows, a task is ended; others run on", async (t) => {
+  const world = await World.make(t);
+  world.manager.tasks = [
+    assignment("t1", { stopAfterMs: 50 }),
+    assignment("t2", { stopAfterMs: 3_600_000 }),
+    assignment("t3"),
+  ];
+  const agent = await world.start();
+  for (const id of ["t1", "t2", "t3"]) await world.manager.untilState(id, "running");
+  world.manager.redirectTo = "127.0.0.1:1"; // No manager leads.
+  world.manager.dropSessions();
+  while (agent.taskStatus("t1")?.state === "running") await systemClock.sleep(1);
+  t.match(agent.taskStatus("t1"), {
+    state: "failed",
+    error: "stopped by its node: no manager was heard for 0.05 s (shoal.on-unreachable=stop)",
+    exitCode: 143,
+  });
+  t.equal(agent.taskStatus("t2")?.state, "running");
+  t.equal(agent.taskStatus("t3")?.state, "running");
+  world.manager.redirectTo = undefined;
+  await world.manager.untilState("t1", "failed");
+});
+
+t.test("the time without a manager goes on over a restart of the worker", async (t) => {
+  const world = await World.make(t);
+  world.manager.tasks = [assignment("t1", { stopAfterMs: 3_600_000 }), assignment("t2")];
+  await world.start();
+  for (const id of ["t1", "t2"]) await world.manager.untilState(id, "running");
+  world.managers = ["127.0.0.1:1"];
+  await world.stop();
+  const restarted = await world.start();
+  while (restarted.taskStatus("t1")?.state !== "running") await systemClock.sleep(1);
+  await world.stop();
+  // As if it had been down for longer than the task may be without a manager.
+  const journal = await Journal.open({ disk: systemDisk, log: silentLog }, world.directory);
+  await journal.noteSession(systemClock.now() - 3_600_001);
+  await journal.close();
+  const late = await world.start();
+  while (late.taskStatus("t1")?.state !== "failed") await systemClock.sleep(1);
+  t.equal(late.taskStatus("t2")?.state, "running");
+});
+
 t.test("a follower that still names a lost leader is asked again until it knows better", async (t) => {
   const world = await World.make(t);
   world.manager.tasks = running("t1");

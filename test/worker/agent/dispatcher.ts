@@ -189,5 +189,6 @@ function printTask(
     networks: task.networks.map((network) => ({ ...network, aliases: [...network.aliases] })),
     statusState: task.statusState,
     jobIteration: task.jobIteration,
+    ...(task.stopAfterMs !== undefined && { stopAfterMs: task.stopAfterMs }),
   };
 }

@@ -29,6 +29,16 @@ function assigned(text: string) {
   );
 }
 
+t.test("a change of when a task ends by itself is passed on, alone as it is", (t) => {
+  const known = { taskId: "a" as TaskId, desiredState: "running", confirmed: true, removing: false } as const;
+  const wanted = assignment("a", { stopAfterMs: 5_000 });
+  const steps = (local: { readonly stopAfterMs?: number }) =>
+    planTasks(new Map([[known.taskId, wanted]]), new Map([[known.taskId, { ...known, ...local }]]));
+  t.strictSame(steps({}), [{ kind: "update", assignment: wanted }]);
+  t.strictSame(steps({ stopAfterMs: 5_000 }), []);
+  t.end();
+});
+
 const cases = [
   { name: "a new task is added", assigned: "a=running", local: "", want: "+a=running" },
   {

@@ -1,0 +1,42 @@
+import t from "tap";
+import { isTerminal } from "../../model/task.ts";
+import { id, nodeObject, serviceSpec, taskSpec } from "../sim/objects.ts";
+import { scale, started } from "./cluster.ts";
+
+t.test("named pieces of a node are each given to one task, and freed when it has ended", async (t) => {
+  await using c = await started([]);
+  await c.store.update((tx) => {
+    tx.nodes.create(nodeObject("n1", { generic: { generic: { gpu: 2 }, named: { gpu: ["a", "b"] } } }));
+    tx.nodes.create(nodeObject("n2"));
+  });
+  const spec = serviceSpec({
+    replicas: 3,
+    task: taskSpec({ resources: { reservations: { generic: { gpu: 1 } } } }),
+  });
+  const held = (): string[] =>
+    c
+      .tasks("web")
+      .filter((task) => !isTerminal(task))
+      .flatMap(({ generic = [] }) => generic.flatMap(({ names = [] }) => names))
+      .toSorted();
+  await c.create("web", spec);
+  await c.until(() => c.running("web").length === 2);
+  t.strictSame(held(), ["a", "b"]);
+  await c.clock.advance(1_000);
+  const waits = c.tasks("web").find((task) => task.status.state === "pending");
+  t.equal(waits?.status.error, "no suitable node (insufficient resources on 2 nodes)");
+  await c.update("web", (spec) => ({ ...scale(2)(spec), task: { ...spec.task, forceUpdate: 1 } }));
+  await c.until(
+    () => c.running("web").length === 2 && c.tasks("web").filter((task) => !isTerminal(task)).length === 2,
+  );
+  t.strictSame(held(), ["a", "b"]);
+  // The node comes back with other pieces: who holds one that is gone has to go, and gets one that is there.
+  await c.store.update((tx) => {
+    const node = tx.nodes.get(id("n1"));
+    if (node?.description === undefined) throw new Error("no node");
+    const resources = { ...node.description.resources, generic: { gpu: 2 }, named: { gpu: ["b", "c"] } };
+    tx.nodes.update({ ...node, description: { ...node.description, resources } });
+  });
+  await c.until(() => c.running("web").length === 2 && held().join() === "b,c");
+  t.strictSame(c.errors, []);
+});
