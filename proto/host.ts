@@ -30,8 +30,8 @@ export interface HostSettings {
   /** Registries ("host:port") that may be spoken to over plain HTTP. */
   readonly insecureRegistries: readonly string[];
   readonly engineLabels: Readonly<Record<string, string>>;
-  /** Generic resources that this node offers. */
-  readonly genericResources: GenericOffer;
+  /** Generic resources that this node offers; absent means none. */
+  readonly genericResources?: GenericOffer;
   /** CIDR that the host's own bridge takes its addresses from. */
   readonly bridgeSubnet: string;
   readonly natsServer: string;

@@ -267,7 +267,7 @@ async function describeNode({ engine, settings }: WorkerDeps): Promise<NodeDescr
   return {
     hostname: settings.hostname,
     platform: { architecture, os: "linux" },
-    resources: { nanoCpus: cpuCount * 1_000_000_000, memoryBytes, ...settings.genericResources },
+    resources: { nanoCpus: cpuCount * 1_000_000_000, memoryBytes, generic: {}, ...settings.genericResources },
     engineVersion: productVersion,
     engineLabels: settings.engineLabels,
     plugins: [

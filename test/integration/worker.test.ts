@@ -26,7 +26,6 @@ const settings: HostSettings = {
   socket: join(host.directory, "shoal.sock"),
   managerSocket: join(host.directory, "manager.sock"),
   engineLabels: {},
-  genericResources: { generic: {}, named: {} },
   bridgeSubnet: "172.31.0.0/16",
   natsServer: "nats-server",
   logLevel: "warn",

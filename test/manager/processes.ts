@@ -220,7 +220,6 @@ function settingsIn(folder: string): HostSettings {
     cgroupParent: "/shoal-test",
     insecureRegistries: [],
     engineLabels: {},
-    genericResources: { generic: {}, named: {} },
     bridgeSubnet: "172.29.0.0/16",
     natsServer: "/nonexistent/nats-server",
     logLevel: "info",

@@ -13,6 +13,8 @@ const noSwarm = {
   RemoteManagers: null,
 };
 
+const noOffer: GenericOffer = { generic: {}, named: {} };
+
 /** Go's names of the architectures that `uname -m` prints. */
 const goArchitectures: Readonly<Record<string, string>> = { x86_64: "amd64", aarch64: "arm64" };
 
@@ -152,7 +154,7 @@ async function swarmInfo(deps: FrontDoorDeps): Promise<object> {
 }
 
 /** As the node's description lists them; clients expect null for none. */
-function genericResources({ generic, named }: GenericOffer): object[] | null {
+function genericResources({ generic, named }: GenericOffer = noOffer): object[] | null {
   const listed = Object.entries(generic).flatMap(([kind, count]): object[] => {
     const names = named[kind];
     if (names === undefined) return [{ DiscreteResourceSpec: { Kind: kind, Value: count } }];

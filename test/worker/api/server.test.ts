@@ -54,7 +54,6 @@ class Host {
       cgroupParent: "/shoal",
       insecureRegistries: ["10.0.0.1:5000"],
       engineLabels: { zone: "a" },
-      genericResources: { generic: {}, named: {} },
       bridgeSubnet: "172.20.0.0/16",
       natsServer: "",
       logLevel: "error",
