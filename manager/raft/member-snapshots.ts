@@ -149,14 +149,14 @@ export class MemberSnapshots {
       // A newer one than the message names is as good.
       const { meta } = file;
       await send({ ...message, snapshot: meta }, file, (heldBytes) =>
-        guarded(() => node.reportSnapshotProgress(message.to, meta.index, heldBytes)),
+        guarded(() => node.reportSnapshotProgress(message, heldBytes)),
       );
       outcome = "sent";
     } catch (error) {
       log.warn({ peer: message.to, error: errorText(error) }, "snapshot was not delivered");
     }
     await file?.close();
-    guarded(() => node.reportSnapshot(message.to, outcome));
+    guarded(() => node.reportSnapshot(message, outcome));
   }
 
   /** A peer begins to send one. */
@@ -306,7 +306,9 @@ export class MemberSnapshots {
   async #retainKeys(): Promise<void> {
     const { wal, snapshots, seal } = this.#state;
     if (seal.keyIds.length === 1) return;
-    const inSnapshots = await snapshots.keyIds();
-    if (inSnapshots !== undefined) await seal.retain(new Set([...wal.keyIds, ...inSnapshots]));
+    await seal.retain(async () => {
+      const inSnapshots = await snapshots.keyIds();
+      return inSnapshots && new Set([...wal.keyIds, ...inSnapshots]);
+    });
   }
 }

@@ -7,6 +7,7 @@ import {
   type HeartbeatReplyMessage,
   type MemberId,
   type Message,
+  type SnapshotMessage,
   invariant,
 } from "./message.ts";
 import { Progress } from "./progress.ts";
@@ -211,8 +212,12 @@ export function onUnreachable(role: LeaderRole, id: MemberId): void {
 }
 
 /** The transport is through with a snapshot; on failure the peer is tried again from where it was. */
-export function onSnapshotSent(role: LeaderRole, id: MemberId, outcome: "sent" | "failed"): void {
-  role.progress.get(id)?.snapshotEnded(outcome);
+export function onSnapshotSent(
+  role: LeaderRole,
+  { to, transferId }: SnapshotMessage,
+  outcome: "sent" | "failed",
+): void {
+  role.progress.get(to)?.snapshotEnded(transferId, outcome);
 }
 
 /** Entries of this leadership that are handed out as committed make room for proposals. */
@@ -366,9 +371,11 @@ function sendSnapshot(s: RaftState, role: LeaderRole, to: MemberId, progress: Pr
   // What was broken off is resumed as long as the log goes on where it ends.
   const resumes =
     broken !== undefined && broken.ackedBytes > 0 && broken.meta.index + 1 >= s.log.firstIndex();
-  const transfer = resumes ? broken : { meta: s.log.snapshot(), ackedBytes: 0 };
+  s.snapshotTransfers += 1;
+  const id = s.snapshotTransfers;
+  const transfer = resumes ? { ...broken, id } : { id, meta: s.log.snapshot(), ackedBytes: 0 };
   progress.becomeSnapshot(transfer);
-  s.send({ type: "snapshot", from: s.id, to, term: s.term, snapshot: transfer.meta });
+  s.send({ type: "snapshot", from: s.id, to, term: s.term, snapshot: transfer.meta, transferId: id });
 }
 
 function quorumIsActive(s: RaftState, role: LeaderRole): boolean {

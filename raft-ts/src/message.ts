@@ -101,6 +101,8 @@ export interface HeartbeatReplyMessage extends Envelope {
 export interface SnapshotMessage extends Envelope {
   readonly type: "snapshot";
   readonly snapshot: SnapshotMeta;
+  /** Which of the transfers that the sender's core has asked for; it goes back in reports and does not travel. */
+  readonly transferId?: number;
 }
 
 export interface ReadMessage extends Envelope {

@@ -18,6 +18,7 @@ import {
   type HardState,
   type MemberId,
   type Message,
+  type SnapshotMessage,
   invariant,
   totalBytes,
 } from "./message.ts";
@@ -133,20 +134,21 @@ export class RaftNode {
   }
 
   /**
-   * How the transfer that a `snapshot` message asked for has ended; each of them needs exactly one such report. After a
-   * failure the core asks again once the peer gives a sign of life.
+   * How the transfer that this `snapshot` message asked for has ended; each of them needs exactly one such report. After a
+   * failure the core asks again once the peer gives a sign of life. A report that comes late does not touch a later transfer.
    */
-  reportSnapshot(id: MemberId, outcome: "sent" | "failed"): void {
-    if (this.#s.role.kind === "leader") onSnapshotSent(this.#s.role, id, outcome);
+  reportSnapshot(message: SnapshotMessage, outcome: "sent" | "failed"): void {
+    if (this.#s.role.kind === "leader") onSnapshotSent(this.#s.role, message, outcome);
   }
 
   /**
-   * The peer holds the first `ackedBytes` of the snapshot at `index` safely. When that transfer breaks off, the core
-   * asks for the same snapshot again while the log still continues it, and {@link snapshotTransfer} tells where to
+   * The peer holds the first `ackedBytes` of what this `snapshot` message asked for safely. When that transfer breaks off,
+   * the core asks for the same snapshot again while the log still continues it, and {@link snapshotTransfer} tells where to
    * resume.
    */
-  reportSnapshotProgress(id: MemberId, index: number, ackedBytes: number): void {
-    if (this.#s.role.kind === "leader") this.#s.role.progress.get(id)?.snapshotReached(index, ackedBytes);
+  reportSnapshotProgress({ to, transferId }: SnapshotMessage, ackedBytes: number): void {
+    const { role } = this.#s;
+    if (role.kind === "leader") role.progress.get(to)?.snapshotReached(transferId, ackedBytes);
   }
 
   /** The transfer to this peer that is under way, or was broken off and will be resumed. */

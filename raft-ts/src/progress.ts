@@ -71,6 +71,8 @@ export class Inflights {
 
 /** A snapshot on its way to a peer. `ackedBytes` is what the peer is known to hold of it. */
 export interface SnapshotTransfer {
+  /** New for each attempt: news of an earlier one must not be taken for news of this one. */
+  readonly id: number;
   readonly meta: SnapshotMeta;
   readonly ackedBytes: number;
 }
@@ -160,10 +162,10 @@ export class Progress {
     this.transfer = transfer;
   }
 
-  /** The transfer under way is over: delivered, so that the log goes on behind it, or broken off. */
-  snapshotEnded(outcome: "sent" | "failed"): void {
+  /** This transfer is over: delivered, so that the log goes on behind it, or broken off. */
+  snapshotEnded(id: number | undefined, outcome: "sent" | "failed"): void {
     const { transfer } = this;
-    if (this.state !== "snapshot" || transfer === undefined) return;
+    if (this.state !== "snapshot" || transfer === undefined || transfer.id !== id) return;
     this.becomeProbe();
     if (outcome === "sent") {
       this.next = Math.max(this.match, transfer.meta.index) + 1;
@@ -172,11 +174,11 @@ export class Progress {
     this.probeSent = true; // Waits for a sign of life before the next try.
   }
 
-  /** The peer holds the first `ackedBytes` of the snapshot at `index`. */
-  snapshotReached(index: number, ackedBytes: number): void {
+  /** The peer holds the first `ackedBytes` of the snapshot that this transfer brings. */
+  snapshotReached(id: number | undefined, ackedBytes: number): void {
     const { transfer } = this;
-    if (this.state !== "snapshot" || transfer?.meta.index !== index) return;
-    this.transfer = { meta: transfer.meta, ackedBytes };
+    if (this.state !== "snapshot" || transfer === undefined || transfer.id !== id) return;
+    this.transfer = { ...transfer, ackedBytes };
   }
 
   #enter(state: ProgressState): void {

@@ -76,6 +76,8 @@ export class RaftState {
   /** Promise something that no write has taken yet, or that the latest one under way makes durable. */
   promises: Message[] = [];
   readStates: ReadState[] = [];
+  /** Transfers of snapshots asked for, of all leaderships: their reports may come at any time later. */
+  snapshotTransfers = 0;
 
   constructor(options: RaftOptions) {
     this.options = resolveOptions(options);

@@ -175,7 +175,7 @@ export class Group {
     const isLost = to?.alive !== true || this.#cut.has(`${message.from}>${message.to}`);
     const from = this.members.get(message.from);
     if (message.type === "snapshot" && from?.alive === true) {
-      from.node.reportSnapshot(message.to, isLost ? "failed" : "sent");
+      from.node.reportSnapshot(message, isLost ? "failed" : "sent");
     }
     if (!isLost) to.receive(envelope);
   }

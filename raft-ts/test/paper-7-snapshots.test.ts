@@ -1,5 +1,5 @@
 import t from "tap";
-import { MemoryStorage, compactionIndex } from "../src/index.ts";
+import { MemoryStorage, type SnapshotMessage, compactionIndex } from "../src/index.ts";
 import { Group, append, dataEntry } from "./group.ts";
 
 t.test("a follower whose next entry is compacted gets the snapshot, then the rest", (t) => {
@@ -27,6 +27,8 @@ t.test("while a snapshot is on its way the peer gets no entries, and one that fa
   };
   signOfLife();
   t.match(group.sentOf("snapshot"), [{ to: "c", snapshot: { index: 5 } }]);
+  const [asked] = group.sentOf("snapshot");
+  if (asked === undefined) throw new Error("no snapshot");
   group.sent.length = 0;
   group.propose("a", "more");
   group.tick("a", 4).settle();
@@ -35,7 +37,7 @@ t.test("while a snapshot is on its way the peer gets no entries, and one that fa
     [],
   );
   group.sent.length = 0;
-  node.reportSnapshot("c", "failed");
+  node.reportSnapshot(asked, "failed");
   group.work();
   t.equal(group.sentOf("snapshot").length, 0, "not before it gives a sign of life");
   signOfLife();
@@ -115,8 +117,8 @@ t.test(
 );
 
 t.test("a transfer that broke off is resumed where the peer got to, while the log continues it", (t) => {
-  const { node, reportBroken, nextSnapshot, compactTo } = transferring();
-  node.reportSnapshotProgress("b", 4, 1_000_000);
+  const { node, reportBroken, asked, nextSnapshot, compactTo } = transferring();
+  node.reportSnapshotProgress(asked(), 1_000_000);
   t.strictSame(node.snapshotTransfer("b"), { index: 4, ackedBytes: 1_000_000 });
   reportBroken();
   t.strictSame(node.snapshotTransfer("b"), { index: 4, ackedBytes: 1_000_000 }, "kept for the next try");
@@ -129,11 +131,28 @@ t.test("a transfer that broke off is resumed where the peer got to, while the lo
 });
 
 t.test("a transfer that got nowhere is begun again with the newest snapshot", (t) => {
-  const { node, reportBroken, nextSnapshot } = transferring();
+  const { node, reportBroken, asked, nextSnapshot } = transferring();
+  const first = asked();
   reportBroken();
   t.equal(nextSnapshot(), 6);
-  node.reportSnapshotProgress("b", 4, 500);
+  node.reportSnapshotProgress(first, 500);
   t.strictSame(node.snapshotTransfer("b"), { index: 6, ackedBytes: 0 }, "news of another one is too late");
+  t.end();
+});
+
+t.test("the end of an earlier transfer, told late, does not end the one under way", (t) => {
+  const { node, reportBroken, asked, nextSnapshot } = transferring();
+  const first = asked();
+  reportBroken();
+  nextSnapshot();
+  const stateOf = () => node.status().peers.find(({ id }) => id === "b")?.state;
+  for (const outcome of ["failed", "sent"] as const) {
+    node.reportSnapshot(first, outcome);
+    t.equal(stateOf(), "snapshot", outcome);
+    t.strictSame(node.snapshotTransfer("b"), { index: 6, ackedBytes: 0 });
+  }
+  reportBroken();
+  t.equal(stateOf(), "probe", "its own report does");
   t.end();
 });
 
@@ -220,7 +239,13 @@ function transferring() {
       group.say({ ...reply, index: prevIndex, hintIndex: 0, hintTerm: 0 });
     }
     group.drop();
-    return group.sentOf("snapshot").at(-1)?.snapshot.index;
+    latest = group.sentOf("snapshot").at(-1);
+    return latest?.snapshot.index;
+  };
+  let latest: SnapshotMessage | undefined;
+  const asked = (): SnapshotMessage => {
+    if (latest === undefined) throw new Error("no snapshot was asked for");
+    return latest;
   };
   proposeTwo();
   compactTo(4);
@@ -228,5 +253,5 @@ function transferring() {
   const { node } = a;
   proposeTwo();
   compactTo(4);
-  return { node, reportBroken: () => node.reportSnapshot("b", "failed"), nextSnapshot, compactTo };
+  return { node, reportBroken: () => node.reportSnapshot(asked(), "failed"), asked, nextSnapshot, compactTo };
 }

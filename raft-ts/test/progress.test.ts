@@ -76,13 +76,13 @@ t.test("whatever a peer answers, match never falls and next stays beyond it", (t
             progress.becomeReplicate();
             break;
           case "snapshot":
-            progress.becomeSnapshot({ meta: { index: at, term: 1, configuration }, ackedBytes: 0 });
+            progress.becomeSnapshot({ id: 1, meta: { index: at, term: 1, configuration }, ackedBytes: 0 });
             break;
           case "ended":
-            progress.snapshotEnded("sent");
+            progress.snapshotEnded(1, "sent");
             break;
           case "failed":
-            progress.snapshotEnded("failed");
+            progress.snapshotEnded(1, "failed");
             break;
         }
         if (progress.match < match || progress.next <= progress.match) return false;

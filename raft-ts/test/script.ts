@@ -133,7 +133,7 @@ export class Script {
       const to = this.#members.get(message.to);
       const lost = to?.alive !== true || this.#cut.has(`${message.from}>${message.to}`);
       if (message.type === "snapshot") {
-        this.#member(message.from).node.reportSnapshot(message.to, lost ? "failed" : "sent");
+        this.#member(message.from).node.reportSnapshot(message, lost ? "failed" : "sent");
       }
       if (!lost) to.receive(envelope);
       this.#settle();

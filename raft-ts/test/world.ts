@@ -175,7 +175,7 @@ export class World {
       (this.faulty && this.random(20) === 0);
     const from = this.members.get(message.from);
     if (message.type === "snapshot" && from?.alive === true) {
-      from.node.reportSnapshot(message.to, lost ? "failed" : "sent");
+      from.node.reportSnapshot(message, lost ? "failed" : "sent");
     }
     if (lost) {
       if (from?.alive === true && this.random(3) === 0) from.node.reportUnreachable(message.to);
