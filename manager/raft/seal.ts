@@ -52,6 +52,7 @@ export class Keyring implements Seal {
   #keys: ReadonlyMap<number, Uint8Array>;
   #keyId: number;
   #nonce: { prefix: Uint8Array; counter: number } = { prefix: new Uint8Array(), counter: counterLimit };
+  #lastChange: Promise<void> = Promise.resolve();
 
   private constructor(
     { disk, random }: { disk: Disk; random: Random },
@@ -91,7 +92,31 @@ export class Keyring implements Seal {
   }
 
   /** Makes a new key, durably, that seals from then on. */
-  async rotate(): Promise<void> {
+  rotate(): Promise<void> {
+    return this.#inTurn(() => this.#rotate());
+  }
+
+  /**
+   * Forgets the keys that nothing needs any more; the newest always stays.
+   *
+   * @param needed - Asked when it is its turn, so that no key has been replaced by then that `needed` does not know of;
+   *   undefined when that cannot be told.
+   */
+  retain(needed: () => Promise<ReadonlySet<number> | undefined>): Promise<void> {
+    return this.#inTurn(async () => {
+      const ids = await needed();
+      if (ids !== undefined) await this.#retain(ids);
+    });
+  }
+
+  /** Two changes at once would give one number to two keys, or write the file without the other's key. */
+  #inTurn(change: () => Promise<void>): Promise<void> {
+    const turn = this.#lastChange.then(change);
+    this.#lastChange = turn.catch(() => undefined); // Whoever asked for the change is told.
+    return turn;
+  }
+
+  async #rotate(): Promise<void> {
     if (this.#keys.size >= maxKeys || this.#keyId >= maxKeyId) {
       const seen = `${this.#keys.size} keys are in use, the newest has number ${this.#keyId}`;
       throw new ClusterError("resource-exhausted", `cannot rotate the data key: ${seen}`);
@@ -104,8 +129,7 @@ export class Keyring implements Seal {
     this.#nonce.counter = counterLimit;
   }
 
-  /** Forgets the keys that nothing needs any more; the newest always stays. */
-  async retain(needed: ReadonlySet<number>): Promise<void> {
+  async #retain(needed: ReadonlySet<number>): Promise<void> {
     const keys = new Map([...this.#keys].filter(([id]) => id === this.#keyId || needed.has(id)));
     if (keys.size === this.#keys.size) return;
     await this.#disk.replace(this.#path, encodeKeys(keys, this.#keyId));

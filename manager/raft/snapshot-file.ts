@@ -72,13 +72,12 @@ export class SnapshotWriter {
   /** Begins a file at `path`; what was there is removed. */
   static async create(
     { disk, seal }: { disk: BlockDisk; seal: Seal },
-    options: { path: string; meta: SnapshotMeta; partBytes: number },
+    options: { path: string; meta: SnapshotMeta; keyId: number; partBytes: number },
   ): Promise<SnapshotWriter> {
-    const { path, meta, partBytes } = options;
+    const { path, meta, keyId, partBytes } = options;
     await disk.remove(path);
-    const { keyId } = seal;
     const file = await disk.openAppend(path);
-    const writer = new SnapshotWriter({ disk, seal, file }, { ...options, keyId });
+    const writer = new SnapshotWriter({ disk, seal, file }, options);
     try {
       const wire = SnapshotHeader.encode(snapshotToWire(meta)).finish();
       const sealed = seal.seal(wire, headerContext, keyId);

@@ -11,14 +11,17 @@ const unfinishedSuffix = ".part";
 
 /**
  * The snapshots of a member: files named by index and term, each written whole under another name, synced and renamed.
- * The newest two are kept, so that a damaged newest one is no loss.
+ * The newest two are kept, so that a damaged newest one is no loss; one that is known to be damaged is none of the two.
  */
 export class SnapshotStore {
   readonly #disk: BlockDisk;
   readonly #directory: string;
   readonly #seal: Seal;
   readonly #partBytes: number;
-  readonly #writers = new Set<SnapshotWriter>();
+  /** What is being written, and with which key; from before there is a file until it is kept or dropped. */
+  readonly #unfinished = new Set<{ readonly keyId: number }>();
+  /** Names of files that could not be read: they go once another one takes their place. */
+  readonly #damaged = new Set<string>();
   #begun = 0;
 
   constructor(
@@ -44,28 +47,49 @@ export class SnapshotStore {
     this.#begun += 1;
     const path = this.#path(`${kind}-${this.#begun}${unfinishedSuffix}`);
     const deps = { disk: this.#disk, seal: this.#seal };
-    const writer = await SnapshotWriter.create(deps, { path, meta, partBytes: this.#partBytes });
-    this.#writers.add(writer);
-    return writer;
+    const { keyId } = this.#seal;
+    const beginning = { keyId }; // The key must not go while the file is being made.
+    this.#unfinished.add(beginning);
+    try {
+      const writer = await SnapshotWriter.create(deps, { path, meta, keyId, partBytes: this.#partBytes });
+      this.#unfinished.add(writer);
+      return writer;
+    } finally {
+      this.#unfinished.delete(beginning);
+    }
   }
 
-  /** Takes in a finished one, durably; older ones but the one before are removed. */
+  /**
+   * Takes in a finished one, durably; older ones but the one before are removed. On a disk that has damaged one already it is
+   * read first: until then the one that could be read stays, whatever comes after it.
+   *
+   * @throws {ClusterError} `data-loss` when it cannot be read back from such a disk; nothing was removed.
+   */
   async keep(writer: SnapshotWriter): Promise<void> {
-    await this.#disk.rename(writer.path, this.#path(fileName(writer.meta)));
-    this.#writers.delete(writer);
+    const name = fileName(writer.meta);
+    await this.#disk.rename(writer.path, this.#path(name));
+    this.#unfinished.delete(writer);
+    if (this.#damaged.size > 0) {
+      await this.#verify(name);
+      this.#damaged.delete(name); // It has taken the place of the damaged one.
+      await this.#removeDamaged();
+    }
     for (const old of (await this.#names()).slice(keep)) await this.#disk.remove(this.#path(old));
   }
 
   async drop(writer: SnapshotWriter): Promise<void> {
-    this.#writers.delete(writer);
+    this.#unfinished.delete(writer);
     await writer.abort();
   }
 
-  /** Removes all but the newest, for room. @returns whether there were any. */
+  /** Removes all but the newest that is not damaged, for room. @returns whether there were any. */
   async dropOlder(): Promise<boolean> {
-    const older = (await this.#names()).slice(1);
+    const [newest, ...older] = await this.#names();
+    if (newest === undefined) return false;
+    const removed = older.length + this.#damaged.size;
+    await this.#removeDamaged();
     for (const name of older) await this.#disk.remove(this.#path(name));
-    return older.length > 0;
+    return removed > 0;
   }
 
   /** The one at this index and term, or else the newest. Its contents are checked as they are read. */
@@ -91,6 +115,7 @@ export class SnapshotStore {
       } catch (error) {
         await file?.close();
         problems.push(`${this.#path(name)}: ${errorText(error)}`);
+        this.#damaged.add(name);
       }
     }
     if (problems.length === 0) return undefined;
@@ -110,14 +135,15 @@ export class SnapshotStore {
 
   /** Keys that some snapshot was sealed with; undefined when a snapshot does not tell. */
   async keyIds(): Promise<ReadonlySet<number> | undefined> {
-    const keyIds = new Set([...this.#writers].map(({ keyId }) => keyId));
+    if (this.#damaged.size > 0) return undefined; // Whatever key they need, nothing is given up for them.
+    const keyIds = new Set([...this.#unfinished].map(({ keyId }) => keyId));
     for (const name of await this.#names()) {
       try {
         const file = await this.#open(name);
         if (file !== undefined) keyIds.add(file.keyId);
         await file?.close();
       } catch {
-        return undefined; // A damaged one: whatever key it needs, nothing is given up for it.
+        return undefined; // Damaged since.
       }
     }
     return keyIds;
@@ -130,11 +156,31 @@ export class SnapshotStore {
     throw new Error(`it is the one at ${file.meta.index}, term ${file.meta.term}`);
   }
 
-  /** Newest first. */
+  async #verify(name: string): Promise<void> {
+    let file: SnapshotFile | undefined;
+    try {
+      file = await this.#open(name);
+      await file?.verify();
+    } catch (cause) {
+      const text = `the snapshot ${this.#path(name)} cannot be read back: ${errorText(cause)}; replace the disk`;
+      throw new ClusterError("data-loss", text, { cause });
+    } finally {
+      await file?.close();
+    }
+  }
+
+  async #removeDamaged(): Promise<void> {
+    for (const name of this.#damaged) {
+      await this.#disk.remove(this.#path(name));
+      this.#damaged.delete(name);
+    }
+  }
+
+  /** Newest first; none that is known to be damaged. */
   async #names(): Promise<string[]> {
     const names = await this.#disk.list(this.#directory);
     return names
-      .filter((name) => name.endsWith(suffix))
+      .filter((name) => name.endsWith(suffix) && !this.#damaged.has(name))
       .toSorted()
       .toReversed();
   }

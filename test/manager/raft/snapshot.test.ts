@@ -83,6 +83,53 @@ t.test(
   },
 );
 
+for (const damaged of ["removed by the next", "replaced by one at the same index"] as const) {
+  t.test(
+    `the one that was fallen back to stays until a newer one is known to be good: ${damaged}`,
+    async (t) => {
+      const disk = await threeSaved();
+      const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
+      disk.damage(`${directory}/${newer}`, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
+      const snapshots = store(disk);
+      t.equal((await newest(snapshots))?.meta.index, 20);
+      t.equal((await snapshots.open())?.meta.index, 20, "the damaged one is given to nobody");
+      t.equal(await snapshots.oldestIndex(), 20);
+      const next = damaged === "removed by the next" ? 40 : 30;
+      await save(snapshots, next, Buffer.from("next"));
+      t.same((await newest(store(disk)))?.meta.index, next);
+      t.equal(await snapshots.oldestIndex(), 20, "and the log behind it stays");
+      t.equal((await disk.list(directory)).length, 2);
+      await save(snapshots, 50, Buffer.from("last"));
+      t.equal(await snapshots.oldestIndex(), next);
+    },
+  );
+}
+
+t.test("on a full disk the damaged one goes, not the one that was fallen back to", async (t) => {
+  const disk = await threeSaved();
+  const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
+  disk.damage(`${directory}/${newer}`, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
+  const snapshots = store(disk);
+  await newest(snapshots);
+  t.equal(await snapshots.dropOlder(), true);
+  t.equal((await newest(store(disk)))?.meta.index, 20);
+});
+
+t.test("a disk that damaged one and then the next is told, with the good one still there", async (t) => {
+  const disk = await threeSaved();
+  const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
+  const flip = (path: string): void => disk.damage(path, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
+  flip(`${directory}/${newer}`);
+  const snapshots = store(disk);
+  await newest(snapshots);
+  const writer = await snapshots.begin("own", meta(40));
+  await writer.append(Buffer.from("next"));
+  await writer.finish();
+  flip(writer.path);
+  await t.rejects(snapshots.keep(writer), { code: "data-loss" });
+  t.equal((await newest(store(disk)))?.meta.index, 20);
+});
+
 t.test("a state never lies in the clear on the disk, and the first format is refused as such", async (t) => {
   const disk = await threeSaved();
   const names = await disk.list(directory);
@@ -164,10 +211,32 @@ t.test("new keys seal new snapshots; the keys of those on the disk are known", a
   await save(snapshots, 30, large);
   t.strictSame((await snapshots.keyIds()) ?? new Set(), new Set([1, 2]));
   await snapshots.dropOlder();
-  await keys.retain((await snapshots.keyIds()) ?? new Set());
+  await keys.retain(() => snapshots.keyIds());
   t.strictSame(keys.keyIds, [2]);
   const again = await Keyring.load({ disk, random: seededRandom(3) }, "/key", "refuse");
   t.equal((await newest(store(disk, again)))?.meta.index, 30);
+});
+
+t.test("keys that are changed at once get a number each, and none is forgotten over the other", async (t) => {
+  const disk = new SimDisk();
+  const keys = await Keyring.load({ disk, random: seededRandom(2) }, "/key", "create");
+  await Promise.all([keys.rotate(), keys.rotate()]);
+  t.strictSame(keys.keyIds, [1, 2, 3]);
+  await Promise.all([keys.retain(() => Promise.resolve(new Set([2]))), keys.rotate()]);
+  t.strictSame(keys.keyIds, [2, 3, 4]);
+  const sealed = keys.seal(Buffer.from("text"), "place");
+  const again = await Keyring.load({ disk, random: seededRandom(3) }, "/key", "refuse");
+  t.equal(Buffer.from(again.open(sealed, keys.keyId, "place")).toString(), "text");
+});
+
+t.test("the key of a snapshot whose file is still being made is needed", async (t) => {
+  const disk = new SimDisk();
+  const keys = await Keyring.load({ disk, random: seededRandom(2) }, "/key", "create");
+  const snapshots = store(disk, keys);
+  await snapshots.prepare();
+  const beginning = snapshots.begin("own", meta(3));
+  t.strictSame(await snapshots.keyIds(), new Set([1]));
+  await (await beginning).abort();
 });
 
 t.test("keys that were damaged, or are of the first format, are refused", async (t) => {
