@@ -27,7 +27,8 @@ import { Journal } from "./agent/journal.ts";
 import type { HostInterface, NodeView } from "./api/deps.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
-import type { Engine } from "./engine/engine.ts";
+import { LocalContainers } from "./containers/containers.ts";
+import type { LocalEngine } from "./engine/local.ts";
 import type { HealthState } from "./health/state.ts";
 import type { LoggedTask } from "./logs/publish.ts";
 import { publishLogs } from "./logs/publish.ts";
@@ -52,7 +53,7 @@ export interface WorkerDeps {
   readonly disk: Disk;
   readonly log: Log;
   readonly settings: HostSettings;
-  readonly engine: Engine;
+  readonly engine: LocalEngine;
   readonly network: HostNetwork;
   /** To shoald. */
   send(message: WorkerToDaemon): void;
@@ -75,6 +76,7 @@ export class Worker {
   readonly #replies = new Map<number, (outcome: SwarmOutcome) => void>();
   readonly #ending = new AbortController();
   #door: FrontDoor | undefined;
+  #containers: LocalContainers | undefined;
   #member: Membership | undefined;
   #view: NodeView = { state: "pending", error: "", managers: [] };
   #changes: Promise<void> = Promise.resolve();
@@ -90,12 +92,23 @@ export class Worker {
   static async open(deps: WorkerDeps): Promise<Worker> {
     const journal = await Journal.open(deps, `${deps.settings.stateDir}/worker`);
     const worker = new Worker(deps, journal, await describeNode(deps));
-    const { clock, log, settings, engine, network } = deps;
+    const { clock, random, log, settings, engine, network } = deps;
+    const containers = await LocalContainers.open({
+      clock,
+      random,
+      log,
+      engine,
+      network,
+      directory: `${settings.stateDir}/local`,
+      facts: await engine.info(),
+    });
+    worker.#containers = containers;
     worker.#door = await openFrontDoor({
       clock,
       log,
       settings,
       engine,
+      containers,
       network,
       toManager: new HttpAgent({ keepAlive: true, maxFreeSockets: idleConnections, timeout: idleTimeoutMs }),
       node: () => worker.#nodeView(),
@@ -126,6 +139,7 @@ export class Worker {
   async close(): Promise<void> {
     this.#ending.abort(new ClusterError("unavailable", "the worker is ending"));
     await this.#door?.close();
+    await this.#containers?.close();
     await this.#changes;
     await this.#endMembership();
     await this.#journal.close();
@@ -262,7 +276,10 @@ function connectDispatcher(address: string, keeper: TlsKeeper): DispatcherClient
   });
 }
 
-async function describeNode({ engine, settings }: WorkerDeps): Promise<NodeDescription> {
+async function describeNode({
+  engine,
+  settings,
+}: Pick<WorkerDeps, "engine" | "settings">): Promise<NodeDescription> {
   const { architecture, cpuCount, memoryBytes } = await engine.info();
   return {
     hostname: settings.hostname,

@@ -16,6 +16,7 @@ import {
   openContainerdEngine,
 } from "../../worker/engine/containerd.ts";
 import type { Engine } from "../../worker/engine/engine.ts";
+import type { LocalEngine } from "../../worker/engine/local.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { systemRandom } from "../../runtime/random.ts";
 
@@ -65,7 +66,7 @@ export interface TestHost {
   readonly registry: string;
   /** What the engine warned of, in order. */
   readonly warnings: string[];
-  openEngine(): Promise<Engine>;
+  openEngine(): Promise<LocalEngine>;
   killContainerd(): Promise<void>;
   startContainerd(): Promise<void>;
   /** Process ids of the shims of this containerd, or of one container's. */

@@ -292,6 +292,8 @@ export class FakeEngine implements Engine {
       cpuCount: 4,
       memoryBytes: 8 * 2 ** 30,
       rootDir: "/fake",
+      lastCapability: 40,
+      swapLimit: false,
     };
   }
 

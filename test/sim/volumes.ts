@@ -35,6 +35,11 @@ export class FakeVolumes implements Volumes {
     return 0;
   }
 
+  async keep(name: string): Promise<void> {
+    const volume = this.#volumes.get(name);
+    if (volume !== undefined) this.#volumes.set(name, { ...volume, anonymous: false });
+  }
+
   async remove(name: string): Promise<void> {
     this.#volumes.delete(name);
   }

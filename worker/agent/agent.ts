@@ -350,8 +350,10 @@ export class Agent {
       log.warn({ taskId, containerId }, "container of an unknown task is removed");
       this.#loops.background("sweep", engine.remove(containerId));
     }
-    for (const { taskId } of await network.list()) {
-      if (!isKnown(taskId)) this.#loops.background("sweep", network.detach(taskId, this.#loops.signal));
+    for (const { taskId, containerId } of await network.list()) {
+      // Those under a container's own id are of no task, but somebody's own.
+      if (!isKnown(taskId) && taskId !== containerId)
+        this.#loops.background("sweep", network.detach(taskId, this.#loops.signal));
     }
   }
 

@@ -1,6 +1,8 @@
 import type { PublishedPort } from "../../model/task.ts";
 import type { Labels } from "../../model/meta.ts";
 import { apiTime } from "../../runtime/http.ts";
+import type { LocalRecord } from "../containers/store.ts";
+import { printConfig, printHostConfig } from "./container-config-print.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
 import type { AttachedAddress } from "../network/network.ts";
@@ -8,6 +10,9 @@ import type { AttachedAddress } from "../network/network.ts";
 /** What is known of a container besides the engine's record. */
 export interface ContainerView {
   readonly record: ContainerRecord;
+  /** Of a local container; tasks have none. */
+  readonly local?: LocalRecord;
+  readonly isRestarting: boolean;
   readonly health: HealthState | undefined;
   readonly ports: readonly PublishedPort[];
   readonly addresses: readonly AttachedAddress[];
@@ -16,8 +21,24 @@ export interface ContainerView {
 }
 
 /** "running", "exited", …: the API's word for the container's state. */
-export function stateWord({ status }: ContainerRecord): "created" | "running" | "exited" {
-  return status.state === "stopped" ? "exited" : status.state;
+export function stateWord({
+  record: { status },
+  isRestarting,
+}: Pick<ContainerView, "record" | "isRestarting">):
+  | "created"
+  | "running"
+  | "paused"
+  | "restarting"
+  | "exited" {
+  if (isRestarting) return "restarting";
+  switch (status.state) {
+    case "created":
+      return "created";
+    case "running":
+      return status.paused === true ? "paused" : "running";
+    case "stopped":
+      return status.startedAtMs === undefined ? "created" : "exited";
+  }
 }
 
 /** One item of `GET /containers/json`. */
@@ -37,9 +58,9 @@ export function printListed(view: ContainerView, nowMs: number): object {
       Type: protocol,
     })),
     Labels: record.labels,
-    State: stateWord(record),
+    State: stateWord(view),
     Status: printStatus(view, nowMs),
-    HostConfig: { NetworkMode: networkMode(record) },
+    HostConfig: { NetworkMode: networkMode(view) },
     NetworkSettings: { Networks: printNetworks(view) },
     Mounts: record.mounts.map(printMount),
   };
@@ -50,6 +71,7 @@ export function printInspected(view: ContainerView): object {
   const { record } = view;
   const { nanoCpus = 0, memoryBytes = 0, pids = 0 } = record.resources.limits ?? {};
   const [path = "", ...args] = record.args;
+  const { local } = view;
   const environment = {
     Hostname: record.hostname,
     User: record.user,
@@ -74,24 +96,27 @@ export function printInspected(view: ContainerView): object {
     HostsPath: "",
     LogPath: "",
     Name: `/${record.name}`,
-    RestartCount: 0,
+    RestartCount: local?.restartCount ?? 0,
     Driver: "overlayfs",
     Platform: "linux",
     MountLabel: "",
     ProcessLabel: "",
     AppArmorProfile: "",
     ExecIDs: null,
-    HostConfig: {
-      NetworkMode: networkMode(record),
-      RestartPolicy: { Name: "no", MaximumRetryCount: 0 },
-      LogConfig: { Type: record.logDriver, Config: {} },
-      NanoCpus: nanoCpus,
-      Memory: memoryBytes,
-      PidsLimit: pids,
-    },
+    HostConfig:
+      local === undefined
+        ? {
+            NetworkMode: networkMode(view),
+            RestartPolicy: { Name: "no", MaximumRetryCount: 0 },
+            LogConfig: { Type: record.logDriver, Config: {} },
+            NanoCpus: nanoCpus,
+            Memory: memoryBytes,
+            PidsLimit: pids,
+          }
+        : printHostConfig(local.hostConfig),
     GraphDriver: { Name: "overlayfs", Data: null },
     Mounts: record.mounts.map(printMount),
-    Config: environment,
+    Config: local === undefined ? environment : printConfig(local.config, record.hostname),
     NetworkSettings: {
       SandboxID: "",
       SandboxKey: record.network.kind === "namespace" ? record.network.path : "",
@@ -101,15 +126,16 @@ export function printInspected(view: ContainerView): object {
   };
 }
 
-function printState({ record, health }: ContainerView): object {
+function printState(view: ContainerView): object {
+  const { record, health, isRestarting } = view;
   const { status } = record;
   const exit = status.state === "stopped" ? status.exit : undefined;
   const startedAtMs = status.state === "created" ? undefined : status.startedAtMs;
   return {
-    Status: stateWord(record),
-    Running: status.state === "running",
-    Paused: false,
-    Restarting: false,
+    Status: stateWord(view),
+    Running: status.state === "running" || isRestarting,
+    Paused: status.state === "running" && status.paused === true,
+    Restarting: isRestarting,
     OOMKilled: exit?.oomKilled ?? false,
     Dead: false,
     Pid: status.state === "running" ? status.pid : 0,
@@ -134,19 +160,24 @@ function printState({ record, health }: ContainerView): object {
 
 /** Such as "Up 3 minutes (healthy)" and "Exited (0) 5 seconds ago". */
 export function printStatus(
-  { record, health }: Pick<ContainerView, "record" | "health">,
+  { record, health, isRestarting }: Pick<ContainerView, "record" | "health" | "isRestarting">,
   nowMs: number,
 ): string {
   const { status } = record;
+  if (isRestarting && status.state === "stopped") {
+    return `Restarting (${status.exit.exitCode}) ${printDuration(nowMs - status.exit.atMs)} ago`;
+  }
   switch (status.state) {
     case "created":
       return "Created";
     case "running": {
       const up = `Up ${printDuration(nowMs - status.startedAtMs)}`;
+      if (status.paused === true) return `${up} (Paused)`;
       if (health === undefined) return up;
       return `${up} (${health.status === "starting" ? "health: starting" : health.status})`;
     }
     case "stopped":
+      if (status.startedAtMs === undefined) return "Created";
       return `Exited (${status.exit.exitCode}) ${printDuration(nowMs - status.exit.atMs)} ago`;
   }
 }
@@ -215,6 +246,7 @@ function printMount(mount: ContainerRecord["mounts"][number]): object {
   };
 }
 
-function networkMode({ network }: ContainerRecord): string {
+function networkMode({ local, record: { network } }: ContainerView): string {
+  if (local !== undefined) return local.hostConfig.NetworkMode;
   return network.kind === "namespace" ? "default" : network.kind;
 }

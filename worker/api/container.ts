@@ -34,7 +34,7 @@ export async function listContainers(deps: FrontDoorDeps, query: URLSearchParams
   const records = (await deps.engine.list()).toReversed();
   const views = await viewsOf(deps, records);
   const wanted = views
-    .filter((view) => all || view.record.status.state === "running")
+    .filter((view) => all || view.record.status.state === "running" || view.isRestarting)
     .filter((view) => matches(view, filters, records));
   const listed = limit > 0 ? wanted.slice(0, limit) : wanted;
   const sizes = queryFlag(query.get("size")) ? { SizeRw: 0, SizeRootFs: 0 } : {};
@@ -88,7 +88,10 @@ export async function containerLogs(
 }
 
 /** By full id, then name, then unique prefix of an id. */
-async function findContainer(deps: FrontDoorDeps, name: string): Promise<ContainerRecord> {
+export async function findContainer(
+  deps: Pick<FrontDoorDeps, "engine">,
+  name: string,
+): Promise<ContainerRecord> {
   const records = await deps.engine.list();
   const plain = name.startsWith("/") ? name.slice(1) : name;
   const exact = records.find(({ id }) => id === plain) ?? records.find((each) => each.name === plain);
@@ -109,10 +112,13 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
   for (const each of await deps.network.list()) attached.set(each.taskId, each);
   const names = await networkNames(deps, [...attached.values()]);
   return records.map((record) => {
-    const own = attached.get(record.labels[taskLabel] ?? "")?.attached;
+    const local = deps.containers?.record(record.id);
+    const own = attached.get(local?.id ?? record.labels[taskLabel] ?? "")?.attached;
     return {
       record,
-      health: record.status.state === "running" ? deps.healthOf(record.id) : undefined,
+      ...(local !== undefined && { local }),
+      isRestarting: deps.containers?.isRestarting(record.id) === true,
+      health: record.status.state === "running" ? (local?.health ?? deps.healthOf(record.id)) : undefined,
       ports: record.status.state === "running" ? (own?.publishedPorts ?? []) : [],
       addresses: own?.kind === "namespace" ? own.addresses : [],
       networkName: ({ networkId }) => (networkId === "" ? "bridge" : (names.get(networkId) ?? networkId)),
@@ -164,7 +170,7 @@ function matchesOne(
         `/${record.name}`.includes(value) || record.name === value.replace(/^\^?\/?/, "").replace(/\$$/, "")
       );
     case "status":
-      return stateWord(record) === value;
+      return stateWord(view) === value;
     case "health":
       return (health?.status ?? "none") === value;
     case "is-task":

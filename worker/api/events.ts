@@ -2,7 +2,7 @@ import { createInterface } from "node:readline";
 import { errorText } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
-import type { EngineEvent } from "../engine/engine.ts";
+import type { ContainerRecord, EngineEvent } from "../engine/engine.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { isManager, openManagerStream } from "./forward.ts";
 import { parseTime } from "./time.ts";
@@ -58,6 +58,23 @@ export class EventFeed {
     this.#kept.push(event);
     if (this.#kept.length > keptEvents) this.#kept.shift();
     for (const reader of this.#readers) reader(event);
+  }
+
+  /** What is done to a container without the engine's knowing. */
+  publishContainer(
+    action: string,
+    { id, name, image, labels }: ContainerRecord,
+    more: Readonly<Record<string, string>>,
+    atMs: number,
+  ): void {
+    this.publish({
+      type: "container",
+      action,
+      id,
+      image,
+      attributes: { ...labels, image, name, ...more },
+      atMs,
+    });
   }
 
   /**

@@ -70,3 +70,10 @@ export function headerOf(request: FastifyRequest, name: string): string | undefi
   const value = request.headers[name];
   return typeof value === "string" ? value : undefined;
 }
+
+/** "name/action" taken apart at its last slash. */
+export function nameAndAction(path: string): { readonly name: string; readonly action: string } {
+  const slash = path.lastIndexOf("/");
+  if (slash < 1) throw new ClusterError("not-found", notFoundMessage);
+  return { name: path.slice(0, slash), action: path.slice(slash + 1) };
+}

@@ -9,6 +9,7 @@ import { containerLogs, inspectContainer, listContainers } from "./container.ts"
 import type { FrontDoorDeps } from "./deps.ts";
 import { EventFeed, type LocalEvent } from "./events.ts";
 import { forward, isManager, requireManager } from "./forward.ts";
+import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
 import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, suffix, wildcard } from "./request.ts";
@@ -47,6 +48,9 @@ export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
   const feeding = feed.run(ending.signal).catch((error: unknown) => {
     if (!ending.signal.aborted) deps.log.error({ error }, "events of the engine ended");
   });
+  deps.containers?.onEvent(({ action, record, attributes }) =>
+    feed.publishContainer(action, record, attributes, deps.clock.now()),
+  );
   const app = build(deps, feed, ending.signal);
   await removeStaleSocket(socket);
   await app.listen({ path: socket });
@@ -107,6 +111,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   const context = { ending, versionOf, publish: (event: LocalEvent) => feed.publish(event) };
   imageRoutes(app, deps, context);
   volumeRoutes(app, deps, context);
+  if (deps.containers !== undefined) containerRoutes(app, { ...deps, containers: deps.containers, ending });
   networkRoutes(app, deps);
   swarmRoutes(app, deps);
   return app;

@@ -4,13 +4,14 @@ import type { OutputFile } from "../logs/file.ts";
 import type { ContainerRecord, ContainerState, ExitStatus } from "./engine.ts";
 import type { OciProcess } from "./oci.ts";
 import type { StoredContainer, StoredState } from "./records.ts";
+import type { StdinPipe } from "./stdin.ts";
 
 /** What somebody is doing with it right now; containerd's view is not compared meanwhile. */
 export type Activity = "creating" | "starting" | "removing" | undefined;
 
 export class Container {
   readonly id: string;
-  readonly stored: StoredContainer;
+  stored: StoredContainer;
   status: ContainerState;
   activity: Activity;
   output: OutputFile | undefined;
@@ -21,6 +22,8 @@ export class Container {
   /** An exit that came while it was being started. */
   earlyExit: ExitStatus | undefined;
   oomKilled = false;
+  /** Of containers that keep their standard input open. */
+  stdin: StdinPipe | undefined;
   /** Removal of the ended task and the last of its output; never rejects. */
   cleanup: Promise<void> = Promise.resolve();
   #waiting: (() => void)[] = [];

@@ -8,19 +8,22 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { OutputFile } from "../logs/file.ts";
 import { outputReader } from "../logs/follow.ts";
+import { openRaw, type OutputChunk, type RawOptions } from "../logs/raw.ts";
 import type { LogReader } from "../logs/reader.ts";
 import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
 import { openVolumes, type Volumes } from "../mounts/volume.ts";
-import { Connection } from "./connection.ts";
+import { Connection, toEngineError } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
 import { ContainerdImages } from "./containerd-images.ts";
-import { createContainer, type CreateDeps, fillDirectory } from "./create.ts";
+import { createContainer, type CreateDeps, fillDirectory, stdinOf } from "./create.ts";
+import { type ExecSession, openSession, type SessionRequest } from "./exec-session.ts";
+import type { Input, LocalEngine } from "./local.ts";
+import type { OciResources, OciSpec } from "./oci.ts";
 import type {
   ContainerCreate,
   ContainerRecord,
   Distribution,
-  Engine,
   EngineEvent,
   EngineInfo,
   ExecRequest,
@@ -36,12 +39,19 @@ import { execInContainer } from "./exec.ts";
 import { describeHost, type HostDescription, imageArchitecture } from "./host.ts";
 import type { ImageStore } from "./image-store.ts";
 import { Images } from "./images.ts";
-import { killContainer, removeContainer, startContainer, stopContainer, waitContainer } from "./lifecycle.ts";
+import {
+  killContainer,
+  pauseContainer,
+  removeContainer,
+  startContainer,
+  stopContainer,
+  waitContainer,
+} from "./lifecycle.ts";
 import { type MonitorDeps, runMonitor } from "./monitor.ts";
 import { Records } from "./records.ts";
 import { Runtime } from "./runtime.ts";
 import { snapshotter } from "./snapshots.ts";
-import { Tasks } from "./task.ts";
+import { Tasks, type TerminalSize } from "./task.ts";
 
 /** Opening goes on without containerd after this long; calls then fail until it is there. */
 const firstContactMs = 10_000;
@@ -69,13 +79,13 @@ export interface EngineDeps {
  * Opens the engine over what an earlier one left. Settles once every container has been compared with
  * containerd, or, when containerd does not answer, after `firstContactMs`.
  */
-export async function openContainerdEngine(deps: EngineDeps, settings: EngineSettings): Promise<Engine> {
+export async function openContainerdEngine(deps: EngineDeps, settings: EngineSettings): Promise<LocalEngine> {
   const engine = await ContainerdEngine.open(deps, settings);
   await engine.firstContact();
   return engine;
 }
 
-class ContainerdEngine implements Engine {
+class ContainerdEngine implements LocalEngine {
   readonly imageStore: ImageStore;
   readonly volumes: Volumes;
   readonly #deps: MonitorDeps & CreateDeps;
@@ -187,13 +197,13 @@ class ContainerdEngine implements Engine {
     }
   }
 
-  async start(id: string, signal: AbortSignal): Promise<Started> {
+  async start(id: string, signal: AbortSignal, adjust?: (spec: OciSpec) => OciSpec): Promise<Started> {
     signal.throwIfAborted();
     const container = this.#require(id);
     for (const { type, name } of container.record.mounts) {
       if (type === "volume" && name !== undefined) await this.volumes.mount(name);
     }
-    return startContainer(this.#deps, container);
+    return startContainer(this.#deps, container, adjust);
   }
 
   async stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined> {
@@ -208,17 +218,65 @@ class ContainerdEngine implements Engine {
     return waitContainer(this.#require(id), abort);
   }
 
-  async remove(id: string): Promise<void> {
+  async remove(id: string, volumes: "kept" | "removed" = "removed"): Promise<void> {
     const container = this.#containers.get(id);
     if (container === undefined) return;
     if (container.activity !== undefined) {
       throw new ClusterError("conflict", `cannot remove container ${id}: it is ${container.activity}`);
     }
-    await removeContainer(this.#deps, container);
+    await removeContainer(this.#deps, container, volumes === "kept");
     this.#containers.delete(id);
     const { name, image, labels } = container.stored;
     const atMs = this.#deps.clock.now();
     this.#events.send({ kind: "container", action: "destroy", atMs, id, name, image, labels });
+  }
+
+  async rename(id: string, name: string): Promise<void> {
+    const container = this.#require(id);
+    const stored = { ...container.stored, name };
+    await this.#deps.records.create(stored);
+    container.stored = stored;
+  }
+
+  async pause(id: string): Promise<void> {
+    await pauseContainer(this.#deps, this.#require(id), "pause");
+  }
+
+  async resume(id: string): Promise<void> {
+    await pauseContainer(this.#deps, this.#require(id), "resume");
+  }
+
+  async update(id: string, resources: OciResources): Promise<void> {
+    try {
+      await this.#deps.tasks.update(this.#require(id).id, resources);
+    } catch (error) {
+      throw toEngineError(error, `cannot update container ${id}`);
+    }
+  }
+
+  async resize(id: string, size: TerminalSize): Promise<void> {
+    const { status } = this.#require(id);
+    if (status.state !== "running") throw new ClusterError("conflict", `container ${id} is not running`);
+    try {
+      await this.#deps.tasks.resize(id, size);
+    } catch (error) {
+      throw toEngineError(error, `cannot resize the terminal of ${id}`);
+    }
+  }
+
+  async attach(id: string, options: RawOptions, signal: AbortSignal): Promise<AsyncGenerator<OutputChunk>> {
+    const { output } = this.#require(id);
+    if (output === undefined)
+      throw new ClusterError("failed-precondition", `container ${id} keeps no output`);
+    return openRaw(output, options, signal);
+  }
+
+  stdin(id: string): Input | undefined {
+    return this.#require(id).stdin;
+  }
+
+  openSession(id: string, request: SessionRequest): Promise<ExecSession> {
+    return openSession(this.#deps, this.#require(id), request);
   }
 
   async exec(id: string, request: ExecRequest, abort: AbortSignal): Promise<ExecResult> {
@@ -260,6 +318,8 @@ class ContainerdEngine implements Engine {
       cpuCount,
       memoryBytes,
       rootDir: this.#rootDir,
+      lastCapability: this.#host.lastCapability,
+      swapLimit: this.#host.swapLimit,
     };
   }
 
@@ -296,6 +356,11 @@ class ContainerdEngine implements Engine {
         container.output = await OutputFile.open({ clock, warn }, records.path(stored.id), stored.log);
         if (container.status.state === "running") container.output.watch();
       }
+      container.stdin = stdinOf(
+        this.#deps,
+        stored,
+        container.status.state === "running" ? "running" : "waiting",
+      );
       this.#containers.set(stored.id, container);
     }
     for (const id of remains) {

@@ -7,7 +7,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { HealthCheck } from "../../model/service.ts";
 import type { Random } from "../../runtime/random.ts";
 import { defaultOutputLimits, OutputFile } from "../logs/file.ts";
-import { bindMount, planMounts } from "../mounts/plan.ts";
+import { bindMount, type PlannedMount, planMounts } from "../mounts/plan.ts";
 import { resolveMount, type ResolvedMount } from "../mounts/resolve.ts";
 import { isNotFound, toEngineError } from "./connection.ts";
 import { Container } from "./container.ts";
@@ -20,6 +20,7 @@ import type { LogLimits, StoredContainer } from "./records.ts";
 import { readInLayers } from "./rootfs.ts";
 import { runtimeName } from "./runtime.ts";
 import { hostnameOf, ociSpec } from "./spec.ts";
+import { StdinPipe } from "./stdin.ts";
 import { lowerDirectories, prepareSnapshot, snapshotter } from "./snapshots.ts";
 import { type ProcessUser, resolveUser } from "./user.ts";
 
@@ -73,7 +74,7 @@ async function make(
   const { records, clock, host, connection, runtime, payloads } = deps;
   const { id, spec } = request;
   requirePossible(deps, request);
-  const planned = planMounts(spec, image.config.volumes);
+  const planned = request.mounts ?? planMounts(spec, image.config.volumes);
   const log = logLimitsOf(request);
   // A directory without a record is what a crash leaves to be swept.
   mkdirSync(records.path(id), { recursive: true, mode: 0o700 });
@@ -88,7 +89,7 @@ async function make(
     payloads.write(id, request),
   ] as const);
   const [rootfs, user, mounts, payloadMounts] = parts;
-  const oci = ociSpec({
+  const plain = ociSpec({
     id,
     spec,
     image: image.config,
@@ -100,6 +101,7 @@ async function make(
     host,
     ...(host.apparmor && { apparmorProfile }),
   });
+  const oci = request.adjust?.(plain) ?? plain;
   const stored = storedOf(deps, request, image, oci, mounts, log);
   await records.create(stored);
   const { containers } = connection;
@@ -121,8 +123,20 @@ async function make(
   container.output = output;
   container.rootfs = rootfs;
   container.process = oci.process;
+  container.stdin = stdinOf(deps, stored, "waiting");
+  await container.stdin?.ensure();
   emitContainer(deps, container, "create");
   return container;
+}
+
+/** The input of a container whose record says that it has one. */
+export function stdinOf(
+  { tasks, runDirectory }: Pick<CreateDeps, "tasks" | "runDirectory">,
+  { id, openStdin }: StoredContainer,
+  process: "waiting" | "running",
+): StdinPipe | undefined {
+  if (openStdin !== true) return undefined;
+  return new StdinPipe(join(runDirectory, id, "stdin"), process === "running", () => tasks.closeStdin(id));
 }
 
 function requirePossible({ host }: CreateDeps, { id, spec }: ContainerCreate): void {
@@ -141,9 +155,12 @@ function requirePossible({ host }: CreateDeps, { id, spec }: ContainerCreate): v
 }
 
 /** @throws {ClusterError} `invalid-argument` for options that json-file would refuse. */
-export function logLimitsOf({ log }: Pick<ContainerCreate, "log">): LogLimits {
+export function logLimitsOf({
+  log,
+  keepsUnread = false,
+}: Pick<ContainerCreate, "log" | "keepsUnread">): LogLimits {
   const { name = "json-file", options = {} } = log ?? {};
-  if (name === "none") return { ...defaultOutputLimits, kept: false };
+  if (name === "none") return { ...defaultOutputLimits, kept: keepsUnread };
   if (!logDrivers.includes(name)) {
     throw new ClusterError("invalid-argument", `logger: no log driver named '${name}' is registered`);
   }
@@ -195,7 +212,7 @@ export function fillDirectory(runDirectory: string): string {
 
 async function resolveAll(
   { random, volumes, runDirectory }: CreateDeps,
-  planned: ReturnType<typeof planMounts>,
+  planned: readonly PlannedMount[],
   layers: () => Promise<string[]>,
   made: ResolvedMount[],
 ): Promise<readonly ResolvedMount[]> {
@@ -259,6 +276,7 @@ function storedOf(
     workingDir: oci.process.cwd,
     hostname: oci.hostname,
     tty: spec.tty,
+    ...(spec.openStdin && { openStdin: true }),
     stopSignal: spec.stopSignal ?? image.config.stopSignal ?? "SIGTERM",
     ...(healthcheck !== undefined && { healthcheck }),
     network: request.network,

@@ -19,6 +19,8 @@ import type {
 import type { LogReader } from "../logs/reader.ts";
 import type { Volumes } from "../mounts/volume.ts";
 import type { ImageStore } from "./image-store.ts";
+import type { PlannedMount } from "../mounts/plan.ts";
+import type { OciSpec } from "./oci.ts";
 
 export interface Engine {
   /**
@@ -45,7 +47,7 @@ export interface Engine {
    * @throws {ClusterError} `not-found` "No such image: X"; `invalid-argument` for a mount, user or option that cannot be.
    */
   create(request: ContainerCreate, signal: AbortSignal): Promise<void>;
-  /** Once per container. A refusal of the runtime is `failed-precondition` with its text, and the container is then stopped (127 or 126 as `docker run` has them). */
+  /** Again after each end. A refusal of the runtime is `failed-precondition` with its text, and the container is then stopped (127 or 126 as `docker run` has them). */
   start(id: string, signal: AbortSignal): Promise<Started>;
   /** Sends `signal` (default: the container's stop signal), after `graceMs` SIGKILL; settles when it has ended. Not running: no-op. */
   stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined>;
@@ -170,6 +172,12 @@ export interface ContainerCreate {
   readonly configs: readonly PayloadFile[];
   /** Driver "json-file" (default; "local" is the same) with max-size, max-file; or "none". */
   readonly log?: { readonly name: string; readonly options: Labels };
+  /** In place of the spec's mounts and the image's volumes. */
+  readonly mounts?: readonly PlannedMount[];
+  /** The last word on the specification: what no service can ask for. Pure. */
+  readonly adjust?: (spec: OciSpec) => OciSpec;
+  /** With the driver "none", output is kept all the same, for those who attach. */
+  readonly keepsUnread?: boolean;
 }
 
 export interface Started {
@@ -212,6 +220,7 @@ export type ContainerState =
       readonly pid: number;
       readonly startedAtMs: number;
       readonly oomKilled: boolean;
+      readonly paused?: true;
     }
   /** `startedAtMs` is absent when it never ran. */
   | { readonly state: "stopped"; readonly startedAtMs?: number; readonly exit: ExitStatus };
@@ -245,6 +254,8 @@ export interface ContainerRecord {
   readonly workingDir: string;
   readonly hostname: string;
   readonly tty: boolean;
+  /** Its standard input can be written to. */
+  readonly openStdin?: true;
   readonly stopSignal: string;
   /** In effect; absent when there is none. Probing is the agent's. */
   readonly healthcheck?: HealthCheck;
@@ -298,4 +309,7 @@ export interface EngineInfo {
   readonly memoryBytes: number;
   /** Directory of containers and volumes. */
   readonly rootDir: string;
+  /** Highest capability of the kernel. */
+  readonly lastCapability: number;
+  readonly swapLimit: boolean;
 }

@@ -13,10 +13,10 @@ import { environmentOf } from "./process.ts";
 import { startRefusal } from "./runtime.ts";
 import { readInLayers } from "./rootfs.ts";
 import { lowerDirectories, snapshotMounts } from "./snapshots.ts";
-import type { Tasks } from "./task.ts";
+import type { Tasks, TerminalSize } from "./task.ts";
 import { resolveUser } from "./user.ts";
 
-const processType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+export const processType = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 /** The output file is cut back this often while the command runs. */
 const boundEveryMs = 500;
 const boundFactor = 16;
@@ -119,23 +119,40 @@ async function run(
   }
 }
 
+/** What a command changes of the container's own process. */
+export interface ProcessRequest {
+  readonly args: readonly string[];
+  readonly env?: readonly string[];
+  readonly user?: string;
+  readonly workingDir?: string;
+  readonly tty?: boolean;
+  readonly size?: TerminalSize;
+  /** These and no others, for root and everybody else. */
+  readonly capabilities?: readonly string[];
+}
+
 /** The container's own process, with other arguments. */
-async function processOf(deps: ExecDeps, container: Container, request: ExecRequest): Promise<OciProcess> {
+export async function processOf(
+  deps: ExecDeps,
+  container: Container,
+  request: ProcessRequest,
+): Promise<OciProcess> {
   const own = container.process ?? (await storedProcess(deps, container.id));
   container.process = own;
   const user = request.user === undefined ? own.user : await userOf(deps, container.id, request.user);
+  const { consoleSize: _size, ...inherited } = own;
+  const { tty = false, size } = request;
+  const bounding = request.capabilities ?? own.capabilities.bounding;
+  const held = user.uid === 0 || request.capabilities !== undefined ? bounding : [];
   return {
-    ...own,
-    terminal: false,
+    ...inherited,
+    terminal: tty,
+    ...(tty && size !== undefined && { consoleSize: size }),
     user,
     args: request.args,
-    env: environmentOf([own.env, request.env ?? []]),
+    env: environmentOf([own.env, tty ? ["TERM=xterm"] : [], request.env ?? []]),
     cwd: request.workingDir ?? own.cwd,
-    capabilities: {
-      bounding: own.capabilities.bounding,
-      effective: user.uid === 0 ? own.capabilities.bounding : [],
-      permitted: user.uid === 0 ? own.capabilities.bounding : [],
-    },
+    capabilities: { bounding, effective: held, permitted: held },
   };
 }
 

@@ -10,6 +10,7 @@ import { type Connection, detailOf, isAway, isNotFound, toEngineError, unlessGon
 import { type Container, storedState } from "./container.ts";
 import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
 import { readOomKills } from "./host.ts";
+import type { OciSpec } from "./oci.ts";
 import type { Records } from "./records.ts";
 import { type Runtime, startRefusal } from "./runtime.ts";
 import { signalNumber } from "./signals.ts";
@@ -50,22 +51,33 @@ export function emitContainer(
   emit({ kind: "container", action, atMs: clock.now(), id, name, image, labels, ...extra });
 }
 
-export async function startContainer(deps: LifecycleDeps, container: Container): Promise<Started> {
+export async function startContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  adjust?: (spec: OciSpec) => OciSpec,
+): Promise<Started> {
   const { clock, records, tasks } = deps;
   const { id } = container;
-  if (container.status.state !== "created" || container.activity !== undefined) {
+  if (container.status.state === "running" || container.activity !== undefined) {
     throw new ClusterError(
       "conflict",
-      `cannot start container ${id}: it is ${container.activity ?? container.status.state}: a created one is accepted`,
+      `cannot start container ${id}: it is ${container.activity ?? container.status.state}: one that does not run is accepted`,
     );
   }
   container.activity = "starting";
   try {
+    await container.cleanup;
+    container.earlyExit = undefined;
+    container.oomKilled = false;
+    container.output?.reopen();
+    await container.stdin?.ensure();
+    if (adjust !== undefined) await changeSpec(deps, container, adjust);
     const pid = await runTask(deps, container);
     const startedAtMs = clock.now();
     const { oomKilled } = container;
     container.setStatus({ state: "running", pid, startedAtMs, oomKilled });
     container.output?.watch();
+    await container.stdin?.started();
     emitContainer(deps, container, "start");
     // It runs whether or not that can be written, and who looks next finds it running.
     await records
@@ -84,6 +96,7 @@ export async function startContainer(deps: LifecycleDeps, container: Container):
     );
     const exit: ExitStatus = { exitCode, atMs: clock.now(), oomKilled: false, error: text };
     container.output?.end();
+    container.stdin?.reset();
     container.setStatus({ state: "stopped", exit });
     await records.saveState(id, storedState(container.status));
     throw new ClusterError("failed-precondition", text, { cause: error });
@@ -120,11 +133,34 @@ async function createTask(
   const { id, stored, output } = container;
   container.rootfs ??= await snapshotMounts(connection, id);
   const io = {
+    stdin: container.stdin?.path ?? "",
     stdout: output?.stdoutPath ?? "",
     stderr: stored.tty ? "" : (output?.stderrPath ?? ""),
     terminal: stored.tty,
   };
   await tasks.create(id, container.rootfs, io, runtime.options);
+}
+
+/** What another container or the host gives, such as a namespace to share, is known only at each start. */
+async function changeSpec(
+  { connection }: LifecycleDeps,
+  container: Container,
+  adjust: (spec: OciSpec) => OciSpec,
+): Promise<void> {
+  const { containers } = connection;
+  const { id } = container;
+  const { container: known } = await connection.call(containers, "get", { id });
+  const before = known?.spec?.value.toString("utf8");
+  if (known?.spec === undefined || before === undefined) {
+    throw new ClusterError("not-found", `container ${id} has no specification`);
+  }
+  const spec = adjust(JSON.parse(before) as OciSpec);
+  container.process = spec.process;
+  const after = JSON.stringify(spec);
+  if (after === before) return;
+  await unlessGone(connection.call(containers, "delete", { id }));
+  const changed = { ...known, spec: { typeUrl: known.spec.typeUrl, value: Buffer.from(after) } };
+  await connection.call(containers, "create", { container: changed });
 }
 
 /** The runtime is also part of containerd's record, which its shim reads when it cleans up. */
@@ -170,6 +206,7 @@ export async function endContainer(
     await records.saveState(id, storedState(container.status));
     await tasks.delete(id);
     container.output?.end();
+    container.stdin?.reset();
   })()
     // The next comparison finds the task again.
     .catch((error: unknown) => {
@@ -232,8 +269,26 @@ export async function stopContainer(
   return exit;
 }
 
+/** The kernel stops giving it time, or goes on. @throws {ClusterError} `conflict` when it does not run. */
+export async function pauseContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  action: "pause" | "resume",
+): Promise<void> {
+  const { id, status } = container;
+  if (status.state !== "running") throw new ClusterError("conflict", `container ${id} is not running`);
+  await call(deps.tasks[action](id), `cannot ${action} container ${id}`);
+  if (container.status.state !== "running") return; // It ended meanwhile.
+  const { paused: _paused, ...rest } = container.status;
+  container.setStatus(action === "pause" ? { ...rest, paused: true } : rest);
+}
+
 /** Removes all that there is of it. Safe to repeat: the record goes last. */
-export async function removeContainer(deps: LifecycleDeps, container: Container): Promise<void> {
+export async function removeContainer(
+  deps: LifecycleDeps,
+  container: Container,
+  keepsVolumes = false,
+): Promise<void> {
   const { connection, records, volumes, payloads, runDirectory } = deps;
   const { id, stored } = container;
   if (container.status.state === "running") await forceEnd(deps, container, new AbortController().signal);
@@ -244,10 +299,12 @@ export async function removeContainer(deps: LifecycleDeps, container: Container)
       Promise.all([removeFromContainerd(connection, deps.tasks, id), payloads.remove(id)]),
       `cannot remove container ${id}`,
     );
+    container.output?.end();
     container.output?.close();
+    await container.stdin?.remove();
     for (const mount of stored.mounts) {
-      if (mount.type === "volume" && mount.anonymous && mount.name !== undefined)
-        await volumes.remove(mount.name);
+      if (mount.type !== "volume" || !mount.anonymous || mount.name === undefined) continue;
+      await (keepsVolumes ? volumes.keep(mount.name) : volumes.remove(mount.name));
     }
     await rm(join(runDirectory, id), { recursive: true, force: true });
     await records.remove(id);

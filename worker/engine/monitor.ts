@@ -161,24 +161,22 @@ async function compareOne(
         await endContainer(deps, container, lostExit(clock));
       } else if (task.state === "stopped") {
         await endContainer(deps, container, { ...exitOf(task), error: "" });
+      } else if (status.paused !== task.paused) {
+        const { paused: _paused, ...rest } = status;
+        container.setStatus(task.paused === true ? { ...rest, paused: true } : rest);
       }
       return;
     case "created": {
       if (task === undefined) return;
-      // We ended in the middle of starting it. A process that never ran is removed; one that did counts.
-      if (task.state === "created") {
-        await tasks.kill(id, 9);
-        await tasks.delete(id);
-        return;
-      }
-      const pid = task.state === "running" ? task.pid : 0;
-      container.setStatus({ state: "running", pid, startedAtMs: clock.now(), oomKilled: false });
-      container.output?.watch();
-      await records.saveState(id, storedState(container.status));
-      if (task.state === "stopped") await endContainer(deps, container, { ...exitOf(task), error: "" });
+      await adopt(deps, container, task);
       return;
     }
     case "stopped":
+      // We ended in the middle of starting it once more.
+      if (task !== undefined && task.state !== "stopped") {
+        await adopt(deps, container, task);
+        return;
+      }
       if (task?.state === "stopped") {
         // containerd has the only lasting copy of the exit code until this is written.
         await records.saveState(id, storedState(status));
@@ -187,6 +185,25 @@ async function compareOne(
       if (container.output?.ended === false) container.output.end();
       return;
   }
+}
+
+/** A task that was started, or nearly, without our having noted it. */
+async function adopt(deps: MonitorDeps, container: Container, task: TaskView): Promise<void> {
+  const { clock, tasks, records } = deps;
+  const { id } = container;
+  // A process that never ran is removed; one that did counts.
+  if (task.state === "created") {
+    await tasks.kill(id, 9);
+    await tasks.delete(id);
+    return;
+  }
+  const pid = task.state === "running" ? task.pid : 0;
+  container.output?.reopen();
+  container.setStatus({ state: "running", pid, startedAtMs: clock.now(), oomKilled: false });
+  container.output?.watch();
+  await container.stdin?.started();
+  await records.saveState(id, storedState(container.status));
+  if (task.state === "stopped") await endContainer(deps, container, { ...exitOf(task), error: "" });
 }
 
 function exitOf(task: Extract<TaskView, { state: "stopped" }>): {

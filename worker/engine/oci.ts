@@ -5,6 +5,7 @@ export interface OciSpec {
   readonly process: OciProcess;
   readonly root: { readonly path: string; readonly readonly: boolean };
   readonly hostname: string;
+  readonly domainname?: string;
   readonly mounts: readonly OciMount[];
   readonly annotations?: Readonly<Record<string, string>>;
   readonly linux: OciLinux;
@@ -12,6 +13,7 @@ export interface OciSpec {
 
 export interface OciProcess {
   readonly terminal: boolean;
+  readonly consoleSize?: { readonly width: number; readonly height: number };
   readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] };
   readonly args: readonly string[];
   readonly env: readonly string[];
@@ -45,6 +47,17 @@ export interface OciLinux {
   readonly sysctl: Readonly<Record<string, string>>;
   readonly seccomp?: OciSeccomp;
   readonly rootfsPropagation?: string;
+  readonly devices?: readonly OciDevice[];
+}
+
+export interface OciDevice {
+  readonly path: string;
+  readonly type: "c" | "b" | "p";
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
 }
 
 export interface OciResources {
@@ -55,8 +68,23 @@ export interface OciResources {
     readonly minor?: number;
     readonly access: string;
   }[];
-  readonly memory?: { readonly limit: number; readonly swap?: number };
-  readonly cpu?: { readonly quota: number; readonly period: number };
+  readonly memory?: {
+    readonly limit?: number;
+    readonly swap?: number;
+    readonly reservation?: number;
+    readonly swappiness?: number;
+    readonly disableOOMKiller?: boolean;
+  };
+  readonly cpu?: {
+    readonly quota?: number;
+    readonly period?: number;
+    readonly shares?: number;
+    readonly cpus?: string;
+    readonly mems?: string;
+    readonly realtimeRuntime?: number;
+    readonly realtimePeriod?: number;
+  };
+  readonly blockIO?: { readonly weight?: number };
   readonly pids?: { readonly limit: number };
 }
 

@@ -5,16 +5,27 @@ import { type Process, Status } from "../../proto/gen/containerd/tasks.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
 import type { Timestamp } from "../../proto/gen/google/protobuf/timestamp.ts";
-import { type Connection, isNotFound, statusOf } from "./connection.ts";
+import { type Connection, isNotFound, statusOf, unlessGone } from "./connection.ts";
+import type { OciResources } from "./oci.ts";
+
+const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+export interface TerminalSize {
+  /** Characters. */
+  readonly width: number;
+  readonly height: number;
+}
 
 export interface TaskIo {
+  /** Path of a FIFO; empty: none. */
+  readonly stdin: string;
   readonly stdout: string;
   readonly stderr: string;
   readonly terminal: boolean;
 }
 
 export type TaskView =
-  | { readonly state: "created" | "running"; readonly pid: number }
+  | { readonly state: "created" | "running"; readonly pid: number; readonly paused?: true }
   | { readonly state: "stopped"; readonly exitCode: number; readonly atMs: number };
 
 export class Tasks {
@@ -26,7 +37,7 @@ export class Tasks {
 
   async create(id: string, rootfs: readonly Mount[], io: TaskIo, options: Any): Promise<void> {
     const { tasks } = this.#connection;
-    const request = { containerId: id, rootfs: [...rootfs], stdin: "", ...io, options };
+    const request = { containerId: id, rootfs: [...rootfs], ...io, options };
     await this.#connection.call(tasks, "create", request);
   }
 
@@ -48,6 +59,36 @@ export class Tasks {
       if (code === status.NOT_FOUND || code === status.FAILED_PRECONDITION) return false;
       throw error;
     }
+  }
+
+  async pause(id: string): Promise<void> {
+    const { tasks } = this.#connection;
+    await this.#connection.call(tasks, "pause", { containerId: id });
+  }
+
+  async resume(id: string): Promise<void> {
+    const { tasks } = this.#connection;
+    await this.#connection.call(tasks, "resume", { containerId: id });
+  }
+
+  async resize(id: string, { width, height }: TerminalSize, execId = ""): Promise<void> {
+    const { tasks } = this.#connection;
+    await this.#connection.call(tasks, "resizePty", { containerId: id, execId, width, height });
+  }
+
+  /** The process reads to the end of what was written. A process that has ended needs no such news. */
+  async closeStdin(id: string, execId = ""): Promise<void> {
+    const { tasks } = this.#connection;
+    await unlessGone(this.#connection.call(tasks, "closeIo", { containerId: id, execId, stdin: true }));
+  }
+
+  async update(id: string, resources: OciResources): Promise<void> {
+    const { tasks } = this.#connection;
+    const value = Buffer.from(JSON.stringify(resources));
+    await this.#connection.call(tasks, "update", {
+      containerId: id,
+      resources: { typeUrl: resourcesType, value },
+    });
   }
 
   /** Settles when the task has ended; at once if it has or there is none. */
@@ -97,5 +138,6 @@ export function millisecondsOf(timestamp: Timestamp | undefined): number {
 function viewOf({ status: state, pid, exitStatus, exitedAt }: Process): TaskView {
   if (state === Status.STOPPED)
     return { state: "stopped", exitCode: exitStatus, atMs: millisecondsOf(exitedAt) };
-  return { state: state === Status.CREATED ? "created" : "running", pid };
+  const isPaused = state === Status.PAUSED || state === Status.PAUSING;
+  return { state: state === Status.CREATED ? "created" : "running", pid, ...(isPaused && { paused: true }) };
 }

@@ -70,6 +70,7 @@ export class OutputFile {
   #count = 0;
   #generation = 0;
   #ended = false;
+  #endings = 0;
   /** The index has only its first record, and no file yet: many containers never print anything. */
   #unwritten = false;
   #fd: number | undefined;
@@ -125,6 +126,11 @@ export class OutputFile {
   /** Nothing more will come. */
   get ended(): boolean {
     return this.#ended;
+  }
+
+  /** How often it has ended: readers of the bytes themselves wait for the next time. */
+  get endings(): number {
+    return this.#endings;
   }
 
   /** Changes when the index was rewritten rather than appended to. */
@@ -183,8 +189,15 @@ export class OutputFile {
     this.look();
     if (this.#refused) return; // Its last lines are in the file, but not noted yet.
     this.#ended = true;
+    this.#endings += 1;
     this.close();
     this.#wake();
+  }
+
+  /** The container runs again, and its output goes on behind what is there. */
+  reopen(): void {
+    this.#ended = false;
+    this.#refused = false;
   }
 
   /** Stops looking; the files stay. */

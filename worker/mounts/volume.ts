@@ -46,6 +46,8 @@ export interface Volumes {
   list(): Promise<readonly VolumeRecord[]>;
   /** Bytes on disk; undefined for a mount of something else. */
   diskBytes(name: string): Promise<number | undefined>;
+  /** It outlives the container it was made for. */
+  keep(name: string): Promise<void>;
   remove(name: string): Promise<void>;
 }
 
@@ -54,6 +56,9 @@ export interface VolumesDeps {
   /** `<stateDir>/volumes` */
   readonly directory: string;
 }
+
+/** By which Docker's clients tell volumes that nobody named. */
+const anonymousLabel = "com.docker.volume.anonymous";
 
 interface StoredVolume {
   readonly labels: Labels;
@@ -118,6 +123,14 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
       ]);
       return Number.parseInt(printed, 10) || 0;
     },
+
+    keep: (name) =>
+      alone(name, async () => {
+        const stored = await load(name);
+        if (stored?.anonymous !== true) return;
+        const labels = { ...stored.labels, [anonymousLabel]: "" };
+        await save(name, { ...stored, labels, anonymous: false });
+      }),
 
     remove: (name) =>
       alone(name, async () => {

@@ -150,6 +150,14 @@ export interface CloseIORequest {
   stdin: boolean;
 }
 
+export interface PauseTaskRequest {
+  containerId: string;
+}
+
+export interface ResumeTaskRequest {
+  containerId: string;
+}
+
 export interface UpdateTaskRequest {
   containerId: string;
   resources: Any | undefined;
@@ -1496,6 +1504,116 @@ export const CloseIORequest: MessageFns<CloseIORequest> = {
   },
 };
 
+function createBasePauseTaskRequest(): PauseTaskRequest {
+  return { containerId: "" };
+}
+
+export const PauseTaskRequest: MessageFns<PauseTaskRequest> = {
+  encode(message: PauseTaskRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.containerId !== "") {
+      writer.uint32(10).string(message.containerId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PauseTaskRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePauseTaskRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.containerId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<PauseTaskRequest>): PauseTaskRequest {
+    return PauseTaskRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<PauseTaskRequest>): PauseTaskRequest {
+    const message = createBasePauseTaskRequest();
+    message.containerId = object.containerId ?? "";
+    return message;
+  },
+};
+
+function createBaseResumeTaskRequest(): ResumeTaskRequest {
+  return { containerId: "" };
+}
+
+export const ResumeTaskRequest: MessageFns<ResumeTaskRequest> = {
+  encode(message: ResumeTaskRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.containerId !== "") {
+      writer.uint32(10).string(message.containerId);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ResumeTaskRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseResumeTaskRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.containerId = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ResumeTaskRequest>): ResumeTaskRequest {
+    return ResumeTaskRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ResumeTaskRequest>): ResumeTaskRequest {
+    const message = createBaseResumeTaskRequest();
+    message.containerId = object.containerId ?? "";
+    return message;
+  },
+};
+
 function createBaseUpdateTaskRequest(): UpdateTaskRequest {
   return { containerId: "", resources: undefined };
 }
@@ -1793,6 +1911,24 @@ export const TasksService = {
     responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
     responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
   },
+  pause: {
+    path: "/containerd.services.tasks.v1.Tasks/Pause" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: PauseTaskRequest): Buffer => Buffer.from(PauseTaskRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): PauseTaskRequest => PauseTaskRequest.decode(value),
+    responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
+  },
+  resume: {
+    path: "/containerd.services.tasks.v1.Tasks/Resume" as const,
+    requestStream: false as const,
+    responseStream: false as const,
+    requestSerialize: (value: ResumeTaskRequest): Buffer => Buffer.from(ResumeTaskRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): ResumeTaskRequest => ResumeTaskRequest.decode(value),
+    responseSerialize: (value: Empty): Buffer => Buffer.from(Empty.encode(value).finish()),
+    responseDeserialize: (value: Buffer): Empty => Empty.decode(value),
+  },
   update: {
     path: "/containerd.services.tasks.v1.Tasks/Update" as const,
     requestStream: false as const,
@@ -1824,6 +1960,8 @@ export interface TasksServer extends UntypedServiceImplementation {
   exec: handleUnaryCall<ExecProcessRequest, Empty>;
   resizePty: handleUnaryCall<ResizePtyRequest, Empty>;
   closeIo: handleUnaryCall<CloseIORequest, Empty>;
+  pause: handleUnaryCall<PauseTaskRequest, Empty>;
+  resume: handleUnaryCall<ResumeTaskRequest, Empty>;
   update: handleUnaryCall<UpdateTaskRequest, Empty>;
   wait: handleUnaryCall<WaitRequest, WaitResponse>;
 }
@@ -1963,6 +2101,30 @@ export interface TasksClient extends Client {
   ): ClientUnaryCall;
   closeIo(
     request: CloseIORequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  pause(request: PauseTaskRequest, callback: (error: ServiceError | null, response: Empty) => void): ClientUnaryCall;
+  pause(
+    request: PauseTaskRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  pause(
+    request: PauseTaskRequest,
+    metadata: Metadata,
+    options: Partial<CallOptions>,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  resume(request: ResumeTaskRequest, callback: (error: ServiceError | null, response: Empty) => void): ClientUnaryCall;
+  resume(
+    request: ResumeTaskRequest,
+    metadata: Metadata,
+    callback: (error: ServiceError | null, response: Empty) => void,
+  ): ClientUnaryCall;
+  resume(
+    request: ResumeTaskRequest,
     metadata: Metadata,
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: Empty) => void,

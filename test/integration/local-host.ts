@@ -1,0 +1,121 @@
+/** A host's front door over a real containerd and kernel network, in this process, and the docker client in front of it. */
+import { execFile } from "node:child_process";
+import { Agent } from "node:http";
+import { join } from "node:path";
+
+import type { HostSettings } from "../../proto/host.ts";
+import { systemClock } from "../../runtime/clock.ts";
+import { createLog } from "../../runtime/log.ts";
+import { systemRandom } from "../../runtime/random.ts";
+import { type FrontDoor, openFrontDoor } from "../../worker/api/server.ts";
+import { LocalContainers } from "../../worker/containers/containers.ts";
+import type { LocalEngine } from "../../worker/engine/local.ts";
+import type { HostNetwork } from "../../worker/network/network.ts";
+import { openHostNetwork } from "../../worker/network/open.ts";
+import { startTestHost, type TestHost } from "./containerd.ts";
+
+export interface Said {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Everything a worker has but its agent; `restart` is what a new worker process finds. */
+export class LocalHost {
+  readonly host: TestHost;
+  readonly settings: HostSettings;
+  readonly warnings: string[] = [];
+  engine!: LocalEngine;
+  #network!: HostNetwork;
+  #containers!: LocalContainers;
+  #door!: FrontDoor;
+
+  private constructor(host: TestHost) {
+    this.host = host;
+    this.settings = {
+      ...host.settings,
+      socket: join(host.directory, "shoal.sock"),
+      managerSocket: join(host.directory, "manager.sock"),
+      engineLabels: {},
+      bridgeSubnet: "172.30.0.0/16",
+      natsServer: "nats-server",
+      logLevel: "warn",
+    };
+  }
+
+  static async start(name: string): Promise<LocalHost> {
+    const local = new LocalHost(await startTestHost(name));
+    await local.#open();
+    return local;
+  }
+
+  async restart(): Promise<void> {
+    await this.#close();
+    await this.#open();
+  }
+
+  async stop(): Promise<void> {
+    await this.#close();
+    await this.host.stop();
+  }
+
+  docker(...args: string[]): Promise<Said> {
+    return this.dockerWith("", ...args);
+  }
+
+  /** With something on its standard input. */
+  dockerWith(input: string, ...args: string[]): Promise<Said> {
+    const env = {
+      PATH: process.env["PATH"],
+      HOME: this.host.directory,
+      DOCKER_HOST: `unix://${this.settings.socket}`,
+    };
+    return new Promise((resolve) => {
+      const child = execFile("docker", args, { env, timeout: 30_000 }, (error, out, err) =>
+        resolve({ code: error === null ? 0 : Number(error.code ?? 255), out, err }),
+      );
+      child.stdin?.on("error", () => undefined); // It may end before it has read all.
+      child.stdin?.end(input);
+    });
+  }
+
+  async #open(): Promise<void> {
+    const deps = { clock: systemClock, random: systemRandom };
+    const log = createLog("test", "warn");
+    this.engine = await this.host.openEngine();
+    this.#network = await openHostNetwork(
+      { ...deps, warn: (text) => void this.warnings.push(text) },
+      this.settings,
+      new AbortController().signal,
+    );
+    const { engine } = this;
+    this.#containers = await LocalContainers.open({
+      ...deps,
+      log,
+      engine,
+      network: this.#network,
+      directory: join(this.settings.stateDir, "local"),
+      facts: await engine.info(),
+    });
+    this.#door = await openFrontDoor({
+      clock: systemClock,
+      log,
+      settings: this.settings,
+      engine,
+      containers: this.#containers,
+      network: this.#network,
+      toManager: new Agent(),
+      node: () => ({ state: "inactive", error: "", managers: [] }),
+      healthOf: () => undefined,
+      swarm: () => Promise.resolve({ kind: "failed", code: "unavailable", message: "no shoald here" }),
+      interfaces: () => [],
+    });
+  }
+
+  async #close(): Promise<void> {
+    await this.#door.close();
+    await this.#containers.close();
+    await this.#network.close();
+    await this.engine.close();
+  }
+}

@@ -1,0 +1,161 @@
+/** `/containers`: what a user does to the containers of this host. */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { ClusterError } from "../../model/errors.ts";
+import { sendJson } from "../../runtime/api-server.ts";
+import { commonHeaders, jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import type { LocalContainers, WaitCondition } from "../containers/containers.ts";
+import { parseLimits, parseRestartPolicy } from "../containers/config.ts";
+import { Fields } from "../containers/fields.ts";
+import { findContainer } from "./container.ts";
+import type { FrontDoorDeps } from "./deps.ts";
+import { bodyOf, lifeOf, nameAndAction, queryOf, wildcard } from "./request.ts";
+
+export interface ContainerDeps extends FrontDoorDeps {
+  readonly containers: LocalContainers;
+  readonly ending: AbortSignal;
+}
+
+const waitConditions = ["not-running", "next-exit", "removed"] as const;
+/** Docker's clients send at most "{}" with a start. */
+const startBodyLimitBytes = 7;
+
+export function containerRoutes(app: FastifyInstance, deps: ContainerDeps): void {
+  app.post("/containers/create", (request, reply) => create(deps, request, reply));
+  app.post("/containers/*", async (request, reply) => {
+    const { name, action } = nameAndAction(wildcard(request));
+    const handler = actions[action];
+    if (handler === undefined) throw new ClusterError("not-found", notFoundMessage);
+    const { id } = await findContainer(deps, name);
+    return handler(deps, { id, name, query: queryOf(request), request, reply });
+  });
+  app.delete("/containers/*", async (request, reply) => {
+    const query = queryOf(request);
+    const { id } = await findContainer(deps, wildcard(request));
+    const volumes = queryFlag(query.get("v")) ? "removed" : "kept";
+    await deps.containers.remove(id, { force: queryFlag(query.get("force")), volumes });
+    return reply.code(204).send();
+  });
+}
+
+interface Call {
+  readonly id: string;
+  /** As the client wrote it. */
+  readonly name: string;
+  readonly query: URLSearchParams;
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+}
+
+type Action = (deps: ContainerDeps, call: Call) => Promise<FastifyReply>;
+
+const actions: Readonly<Record<string, Action>> = {
+  async start({ containers, ending }, { id, request, reply }) {
+    if (Number(request.headers["content-length"] ?? 0) > startBodyLimitBytes) {
+      throw new ClusterError(
+        "invalid-argument",
+        "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+      );
+    }
+    return done(reply, await containers.start(id, ending));
+  },
+  async stop({ containers, ending }, { id, query, reply }) {
+    return done(reply, await containers.stop(id, stopOptions(query), ending));
+  },
+  async restart({ containers, ending }, { id, query, reply }) {
+    await containers.restart(id, stopOptions(query), ending);
+    return done(reply, true);
+  },
+  async kill({ containers }, { id, query, reply }) {
+    await containers.kill(id, query.get("signal") || "SIGKILL");
+    return done(reply, true);
+  },
+  async pause({ containers }, { id, reply }) {
+    await containers.pause(id);
+    return done(reply, true);
+  },
+  async unpause({ containers }, { id, reply }) {
+    await containers.unpause(id);
+    return done(reply, true);
+  },
+  async rename({ containers }, { id, query, reply }) {
+    await containers.rename(id, query.get("name") ?? "");
+    return done(reply, true);
+  },
+  update,
+  wait,
+};
+
+async function create(
+  deps: ContainerDeps,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const query = queryOf(request);
+  const { id, warnings } = await deps.containers.create(
+    query.get("name") ?? undefined,
+    await bodyOf(request),
+    deps.ending,
+  );
+  return sendJson(reply, 201, { Id: id, Warnings: warnings });
+}
+
+async function update(deps: ContainerDeps, { id, request, reply }: Call): Promise<FastifyReply> {
+  const fields = new Fields(await bodyOf(request));
+  const policy = fields.object("RestartPolicy");
+  const warnings = await deps.containers.update(id, {
+    limits: parseLimits(fields),
+    given: fields,
+    ...(policy.text("Name") !== "" && { policy: parseRestartPolicy(policy) }),
+  });
+  return sendJson(reply, 200, { Warnings: warnings });
+}
+
+/** Headers at once: `docker run` waits for them before it starts the container. */
+async function wait(deps: ContainerDeps, { id, query, reply }: Call): Promise<FastifyReply> {
+  const condition = conditionOf(query.get("condition"));
+  const outcome = deps.containers.wait(id, condition, lifeOf(reply, deps.ending));
+  reply.hijack();
+  const { raw } = reply;
+  raw.writeHead(200, { ...commonHeaders, "content-type": jsonContentType });
+  raw.flushHeaders();
+  try {
+    const { exitCode, error } = await outcome;
+    raw.end(
+      `${JSON.stringify({ StatusCode: exitCode, ...(error !== "" && { Error: { Message: error } }) })}\n`,
+    );
+  } catch (error) {
+    if (error instanceof ClusterError && !raw.destroyed) {
+      raw.end(`${JSON.stringify({ StatusCode: 125, Error: { Message: error.message } })}\n`);
+    } else raw.destroy();
+  }
+  return reply;
+}
+
+function conditionOf(text: string | null): WaitCondition {
+  if (text === null || text === "") return "not-running";
+  const found = waitConditions.find((condition) => condition === text);
+  if (found === undefined)
+    throw new ClusterError("invalid-argument", `invalid condition: ${JSON.stringify(text)}`);
+  return found;
+}
+
+function stopOptions(query: URLSearchParams): { readonly signal?: string; readonly timeoutMs?: number } {
+  const signal = query.get("signal") ?? "";
+  const text = query.get("t") ?? "";
+  if (text !== "" && !/^-?\d+$/.test(text)) {
+    throw new ClusterError(
+      "invalid-argument",
+      `strconv.Atoi: parsing ${JSON.stringify(text)}: invalid syntax`,
+    );
+  }
+  const seconds = Number(text);
+  return {
+    ...(signal !== "" && { signal }),
+    ...(text !== "" && { timeoutMs: seconds < 0 ? Infinity : seconds * 1_000 }),
+  };
+}
+
+/** Not modified when there was nothing to do. */
+function done(reply: FastifyReply, hasChanged: boolean): FastifyReply {
+  return reply.code(hasChanged ? 204 : 304).send();
+}

@@ -1,0 +1,99 @@
+/** What a container gets from others at its start: its place on the host's network, namespaces and mounts of other containers. */
+import { ClusterError } from "../../model/errors.ts";
+import type { TaskId } from "../../model/ids.ts";
+import type { ContainerRecord, Engine, MountRecord } from "../engine/engine.ts";
+import type { Attached, AttachRequest, HostNetwork } from "../network/network.ts";
+import { findRecord } from "./identity.ts";
+import { portBindings } from "./ports.ts";
+import { extraHosts, limitsOf, type StartFacts } from "./sandbox.ts";
+import type { LocalRecord } from "./store.ts";
+
+export interface PartnerDeps {
+  readonly engine: Engine;
+  readonly network: HostNetwork;
+  readonly facts: { readonly swapLimit: boolean };
+}
+
+export async function startFacts(
+  deps: PartnerDeps,
+  record: LocalRecord,
+  signal: AbortSignal,
+): Promise<StartFacts> {
+  const { network, facts } = deps;
+  const { hostConfig } = record;
+  const limits = limitsOf(hostConfig, facts);
+  const pid = await partnerOf(deps, hostConfig.PidMode, "running");
+  const ipc = await partnerOf(deps, hostConfig.IpcMode, "running");
+  const partner = await partnerOf(deps, hostConfig.NetworkMode, "running");
+  const join = {
+    ...(pid !== undefined && { pid: `/proc/${pid.pid}/ns/pid` }),
+    ...(ipc !== undefined && { ipc: `/proc/${ipc.pid}/ns/ipc` }),
+  };
+  if (partner !== undefined) {
+    const { files } = (await attachedOf(deps, partner.id)) ?? {};
+    return { join: { ...join, network: `/proc/${partner.pid}/ns/net` }, network: "join", files, limits };
+  }
+  const attached = await network.attach(attachRequest(record), signal);
+  if (attached.kind === "host") return { join, network: "host", files: attached.files, limits };
+  return { join: { ...join, network: attached.path }, network: "join", files: attached.files, limits };
+}
+
+async function attachedOf({ network }: PartnerDeps, id: string): Promise<Attached | undefined> {
+  const all = await network.list();
+  return all.find(({ containerId }) => containerId === id)?.attached;
+}
+
+function attachRequest({ id, name, config, hostConfig }: LocalRecord): AttachRequest {
+  const { NetworkMode, Dns, DnsSearch, DnsOptions } = hostConfig;
+  const hasDns = Dns.length + DnsSearch.length + DnsOptions.length > 0;
+  return {
+    taskId: id as TaskId, // The network's word for whoever it serves; equal ids tell them apart.
+    containerId: id,
+    networks: [],
+    host: NetworkMode === "host",
+    none: NetworkMode === "none" || config.NetworkDisabled,
+    ports: portBindings(config, hostConfig),
+    hostname: config.Hostname,
+    name,
+    ...(hasDns && { dns: { nameservers: Dns, search: DnsSearch, options: DnsOptions } }),
+    extraHosts: extraHosts(hostConfig),
+  };
+}
+
+/** The container of a "container:<name or id>" mode. */
+export async function partnerOf(
+  { engine }: Pick<PartnerDeps, "engine">,
+  mode: string,
+  mustRun?: "running",
+): Promise<(ContainerRecord & { readonly pid: number }) | undefined> {
+  const name = /^container:(.+)$/.exec(mode)?.[1];
+  if (name === undefined) {
+    if (!["", "private", "shareable", "none", "host", "bridge"].includes(mode)) {
+      throw new ClusterError("not-found", `network ${mode} not found`);
+    }
+    return undefined;
+  }
+  const records = await engine.list();
+  const found = findRecord(records, name);
+  if (found === undefined) throw new ClusterError("not-found", `No such container: ${name}`);
+  const { status } = found;
+  if (status.state === "running") return { ...found, pid: status.pid };
+  if (mustRun === undefined) return { ...found, pid: 0 };
+  throw new ClusterError("conflict", `cannot join network of a non running container: ${found.id}`);
+}
+
+/** Mounts of the containers that `VolumesFrom` names. */
+export async function borrowedMounts(
+  { engine }: Pick<PartnerDeps, "engine">,
+  names: readonly string[],
+): Promise<MountRecord[]> {
+  const records = await engine.list();
+  return names.flatMap((text) => {
+    const [, name = text, mode = ""] = /^(.*?)(?::(ro|rw|z|Z))?$/.exec(text) ?? [];
+    const found = findRecord(records, name);
+    if (found === undefined) throw new ClusterError("not-found", `No such container: ${name}`);
+    return found.mounts
+      .filter(({ type }) => type !== "tmpfs")
+      .map((mount) => ({ ...mount, readOnly: mount.readOnly || mode === "ro" }));
+  });
+}

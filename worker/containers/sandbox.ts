@@ -1,0 +1,261 @@
+/** A container's host configuration put into its OCI specification. Pure. */
+import type { ContainerSpec } from "../../model/service.ts";
+import type { ImageConfig } from "../engine/engine.ts";
+import type { OciDevice, OciMount, OciResources, OciSpec } from "../engine/oci.ts";
+import { capabilitiesOf } from "../engine/process.ts";
+import type { CreateRequest, HostConfig, Limits } from "./config.ts";
+import { parseSecurityOption } from "./validate.ts";
+
+export interface SandboxFacts {
+  readonly lastCapability: number;
+  readonly swapLimit: boolean;
+  readonly cgroupVersion: 1 | 2;
+  /** Devices asked for, or all of the host's for a privileged container. */
+  readonly devices: readonly (OciDevice & { readonly access: string })[];
+}
+
+/** What a service could ask for as well. */
+export function specOf({ config, hostConfig }: CreateRequest): ContainerSpec {
+  const isCleared = config.Entrypoint?.length === 1 && config.Entrypoint[0] === "";
+  const cmd = config.Cmd ?? [];
+  const options = hostConfig.SecurityOpt.map(parseSecurityOption);
+  const seccomp = options.findLast((option) => option.kind === "seccomp");
+  const isUnconfined = hostConfig.Privileged || seccomp?.value === "unconfined";
+  const noNewPrivileges = options.findLast((option) => option.kind === "no-new-privileges");
+  const apparmor = options.findLast((option) => option.kind === "apparmor");
+  const isCustom = seccomp !== undefined && !["unconfined", "builtin", "default"].includes(seccomp.value);
+  return {
+    image: config.Image,
+    labels: config.Labels,
+    command: isCleared ? cmd : (config.Entrypoint ?? []),
+    args: isCleared ? [] : cmd,
+    ...(config.Hostname !== "" && { hostname: config.Hostname }),
+    env: config.Env,
+    ...(config.WorkingDir !== "" && { workingDir: config.WorkingDir }),
+    ...(config.User !== "" && { user: config.User }),
+    groups: hostConfig.GroupAdd,
+    ...(hostConfig.Init !== undefined && { init: hostConfig.Init }),
+    ...(config.StopSignal !== "" && { stopSignal: config.StopSignal }),
+    tty: config.Tty,
+    openStdin: config.OpenStdin,
+    readOnly: hostConfig.ReadonlyRootfs,
+    mounts: [],
+    ...(config.Healthcheck !== undefined && { healthcheck: config.Healthcheck }),
+    hosts: extraHosts(hostConfig),
+    secrets: [],
+    configs: [],
+    sysctls: hostConfig.Sysctls,
+    capabilityAdd: hostConfig.Privileged ? ["ALL"] : hostConfig.CapAdd,
+    capabilityDrop: hostConfig.Privileged ? [] : hostConfig.CapDrop,
+    ulimits: hostConfig.Ulimits.map(({ Name, Soft, Hard }) => ({ name: Name, soft: Soft, hard: Hard })),
+    oomScoreAdj: hostConfig.OomScoreAdj,
+    noNewPrivileges: noNewPrivileges?.value ?? false,
+    ...(isUnconfined && { seccomp: { mode: "unconfined" as const } }),
+    ...(!isUnconfined && isCustom && { seccomp: { mode: "custom" as const, profile: seccomp.value } }),
+    ...((hostConfig.Privileged || apparmor?.value === "unconfined") && { appArmor: "disabled" as const }),
+  };
+}
+
+/** "IP name" lines out of "name:IP". */
+export function extraHosts({ ExtraHosts }: Pick<HostConfig, "ExtraHosts">): string[] {
+  return ExtraHosts.map((line) => {
+    const [, name = "", address = ""] = /^([^:=]+)[:=](.+)$/.exec(line) ?? [];
+    return `${address.replace(/^\[(.*)\]$/, "$1")} ${name}`;
+  });
+}
+
+/** The rest, over the specification that a service's container would have. */
+export function inSandbox(
+  spec: OciSpec,
+  { config, hostConfig }: CreateRequest,
+  facts: SandboxFacts,
+): OciSpec {
+  const { Privileged: isPrivileged, MaskedPaths, ReadonlyPaths, SecurityOpt } = hostConfig;
+  const isOpen =
+    isPrivileged || SecurityOpt.some((text) => parseSecurityOption(text).kind === "systempaths-unconfined");
+  const all = capabilitiesOf(["ALL"], [], facts.lastCapability);
+  const isRoot = spec.process.user.uid === 0;
+  return {
+    ...spec,
+    ...(config.Domainname !== "" && { domainname: config.Domainname }),
+    ...(Object.keys(hostConfig.Annotations).length > 0 && { annotations: hostConfig.Annotations }),
+    process: {
+      ...spec.process,
+      ...(isPrivileged && {
+        capabilities: { bounding: all, effective: isRoot ? all : [], permitted: isRoot ? all : [] },
+      }),
+      ...(config.Tty &&
+        hostConfig.ConsoleSize.length === 2 && {
+          consoleSize: { height: hostConfig.ConsoleSize[0] ?? 0, width: hostConfig.ConsoleSize[1] ?? 0 },
+        }),
+    },
+    mounts: spec.mounts.flatMap((mount) => standardMount(mount, hostConfig)),
+    linux: {
+      ...spec.linux,
+      namespaces: spec.linux.namespaces.flatMap((namespace) => {
+        if (namespace.type === "uts" && hostConfig.UTSMode === "host") return [];
+        if (namespace.type === "pid" && hostConfig.PidMode === "host") return [];
+        if (namespace.type === "ipc" && hostConfig.IpcMode === "host") return [];
+        if (namespace.type === "cgroup" && (hostConfig.CgroupnsMode === "host" || isPrivileged)) return [];
+        return [namespace];
+      }),
+      maskedPaths: MaskedPaths ?? (isOpen ? [] : spec.linux.maskedPaths),
+      readonlyPaths: ReadonlyPaths ?? (isOpen ? [] : spec.linux.readonlyPaths),
+      resources: {
+        ...limitsOf(hostConfig, facts),
+        devices: [
+          ...(isPrivileged ? [{ allow: true, access: "rwm" }] : spec.linux.resources.devices),
+          ...(isPrivileged
+            ? []
+            : facts.devices.map(({ type, major, minor, access }) => ({
+                allow: true,
+                type,
+                major,
+                minor,
+                access,
+              }))),
+          ...hostConfig.DeviceCgroupRules.flatMap(parseDeviceRule),
+        ],
+      },
+      devices: facts.devices.map(({ access: _access, ...device }) => device),
+    },
+  };
+}
+
+/** Limits that are not set are left out. */
+export function limitsOf(
+  limits: Limits,
+  facts: Pick<SandboxFacts, "swapLimit">,
+): Omit<OciResources, "devices"> {
+  const { Memory, MemorySwap, MemoryReservation, NanoCpus, PidsLimit = 0 } = limits;
+  const swap = MemorySwap === 0 ? Memory * 2 : MemorySwap;
+  const memory = {
+    ...(Memory > 0 && { limit: Memory }),
+    ...(Memory > 0 && facts.swapLimit && { swap }),
+    ...(MemoryReservation > 0 && { reservation: MemoryReservation }),
+    ...(limits.MemorySwappiness !== undefined && { swappiness: limits.MemorySwappiness }),
+    ...(limits.OomKillDisable && { disableOOMKiller: true }),
+  };
+  const quota = NanoCpus > 0 ? Math.max(1_000, Math.round(NanoCpus / 10_000)) : limits.CpuQuota;
+  const period = NanoCpus > 0 ? 100_000 : limits.CpuPeriod;
+  const cpu = {
+    ...(quota !== 0 && { quota }),
+    ...(period !== 0 && { period }),
+    ...(limits.CpuShares > 0 && { shares: limits.CpuShares }),
+    ...(limits.CpusetCpus !== "" && { cpus: limits.CpusetCpus }),
+    ...(limits.CpusetMems !== "" && { mems: limits.CpusetMems }),
+    ...(limits.CpuRealtimePeriod !== 0 && { realtimePeriod: limits.CpuRealtimePeriod }),
+    ...(limits.CpuRealtimeRuntime !== 0 && { realtimeRuntime: limits.CpuRealtimeRuntime }),
+  };
+  return {
+    ...(Object.keys(memory).length > 0 && { memory }),
+    ...(Object.keys(cpu).length > 0 && { cpu }),
+    ...(PidsLimit > 0 && { pids: { limit: PidsLimit } }),
+    ...(limits.BlkioWeight > 0 && { blockIO: { weight: limits.BlkioWeight } }),
+  };
+}
+
+/** What other containers and the host's network give at each start. */
+export interface StartFacts {
+  /** Path of the namespace to join by type, such as "/proc/12/ns/pid". */
+  readonly join: Readonly<Partial<Record<"network" | "pid" | "ipc", string>>>;
+  /** "host": no namespace of its own; "own": an empty one. */
+  readonly network: "host" | "own" | "join";
+  readonly files:
+    | { readonly hosts: string; readonly resolvConf: string; readonly hostname: string }
+    | undefined;
+  readonly limits: Omit<OciResources, "devices">;
+}
+
+export function atStart(spec: OciSpec, { join, network, files, limits }: StartFacts): OciSpec {
+  const kept = spec.linux.namespaces.filter(({ type }) => type !== "network");
+  const own = network === "host" ? [] : [{ type: "network" }];
+  const sources: Readonly<Record<string, string | undefined>> = {
+    "/etc/hosts": files?.hosts,
+    "/etc/resolv.conf": files?.resolvConf,
+    "/etc/hostname": files?.hostname,
+  };
+  return {
+    ...spec,
+    mounts: spec.mounts.map((mount) => {
+      const source = mount.type === "bind" ? sources[mount.destination] : undefined;
+      return source === undefined ? mount : { ...mount, source };
+    }),
+    linux: {
+      ...spec.linux,
+      namespaces: [...kept, ...own].map(
+        ({ type, path }: { readonly type: string; readonly path?: string }) => {
+          const joined = join[type as keyof StartFacts["join"]] ?? path;
+          return { type, ...(joined !== undefined && { path: joined }) };
+        },
+      ),
+      resources: { devices: spec.linux.resources.devices, ...limits },
+    },
+  };
+}
+
+function standardMount(mount: OciMount, hostConfig: HostConfig): OciMount[] {
+  const { Privileged: isPrivileged, ShmSize, IpcMode } = hostConfig;
+  switch (mount.destination) {
+    case "/dev/shm":
+      if (mount.type !== "tmpfs") return [mount];
+      if (IpcMode === "none") return [];
+      if (IpcMode === "host") return [{ ...mount, type: "bind", source: "/dev/shm", options: ["rbind"] }];
+      if (ShmSize === 0) return [mount];
+      return [
+        {
+          ...mount,
+          options: mount.options.map((option) => (option.startsWith("size=") ? `size=${ShmSize}` : option)),
+        },
+      ];
+    case "/dev/mqueue":
+      return IpcMode === "host"
+        ? [{ ...mount, type: "bind", source: "/dev/mqueue", options: ["rbind"] }]
+        : [mount];
+    case "/sys":
+    case "/sys/fs/cgroup":
+      return isPrivileged
+        ? [{ ...mount, options: mount.options.filter((option) => option !== "ro") }]
+        : [mount];
+    default:
+      return [mount];
+  }
+}
+
+/** "c 1:3 rwm", "a *:* rwm"; what is no rule is refused by the runtime in its own words. */
+function parseDeviceRule(text: string): OciResources["devices"][number][] {
+  const [, type, major, minor, access] = /^([acb]) (\d+|\*):(\d+|\*) ([rwm]{1,3})$/.exec(text) ?? [];
+  if (type === undefined || major === undefined || minor === undefined || access === undefined) return [];
+  return [
+    {
+      allow: true,
+      type,
+      ...(major !== "*" && { major: Number(major) }),
+      ...(minor !== "*" && { minor: Number(minor) }),
+      access,
+    },
+  ];
+}
+
+/** The image's settings under those of the request, as `docker inspect` shows them. */
+export function joinedConfig({ config }: CreateRequest, image: ImageConfig): CreateRequest["config"] {
+  const ownKeys = new Set(config.Env.map((line) => line.split("=")[0]));
+  const hasEntrypoint = (config.Entrypoint?.length ?? 0) > 0;
+  return {
+    ...config,
+    User: config.User === "" ? image.user : config.User,
+    ExposedPorts: [...new Set([...config.ExposedPorts, ...image.exposedPorts])],
+    Env: [...config.Env, ...image.env.filter((line) => !ownKeys.has(line.split("=")[0]))],
+    Cmd: (config.Cmd?.length ?? 0) > 0 || hasEntrypoint ? config.Cmd : image.cmd,
+    Entrypoint: hasEntrypoint
+      ? config.Entrypoint
+      : image.entrypoint.length > 0
+        ? image.entrypoint
+        : undefined,
+    Volumes: [...new Set([...config.Volumes, ...image.volumes])],
+    WorkingDir: config.WorkingDir === "" ? image.workingDir : config.WorkingDir,
+    Labels: { ...image.labels, ...config.Labels },
+    StopSignal: config.StopSignal === "" ? (image.stopSignal ?? "") : config.StopSignal,
+    Healthcheck: config.Healthcheck ?? image.healthcheck,
+  };
+}

@@ -1,0 +1,199 @@
+/** What no container can be, refused with Docker's texts before anything is made. Pure. */
+import { ClusterError } from "../../model/errors.ts";
+import { capabilitiesOf } from "../engine/process.ts";
+import type { CreateRequest, HostConfig, Limits } from "./config.ts";
+import { portBindings } from "./ports.ts";
+
+export interface ValidationFacts {
+  readonly cpuCount: number;
+  readonly lastCapability: number;
+}
+
+const memoryFloorBytes = 6 * 2 ** 20;
+const swappinessMost = 100;
+const oomScoreMost = 1000;
+const cfsPeriodLeast = 1_000;
+const cfsPeriodMost = 1_000_000;
+const blkioWeightLeast = 10;
+const blkioWeightMost = 1000;
+const lengthLimit = 1 << 16;
+
+/** @returns Warnings for the client. @throws {ClusterError} `invalid-argument`. */
+export function validate({ config, hostConfig }: CreateRequest, facts: ValidationFacts): string[] {
+  if (config.WorkingDir !== "" && !config.WorkingDir.startsWith("/")) {
+    throw invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
+  }
+  for (const line of config.Env) {
+    if (line === "" || line.startsWith("=")) throw invalid(`invalid environment variable: ${line}`);
+  }
+  if ((config.Hostname + config.Domainname).length > lengthLimit) throw invalid("invalid hostname format");
+  if (config.Hostname !== "" && !/^[a-zA-Z0-9]([a-zA-Z0-9._-]*[a-zA-Z0-9])?$/.test(config.Hostname)) {
+    throw invalid(`invalid hostname format: ${config.Hostname}`);
+  }
+  if (hostConfig.AutoRemove && hostConfig.RestartPolicy.Name !== "no") {
+    throw invalid("can't create 'AutoRemove' container with restart policy");
+  }
+  requireModes(config.Hostname, hostConfig);
+  requireCapabilities(hostConfig, facts);
+  for (const option of hostConfig.SecurityOpt) parseSecurityOption(option);
+  for (const line of hostConfig.ExtraHosts) {
+    if (!/^[^:=]+[:=].+$/.test(line)) throw invalid(`bad format for add-host: "${line}"`);
+  }
+  if (hostConfig.ShmSize < 0) throw invalid("SHM size can not be less than 0");
+  if (Math.abs(hostConfig.OomScoreAdj) > oomScoreMost) {
+    throw invalid(`Invalid value ${hostConfig.OomScoreAdj}, range for oom score adj is [-1000, 1000]`);
+  }
+  for (const { Name, Soft, Hard } of hostConfig.Ulimits) {
+    if (Hard !== -1 && (Soft > Hard || Soft === -1)) {
+      throw invalid(
+        `ulimit soft limit must be less than or equal to hard limit: ${Name}: soft: ${Soft}, hard: ${Hard}`,
+      );
+    }
+  }
+  portBindings(config, hostConfig);
+  return validateLimits(hostConfig, facts);
+}
+
+/** @returns Warnings. */
+export function validateLimits(limits: Limits, { cpuCount }: Pick<ValidationFacts, "cpuCount">): string[] {
+  const warnings: string[] = [];
+  const { Memory, MemorySwap, MemoryReservation, MemorySwappiness, NanoCpus, CpuPeriod, CpuQuota } = limits;
+  if (Memory !== 0 && Memory < memoryFloorBytes) throw invalid("Minimum memory limit allowed is 6MB");
+  if (Memory > 0 && MemorySwap > 0 && MemorySwap < Memory) {
+    throw invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
+  }
+  if (Memory === 0 && MemorySwap > 0) {
+    throw invalid("You should always set the Memory limit when using Memoryswap limit, see usage");
+  }
+  if (MemorySwappiness !== undefined && (MemorySwappiness < 0 || MemorySwappiness > swappinessMost)) {
+    throw invalid(`Invalid value: ${MemorySwappiness}, valid memory swappiness range is 0-100`);
+  }
+  if (MemoryReservation !== 0 && MemoryReservation < memoryFloorBytes) {
+    throw invalid("Minimum memory reservation allowed is 6MB");
+  }
+  if (Memory > 0 && MemoryReservation > 0 && Memory < MemoryReservation) {
+    throw invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
+  }
+  if (limits.OomKillDisable && Memory === 0) {
+    warnings.push(
+      "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.",
+    );
+  }
+  if (NanoCpus !== 0 && CpuPeriod !== 0)
+    throw invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+  if (NanoCpus !== 0 && CpuQuota !== 0)
+    throw invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
+  if (NanoCpus < 0 || NanoCpus > cpuCount * 1e9) {
+    throw invalid(
+      `range of CPUs is from 0.01 to ${cpuCount}.00, as there are only ${cpuCount} CPUs available`,
+    );
+  }
+  if (CpuPeriod !== 0 && (CpuPeriod < cfsPeriodLeast || CpuPeriod > cfsPeriodMost)) {
+    throw invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)");
+  }
+  if (CpuQuota > 0 && CpuQuota < cfsPeriodLeast)
+    throw invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+  for (const [what, text] of [
+    ["cpus", limits.CpusetCpus],
+    ["mems", limits.CpusetMems],
+  ] as const) {
+    if (text !== "" && !/^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(text))
+      throw invalid(`Invalid value ${text} for cpuset ${what}`);
+  }
+  const highest = Math.max(
+    -1,
+    ...limits.CpusetCpus.split(/[,-]/).map((text) => (text === "" ? -1 : Number(text))),
+  );
+  if (highest >= cpuCount) {
+    throw invalid(
+      `Requested CPUs are not available - requested ${limits.CpusetCpus}, available: ${cpuCount === 1 ? "0" : `0-${cpuCount - 1}`}`,
+    );
+  }
+  const { BlkioWeight } = limits;
+  if (BlkioWeight !== 0 && (BlkioWeight < blkioWeightLeast || BlkioWeight > blkioWeightMost)) {
+    throw invalid("Range of blkio weight is from 10 to 1000");
+  }
+  return warnings;
+}
+
+export type SecurityOption =
+  | { readonly kind: "no-new-privileges"; readonly value: boolean }
+  | { readonly kind: "seccomp"; readonly value: string }
+  | { readonly kind: "apparmor"; readonly value: string }
+  | { readonly kind: "systempaths-unconfined" }
+  | { readonly kind: "ignored" };
+
+/** @throws {ClusterError} `invalid-argument`. */
+export function parseSecurityOption(text: string): SecurityOption {
+  if (text === "no-new-privileges") return { kind: "no-new-privileges", value: true };
+  if (text === "disable") return { kind: "ignored" };
+  const [, key, value] = /^([^=:]+)[=:](.*)$/s.exec(text) ?? [];
+  if (key === undefined || value === undefined) throw invalid(`invalid --security-opt 1: "${text}"`);
+  switch (key) {
+    case "no-new-privileges":
+      if (!/^(true|false|1|0)$/i.test(value)) throw invalid(`invalid --security-opt 2: "${text}"`);
+      return { kind: "no-new-privileges", value: /^(true|1)$/i.test(value) };
+    case "seccomp":
+      return { kind: "seccomp", value };
+    case "apparmor":
+      return { kind: "apparmor", value };
+    case "label":
+      return { kind: "ignored" }; // For SELinux, which these hosts do not enforce.
+    case "systempaths":
+      if (value === "unconfined") return { kind: "systempaths-unconfined" };
+      break;
+  }
+  throw invalid(`invalid --security-opt 2: "${text}"`);
+}
+
+/** Pid, IPC, UTS, cgroup and network modes, and what they leave room for. */
+function requireModes(hostname: string, hostConfig: HostConfig): void {
+  const { PidMode, IpcMode, UTSMode, CgroupnsMode, UsernsMode, NetworkMode } = hostConfig;
+  const isShared = (mode: string): boolean => /^container:.+/.test(mode);
+  if (!["", "private", "host"].includes(PidMode) && !isShared(PidMode))
+    throw invalid(`invalid PID mode: ${PidMode}`);
+  if (!["none", "private", "shareable", "host"].includes(IpcMode) && !isShared(IpcMode)) {
+    throw invalid(`invalid IPC mode: ${IpcMode}`);
+  }
+  if (!["", "host"].includes(UTSMode)) throw invalid(`invalid UTS mode: ${UTSMode}`);
+  if (!["", "host"].includes(UsernsMode)) throw invalid(`invalid userns mode: ${UsernsMode}`);
+  if (!["", "private", "host"].includes(CgroupnsMode))
+    throw invalid(`invalid cgroup namespace mode: ${CgroupnsMode}`);
+  if (UTSMode === "host" && hostname !== "") throw invalid("conflicting options: hostname and the UTS mode");
+  if (NetworkMode === "container:") throw invalid("invalid container format container:<name|id>");
+  if (!isShared(NetworkMode)) return;
+  const conflicts: readonly (readonly [boolean, string])[] = [
+    [hostname !== "", "hostname"],
+    [hostConfig.Dns.length > 0, "dns"],
+    [hostConfig.ExtraHosts.length > 0, "custom host-to-IP mapping"],
+  ];
+  for (const [isGiven, what] of conflicts) {
+    if (isGiven) throw invalid(`conflicting options: ${what} and the network mode`);
+  }
+  if (Object.keys(hostConfig.PortBindings).length > 0 || hostConfig.PublishAllPorts) {
+    throw invalid("conflicting options: port publishing and the container type network mode");
+  }
+}
+
+function requireCapabilities({ CapAdd, CapDrop }: HostConfig, { lastCapability }: ValidationFacts): void {
+  for (const [field, names] of [
+    ["CapAdd", CapAdd],
+    ["CapDrop", CapDrop],
+  ] as const) {
+    for (const name of names) {
+      try {
+        capabilitiesOf([name], [], lastCapability);
+      } catch (cause) {
+        const upper = name.toUpperCase();
+        const full = upper.startsWith("CAP_") ? upper : `CAP_${upper}`;
+        throw new ClusterError("invalid-argument", `invalid ${field}: unknown capability: "${full}"`, {
+          cause,
+        });
+      }
+    }
+  }
+}
+
+function invalid(text: string): ClusterError {
+  return new ClusterError("invalid-argument", text);
+}
