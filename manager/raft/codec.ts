@@ -17,6 +17,7 @@ import {
   type LogEntry,
   type SnapshotHeader,
 } from "../../proto/gen/shoal/raft.ts";
+import { encodeWith, readerOf } from "./wire.ts";
 
 /** What one record of the log makes durable. */
 export interface WalBatch {
@@ -27,16 +28,17 @@ export interface WalBatch {
 }
 
 export function encodeBatch({ hardState, entries, installed }: WalBatch): Uint8Array {
-  return LogRecord.encode({
+  const record: LogRecord = {
     hardState: hardState && { term: hardState.term, vote: hardState.vote ?? "", commit: hardState.commit },
     entries: entries.map(entryToWire),
     installed: installed && snapshotToWire(installed),
-  }).finish();
+  };
+  return encodeWith((writer) => LogRecord.encode(record, writer));
 }
 
 /** @throws whatever the decoder finds wrong. */
 export function decodeBatch(bytes: Uint8Array): WalBatch {
-  const { hardState, entries, installed } = LogRecord.decode(bytes);
+  const { hardState, entries, installed } = LogRecord.decode(readerOf(bytes));
   return {
     hardState: hardState && { ...hardState, vote: hardState.vote === "" ? undefined : hardState.vote },
     entries: entries.map(entryFromWire),
@@ -133,12 +135,13 @@ function blankMessage({ type, from, to, term }: Message): RaftMessage {
 }
 
 export function encodeMessages(messages: readonly Message[]): Uint8Array {
-  return RaftFrame.encode({ messages: messages.map(messageToWire) }).finish();
+  const frame = { messages: messages.map(messageToWire) };
+  return encodeWith((writer) => RaftFrame.encode(frame, writer));
 }
 
 /** @throws whatever the decoder finds wrong; {ClusterError} as {@link messageFromWire}. */
 export function decodeMessages(bytes: Uint8Array): readonly Message[] {
-  return RaftFrame.decode(bytes).messages.map(messageFromWire);
+  return RaftFrame.decode(readerOf(bytes)).messages.map(messageFromWire);
 }
 
 /** @throws {ClusterError} `invalid-argument` for what no version of ours sends. */

@@ -1,4 +1,4 @@
-import { createCipheriv, createDecipheriv } from "node:crypto";
+import { type KeyObject, createCipheriv, createDecipheriv, createSecretKey } from "node:crypto";
 import { ClusterError } from "../../model/errors.ts";
 import type { Disk } from "../../runtime/disk.ts";
 import type { Random } from "../../runtime/random.ts";
@@ -49,14 +49,14 @@ export class Keyring implements Seal {
   readonly #disk: Disk;
   readonly #random: Random;
   readonly #path: string;
-  #keys: ReadonlyMap<number, Uint8Array>;
+  #keys: ReadonlyMap<number, KeyObject>;
   #keyId: number;
   #nonce: { prefix: Uint8Array; counter: number } = { prefix: new Uint8Array(), counter: counterLimit };
   #lastChange: Promise<void> = Promise.resolve();
 
   private constructor(
     { disk, random }: { disk: Disk; random: Random },
-    { path, keys, keyId }: { path: string; keys: ReadonlyMap<number, Uint8Array>; keyId: number },
+    { path, keys, keyId }: { path: string; keys: ReadonlyMap<number, KeyObject>; keyId: number },
   ) {
     this.#disk = disk;
     this.#random = random;
@@ -122,7 +122,7 @@ export class Keyring implements Seal {
       throw new ClusterError("resource-exhausted", `cannot rotate the data key: ${seen}`);
     }
     const keyId = this.#keyId + 1;
-    const keys = new Map(this.#keys).set(keyId, this.#random.bytes(keyBytes));
+    const keys = new Map(this.#keys).set(keyId, createSecretKey(this.#random.bytes(keyBytes)));
     await this.#disk.replace(this.#path, encodeKeys(keys, keyId));
     this.#keys = keys;
     this.#keyId = keyId;
@@ -161,7 +161,7 @@ export class Keyring implements Seal {
     }
   }
 
-  #key(keyId: number, context: string): Uint8Array {
+  #key(keyId: number, context: string): KeyObject {
     const key = this.#keys.get(keyId);
     if (key !== undefined) return key;
     throw new ClusterError(
@@ -182,7 +182,7 @@ export class Keyring implements Seal {
   }
 }
 
-function encodeKeys(keys: ReadonlyMap<number, Uint8Array>, keyId: number): Uint8Array {
+function encodeKeys(keys: ReadonlyMap<number, KeyObject>, keyId: number): Uint8Array {
   const bytes = Buffer.alloc(headerBytes + keys.size * slotBytes + crcBytes);
   bytes.writeUInt32LE(magic, 0);
   bytes.writeUInt32LE(version, 4);
@@ -191,14 +191,14 @@ function encodeKeys(keys: ReadonlyMap<number, Uint8Array>, keyId: number): Uint8
   let at = headerBytes;
   for (const [id, key] of keys) {
     bytes.writeUInt32LE(id, at);
-    bytes.set(key, at + 4);
+    bytes.set(key.export(), at + 4);
     at += slotBytes;
   }
   bytes.writeUInt32LE(crc32c(bytes.subarray(0, at)), at);
   return bytes;
 }
 
-function decodeKeys(data: Uint8Array, path: string): { keys: Map<number, Uint8Array>; keyId: number } {
+function decodeKeys(data: Uint8Array, path: string): { keys: Map<number, KeyObject>; keyId: number } {
   const bytes = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
   if (bytes.byteLength === firstFormatBytes) throw unreadable(path, "it has format 1, this version reads 2");
   if (bytes.byteLength < headerBytes + crcBytes || bytes.readUInt32LE(0) !== magic) {
@@ -210,9 +210,9 @@ function decodeKeys(data: Uint8Array, path: string): { keys: Map<number, Uint8Ar
   }
   const seen = bytes.readUInt32LE(4);
   if (seen !== version) throw unreadable(path, `it has format ${seen}, this version reads ${version}`);
-  const keys = new Map<number, Uint8Array>();
+  const keys = new Map<number, KeyObject>();
   for (let at = headerBytes; at < end; at += slotBytes) {
-    keys.set(bytes.readUInt32LE(at), Uint8Array.from(bytes.subarray(at + 4, at + slotBytes)));
+    keys.set(bytes.readUInt32LE(at), createSecretKey(bytes.subarray(at + 4, at + slotBytes)));
   }
   return { keys, keyId: bytes.readUInt32LE(8) };
 }

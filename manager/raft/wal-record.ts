@@ -109,7 +109,7 @@ function readHeader(segment: Uint8Array, position: number): Header | undefined {
   if (view.getUint32(28, true) !== crc32c(segment.subarray(position, position + 28))) return undefined;
   return {
     length: view.getUint32(4, true),
-    sequence: Number(view.getBigUint64(8, true)),
+    sequence: view.getUint32(12, true) * 2 ** 32 + view.getUint32(8, true),
     chain: view.getUint32(16, true),
     crc: view.getUint32(20, true),
     kind: view.getUint8(24) === kindNumbers.start ? "start" : "batch",
