@@ -87,7 +87,7 @@ export async function startTestHost(name: string): Promise<TestHost> {
     runtime: "crun",
     runtimeRoot: join(directory, "runtime"),
     cgroupParent,
-    insecureRegistries: [`127.0.0.1:${registryPort}`],
+    insecureRegistries: [`127.0.0.1:${registryPort}`, `localhost:${registryPort}`],
   };
   const warnings: string[] = [];
   const deps: EngineDeps = {

@@ -213,3 +213,45 @@ await t.test("what a registry says of an image, without pulling it", async (t) =
   t.strictSame(schema?.problems("DistributionInspect", answer.json()) ?? [], []);
   t.match(answer.json(), { Descriptor: { digest: first.manifest.digest }, Platforms: [{ os: "linux" }] });
 });
+
+await t.test(
+  "push sends what the registry lacks, and takes layers over from its other repositories",
+  async (t) => {
+    const sent = buildImage([base, buildLayer([text("pushed", "yes\n")])], {});
+    await pushImage(host.registry, "test/from", "1", sent);
+    await docker("pull", "-q", `${host.registry}/test/from:1`);
+    const target = `${host.registry}/test/to`;
+    await docker("tag", `${host.registry}/test/from:1`, `${target}:1`);
+    t.equal(
+      await docker("image", "inspect", "--format", "{{.RepoDigests}}", `${target}:1`),
+      `[${host.registry}/test/from@${sent.manifest.digest}]`,
+    );
+    const printed = await docker("push", `${target}:1`);
+    t.match(printed, `The push refers to repository [${target}]`);
+    t.equal(printed.match(/Mounted from test\/from/g)?.length, 2);
+    t.match(printed, `1: digest: ${sent.manifest.digest} size: ${sent.manifest.data.length}`);
+    t.match(
+      await docker("image", "inspect", "--format", "{{.RepoDigests}}", `${target}:1`),
+      `${target}@${sent.manifest.digest}`,
+      "the registry has said so",
+    );
+    t.match(await docker("push", `${target}:1`), /Layer already exists/);
+    // Nothing there knows of these layers.
+    await docker("rmi", `${host.registry}/test/from:1`, `${target}:1`);
+    await docker("pull", "-q", `${repository}:1`);
+    await docker("tag", `${repository}:1`, `localhost:5000/fresh:a`);
+    await docker("tag", `${repository}:1`, `localhost:5000/fresh:b`);
+    const all = await docker("push", "-a", "localhost:5000/fresh");
+    t.match(all, /[0-9a-f]{12}: Pushed/);
+    t.match(all, `a: digest: ${first.manifest.digest}`);
+    t.match(all, `b: digest: ${first.manifest.digest}`);
+    await docker("rmi", "-f", first.config.digest);
+    await docker("pull", "-q", `${host.registry}/fresh:b`);
+    t.equal(await idOf(`${host.registry}/fresh:b`), first.config.digest, "what was pushed is whole");
+    t.match(
+      await refused("push", `${host.registry}/nosuch:1`),
+      /An image does not exist locally with the tag: 127\.0\.0\.1:5000\/nosuch/,
+    );
+    await docker("rmi", `${host.registry}/fresh:b`);
+  },
+);

@@ -2,6 +2,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { Image } from "../../worker/engine/engine.ts";
 import type { ImageDetails } from "../../worker/engine/image-details.ts";
 import type { ImageStore, RemovalOutcome, StoredImage } from "../../worker/engine/image-store.ts";
+import type { Descriptor } from "../../worker/engine/manifest.ts";
 import { familiarName } from "../../worker/engine/reference.ts";
 
 /** The images of a `FakeEngine` as clients see them; layers have no content. */
@@ -29,6 +30,11 @@ export class FakeImageStore implements ImageStore {
 
   async tag(source: string, target: string): Promise<void> {
     this.#images.set(target, { ...this.#require(source), reference: target });
+  }
+
+  async push(reference: string): Promise<Descriptor> {
+    const { digest } = this.#require(reference);
+    return { mediaType: "", digest, size: 1_000 };
   }
 
   async remove(reference: string): Promise<RemovalOutcome> {

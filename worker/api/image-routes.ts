@@ -13,6 +13,7 @@ import {
   tagImage,
 } from "./image.ts";
 import { pullImage } from "./image-pull.ts";
+import { pushImage } from "./image-push.ts";
 import { headerOf, lifeOf, queryOf, required, type RouteContext, suffix, wildcard } from "./request.ts";
 
 /** `/images` and `/distribution`. Names may contain slashes, so their routes are told apart by how the path ends. */
@@ -60,8 +61,17 @@ export function imageRoutes(
     throw new ClusterError("not-found", notFoundMessage);
   });
   app.post("/images/*", async (request, reply) => {
-    const name = required(suffix(wildcard(request), "/tag"));
-    await tagImage(deps, name, queryOf(request));
+    const path = wildcard(request);
+    const pushed = suffix(path, "/push");
+    if (pushed !== undefined) {
+      const push = {
+        name: required(pushed),
+        tag: queryOf(request).get("tag") ?? "",
+        auth: headerOf(request, "x-registry-auth"),
+      };
+      return pushImage(deps, push, reply, lifeOf(reply, ending));
+    }
+    await tagImage(deps, required(suffix(path, "/tag")), queryOf(request));
     return reply.code(201).send();
   });
   app.delete("/images/*", async (request, reply) => {

@@ -191,3 +191,20 @@ async function* chunked(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   }
   if (size > 0) yield Buffer.concat(pieces, size);
 }
+
+/** The bytes of a blob, piece by piece; ends early only by failing. */
+export async function* streamBlob(
+  connection: Connection,
+  digest: string,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
+  await connection.ready(signal);
+  const [metadata, options] = connection.streamSettings({});
+  try {
+    const stream = connection.content.read({ digest, offset: 0, size: 0 }, metadata, options);
+    for await (const { data } of received(stream, signal)) yield data;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw toEngineError(error, `cannot read ${digest}`);
+  }
+}

@@ -5,7 +5,8 @@ import type { EngineEvent, Image } from "./engine.ts";
 import { type ImageDetails, parseDetails } from "./image-details.ts";
 import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
-import type { ImageStore, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
+import type { Descriptor } from "./manifest.ts";
+import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
 import type { Images } from "./images.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
@@ -68,6 +69,14 @@ export class ContainerdImages implements ImageStore {
     // The same content keeps what a registry has said of this name.
     if (held?.target.digest !== from.target.digest) await images.names.put({ ...from, name, local: true });
     emit({ action: "tag", id: image.id, reference: name });
+  }
+
+  async push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor> {
+    const { images, emit } = this.#deps;
+    const pushed = await images.push(reference, options, signal);
+    const name = familiarName(printReference(parseReference(reference)));
+    emit({ action: "push", id: name, reference: name });
+    return pushed;
   }
 
   async remove(asked: string, { force }: { readonly force: boolean }): Promise<RemovalOutcome> {

@@ -1,6 +1,9 @@
 /** What clients do with images beyond what a task needs: names, removal, sizes. */
+import type { RegistryAuth } from "../../model/service.ts";
 import type { Image } from "./engine.ts";
 import type { ImageDetails } from "./image-details.ts";
+import type { Descriptor } from "./manifest.ts";
+import type { PushProgress } from "./push.ts";
 
 export interface ImageStore {
   /** One for each image, whatever number of names it has; newest first. */
@@ -16,6 +19,13 @@ export interface ImageStore {
    */
   tag(source: string, target: string): Promise<void>;
   /**
+   * Sends an image to the registry of its name.
+   *
+   * @returns The manifest as the registry has it.
+   * @throws {ClusterError} `not-found`, `unauthenticated`, `permission-denied`, `unavailable`.
+   */
+  push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor>;
+  /**
    * Removes a name, or by id the image; content that nothing else needs is gone from the disk when it settles.
    *
    * @throws {ClusterError} `not-found`; `conflict` in Docker's words.
@@ -23,6 +33,11 @@ export interface ImageStore {
   remove(reference: string, options: { readonly force: boolean }): Promise<RemovalOutcome>;
   /** Removes those images that no container uses and `select` wants. */
   prune(select: (image: StoredImage) => boolean): Promise<RemovalOutcome>;
+}
+
+export interface PushOptions {
+  readonly auth?: RegistryAuth;
+  readonly onProgress?: (progress: PushProgress) => void;
 }
 
 export interface StoredImage {

@@ -8,7 +8,8 @@ import { orAborted } from "../../runtime/signal.ts";
 import { readBlob } from "./blobs.ts";
 import { type Connection, toEngineError } from "./connection.ts";
 import type { Distribution, Image, PullOptions, PullProgress } from "./engine.ts";
-import { type ImageName, ImageNames } from "./image-names.ts";
+import { type ImageName, ImageNames, isUntagged } from "./image-names.ts";
+import type { PushOptions } from "./image-store.ts";
 import {
   chooseEntry,
   configLimitBytes,
@@ -22,7 +23,8 @@ import {
   printPlatform,
 } from "./manifest.ts";
 import { type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
-import { parseReference, printReference } from "./reference.ts";
+import { pushImage } from "./push.ts";
+import { familiarName, parseReference, printReference, type Reference } from "./reference.ts";
 import { readBody, Registry } from "./registry.ts";
 import { chainIds } from "./snapshots.ts";
 
@@ -153,6 +155,48 @@ export class Images {
     if (named === undefined || named.target.digest !== digest)
       throw new ClusterError("not-found", `No such image: ${reference}`);
     return this.#content(named);
+  }
+
+  /**
+   * Sends an image to its registry, whose word on the name then counts.
+   *
+   * @throws {ClusterError} `not-found`; as `pull` for what the registry says.
+   */
+  async push(text: string, { auth, onProgress }: PushOptions, signal: AbortSignal): Promise<Descriptor> {
+    const reference = parseReference(text);
+    if (reference.digest !== undefined)
+      throw new ClusterError("invalid-argument", "cannot push a digest reference");
+    const name = printReference(reference);
+    const named = await this.names.get(name);
+    if (named === undefined) {
+      const repository = familiarName(`${reference.domain}/${reference.path}`);
+      throw new ClusterError("not-found", `An image does not exist locally with the tag: ${repository}`);
+    }
+    const content = await this.#content(named);
+    const holders = await this.#holders(reference);
+    const deps = { connection: this.#connection, registry: this.#registry, holders };
+    const pushed = await pushImage(
+      deps,
+      { reference, content, auth },
+      onProgress ?? (() => undefined),
+      signal,
+    );
+    if (named.local && pushed.digest === named.target.digest)
+      await this.names.put({ ...named, local: false });
+    return pushed;
+  }
+
+  /** Which other repository of the same registry has a layer, by digest. */
+  async #holders({ domain, path }: Reference): Promise<Map<string, string>> {
+    const holders = new Map<string, string>();
+    for (const named of await this.names.list()) {
+      if (named.local || isUntagged(named.name)) continue;
+      const other = parseReference(named.name);
+      if (other.domain !== domain || other.path === path) continue;
+      const content = await this.#content(named).catch(undefinedIfMissing);
+      for (const { digest } of content?.layers ?? []) holders.set(digest, other.path);
+    }
+    return holders;
   }
 
   /** Settles once what no name or lease holds any more is gone from the disk. */
@@ -286,6 +330,11 @@ export class Images {
   async #manifest(digest: string, mediaType: string): Promise<Manifest> {
     return parseManifest(await readBlob(this.#connection, digest, manifestLimitBytes), mediaType);
   }
+}
+
+function undefinedIfMissing(error: unknown): undefined {
+  if (error instanceof ClusterError && error.code === "not-found") return undefined;
+  throw error;
 }
 
 function isFor(image: Image, { os, architecture }: Platform): boolean {

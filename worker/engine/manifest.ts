@@ -26,6 +26,11 @@ export interface IndexEntry extends Descriptor {
   readonly platform?: Platform & { readonly variant?: string };
 }
 
+/** A layer that its maker lets nobody hand on; it lies at addresses of its own. */
+export function isForeignLayer({ mediaType }: Descriptor): boolean {
+  return /\.foreign\.|\.nondistributable\./.test(mediaType);
+}
+
 export type WantedPlatform = Platform & { readonly variant?: string };
 
 /** As `uname -m` and people write them, in the words of images. */

@@ -12,6 +12,7 @@ import {
   chooseEntry,
   configLimitBytes,
   type Descriptor,
+  isForeignLayer,
   type Manifest,
   manifestLimitBytes,
   type ParsedConfig,
@@ -103,6 +104,13 @@ class Pull {
     const { manifest } = leaf;
     if (manifest.kind !== "manifest")
       throw new ClusterError("failed-precondition", `cannot use ${name}: an index within an index`);
+    const foreign = manifest.layers.find(isForeignLayer);
+    if (foreign !== undefined) {
+      throw new ClusterError(
+        "failed-precondition",
+        `cannot use ${name}: layer ${foreign.digest} is a foreign one (${foreign.mediaType}): layers from the image's registry are accepted`,
+      );
+    }
     const config = await this.#fetchConfig(manifest.config);
     if (config.diffIds.length !== manifest.layers.length) {
       throw new ClusterError(

@@ -2,6 +2,7 @@
 import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import type { Socket } from "node:net";
+import { Readable } from "node:stream";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
@@ -28,6 +29,15 @@ export interface RemoteManifest {
   /** As the registry says; empty if it does not. Verified by whoever uses the bytes. */
   readonly digest: string;
   readonly size: number;
+}
+
+type Method = "GET" | "HEAD" | "POST" | "PUT";
+
+interface Sent {
+  readonly method: Method;
+  readonly url: URL;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body?: Buffer | undefined;
 }
 
 interface Token {
@@ -86,6 +96,88 @@ export class Registry {
     return response;
   }
 
+  async hasBlob(
+    reference: Reference,
+    digest: string,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<boolean> {
+    const response = await this.#send("HEAD", reference, `/blobs/${digest}`, {}, auth, signal);
+    response.resume();
+    // Who may push but not read is told that nothing is there; the upload then says what is wrong.
+    return response.statusCode === 200;
+  }
+
+  /**
+   * Where a blob may be sent; undefined when the registry took it over from another of its repositories.
+   *
+   * @param blob - `from` is a repository that may have it.
+   */
+  async beginUpload(
+    reference: Reference,
+    { digest, from }: { readonly digest: string; readonly from: string | undefined },
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<{ readonly location: URL } | undefined> {
+    const query = from === undefined ? "" : `?${new URLSearchParams({ mount: digest, from }).toString()}`;
+    const path = `/blobs/uploads/${query}`;
+    const response = await this.#send("POST", reference, path, { "content-length": "0" }, auth, signal);
+    const { location } = response.headers;
+    if (response.statusCode === 201) {
+      response.resume();
+      return undefined;
+    }
+    if (response.statusCode !== 202 || location === undefined) await refuse(response, reference, "push");
+    response.resume();
+    return { location: new URL(location ?? "", this.#base(reference.domain)) };
+  }
+
+  /** @throws {ClusterError} `unavailable` when the connection broke: a new upload may go well. */
+  async upload(
+    reference: Reference,
+    blob: {
+      readonly location: URL;
+      readonly digest: string;
+      readonly size: number;
+      readonly body: () => AsyncIterable<Buffer>;
+    },
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { location, digest, size, body } = blob;
+    const url = withQuery(location, { digest });
+    const headers = { "content-type": "application/octet-stream", "content-length": String(size) };
+    // Credentials go only to the registry itself, not to where it has uploads sent.
+    const isOwn = url.host === new URL(this.#base(reference.domain)).host;
+    const known = isOwn ? this.#authorization(reference, auth) : undefined;
+    const sent = withAuthorization(headers, known);
+    const response = await this.#request("PUT", url, sent, Readable.from(body()), signal).catch(
+      (error: unknown) => {
+        signal.throwIfAborted();
+        if (error instanceof ClusterError) throw error;
+        throw new ClusterError("unavailable", `Put "${url.origin}${url.pathname}": ${errorText(error)}`, {
+          cause: error,
+        });
+      },
+    );
+    if (response.statusCode !== 201) await refuse(response, reference, "push");
+    response.resume();
+  }
+
+  async putManifest(
+    reference: Reference,
+    mediaType: string,
+    bytes: Buffer,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const path = `/manifests/${reference.tag ?? "latest"}`;
+    const headers = { "content-type": mediaType, "content-length": String(bytes.length) };
+    const response = await this.#send("PUT", reference, path, headers, auth, signal, bytes);
+    if (response.statusCode !== 201 && response.statusCode !== 200) await refuse(response, reference, "push");
+    response.resume();
+  }
+
   close(): void {
     this.#http.destroy();
     this.#https.destroy();
@@ -106,17 +198,18 @@ export class Registry {
 
   /** Sends, answers one challenge, and repeats what may be passing: broken connections, 5xx and 429. */
   async #send(
-    method: "GET" | "HEAD",
+    method: Method,
     reference: Reference,
     path: string,
     headers: Readonly<Record<string, string>>,
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
+    body?: Buffer,
   ): Promise<IncomingMessage> {
     const url = new URL(`/v2/${reference.path}${path}`, this.#base(reference.domain));
     for (let attempt = 1; ; attempt++) {
       try {
-        const response = await this.#authorized(method, url, reference, headers, auth, signal);
+        const response = await this.#authorized({ method, url, headers, body }, reference, auth, signal);
         const code = response.statusCode ?? 0;
         if (attempt >= attempts || (code < 500 && code !== 429)) return response;
         response.destroy();
@@ -124,7 +217,7 @@ export class Registry {
         signal.throwIfAborted();
         if (error instanceof ClusterError) throw error;
         if (attempt >= attempts) {
-          const verb = method === "HEAD" ? "Head" : "Get";
+          const verb = `${method.slice(0, 1)}${method.slice(1).toLowerCase()}`;
           throw new ClusterError("unavailable", `${verb} "${url.href}": ${errorText(error)}`, {
             cause: error,
           });
@@ -135,35 +228,27 @@ export class Registry {
   }
 
   async #authorized(
-    method: "GET" | "HEAD",
-    url: URL,
+    sent: Sent,
     reference: Reference,
-    headers: Readonly<Record<string, string>>,
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
   ): Promise<IncomingMessage> {
-    const key = JSON.stringify([
-      reference.domain,
-      reference.path,
-      auth?.username,
-      auth?.password,
-      auth?.identityToken,
-    ]);
-    const known = this.#tokens.get(key);
-    const first =
-      auth?.registryToken !== undefined
-        ? `Bearer ${auth.registryToken}`
-        : known !== undefined && known.untilMs > Date.now()
-          ? known.header
-          : undefined;
-    const response = await this.#follow(method, url, withAuthorization(headers, first), signal);
+    const first = this.#authorization(reference, auth);
+    const response = await this.#follow({ ...sent, headers: withAuthorization(sent.headers, first) }, signal);
     if (response.statusCode !== 401) return response;
     const challenges = parseChallenges(response.headers["www-authenticate"] ?? "");
     const token = await this.#answer(challenges, reference, auth, signal);
     if (token === undefined) return response;
     response.destroy();
-    this.#tokens.set(key, token);
-    return this.#follow(method, url, withAuthorization(headers, token.header), signal);
+    this.#tokens.set(tokenKey(reference, auth), token);
+    return this.#follow({ ...sent, headers: withAuthorization(sent.headers, token.header) }, signal);
+  }
+
+  /** What the registry took last; undefined when nothing is known, or no longer valid. */
+  #authorization(reference: Reference, auth: RegistryAuth | undefined): string | undefined {
+    if (auth?.registryToken !== undefined) return `Bearer ${auth.registryToken}`;
+    const known = this.#tokens.get(tokenKey(reference, auth));
+    return known !== undefined && known.untilMs > Date.now() ? known.header : undefined;
   }
 
   async #answer(
@@ -213,9 +298,11 @@ export class Registry {
             signal,
           )
         : await this.#follow(
-            "GET",
-            withQuery(realm, parameters),
-            withAuthorization({}, basicHeader(auth)),
+            {
+              method: "GET",
+              url: withQuery(realm, parameters),
+              headers: withAuthorization({}, basicHeader(auth)),
+            },
             signal,
           );
     if (response.statusCode !== 200) await refuse(response, reference);
@@ -230,16 +317,11 @@ export class Registry {
   }
 
   /** Follows redirects; the authorization goes to the first host only. */
-  async #follow(
-    method: "GET" | "HEAD",
-    url: URL,
-    headers: Readonly<Record<string, string>>,
-    signal: AbortSignal,
-  ): Promise<IncomingMessage> {
+  async #follow({ method, url, headers, body }: Sent, signal: AbortSignal): Promise<IncomingMessage> {
     let target = url;
     let sent = headers;
     for (let redirects = 0; ; redirects++) {
-      const response = await this.#request(method, target, sent, undefined, signal);
+      const response = await this.#request(method, target, sent, body, signal);
       const { location } = response.headers;
       const code = response.statusCode ?? 0;
       if (code < 300 || code > 399 || location === undefined) return response;
@@ -267,7 +349,7 @@ export class Registry {
     method: string,
     url: URL,
     headers: Readonly<Record<string, string>>,
-    body: string | undefined,
+    body: string | Buffer | Readable | undefined,
     signal: AbortSignal,
   ): Promise<IncomingMessage> {
     return new Promise((resolve, reject) => {
@@ -288,8 +370,14 @@ export class Registry {
         const connected = (): void => clearTimeout(timer);
         socket.once(secure ? "secureConnect" : "connect", connected).once("close", connected);
       });
-      request.on("error", reject);
-      request.end(body);
+      request.on("error", (error) => {
+        if (body instanceof Readable) body.destroy();
+        reject(error);
+      });
+      if (body instanceof Readable) {
+        body.on("error", (error) => request.destroy(error));
+        body.pipe(request);
+      } else request.end(body);
     });
   }
 
@@ -330,10 +418,28 @@ function remoteManifest(response: IncomingMessage): RemoteManifest {
 }
 
 /** Docker's texts, since clients match on them. */
-async function refuse(response: IncomingMessage, reference: Reference): Promise<never> {
+async function refuse(
+  response: IncomingMessage,
+  reference: Reference,
+  doing: "pull" | "push" = "pull",
+): Promise<never> {
   const code = response.statusCode ?? 0;
   const said = await registryMessage(response);
   const name = printReference(reference);
+  if (doing === "push") {
+    if (code === 401)
+      throw new ClusterError("unauthenticated", said || "unauthorized: authentication required");
+    if (code === 403)
+      throw new ClusterError(
+        "permission-denied",
+        said || "denied: requested access to the resource is denied",
+      );
+    if (code < 500 && code !== 429)
+      throw new ClusterError(
+        "failed-precondition",
+        `the registry ${reference.domain} refused ${name} with ${code}: ${said}`,
+      );
+  }
   switch (code) {
     case 401:
       throw new ClusterError(
@@ -373,6 +479,10 @@ async function registryMessage(response: IncomingMessage): Promise<string> {
   } catch {
     return text.slice(0, 200).trim();
   }
+}
+
+function tokenKey({ domain, path }: Reference, auth: RegistryAuth | undefined): string {
+  return JSON.stringify([domain, path, auth?.username, auth?.password, auth?.identityToken]);
 }
 
 function basicHeader(auth: RegistryAuth | undefined): string | undefined {

@@ -174,3 +174,54 @@ t.test("a registry that lets nobody connect is given up, at once and for good", 
   );
   t.equal(held.length, 1, "a connection that was not made is not tried again");
 });
+
+t.test("an upload goes where the registry says; credentials only to the registry itself", async (t) => {
+  const received: string[] = [];
+  const elsewhere = await serve(t, (request, response) => {
+    request.on("data", (piece: Buffer) => received.push(piece.toString("utf8")));
+    request.on("end", () => response.writeHead(201).end());
+  });
+  const { seen, host, reference, registry } = await serve(t, (request, response) => {
+    if (request.url === "/token?scope=repository%3Aa%2Fb%3Apull%2Cpush") return response.end('{"token":"W"}');
+    if (request.headers.authorization !== "Bearer W")
+      return refuse(response, `Bearer realm="http://${host}/token",scope="repository:a/b:pull,push"`);
+    if (request.method === "HEAD") return response.writeHead(404).end();
+    const location =
+      request.url?.includes("mount=") === true ? "/own?x=1" : `http://${elsewhere.host}/there?x=1`;
+    if (request.method === "POST") return response.writeHead(202, { location }).end();
+    request.resume();
+    return request.on("end", () => response.writeHead(201).end());
+  });
+  async function* body(): AsyncGenerator<Buffer> {
+    yield Buffer.from("con");
+    yield Buffer.from("tent");
+  }
+  const blob = { digest, size: 7, body };
+  const auth = { username: "u", password: "p" };
+  t.equal(await registry.hasBlob(reference, digest, auth, none), false);
+  const own = await registry.beginUpload(reference, { digest, from: "c/d" }, auth, none);
+  await registry.upload(reference, { ...blob, location: own?.location ?? new URL("x:") }, auth, none);
+  const other = await registry.beginUpload(reference, { digest, from: undefined }, auth, none);
+  await registry.upload(reference, { ...blob, location: other?.location ?? new URL("x:") }, auth, none);
+  await registry.putManifest(reference, "application/x", manifest, auth, none);
+  const escaped = encodeURIComponent(digest);
+  t.strictSame(seen.slice(2), [
+    `HEAD /v2/a/b/blobs/${digest} Bearer W`,
+    `POST /v2/a/b/blobs/uploads/?mount=${escaped}&from=c%2Fd Bearer W`,
+    `PUT /own?x=1&digest=${escaped} Bearer W`,
+    "POST /v2/a/b/blobs/uploads/ Bearer W",
+    "PUT /v2/a/b/manifests/1 Bearer W",
+  ]);
+  t.strictSame(elsewhere.seen, [`PUT /there?x=1&digest=${escaped} -`]);
+  t.equal(received.join(""), "content");
+});
+
+t.test("a push that is refused says why", async (t) => {
+  const { reference, registry } = await serve(t, (_request, response) => {
+    response.writeHead(403).end('{"errors":[{"code":"DENIED","message":"not yours"}]}');
+  });
+  await t.rejects(registry.beginUpload(reference, { digest, from: undefined }, undefined, none), {
+    code: "permission-denied",
+    message: "denied: not yours",
+  });
+});
