@@ -160,6 +160,7 @@ export interface ApiSwarm extends Versioned {
 }
 
 export interface ApiSwarmSpec {
+  Labels?: Record<string, string>;
   Orchestration?: Record<string, unknown>;
   Dispatcher?: Record<string, unknown>;
   CAConfig?: Record<string, unknown>;

@@ -3,6 +3,7 @@ import { runAllocator } from "./allocator/run.ts";
 import { Dispatcher } from "./dispatcher/dispatcher.ts";
 import { type MembershipDeps, runMembership } from "./membership/run.ts";
 import { runOrchestration } from "./orchestrator/run.ts";
+import { runRebalancer } from "./scheduler/run-rebalance.ts";
 import { runScheduler } from "./scheduler/run.ts";
 import type { Store } from "./store/store.ts";
 
@@ -35,6 +36,7 @@ export class Leadership {
     this.#loops.start("orchestration", (signal) => runOrchestration(part(deps, "orchestrator"), signal));
     this.#loops.start("allocation", (signal) => runAllocator(part(deps, "allocator"), signal));
     this.#loops.start("scheduling", (signal) => runScheduler(part(deps, "scheduler"), signal));
+    this.#loops.start("rebalancing", (signal) => runRebalancer(part(deps, "scheduler"), signal));
     this.#loops.start("membership", (signal) => runMembership(deps.membership, signal));
   }
 

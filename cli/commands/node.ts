@@ -5,7 +5,8 @@ import { forEach } from "../failure.ts";
 import { capitalise, table, write } from "../print.ts";
 import { nodeName } from "../resolve.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
-import { parsePair } from "../units.ts";
+import { parseDuration, parsePair } from "../units.ts";
+import { upgradeNode } from "../node-upgrade.ts";
 import { collect } from "../options.ts";
 
 interface UpdateOptions {
@@ -76,6 +77,20 @@ export function register(program: Command, client: () => Client): void {
     .command("demote <nodes...>")
     .description("Demote one or more nodes from manager in the swarm")
     .action((names: string[]) => setRole(client(), names, "worker"));
+  node
+    .command("upgrade <nodes...>")
+    .description("Empty nodes one after another, run a command to upgrade each, and open them again")
+    .option(
+      "--run <command>",
+      "shell command, with SHOAL_NODE_HOSTNAME, SHOAL_NODE_ADDR and SHOAL_NODE_ID set",
+    )
+    .option("--timeout <duration>", "longest wait for a node to be empty, and to be ready again", "10m")
+    .option("-f, --force", "also where the managers would lose their majority meanwhile", false)
+    .action(async (names: string[], options: { run?: string; timeout: string; force: boolean }) => {
+      const timeoutMs = parseDuration(options.timeout) / 1e6;
+      // One that fails ends it: the next would take more away from a cluster that is not well.
+      for (const name of names) await upgradeNode(client(), name, { ...options, timeoutMs });
+    });
   node
     .command("rm <nodes...>")
     .alias("remove")

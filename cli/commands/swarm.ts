@@ -22,6 +22,7 @@ interface UpdateOptions {
   taskHistoryLimit?: string;
   certExpiry?: string;
   snapshotInterval?: string;
+  autoRebalance?: string;
 }
 
 interface JoinOptions {
@@ -63,6 +64,7 @@ export function register(program: Command, client: () => Client): void {
     .option("--task-history-limit <n>", "task history retention limit")
     .option("--cert-expiry <duration>", "validity period for node certificates")
     .option("--snapshot-interval <n>", "number of log entries between Raft snapshots")
+    .option("--auto-rebalance <off|on|n>", "move tasks to nodes that have fewer, so many at a time (on: 2)")
     .action((options: UpdateOptions) => update(client(), options));
   swarm
     .command("leave")
@@ -116,6 +118,9 @@ async function update(client: Client, options: UpdateOptions): Promise<void> {
   }
   if (snapshotInterval !== undefined) {
     spec.Raft = { ...spec.Raft, SnapshotInterval: parseCount(snapshotInterval) };
+  }
+  if (options.autoRebalance !== undefined) {
+    spec.Labels = { ...spec.Labels, "shoal.auto-rebalance": options.autoRebalance };
   }
   await client.post("/swarm/update", { version: Version.Index }, spec);
   write("Swarm updated.");

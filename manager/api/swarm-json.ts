@@ -1,5 +1,6 @@
 /** The cluster object: Engine API JSON to model and back. */
 import type { Cluster, ClusterSpec } from "../../model/cluster.ts";
+import { clusterLabelProblems } from "../../model/cluster-labels.ts";
 import {
   defaultCertificateValidityMs,
   defaultClusterSpec,
@@ -41,8 +42,11 @@ export function parseClusterSpec(json: JsonObject): ClusterSpec {
   if (heartbeatPeriodMs < 0) throw invalid("heartbeat time period cannot be a negative duration");
   if (json.object("EncryptionConfig").flag("AutoLockManagers"))
     throw later("auto-lock (EncryptionConfig.AutoLockManagers)");
+  const labels = json.labels("Labels");
+  const [problem] = clusterLabelProblems(labels);
+  if (problem !== undefined) throw invalid(problem);
   return {
-    labels: json.labels("Labels"),
+    labels,
     taskHistoryLimit:
       json.object("Orchestration").optionalInteger("TaskHistoryRetentionLimit") ??
       defaultClusterSpec.taskHistoryLimit,

@@ -17,9 +17,7 @@ export class Timers<Key> implements Disposable {
     this.#alarms.get(key)?.();
     this.#alarms.delete(key);
     if (atMs === undefined) return;
-    // Long waits are cut, since a timer counts at most 2^31 ms; the key is then merely looked at once more.
-    const waitMs = Math.min(Math.max(0, atMs - this.#clock.now()), longestWaitMs);
-    const cancel = this.#clock.after(waitMs, () => {
+    const cancel = this.#clock.after(Math.max(0, atMs - this.#clock.now()), () => {
       this.#alarms.delete(key);
       this.#due.add(key);
       this.#onDue();
@@ -39,5 +37,3 @@ export class Timers<Key> implements Disposable {
     this.#due.clear();
   }
 }
-
-const longestWaitMs = 24 * 3_600_000;

@@ -21,10 +21,16 @@ export class NodeFacts {
   /** The node of this row has changed or gone. */
   forget(row: number): void {
     for (const column of this.#answers.values()) if (row < column.length) column[row] = unknown;
-    for (const { column } of this.#labels.values()) if (row < column.length) column[row] = -1;
+    for (const { numbers, column } of this.#labels.values()) {
+      if (row < column.length) column[row] = -1;
+      // Values come and go for ever; only here, for numbers must not change while a decision compares them.
+      if (numbers.size < valueLimit(column.length)) continue;
+      numbers.clear();
+      column.fill(-1);
+    }
   }
 
-  /** Indexes into `answers` by row; a row that was not asked yet is `undefined` to `answerOf`. */
+  /** Indexes into `answers` by row; `unknown` for a row that was not asked yet, which `answer` fills in. */
   answersTo({ kind }: Demand, rows: number): Uint8Array {
     let column = this.#answers.get(kind);
     if (column === undefined || column.length < rows) {
@@ -48,6 +54,11 @@ export class NodeFacts {
     return this.#labels.get(descriptor)?.column ?? noColumn;
   }
 
+  /** How many values of a label have a number; bounded, however often nodes change theirs. */
+  valueCount(descriptor: string): number {
+    return this.#labels.get(descriptor)?.numbers.size ?? 0;
+  }
+
   labelNumber(descriptor: string, row: number, node: Node): number {
     let label = this.#labels.get(descriptor);
     if (label === undefined) {
@@ -66,6 +77,11 @@ export class NodeFacts {
     if (number === undefined) label.numbers.set(value, (number = label.numbers.size));
     return (label.column[row] = number);
   }
+}
+
+/** Nodes give a label at most one value each; what is beyond that are values of the past. */
+function valueLimit(rows: number): number {
+  return rows * 2;
 }
 
 const noColumn = new Int32Array(0);

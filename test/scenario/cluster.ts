@@ -5,6 +5,7 @@ import { revisionKey, type Service, type ServiceSpec } from "../../model/service
 import { runAllocator } from "../../manager/allocator/run.ts";
 import { runOrchestration } from "../../manager/orchestrator/run.ts";
 import { jobOf, replaceSpec, rollbackService } from "../../manager/orchestrator/spec.ts";
+import { runRebalancer } from "../../manager/scheduler/run-rebalance.ts";
 import { runScheduler } from "../../manager/scheduler/run.ts";
 import type { Store } from "../../manager/store/store.ts";
 import { silentLog, type Log } from "../../runtime/log.ts";
@@ -70,7 +71,12 @@ export class ScenarioCluster implements AsyncDisposable {
     const log: Log = { ...silentLog, error: (fields) => this.errors.push(fields) };
     const deps = { store: this.store, clock: this.clock, random: this.#random, log };
     const { signal } = this.#scope;
-    this.#loops.push(runOrchestration(deps, signal), runAllocator(deps, signal), runScheduler(deps, signal));
+    this.#loops.push(
+      runOrchestration(deps, signal),
+      runAllocator(deps, signal),
+      runScheduler(deps, signal),
+      runRebalancer(deps, signal),
+    );
   }
 
   /** Another manager leads from here on: nothing of the old loops' memory remains. */

@@ -359,3 +359,19 @@ t.test("what is known of a node is asked again when it changes, and rows are use
   t.equal(index.rowsOf(wanted.serviceId).get(200), 2, "its tasks are counted when it returns");
   t.end();
 });
+
+t.test("label values that change for ever are not kept for ever, and branches stay right", (t) => {
+  const index = indexOf(nodeObject("a"), nodeObject("b"));
+  const spread = demand("web", { placement: { ...plain, spread: ["node.labels.zone"] } });
+  for (let i = 0; i < 1_000; i += 1) {
+    for (const name of ["a", "b"]) {
+      index.putNode({ ...nodeObject(name, { spec: { labels: { zone: `${name}${i}` } } }), meta });
+    }
+    const tasks = ids(2);
+    const outcome = perNode(placeGroup(index, { demand: spread, tasks }, 0));
+    if (outcome["a"] !== 1 || outcome["b"] !== 1) t.fail(`round ${i}: ${JSON.stringify(outcome)}`);
+    for (const task of tasks) index.removeTask(task);
+  }
+  t.ok(index.facts.valueCount("node.labels.zone") <= 130);
+  t.end();
+});
