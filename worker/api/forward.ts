@@ -85,7 +85,8 @@ export async function forward(
   reply.hijack();
   answer.on("error", () => reply.raw.destroy()); // Cut short there is cut short here.
   reply.raw.writeHead(answer.statusCode ?? 500, passedHeaders(answer));
-  reply.raw.flushHeaders();
+  // The client of a stream waits for the headers first; an answer of known length comes whole, headers and body in one write.
+  if (answer.headers["content-length"] === undefined) reply.raw.flushHeaders();
   answer.pipe(reply.raw);
   return reply;
 }
