@@ -65,18 +65,30 @@ export class LocalHost {
 
   /** With something on its standard input. */
   dockerWith(input: string, ...args: string[]): Promise<Said> {
+    return this.#run(input, "docker", args);
+  }
+
+  #run(input: string, command: string, args: readonly string[]): Promise<Said> {
     const env = {
       PATH: process.env["PATH"],
       HOME: this.host.directory,
       DOCKER_HOST: `unix://${this.settings.socket}`,
     };
     return new Promise((resolve) => {
-      const child = execFile("docker", args, { env, timeout: 30_000 }, (error, out, err) =>
-        resolve({ code: error === null ? 0 : Number(error.code ?? 255), out, err }),
+      const child = execFile(
+        command,
+        [...args],
+        { env, timeout: 30_000, maxBuffer: 16 * 2 ** 20 },
+        (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code ?? 255), out, err }),
       );
       child.stdin?.on("error", () => undefined); // It may end before it has read all.
       child.stdin?.end(input);
     });
+  }
+
+  /** A shell whose docker is this host's. */
+  shell(input: string, script: string): Promise<Said> {
+    return this.#run(input, "sh", ["-c", script]);
   }
 
   async #open(): Promise<void> {

@@ -13,6 +13,7 @@ export interface ContainerView {
   /** Of a local container; tasks have none. */
   readonly local?: LocalRecord;
   readonly isRestarting: boolean;
+  readonly execIds: readonly string[];
   readonly health: HealthState | undefined;
   readonly ports: readonly PublishedPort[];
   readonly addresses: readonly AttachedAddress[];
@@ -102,7 +103,7 @@ export function printInspected(view: ContainerView): object {
     MountLabel: "",
     ProcessLabel: "",
     AppArmorProfile: "",
-    ExecIDs: null,
+    ExecIDs: view.execIds.length === 0 ? null : view.execIds,
     HostConfig:
       local === undefined
         ? {

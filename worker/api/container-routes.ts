@@ -6,6 +6,7 @@ import { commonHeaders, jsonContentType, notFoundMessage, queryFlag } from "../.
 import type { LocalContainers, WaitCondition } from "../containers/containers.ts";
 import { parseLimits, parseRestartPolicy } from "../containers/config.ts";
 import { Fields } from "../containers/fields.ts";
+import { attach, attachRoutes, sizeOf } from "./attach-routes.ts";
 import { findContainer } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { bodyOf, lifeOf, nameAndAction, queryOf, wildcard } from "./request.ts";
@@ -13,6 +14,7 @@ import { bodyOf, lifeOf, nameAndAction, queryOf, wildcard } from "./request.ts";
 export interface ContainerDeps extends FrontDoorDeps {
   readonly containers: LocalContainers;
   readonly ending: AbortSignal;
+  readonly versionOf: (request: FastifyRequest) => string;
 }
 
 const waitConditions = ["not-running", "next-exit", "removed"] as const;
@@ -20,6 +22,7 @@ const waitConditions = ["not-running", "next-exit", "removed"] as const;
 const startBodyLimitBytes = 7;
 
 export function containerRoutes(app: FastifyInstance, deps: ContainerDeps): void {
+  attachRoutes(app, deps);
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
   app.post("/containers/*", async (request, reply) => {
     const { name, action } = nameAndAction(wildcard(request));
@@ -80,6 +83,18 @@ const actions: Readonly<Record<string, Action>> = {
   async rename({ containers }, { id, query, reply }) {
     await containers.rename(id, query.get("name") ?? "");
     return done(reply, true);
+  },
+  async attach(deps, { id, request, reply }) {
+    return attach(deps, id, request, reply);
+  },
+  async exec({ containers }, { id, request, reply }) {
+    return sendJson(reply, 201, { Id: await containers.execs.create(id, await bodyOf(request)) });
+  },
+  async resize({ containers }, { id, query, reply }) {
+    const size = sizeOf(query);
+    await containers.engine.resize(id, size);
+    await containers.emit(id, "resize", { height: String(size.height), width: String(size.width) });
+    return reply.code(200).send();
   },
   update,
   wait,

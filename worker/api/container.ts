@@ -118,6 +118,7 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
       record,
       ...(local !== undefined && { local }),
       isRestarting: deps.containers?.isRestarting(record.id) === true,
+      execIds: deps.containers?.execs.idsOf(record.id) ?? [],
       health: record.status.state === "running" ? (local?.health ?? deps.healthOf(record.id)) : undefined,
       ports: record.status.state === "running" ? (own?.publishedPorts ?? []) : [],
       addresses: own?.kind === "namespace" ? own.addresses : [],

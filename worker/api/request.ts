@@ -48,7 +48,7 @@ export async function bodyOf(request: FastifyRequest): Promise<unknown> {
   return parseJsonBody(request.headers["content-type"], text);
 }
 
-export function queryOf(request: FastifyRequest): URLSearchParams {
+export function queryOf(request: Pick<FastifyRequest, "url">): URLSearchParams {
   const mark = request.url.indexOf("?");
   return new URLSearchParams(mark === -1 ? "" : request.url.slice(mark + 1));
 }

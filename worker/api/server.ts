@@ -111,7 +111,8 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   const context = { ending, versionOf, publish: (event: LocalEvent) => feed.publish(event) };
   imageRoutes(app, deps, context);
   volumeRoutes(app, deps, context);
-  if (deps.containers !== undefined) containerRoutes(app, { ...deps, containers: deps.containers, ending });
+  if (deps.containers !== undefined)
+    containerRoutes(app, { ...deps, containers: deps.containers, ending, versionOf });
   networkRoutes(app, deps);
   swarmRoutes(app, deps);
   return app;

@@ -11,11 +11,11 @@ import { newContainerId, type Random } from "../../runtime/random.ts";
 import type { ContainerRecord, ExitStatus } from "../engine/engine.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import { signalNumber } from "../engine/signals.ts";
-import type { HealthState } from "../health/state.ts";
 import type { HostNetwork } from "../network/network.ts";
 import { type CreateRequest, type Limits, parseCreate, type RestartPolicy } from "./config.ts";
 import { devicesOf } from "./devices.ts";
 import type { Fields } from "./fields.ts";
+import { Execs } from "./execs.ts";
 import { Entry, type Outcome, outcomeOf } from "./entry.ts";
 import { createdNetwork, hostnameOf, withTag } from "./identity.ts";
 import { mergedLimits } from "./limits.ts";
@@ -55,6 +55,7 @@ const removedPollMs = 100;
 
 export class LocalContainers {
   readonly #deps: LocalDeps;
+  readonly execs: Execs;
   readonly #store: LocalStore;
   readonly #entries = new Map<string, Entry>();
   readonly #names: Names;
@@ -65,6 +66,7 @@ export class LocalContainers {
   private constructor(deps: LocalDeps) {
     this.#deps = deps;
     this.#names = new Names(deps);
+    this.execs = new Execs({ ...deps, emit: (id, action, attributes) => this.emit(id, action, attributes) });
     this.#store = new LocalStore(deps.directory);
   }
 
@@ -80,6 +82,10 @@ export class LocalContainers {
     this.#listener = listener;
   }
 
+  get engine(): LocalEngine {
+    return this.#deps.engine;
+  }
+
   /** Undefined for the container of a task. */
   record(id: string): LocalRecord | undefined {
     return this.#entries.get(id)?.record;
@@ -87,10 +93,6 @@ export class LocalContainers {
 
   isRestarting(id: string): boolean {
     return this.#entries.get(id)?.isRestarting === true;
-  }
-
-  healthOf(id: string): HealthState | undefined {
-    return this.#entries.get(id)?.record.health;
   }
 
   /** @throws {ClusterError} `not-found` for the image, `conflict` for the name, `invalid-argument`. */

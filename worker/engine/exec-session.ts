@@ -105,6 +105,9 @@ export async function openSession(
     ended.catch(() => undefined);
     const pid = await tasks.start(id, execId);
     await stdin?.started();
+    // crun leaves a command's terminal as it is, whatever the specification says. A command that has ended needs none.
+    if (tty && request.size !== undefined)
+      await tasks.resize(id, request.size, execId).catch(() => undefined);
     const exited = ended.then(
       ({ exitStatus }) => exitStatus,
       () => lostExitCode,

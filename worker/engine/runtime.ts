@@ -53,7 +53,15 @@ export function startRefusal(refusal: string, command: string): { exitCode: numb
       : `${base}: exec: ${JSON.stringify(command)}: executable file not found in $PATH`;
     return { exitCode: 127, text };
   }
-  if (/permission denied|is a directory|exec format error/i.test(refusal))
-    return { exitCode: 126, text: base };
+  if (
+    /permission denied|is a directory|exec format error|open executable: Operation not permitted/i.test(
+      refusal,
+    )
+  )
+    // The words by which clients choose 126.
+    return {
+      exitCode: 126,
+      text: /permission denied|is a directory/.test(base) ? base : `${base}: permission denied`,
+    };
   return { exitCode: 128, text: base };
 }
