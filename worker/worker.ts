@@ -3,7 +3,6 @@ import { networkInterfaces } from "node:os";
 import { hostOf } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { NodeDescription } from "../model/node.ts";
-import { DispatcherClient } from "../proto/gen/shoal/dispatcher.ts";
 import type {
   DaemonToWorker,
   HostSettings,
@@ -15,13 +14,13 @@ import type {
 import type { Clock } from "../runtime/clock.ts";
 import type { Disk } from "../runtime/disk.ts";
 import { FabricLink } from "../runtime/fabric.ts";
-import { channelOptions } from "../runtime/grpc.ts";
 import { productVersion } from "../runtime/http.ts";
 import type { Log } from "../runtime/log.ts";
 import { LoopGroup } from "../runtime/loop.ts";
 import type { Random } from "../runtime/random.ts";
 import { deadline } from "../runtime/signal.ts";
 import { channelCredentials, TlsKeeper } from "../runtime/tls.ts";
+import { openDispatcher } from "./agent/channel.ts";
 import { Agent } from "./agent/agent.ts";
 import { Journal } from "./agent/journal.ts";
 import type { HostInterface, NodeView } from "./api/deps.ts";
@@ -34,8 +33,6 @@ import type { LoggedTask } from "./logs/publish.ts";
 import { publishLogs } from "./logs/publish.ts";
 import type { HostNetwork } from "./network/network.ts";
 
-/** A leader that is silent this long is asked for a sign of life, and given up after as long again. */
-const keepaliveMs = 1_000;
 /** Longest that a node's tasks may take to stop once it has left its cluster; the rest is removed by force. */
 const leaveTimeoutMs = 60_000;
 /** shoald bounds its own answers by 20 s; this only guards against a lost reply. */
@@ -171,7 +168,7 @@ export class Worker {
         engine,
         network,
         journal: this.#journal,
-        connect: (address) => connectDispatcher(address, keeper),
+        connect: (address) => openDispatcher(address, channelCredentials(keeper.current)),
         onFacts: (facts) => this.#deps.send({ kind: "cluster", facts }),
         onHealth: (containerId, state) => this.#keepHealth(containerId, state),
       },
@@ -266,14 +263,6 @@ export class Worker {
       this.#deps.send({ kind: "request", id, operation });
     });
   }
-}
-
-function connectDispatcher(address: string, keeper: TlsKeeper): DispatcherClient {
-  return new DispatcherClient(address, channelCredentials(keeper.current), {
-    ...channelOptions(),
-    "grpc.keepalive_time_ms": keepaliveMs,
-    "grpc.keepalive_timeout_ms": keepaliveMs,
-  });
 }
 
 async function describeNode({

@@ -1,3 +1,4 @@
+import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { ClusterError } from "../../model/errors.ts";
 import type { GenericClaim } from "../../model/generic-resource.ts";
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
@@ -36,8 +37,16 @@ const statesByNumber = new Map<number, TaskState>(
 const containerIdPattern = /^[0-9a-f]{64}$/;
 const noBytes = Buffer.alloc(0);
 
+/** Used again for every change: a new one each time, with the buffer that it grows, would cost more than the writing. */
+let writer = new BinaryWriter();
+
 export function encodeChange(change: Change): Uint8Array {
-  return StoreChange.encode(toMessage(change)).finish();
+  try {
+    return StoreChange.encode(toMessage(change), writer).finish();
+  } catch (error) {
+    writer = new BinaryWriter(); // What was half written must not begin the next one.
+    throw error;
+  }
 }
 
 /**

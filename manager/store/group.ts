@@ -11,9 +11,12 @@ import {
   type Transaction,
 } from "./transaction.ts";
 
-/** An entry takes no further transaction once it has this many bytes or changes. */
-export const entryLimitBytes = 1_000_000;
-export const entryLimitChanges = 10_000;
+/**
+ * An entry takes no further transaction once it has this many bytes or changes. Making and applying an entry is one
+ * stretch of work on the main thread, together with all who then look at it; this many changes keep it short.
+ */
+export const entryLimitBytes = 250_000;
+export const entryLimitChanges = 1_500;
 /**
  * One transaction larger than this is refused, and one that would make its entry larger goes into the next. The
  * consensus group takes 1.5 MiB at a time, and refuses all that is in an entry together.

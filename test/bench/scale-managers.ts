@@ -9,7 +9,6 @@ import type { HostSettings, ManagerStart, ManagerToDaemon } from "../../proto/ho
 import { call } from "../lab/api.ts";
 import { waitFor } from "../lab/shell.ts";
 import type { NodeSummary } from "../lab/swarm.ts";
-import { freePort } from "./raft-group.ts";
 import type { ProbeAnswer } from "./scale-probe.ts";
 
 const startTimeoutMs = 30_000;
@@ -94,8 +93,10 @@ export class BenchManagers implements AsyncDisposable {
   async #add(
     startOf: (addresses: Record<AddressName, string>) => Promise<ManagerStart>,
   ): Promise<ManagerProcess> {
-    const address = `127.0.0.1:${await freePort()}`;
-    const addresses = { listenAddress: address, advertiseAddress: address, dataPathAddress: "127.0.0.1" };
+    // Its own part of 127.0.0.0/8: there no port is taken, not even by a connection of somebody else.
+    const host = `127.${200 + (process.pid % 50)}.${Math.floor(process.pid / 50) % 250}.${this.#all.length + 1}`;
+    const address = `${host}:2377`;
+    const addresses = { listenAddress: address, advertiseAddress: address, dataPathAddress: host };
     const start = await startOf(addresses);
     const folder = join(this.#folder, `manager-${this.#all.length}`);
     await mkdir(folder);
@@ -142,7 +143,7 @@ export class ManagerProcess {
     let said = "";
     this.#child.stderr?.on("data", (chunk: Buffer) => (said = (said + chunk.toString()).slice(-4_000)));
     const log = process.env["SHOAL_BENCH_LOG"];
-    if (log !== undefined) this.#child.stderr?.pipe(createWriteStream(`${log}.${address.split(":")[1]}`));
+    if (log !== undefined) this.#child.stderr?.pipe(createWriteStream(`${log}.${address.split(":")[0]}`));
     this.#ended = new Promise((resolve) => this.#child.once("exit", () => resolve()));
     this.ready = new Promise((resolve, reject) => {
       this.#child.once("exit", () => reject(new Error(`a manager ended:\n${said}`)));

@@ -11,12 +11,13 @@ import type { TaskId } from "../../model/ids.ts";
 import type { NodeDescription } from "../../model/node.ts";
 import type { TaskState } from "../../model/task.ts";
 import { CertificateAuthorityClient, type IssueResponse } from "../../proto/gen/shoal/ca.ts";
-import { type Assignments, DispatcherClient } from "../../proto/gen/shoal/dispatcher.ts";
+import type { Assignments } from "../../proto/gen/shoal/dispatcher.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { channelOptions } from "../../runtime/grpc.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { anonymousChannelCredentials, channelCredentials } from "../../runtime/tls.ts";
+import { openDispatcher } from "../../worker/agent/channel.ts";
 import { ManagerPool } from "../../worker/agent/managers.ts";
 import { Reporter } from "../../worker/agent/reporter.ts";
 import { keepSession, SessionLine, StatusSender } from "../../worker/agent/session.ts";
@@ -53,9 +54,10 @@ export interface WorkersAnswer {
 
 const keyAlgorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 const issuesUnderWay = 32;
+/** Real workers have processors of their own; more handshakes at once than this only wait for ours. */
+const opensUnderWay = 64;
+const openPollMs = 5;
 const issueTimeoutMs = 30_000;
-/** As the worker's own channels have it. */
-const keepaliveMs = 1_000;
 const gibibyte = 2 ** 30;
 
 const log = createLog("simulated", "error");
@@ -79,7 +81,11 @@ async function carryOut(request: WorkersRequest): Promise<void> {
     case "certify":
       return certify(request);
     case "connect":
-      for (const worker of workers) worker.start();
+      for (const worker of workers) {
+        while (workers.filter(({ isStarted, isOpen }) => isStarted && !isOpen).length >= opensUnderWay)
+          await systemClock.sleep(openPollMs);
+        worker.start();
+      }
       return;
     case "look":
       return;
@@ -142,6 +148,7 @@ class SimulatedWorker {
   readonly #reporter: Reporter = new Reporter(() => this.#sender.schedule(this.#reporter));
   readonly #tasks = new Set<TaskId>();
   #sequence = 0;
+  isStarted = false;
   isOpen = false;
   lostCount = 0;
 
@@ -165,18 +172,14 @@ class SimulatedWorker {
   }
 
   start(): void {
+    this.isStarted = true;
     const deps = {
       clock: systemClock,
       random: systemRandom,
       log,
       managers: this.#managers,
       reporter: this.#reporter,
-      connect: (address: string) =>
-        new DispatcherClient(address, this.#credentials, {
-          ...channelOptions(),
-          "grpc.keepalive_time_ms": keepaliveMs,
-          "grpc.keepalive_timeout_ms": keepaliveMs,
-        }),
+      connect: (address: string) => openDispatcher(address, this.#credentials),
     };
     const handlers = {
       description: () => this.#description(),

@@ -18,6 +18,11 @@ import type { Report, Reporter } from "./reporter.ts";
 
 /** A manager that has not answered `Hello` by now is given up for another. */
 const firstAnswerTimeoutMs = 1_000;
+/**
+ * Each time that all managers were silent in turn, the next answers are waited for twice as long, up to this: where
+ * thousands come back at once they are served one by one, and whoever gives up too early stands at the end again.
+ */
+const longestAnswerTimeoutMs = 16_000;
 /** Statuses of one moment travel together. */
 const statusDelayMs = 2;
 const statusBatchLimit = 500;
@@ -51,7 +56,12 @@ export interface SessionHandlers {
 
 type Ending =
   | { readonly kind: "redirect"; readonly wasOpen: boolean; readonly leader: string }
-  | { readonly kind: "lost"; readonly wasOpen: boolean; readonly reason: string };
+  | {
+      readonly kind: "lost";
+      readonly wasOpen: boolean;
+      readonly reason: string;
+      readonly wasSilent: boolean;
+    };
 
 /** What the open session can be asked to send; nothing is sent while there is none. */
 export class SessionLine {
@@ -88,15 +98,19 @@ export async function keepSession(
   let delays = backoff(random, retryDelays);
   let redirectCount = 0;
   let failed = { address: "", atMs: 0 };
+  let silentCount = 0;
   while (!signal.aborted) {
     const address = managers.next(random);
     if (address !== undefined) {
-      const ending = await runSession(deps, handlers, line, address, signal);
+      const patienceMs = answerTimeoutMs(silentCount, managers.addresses.length);
+      const ending = await runSession({ deps, handlers, line, address, patienceMs }, signal);
       if (signal.aborted) return;
       if (ending.wasOpen) {
         delays = backoff(random, retryDelays);
         redirectCount = 0;
+        silentCount = 0;
       }
+      if (ending.kind === "lost" && ending.wasSilent) silentCount += 1;
       if (ending.kind === "lost") {
         const level = ending.wasOpen ? "warn" : "debug";
         log[level]({ manager: address, reason: ending.reason }, "no session with manager");
@@ -118,12 +132,24 @@ export async function keepSession(
   }
 }
 
+/** How long the next manager is waited for, after so many in a row did not answer. */
+function answerTimeoutMs(silentCount: number, managerCount: number): number {
+  const rounds = Math.floor(silentCount / Math.max(1, managerCount));
+  return Math.min(firstAnswerTimeoutMs * 2 ** rounds, longestAnswerTimeoutMs);
+}
+
+interface Attempt {
+  readonly deps: SessionDeps;
+  readonly handlers: SessionHandlers;
+  readonly line: SessionLine;
+  readonly address: string;
+  /** Until the first answer. */
+  readonly patienceMs: number;
+}
+
 /** One session with one manager, from `Hello` until it ends. Never rejects. */
 function runSession(
-  deps: SessionDeps,
-  handlers: SessionHandlers,
-  line: SessionLine,
-  address: string,
+  { deps, handlers, line, address, patienceMs }: Attempt,
   signal: AbortSignal,
 ): Promise<Ending> {
   const { clock, log, managers, reporter } = deps;
@@ -133,7 +159,7 @@ function runSession(
     const timers: (() => void)[] = [];
     let isOpen = false;
     let hasEnded = false;
-    const cancelFirst = clock.after(firstAnswerTimeoutMs, () => lost("it does not answer"));
+    const cancelFirst = clock.after(patienceMs, () => lost("it does not answer", true));
     signal.addEventListener("abort", onAbort, { once: true });
     stream.on("data", (message: ManagerMessage) => take(message));
     stream.on("error", (error: Error) => lost(errorText(error)));
@@ -176,8 +202,8 @@ function runSession(
       stream.write({ body: { $case: "heartbeat", value: {} } });
     }
 
-    function lost(reason: string): void {
-      end({ kind: "lost", wasOpen: isOpen, reason });
+    function lost(reason: string, wasSilent = false): void {
+      end({ kind: "lost", wasOpen: isOpen, reason, wasSilent });
     }
 
     function onAbort(): void {
