@@ -12,10 +12,21 @@ export interface Random {
   bytes(length: number): Uint8Array;
 }
 
+/** Asking the system for a few bytes costs as much as for thousands; every byte is given out once. */
+const poolBytes = 4_096;
+let pool = Buffer.alloc(0);
+
 export const systemRandom: Random = {
   next: () => randomBytes(6).readUIntBE(0, 6) / 2 ** 48,
   integer: (below) => Math.floor(systemRandom.next() * below),
-  bytes: (length) => randomBytes(length),
+  bytes(length) {
+    if (length > poolBytes / 16) return randomBytes(length);
+    if (pool.length < length) pool = randomBytes(poolBytes);
+    const taken = Buffer.from(pool.subarray(0, length));
+    pool.fill(0, 0, length); // Some of it are secrets, which stay with whoever asked.
+    pool = pool.subarray(length);
+    return taken;
+  },
 };
 
 /** A repeatable sequence (mulberry32) for tests and simulation; never for keys. */

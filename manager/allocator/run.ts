@@ -19,6 +19,9 @@ type Grant =
   | { readonly kind: "task"; readonly id: TaskId; readonly networks: readonly NetworkAttachment[] }
   | { readonly kind: "refusal"; readonly id: TaskId; readonly reason: string };
 
+/** Tasks that are looked at in one go; other work of the main thread gets its turn before the next ones. */
+const passLimit = 2_000;
+
 /**
  * Gives overlays their subnet and tasks their addresses, and lets a task on to the scheduler once it
  * has them. Ends when `signal` aborts; never rejects.
@@ -37,7 +40,8 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
   store.view(rebuild);
   for (;;) {
     await grant(store.view(decide));
-    if (!(await watch.ready())) return;
+    if (waitingTasks.size === 0 && !(await watch.ready())) return;
+    if (signal.aborted) return;
     store.view((view) => note(view, watch.take()));
   }
 
@@ -116,7 +120,11 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       else log.warn({ network: network.spec.name, reason: outcome.reason }, "network gets no subnet");
     }
     waitingNetworks.clear();
+    let looked = 0;
     for (const id of waitingTasks) {
+      if (looked >= passLimit) break;
+      looked += 1;
+      waitingTasks.delete(id);
       const task = view.tasks.get(id);
       if (task === undefined || task.status.state !== "new" || !isWanted(task)) continue;
       const references = revisionOfTask(view, task)?.task.networks ?? [];
@@ -129,7 +137,6 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
           grants.push({ kind: "refusal", id, reason: outcome.reason });
       }
     }
-    waitingTasks.clear();
     return grants;
   }
 

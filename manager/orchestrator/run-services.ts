@@ -37,6 +37,11 @@ type Work =
   /** The revisions of a service that is gone. */
   | { readonly kind: "sweep"; readonly serviceId: ServiceId };
 
+/** Steps that are planned before the first of them are committed, so that no service waits for all others. */
+const plannedLimit = 2_000;
+/** Tasks that are looked at before other work of the main thread gets its turn. */
+const lookedLimit = 20_000;
+
 /**
  * Keeps every service as its spec says. Events only name the services to look at again; what is done
  * follows from the store and the time alone.
@@ -61,12 +66,26 @@ export async function runServices(
   }
 
   async function settle(ids: Iterable<ServiceId>): Promise<void> {
-    const nowMs = Math.trunc(clock.now());
-    const work: Work[] = [];
+    let work: Work[] = [];
+    let looked = 0;
     for (const id of ids) {
+      const nowMs = Math.trunc(clock.now());
       const plan = store.view((view) => planService(view, id, nowMs, work));
       timers.set(id, plan.wakeAtMs);
+      looked += store.view((view) => view.tasks.countByService(id));
+      if (work.length >= plannedLimit) {
+        await commit(work);
+        work = [];
+        looked = 0;
+      } else if (looked >= lookedLimit) {
+        await clock.sleep(0, signal);
+        looked = 0;
+      }
     }
+    await commit(work);
+  }
+
+  async function commit(work: readonly Work[]): Promise<void> {
     await store.batch(work, (tx, item) => carryOut(tx, item, () => newId(random)), signal);
   }
 

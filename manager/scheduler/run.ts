@@ -20,6 +20,9 @@ type Decision =
   | { readonly kind: "assign"; readonly id: TaskId; readonly nodeId: NodeId; readonly message: string }
   | { readonly kind: "explain"; readonly id: TaskId; readonly reason: string };
 
+/** A pass ends once it has placed so many; other work of the main thread gets its turn before the next one. */
+const passLimit = 2_000;
+
 const assignedMessage = "scheduler assigned task to node";
 const confirmedMessage = "scheduler confirmed task can run on preassigned node";
 
@@ -38,10 +41,13 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
   const preassigned = new Set<TaskId>();
   let worthTrying = true;
   store.view(rebuild);
+  /** The last pass ended at its limit. */
+  let moreWaits = false;
   for (;;) {
     if (worthTrying) await commit(store.view(decide));
-    if (!(await watch.ready())) return;
-    worthTrying = false;
+    if (!moreWaits && !(await watch.ready())) return;
+    if (signal.aborted) return;
+    worthTrying = moreWaits;
     store.view((view) => note(view, watch.take()));
   }
 
@@ -138,14 +144,26 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
         else decisions.push({ kind: "explain", id, reason });
       }
     }
+    let placedCount = 0;
+    moreWaits = false;
     for (const [key, ids] of waiting) {
       const demand = demands.get(key);
       if (demand === undefined) continue;
-      const outcome = placeGroup(index, { demand, tasks: [...ids] }, nowMs);
+      if (placedCount >= passLimit) {
+        moreWaits = true;
+        break;
+      }
+      const tasks = [...ids];
+      const first = tasks.splice(0, passLimit - placedCount);
+      const outcome = placeGroup(index, { demand, tasks: first }, nowMs);
+      placedCount += outcome.placed.length;
+      if (outcome.unplaced.length === 0 && tasks.length > 0) moreWaits = true;
       for (const { taskId, nodeId } of outcome.placed) {
         decisions.push({ kind: "assign", id: taskId, nodeId, message: assignedMessage });
       }
-      for (const id of outcome.unplaced) {
+      // They are equal: where one of them has no place, those after it have none either.
+      const unplaced = outcome.unplaced.length === 0 ? [] : [...outcome.unplaced, ...tasks];
+      for (const id of unplaced) {
         const nodeId = demand.task.placement.maxReplicas > 0 ? predecessorsNode(view, id) : undefined;
         if (nodeId !== undefined && placeBeside(index, demand, id, nodeId))
           decisions.push({ kind: "assign", id, nodeId, message: assignedMessage });

@@ -15,7 +15,7 @@ import {
  * An entry takes no further transaction once it has this many bytes or changes. Making and applying an entry is one
  * stretch of work on the main thread, together with all who then look at it; this many changes keep it short.
  */
-export const entryLimitBytes = 250_000;
+export const entryLimitBytes = 500_000;
 export const entryLimitChanges = 1_500;
 /**
  * One transaction larger than this is refused, and one that would make its entry larger goes into the next. The
