@@ -33,7 +33,8 @@ export function nameProblems(name: string): string[] {
 
 /** Problems of the name of a secret or config; at most one. */
 export function payloadNameProblems(name: string): string[] {
-  if (name.length > 0 && name.length <= payloadNameLimit && payloadNamePattern.test(name)) return [];
+  if (name === "") return ["name must be provided"];
+  if (name.length <= payloadNameLimit && payloadNamePattern.test(name)) return [];
   return [
     "invalid name, only 64 [a-zA-Z0-9-_.] characters allowed, and the start and end character must be [a-zA-Z0-9]",
   ];
@@ -202,7 +203,8 @@ function referenceProblems(kind: "secret" | "config", files: readonly PayloadFil
   const problems: string[] = [];
   const targets = new Map<string, string>();
   for (const { id, name, target } of files) {
-    if (id === "" || name === "" || target === "") problems.push(`malformed ${kind} reference`);
+    if (id === "" || name === "") problems.push(`malformed ${kind} reference`);
+    else if (target === "") problems.push(`malformed ${kind} reference, no target provided`);
     if (target === undefined) continue;
     const other = targets.get(target);
     if (other !== undefined) {

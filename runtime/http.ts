@@ -133,7 +133,8 @@ export function parseFilters(text: string | null | undefined, allowed: readonly 
   } catch (cause) {
     throw new ClusterError("invalid-argument", "invalid filter", { cause });
   }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+  if (parsed === null) return filters; // Clients whose language writes "no filters" so.
+  if (typeof parsed !== "object" || Array.isArray(parsed)) {
     throw new ClusterError("invalid-argument", "invalid filter");
   }
   for (const [key, value] of Object.entries(parsed)) {
@@ -144,8 +145,14 @@ export function parseFilters(text: string | null | undefined, allowed: readonly 
 }
 
 function filterValues(value: unknown): string[] {
-  if (Array.isArray(value)) return value.map(String);
-  if (typeof value === "object" && value !== null) {
+  if (value === null) return [];
+  if (Array.isArray(value)) {
+    return value.map((each) => {
+      if (typeof each === "object") throw new ClusterError("invalid-argument", "invalid filter");
+      return String(each);
+    });
+  }
+  if (typeof value === "object") {
     return Object.entries(value)
       .filter(([, wanted]) => wanted === true)
       .map(([text]) => text);

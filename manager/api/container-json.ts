@@ -128,8 +128,18 @@ function parsePrivileges(json: JsonObject): Partial<ContainerSpec> {
     );
   }
   const seccomp = json.optionalObject("Seccomp");
-  const seccompMode = oneOf(seccomp?.text("Mode") ?? "", ["default", "unconfined", "custom"], "seccomp mode");
-  const appArmor = oneOf(json.object("AppArmor").text("Mode"), ["default", "disabled"], "AppArmor mode");
+  const asked = seccomp?.text("Mode") ?? "";
+  const seccompMode = oneOf(
+    asked,
+    ["default", "unconfined", "custom"],
+    `invalid Seccomp mode: ${JSON.stringify(asked)}`,
+  );
+  const profile = json.object("AppArmor").text("Mode");
+  const appArmor = oneOf(
+    profile,
+    ["default", "disabled"],
+    `invalid AppArmor mode: ${JSON.stringify(profile)}`,
+  );
   return present({
     noNewPrivileges: json.flag("NoNewPrivileges") || undefined,
     seccomp:
@@ -239,7 +249,7 @@ function parseMount(json: JsonObject): Mount {
     default:
       throw new ClusterError(
         "invalid-argument",
-        `invalid mount type "${type}": bind, volume or tmpfs is expected`,
+        `invalid MountType: ${JSON.stringify(type)} (bind, volume, tmpfs is expected)`,
       );
   }
 }
@@ -259,16 +269,15 @@ function parseTmpfsOption(value: unknown, target: string): string[] {
 }
 
 function parseBind(json: JsonObject | undefined): BindOptions | undefined {
-  return (
-    json &&
-    present({
-      propagation: oneOf(json.text("Propagation"), propagations, "mount propagation"),
-      nonRecursive: json.optionalFlag("NonRecursive") || undefined,
-      createMountpoint: json.optionalFlag("CreateMountpoint") || undefined,
-      readOnlyNonRecursive: json.optionalFlag("ReadOnlyNonRecursive") || undefined,
-      readOnlyForceRecursive: json.optionalFlag("ReadOnlyForceRecursive") || undefined,
-    })
-  );
+  if (json === undefined) return undefined;
+  const propagation = json.text("Propagation");
+  return present({
+    propagation: oneOf(propagation, propagations, `invalid MountPropagation: ${JSON.stringify(propagation)}`),
+    nonRecursive: json.optionalFlag("NonRecursive") || undefined,
+    createMountpoint: json.optionalFlag("CreateMountpoint") || undefined,
+    readOnlyNonRecursive: json.optionalFlag("ReadOnlyNonRecursive") || undefined,
+    readOnlyForceRecursive: json.optionalFlag("ReadOnlyForceRecursive") || undefined,
+  });
 }
 
 function printMount(mount: Mount): Json {
@@ -336,7 +345,10 @@ function parseSecretReference(json: JsonObject): SecretReference {
 
 function parseConfigReference(json: JsonObject): ConfigReference {
   const file = json.optionalObject("File");
-  if ((file !== undefined) === json.has("Runtime")) {
+  if (file !== undefined && json.has("Runtime")) {
+    throw new ClusterError("invalid-argument", "invalid Config: cannot specify both File and Runtime");
+  }
+  if (file === undefined && !json.has("Runtime")) {
     throw new ClusterError("invalid-argument", "malformed config reference");
   }
   return {

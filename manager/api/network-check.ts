@@ -14,11 +14,15 @@ const predefinedNames = ["bridge", "host", "none", "default"];
 
 /** @throws {ClusterError} with the first problem. */
 export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
-  if (predefinedNames.includes(spec.name)) {
+  const existing = view.networks.byName(spec.name);
+  if (existing === undefined && predefinedNames.includes(spec.name)) {
     throw new ClusterError(
       "permission-denied",
       `operation is not permitted on predefined ${spec.name} network`,
     );
+  }
+  if (existing !== undefined) {
+    throw new ClusterError("name-conflict", `network with name ${spec.name} already exists`);
   }
   const problem = nameProblems(spec.name)[0];
   if (problem !== undefined) throw invalid(problem);
@@ -32,9 +36,6 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
   if (spec.ingress) throw later("ingress networks");
   if (spec.ipv6) throw later("IPv6 on overlay networks");
   if (Object.hasOwn(spec.driverOptions, "encrypted")) throw later("encryption of overlay networks");
-  if (view.networks.byName(spec.name) !== undefined) {
-    throw new ClusterError("name-conflict", `network with name ${spec.name} already exists`);
-  }
   checkSubnets(view, spec);
 }
 

@@ -7,10 +7,14 @@ import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
 import { oneOf, present } from "./parse.ts";
 
 export function parseNodeSpec(json: JsonObject): NodeSpec {
-  const role = oneOf(json.text("Role"), ["manager", "worker"], "node role");
-  const availability = oneOf(json.text("Availability"), ["active", "pause", "drain"], "node availability");
-  if (role === undefined) throw new ClusterError("invalid-argument", 'invalid Role: ""');
-  if (availability === undefined) throw new ClusterError("invalid-argument", 'invalid Availability: ""');
+  const roleText = json.text("Role");
+  const invalidRole = `invalid Role: ${JSON.stringify(roleText)}`;
+  const role = oneOf(roleText, ["manager", "worker"], invalidRole);
+  const availabilityText = json.text("Availability");
+  const invalidAvailability = `invalid Availability: ${JSON.stringify(availabilityText)}`;
+  const availability = oneOf(availabilityText, ["active", "pause", "drain"], invalidAvailability);
+  if (role === undefined) throw new ClusterError("invalid-argument", invalidRole);
+  if (availability === undefined) throw new ClusterError("invalid-argument", invalidAvailability);
   return {
     labels: json.labels("Labels"),
     role,

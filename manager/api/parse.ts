@@ -12,19 +12,20 @@ export function present<Fields extends object>(fields: Fields): Present<Fields> 
   ) as Present<Fields>;
 }
 
-/** "" is undefined; anything outside `allowed` is refused with what would have been accepted. */
+/**
+ * "" is undefined; anything outside `allowed` is refused with what would have been accepted.
+ *
+ * @param refusal - How the message begins, in the API's words, such as `invalid Role: "king"`.
+ */
 export function oneOf<const Word extends string>(
   text: string,
   allowed: readonly Word[],
-  what: string,
+  refusal: string,
 ): Word | undefined {
   if (text === "") return undefined;
   const found = allowed.find((each) => each === text);
   if (found === undefined) {
-    throw new ClusterError(
-      "invalid-argument",
-      `invalid ${what}: "${text}" (${allowed.join(", ")} is expected)`,
-    );
+    throw new ClusterError("invalid-argument", `${refusal} (${allowed.join(", ")} is expected)`);
   }
   return found;
 }

@@ -25,8 +25,6 @@ export function parsePayload(kind: PayloadKind, json: JsonObject): ParsedPayload
     throw new ClusterError("unimplemented", "secret drivers are not available; send the secret's data");
   }
   const name = json.text("Name");
-  const problem = payloadNameProblems(name)[0];
-  if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
   const data = json.optionalText("Data");
   return {
     spec: {
@@ -38,6 +36,12 @@ export function parsePayload(kind: PayloadKind, json: JsonObject): ParsedPayload
     },
     data: data === undefined ? undefined : canonicalBase64(data),
   };
+}
+
+/** @throws {ClusterError} `invalid-argument` for a name that a new object cannot have. */
+export function checkPayloadName(name: string): void {
+  const problem = payloadNameProblems(name)[0];
+  if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
 }
 
 /** @throws {ClusterError} `invalid-argument` when the payload is empty or too large. */

@@ -9,6 +9,7 @@ import type { NamedTableView, StoreView, TableWrites, Transaction } from "../sto
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import {
+  checkPayloadName,
   checkPayloadSize,
   type ParsedPayload,
   parsePayload,
@@ -87,6 +88,7 @@ async function create(
   call: Call,
 ): Promise<Reply> {
   const { spec, data } = parsePayload(kind, call.body());
+  checkPayloadName(spec.name);
   checkPayloadSize(kind, data);
   const id = await store.update((tx) => {
     if (objects(tx).byName(spec.name) !== undefined) {

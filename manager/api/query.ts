@@ -13,7 +13,7 @@ export function strictFlag(query: URLSearchParams, name: string): boolean {
   if (goFalse.includes(text)) return false;
   throw new ClusterError(
     "invalid-argument",
-    `invalid value for ${name}: strconv.ParseBool: parsing ${JSON.stringify(text)}: invalid syntax`,
+    `invalid value for ${name}: ${text}: strconv.ParseBool: parsing ${JSON.stringify(text)}: invalid syntax`,
   );
 }
 
@@ -25,9 +25,10 @@ export function requireVersion(query: URLSearchParams, kind: string): number {
   if (kind === "secret" || kind === "config") {
     throw new ClusterError("invalid-argument", `invalid ${kind} version`);
   }
+  const problem = /^\d+$/.test(text) ? "value out of range" : "invalid syntax";
   throw new ClusterError(
     "invalid-argument",
-    `invalid ${kind} version '${text}': strconv.ParseUint: parsing ${JSON.stringify(text)}: invalid syntax`,
+    `invalid ${kind} version '${text}': strconv.ParseUint: parsing ${JSON.stringify(text)}: ${problem}`,
   );
 }
 
@@ -87,7 +88,7 @@ export function anyOf(filters: Filters, key: string, accepts: (wanted: string) =
   return wanted === undefined || wanted.length === 0 || wanted.some(accepts);
 }
 
-/** Prefix of an id or a name, the latter in any case. */
+/** Prefix of an id or a name, letter by letter. */
 export function hasPrefix(text: string): (prefix: string) => boolean {
-  return (prefix) => text.toLowerCase().startsWith(prefix.toLowerCase());
+  return (prefix) => text.startsWith(prefix);
 }

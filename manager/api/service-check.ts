@@ -5,6 +5,7 @@ import { isPredefined, type Network } from "../../model/network.ts";
 import type { ServiceSpec } from "../../model/service.ts";
 import { serviceProblems } from "../../model/validate.ts";
 import type { StoreView } from "../store/transaction.ts";
+import { byExactName } from "./resolve.ts";
 
 /**
  * Network names become ids, and every rule is checked.
@@ -40,7 +41,7 @@ function resolveNetworks(view: StoreView, spec: ServiceSpec): ServiceSpec {
 }
 
 function attachable(view: StoreView, wanted: string): Network {
-  const network = view.networks.get(wanted as NetworkId) ?? view.networks.byName(wanted);
+  const network = view.networks.get(wanted as NetworkId) ?? byExactName(wanted, view.networks);
   if (network === undefined) throw new ClusterError("not-found", `network ${wanted} not found`);
   if (network.spec.ingress) {
     throw new ClusterError(
@@ -58,12 +59,17 @@ function attachable(view: StoreView, wanted: string): Network {
 }
 
 function checkReferences(view: StoreView, { task: { container } }: ServiceSpec): void {
-  const secrets = container.secrets.filter(({ secretId }) => !view.secrets.has(secretId));
+  // Both must fit: a name that belongs to another secret is a mistake that would show only in the container.
+  const secrets = container.secrets.filter(
+    ({ secretId, secretName }) => view.secrets.get(secretId)?.spec.name !== secretName,
+  );
   refuseMissing(
     "secret",
     secrets.map((each) => each.secretName),
   );
-  const configs = container.configs.filter(({ configId }) => !view.configs.has(configId));
+  const configs = container.configs.filter(
+    ({ configId, configName }) => view.configs.get(configId)?.spec.name !== configName,
+  );
   refuseMissing(
     "config",
     configs.map((each) => each.configName),

@@ -45,10 +45,13 @@ export function parseServiceSpec(json: JsonObject): ServiceSpec {
 function parseTask(json: JsonObject, networks: readonly JsonObject[]): TaskSpec {
   const runtime = json.text("Runtime");
   const container = json.optionalObject("ContainerSpec");
-  if (runtime === "plugin" || runtime === "attachment" || json.has("PluginSpec")) {
-    throw new ClusterError("unimplemented", `runtime ${runtime || "plugin"} is not available; container is`);
+  if (!["", "container", "plugin"].includes(runtime)) {
+    throw new ClusterError("invalid-argument", "unsupported runtime");
   }
-  if (container === undefined || (runtime !== "" && runtime !== "container")) {
+  if (runtime === "plugin" && json.has("PluginSpec")) {
+    throw new ClusterError("unimplemented", "runtime plugin is not available; container is");
+  }
+  if (container === undefined || runtime === "plugin") {
     throw new ClusterError("invalid-argument", "mismatched Runtime and *Spec fields");
   }
   return {
@@ -105,8 +108,13 @@ function parseGeneric(json: JsonObject): [string, number] {
 }
 
 function parseRestart(json: JsonObject): RestartPolicy {
+  const condition = json.text("Condition");
   return present({
-    condition: oneOf(json.text("Condition"), ["none", "on-failure", "any"], "restart condition"),
+    condition: oneOf(
+      condition,
+      ["none", "on-failure", "any"],
+      `invalid RestartCondition: ${JSON.stringify(condition)}`,
+    ),
     delayMs: json.optionalMs("Delay"),
     maxAttempts: json.optionalInteger("MaxAttempts"),
     windowMs: json.optionalMs("Window") || undefined,
@@ -152,15 +160,18 @@ function parseMode(json: JsonObject): ServiceMode {
 
 function parseUpdate(json: JsonObject | undefined): UpdatePolicy | undefined {
   if (json === undefined) return undefined;
+  const action = json.text("FailureAction");
+  const order = json.text("Order");
   return {
     parallelism: json.integer("Parallelism"),
     delayMs: json.optionalMs("Delay") ?? 0,
     failureAction:
-      oneOf(json.text("FailureAction"), ["pause", "continue", "rollback"], "update failure action") ??
+      oneOf(action, ["pause", "continue", "rollback"], `unrecognized update failure action ${action}`) ??
       defaultUpdatePolicy.failureAction,
     maxFailureRatio: json.number("MaxFailureRatio"),
     order:
-      oneOf(json.text("Order"), ["stop-first", "start-first"], "update order") ?? defaultUpdatePolicy.order,
+      oneOf(order, ["stop-first", "start-first"], `unrecognized update order ${order}`) ??
+      defaultUpdatePolicy.order,
     ...present({ monitorMs: json.optionalMs("Monitor") }),
   };
 }
@@ -174,11 +185,15 @@ function parseEndpoint(json: JsonObject): EndpointSpec {
 }
 
 function parsePort(json: JsonObject): PortSpec {
+  const protocol = json.text("Protocol");
+  const mode = json.text("PublishMode");
   return {
-    protocol: oneOf(json.text("Protocol"), ["tcp", "udp", "sctp"], "port protocol") ?? "tcp",
+    protocol:
+      oneOf(protocol, ["tcp", "udp", "sctp"], `invalid port protocol: ${JSON.stringify(protocol)}`) ?? "tcp",
     targetPort: json.integer("TargetPort"),
     publishedPort: json.integer("PublishedPort"),
-    publishMode: oneOf(json.text("PublishMode"), ["ingress", "host"], "port publish mode") ?? "ingress",
+    publishMode:
+      oneOf(mode, ["ingress", "host"], `invalid port publish mode: ${JSON.stringify(mode)}`) ?? "ingress",
     ...present({ name: json.optionalText("Name") }),
   };
 }

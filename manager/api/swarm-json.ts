@@ -35,7 +35,7 @@ export function parseClusterSpec(json: JsonObject): ClusterSpec {
   }
   const certificateValidityMs = ca.optionalMs("NodeCertExpiry") || defaultCertificateValidityMs;
   if (certificateValidityMs < minimumCertificateValidityMs) {
-    throw invalid("minimum certificate expiry time is 1h0m0s");
+    throw invalid("minimum certificate expiry time is: 1h0m0s");
   }
   const heartbeatPeriodMs =
     json.object("Dispatcher").optionalMs("HeartbeatPeriod") || defaultClusterSpec.heartbeatPeriodMs;

@@ -23,7 +23,7 @@ function listTasks({ store }: ApiDeps, call: Call): Reply {
   const filters = parseFilters(call.query.get("filters"), filterKeys);
   for (const state of filters.get("desired-state") ?? []) {
     if (!Object.hasOwn(taskStates, state.toLowerCase())) {
-      throw new ClusterError("invalid-argument", `invalid desired-state filter: '${state}'`);
+      throw new ClusterError("invalid-argument", `Invalid desired-state filter: '${state}'`);
     }
   }
   const texts = store.view((view) =>

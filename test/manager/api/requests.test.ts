@@ -40,13 +40,98 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
     "GET /services?status=maybe",
     undefined,
     400,
-    'invalid value for status: strconv.ParseBool: parsing "maybe": invalid syntax',
+    'invalid value for status: maybe: strconv.ParseBool: parsing "maybe": invalid syntax',
   ],
   ['GET /services?filters={"foo":["x"]}', undefined, 400, "invalid filter 'foo'"],
   ["GET /services?filters=x", undefined, 400, "invalid filter"],
   ['GET /nodes?filters={"role":["king"]}', undefined, 400, "Invalid role filter: 'king'"],
   ['GET /tasks?filters={"service":["none"]}', undefined, 404, "service none not found"],
-  ['GET /tasks?filters={"desired-state":["happy"]}', undefined, 400, "invalid desired-state filter: 'happy'"],
+  ['GET /tasks?filters={"desired-state":["happy"]}', undefined, 400, "Invalid desired-state filter: 'happy'"],
+  ["DELETE /services/WEB", undefined, 404, "service WEB not found"],
+  ['GET /services?filters={"name":[null]}', undefined, 400, "invalid filter"],
+  ['GET /services?filters={"name":[["web"]]}', undefined, 400, "invalid filter"],
+  [
+    "POST /services/web/update?version=99999999999999999999",
+    plainService("web"),
+    400,
+    `invalid service version '99999999999999999999': strconv.ParseUint: parsing "99999999999999999999": value out of range`,
+  ],
+  [
+    "POST /services/create",
+    template({ RestartPolicy: { Condition: "never" } }),
+    400,
+    'invalid RestartCondition: "never"',
+  ],
+  [
+    "POST /services/create",
+    { ...plainService("x"), UpdateConfig: { FailureAction: "explode" } },
+    400,
+    "unrecognized update failure action explode",
+  ],
+  [
+    "POST /services/create",
+    { ...plainService("x"), UpdateConfig: { Order: "last-first" } },
+    400,
+    "unrecognized update order last-first",
+  ],
+  [
+    "POST /services/create",
+    container({ Mounts: [{ Type: "x", Target: "/x" }] }),
+    400,
+    'invalid MountType: "x"',
+  ],
+  [
+    "POST /services/create",
+    container({ Mounts: [{ Type: "bind", Source: "/a", Target: "/x", BindOptions: { Propagation: "z" } }] }),
+    400,
+    'invalid MountPropagation: "z"',
+  ],
+  ["POST /services/create", template({ Runtime: "attachment" }), 400, "unsupported runtime"],
+  ["POST /services/create", template({ Runtime: "plugin" }), 400, "mismatched Runtime and *Spec fields"],
+  [
+    "POST /services/create",
+    { Name: "x", TaskTemplate: { PluginSpec: { Name: "p" } } },
+    400,
+    "mismatched Runtime and *Spec fields",
+  ],
+  [
+    "POST /services/create",
+    { Name: "x", TaskTemplate: { Runtime: "plugin", PluginSpec: { Name: "p" } } },
+    501,
+    "runtime plugin is not available; container is",
+  ],
+  [
+    "POST /services/create",
+    container({ Secrets: [{ SecretID: "x", SecretName: "x" }] }),
+    400,
+    "malformed secret reference, no target provided",
+  ],
+  [
+    "POST /services/create",
+    container({ Configs: [{ ConfigID: "x", ConfigName: "x", File: { Name: "/x" }, Runtime: {} }] }),
+    400,
+    "invalid Config: cannot specify both File and Runtime",
+  ],
+  [
+    "POST /services/create",
+    container({ Configs: [{ ConfigID: "<c1>", ConfigName: "another", File: { Name: "/x" } }] }),
+    400,
+    "config not found: another",
+  ],
+  ["POST /secrets/create", { Data: "eA==" }, 400, "name must be provided"],
+  ["POST /configs/c1/update?version=2", { Labels: {} }, 400, "only updates to Labels are allowed"],
+  [
+    "POST /nodes/w1/update?version=1",
+    { Role: "king", Availability: "active" },
+    400,
+    'invalid Role: "king" (manager, worker is expected)',
+  ],
+  [
+    "POST /networks/create",
+    { Name: "host", Driver: "overlay" },
+    409,
+    "network with name host already exists",
+  ],
   ["GET /services/web/logs", undefined, 400, "Bad parameters: you must choose at least one stream"],
   [
     "POST /services/web/update?version=x",
@@ -217,7 +302,7 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
     "POST /nodes/w1/update?version=1",
     { Role: "worker", Availability: "asleep" },
     400,
-    'invalid node availability: "asleep" (active, pause, drain is expected)',
+    'invalid Availability: "asleep" (active, pause, drain is expected)',
   ],
   [
     "DELETE /nodes/m1?force=1",
@@ -229,8 +314,8 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
   [
     "POST /networks/create",
     { Name: "bridge", Driver: "overlay" },
-    403,
-    "operation is not permitted on predefined bridge network",
+    409,
+    "network with name bridge already exists",
   ],
   [
     "POST /networks/create",
@@ -296,7 +381,7 @@ const refusals: readonly (readonly [line: string, body: unknown, status: number,
     "POST /swarm/update?version=1",
     { CAConfig: { NodeCertExpiry: 1 } },
     400,
-    "minimum certificate expiry time is 1h0m0s",
+    "minimum certificate expiry time is: 1h0m0s",
   ],
   [
     "GET /events?since=yesterday",
@@ -326,13 +411,16 @@ t.test("refusals carry the status and the text that clients know", async (t) => 
   const ids: Record<string, string> = {
     web,
     net1: network,
+    c1: config,
     m1: "m1".padEnd(25, "0"),
     w1: "w1".padEnd(25, "0"),
   };
   const version = harness.store.view((view) => view.services.get(web)?.meta.version);
   for (const [line, body, status, message] of refusals) {
     const current = line.replace("/services/web/update?version=3", `/services/web/update?version=${version}`);
-    const answer = await ask(harness, current, body);
+    const text = typeof body === "object" ? JSON.stringify(body) : body;
+    const sent = typeof text === "string" ? text.replaceAll("<c1>", config) : text;
+    const answer = await ask(harness, current, sent);
     const want = message.replaceAll(/<(\w+)>/g, (_, word: string) => ids[word] ?? word);
     t.equal(answer.status, status, `${line} ${answer.text}`);
     t.equal(messageOf(answer).slice(0, want.length), want, line);
@@ -424,7 +512,7 @@ t.test("a body needs the media type of JSON, and an empty one needs none", async
   const wrong = await ask(harness, "POST /configs/create", "{}", { "content-type": "text/plain" });
   t.equal(wrong.status, 400);
   t.equal(messageOf(wrong), "unsupported Content-Type header (text/plain): must be 'application/json'");
-  t.match(messageOf(await ask(harness, "POST /configs/create")), "invalid name");
+  t.match(messageOf(await ask(harness, "POST /configs/create")), "name must be provided");
   const large = await ask(harness, "POST /configs/create", `"${"x".repeat(3 * 1024 * 1024)}"`);
   t.equal(large.status, 413);
   t.match(messageOf(large), "request body too large");
@@ -444,6 +532,9 @@ t.test("both shapes of filters work everywhere, labels are joined by and", async
   t.equal(await count("/services", { label: ["a=1"] }), 2);
   t.equal(await count("/services", { label: ["a=2"] }), 0);
   t.equal(await count("/services", { name: ["we"] }), 1, "names by prefix");
+  t.equal(await count("/services", { name: ["WE"] }), 0, "letter by letter");
+  t.equal(await count("/services", { name: null }), 2, "null is no filter");
+  t.equal(await count("/services", null), 2, "and so for all of them");
   t.equal(await count("/services", { mode: ["global"] }), 0);
   t.equal(await count("/tasks", { service: { web: true } }), 1);
   t.equal(await count("/tasks", { label: ["b=2"] }), 1, "a service's labels count for its tasks");
