@@ -91,7 +91,7 @@ export function printTaskTemplate(task: TaskSpec, insertDefaults = false): Json 
       : container,
     Resources: printResources(task.resources, insertDefaults),
     RestartPolicy: printRestart(task.restart, insertDefaults),
-    Placement: printPlacement(task, insertDefaults),
+    Placement: printPlacement(task),
     Networks: unlessEmpty(task.networks.map(printNetworkReference)),
     LogDriver:
       task.logDriver === undefined
@@ -133,8 +133,9 @@ function printRestart(restart: RestartPolicy, insertDefaults: boolean): Json | u
   });
 }
 
-function printPlacement({ placement }: TaskSpec, insertDefaults: boolean): Json | undefined {
-  const printed = {
+/** Never absent: `docker service update --replicas-max-per-node` writes into it without a look. */
+function printPlacement({ placement }: TaskSpec): Json {
+  return {
     Constraints: unlessEmpty(placement.constraints),
     Preferences: unlessEmpty(placement.spread.map((each) => ({ Spread: { SpreadDescriptor: each } }))),
     MaxReplicas: unlessEmpty(placement.maxReplicas),
@@ -145,7 +146,6 @@ function printPlacement({ placement }: TaskSpec, insertDefaults: boolean): Json 
       })),
     ),
   };
-  return insertDefaults ? printed : unlessEmpty(printed);
 }
 
 function printNetworkReference({ networkId, aliases, driverOptions }: NetworkReference): Json {
