@@ -13,7 +13,7 @@ import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
 import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, suffix, wildcard } from "./request.ts";
-import { initSwarm, joinSwarm, leaveSwarm } from "./swarm.ts";
+import { initSwarm, joinSwarm, leaveSwarm, unlockSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 import { volumeRoutes } from "./volume-routes.ts";
 
@@ -146,6 +146,7 @@ function swarmRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
     await joinSwarm(deps, await bodyOf(request));
     return reply.code(200).send();
   });
+  app.post("/swarm/unlock", () => unlockSwarm(deps));
   app.post("/swarm/leave", async (request, reply) => {
     await leaveSwarm(deps, queryFlag(queryOf(request).get("force")));
     return reply.code(200).send();

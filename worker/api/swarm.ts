@@ -71,6 +71,14 @@ export async function leaveSwarm(deps: FrontDoorDeps, force: boolean): Promise<v
   await carryOut(deps, { kind: "leave", force });
 }
 
+/** `POST /swarm/unlock`: managers here are never locked. */
+export function unlockSwarm(deps: FrontDoorDeps): never {
+  if (deps.node().identity === undefined) {
+    throw new ClusterError("unavailable", "This node is not part of a swarm");
+  }
+  throw new ClusterError("conflict", "swarm is not locked");
+}
+
 function refuseMember(deps: FrontDoorDeps): void {
   if (deps.node().identity === undefined) return;
   throw new ClusterError(

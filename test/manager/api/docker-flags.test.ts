@@ -46,12 +46,11 @@ if (!hasDocker()) {
       (flags.match(/'[^']*'|\S+/g) ?? []).map((word) =>
         word.replace(/^'(.*)'$/, "$1").replace("<env-file>", envFile),
       );
-    const create = (flags: string): ReturnType<typeof docker.run> =>
-      docker.run(
-        ...["service", "create", "--detach", "--no-resolve-image", "--name", "x"],
-        ...words(flags).filter((word) => word !== "--no-resolve-image"),
-        ...["app:1", "cmd", "arg"],
-      );
+    const begin = ["service", "create", "--detach", "--no-resolve-image", "--name", "x"];
+    const create = (flags: string): ReturnType<typeof docker.run> => {
+      const given = words(flags).filter((word) => word !== "--no-resolve-image");
+      return docker.run(...begin, ...given, "app:1", "cmd", "arg");
+    };
     const update = (flags: string): ReturnType<typeof docker.run> =>
       docker.run("service", "update", "--detach", "--no-resolve-image", ...words(flags), "x");
     const take = async (): Promise<Spec> => {

@@ -226,6 +226,7 @@ t.test("errors have the API's status, text and exact content type", async (t) =>
     ["GET", "/v1.50/swarm", 503, notMember],
     ["POST", "/networks/create", 503, notMember],
     ["POST", "/swarm/leave", 503, "This node is not part of a swarm"],
+    ["POST", "/swarm/unlock", 503, "This node is not part of a swarm"],
   ] as const;
   for (const [method, path, status, message] of cases) {
     const answer = await host.ask(method, path);
