@@ -28,6 +28,20 @@ const stopBoundMs = 5_000;
 /** Requests that wait for an answer; more are refused. */
 const maxPending = 65_536;
 
+/** Where the member runs, as its client sees it: a thread of its own, or whatever a simulation puts in its place. */
+export interface RaftThread {
+  post(command: ThreadCommand, transfers: readonly ArrayBuffer[]): void;
+  /** Called once, before anything else; the thread may have spoken before. */
+  listen(ears: {
+    readonly onOutput: (output: ThreadOutput) => void;
+    /** It broke; `onExit` follows. */
+    readonly onError: (error: Error) => void;
+    readonly onExit: () => void;
+  }): void;
+  /** Asks it to stop and settles when it has; ends it by force when it takes too long. */
+  stop(): Promise<void>;
+}
+
 interface Pending {
   readonly resolve: (value: number) => void;
   readonly reject: (reason: unknown) => void;
@@ -47,18 +61,46 @@ export async function openRaftGroup(
   const start: ThreadStart = { options, logLevel: deps.logLevel ?? "info" };
   const extension = import.meta.url.endsWith(".ts") ? "ts" : "js"; // Compiled or not.
   const worker = new Worker(new URL(`./thread.${extension}`, import.meta.url), { workerData: start });
-  const group = new GroupClient(deps.log, worker, snapshotSource);
+  return connectRaftGroup(threadOf(worker, deps.log), snapshotSource);
+}
+
+/** As {@link openRaftGroup}, for a thread that was started already. */
+export async function connectRaftGroup(
+  thread: RaftThread,
+  snapshotSource: SnapshotSource,
+): Promise<RaftGroup> {
+  const group = new GroupClient(thread, snapshotSource);
   await group.started;
   return group;
 }
 
+function threadOf(worker: Worker, log: Log): RaftThread {
+  const exited = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
+  return {
+    post: (command, transfers) => worker.postMessage(command, [...transfers]),
+    listen({ onOutput, onError, onExit }) {
+      worker.on("message", onOutput);
+      worker.on("error", onError);
+      worker.once("exit", onExit);
+    },
+    async stop() {
+      const stop: ThreadCommand = { kind: "stop" };
+      worker.postMessage(stop, []);
+      const timer = setTimeout(() => {
+        log.warn({}, "the raft thread did not stop in time");
+        void worker.terminate();
+      }, stopBoundMs);
+      await exited;
+      clearTimeout(timer);
+    },
+  };
+}
+
 class GroupClient implements RaftGroup {
-  readonly #log: Log;
-  readonly #worker: Worker;
+  readonly #thread: RaftThread;
   readonly #snapshotSource: SnapshotSource;
   readonly #queue = new EventQueue<RaftEvent>();
   readonly #pending = new Map<number, Pending>();
-  readonly #exited: Promise<void>;
   readonly started: Promise<void>;
   #onStarted: { resolve: () => void; reject: (reason: unknown) => void } | undefined;
   #nextId = 1;
@@ -72,15 +114,15 @@ class GroupClient implements RaftGroup {
   #credits = 0;
   #onCredit: () => void = () => {};
 
-  constructor(log: Log, worker: Worker, snapshotSource: SnapshotSource) {
-    this.#log = log;
-    this.#worker = worker;
+  constructor(thread: RaftThread, snapshotSource: SnapshotSource) {
+    this.#thread = thread;
     this.#snapshotSource = snapshotSource;
     this.started = new Promise((resolve, reject) => (this.#onStarted = { resolve, reject }));
-    this.#exited = new Promise((resolve) => worker.once("exit", () => resolve()));
-    worker.on("message", (output: ThreadOutput) => this.#receive(output));
-    worker.on("error", (error) => this.#fail(crashed(errorText(error)), "failed"));
-    worker.once("exit", () => this.#fail(crashed("it ended"), "stopped"));
+    thread.listen({
+      onOutput: (output) => this.#receive(output),
+      onError: (error) => this.#fail(crashed(errorText(error)), "failed"),
+      onExit: () => this.#fail(crashed("it ended"), "stopped"),
+    });
   }
 
   get memberId(): string {
@@ -166,14 +208,8 @@ class GroupClient implements RaftGroup {
     this.#post({ kind: "log-limits", limits });
   }
 
-  async stop(): Promise<void> {
-    this.#post({ kind: "stop" });
-    const timer = setTimeout(() => {
-      this.#log.warn({}, "the raft thread did not stop in time");
-      void this.#worker.terminate();
-    }, stopBoundMs);
-    await this.#exited;
-    clearTimeout(timer);
+  stop(): Promise<void> {
+    return this.#thread.stop();
   }
 
   #request(id: number, signal: AbortSignal | undefined): Promise<number> {
@@ -338,7 +374,7 @@ class GroupClient implements RaftGroup {
   }
 
   #post(command: ThreadCommand, transfers: readonly ArrayBuffer[] = []): void {
-    this.#worker.postMessage(command, [...transfers]);
+    this.#thread.post(command, transfers);
   }
 }
 
