@@ -2,15 +2,13 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Server } from "@grpc/grpc-js";
 import { splitHostPort } from "../model/address.ts";
-import { ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../model/errors.ts";
-import type { ClusterSpec } from "../model/cluster.ts";
-import type { NodeId } from "../model/ids.ts";
+import { ClusterError, errorText, noLeaderText } from "../model/errors.ts";
 import type { HostSettings, ManagerStart, ManagerToDaemon, NodeIdentity } from "../proto/host.ts";
 import { ControlService, type JoinGroupResponse } from "../proto/gen/shoal/control.ts";
 import { backoff } from "../runtime/backoff.ts";
 import { createGrpcServer, type GrpcListener, listenGrpc } from "../runtime/grpc.ts";
-import { LoopGroup, type LoopDeps } from "../runtime/loop.ts";
-import { deadline, orAborted, within } from "../runtime/signal.ts";
+import type { LoopDeps } from "../runtime/loop.ts";
+import { deadline, within } from "../runtime/signal.ts";
 import { TlsKeeper } from "../runtime/tls.ts";
 import { type OwnAddresses, resolveAddresses } from "./addresses.ts";
 import { jsonObject } from "./api/json-reader.ts";
@@ -19,12 +17,11 @@ import { parseClusterSpec } from "./api/swarm-json.ts";
 import { type Founding, foundCluster } from "./ca/found.ts";
 import { rotateJoinToken } from "./ca/token.ts";
 import { addDoors, type DoorDeps } from "./doors.ts";
-import { Leadership } from "./leader.ts";
-import { clusterAddress, raftAddressOf } from "./membership/plan.ts";
+import { raftAddressOf } from "./membership/plan.ts";
 import { callManager, ManagerChannels, NoLeaderYet } from "./peers.ts";
-import type { GroupMember, RaftEvent, RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
+import type { RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
+import { Replica } from "./replica.ts";
 import type { Roster } from "./rpc.ts";
-import { Store } from "./store/store.ts";
 import { noTelemetry, type OpenTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 
 /** A group of one elects itself in well under this. */
@@ -32,11 +29,8 @@ const foundTimeoutMs = 15_000;
 /** A joiner asks again until then; shoald's own patience is shorter and it starts us anew. */
 const joinTimeoutMs = 60_000;
 const joinAttemptMs = 12_000;
-const readBarrierTimeoutMs = 5_000;
 const forwardTimeoutMs = 25_000;
 const leaveTimeoutMs = 8_000;
-/** Handing over takes one round to a follower; a group without quorum cannot. */
-const transferTimeoutMs = 1_500;
 const closeTimeoutMs = 3_000;
 
 export interface ManagerDeps extends LoopDeps {
@@ -55,27 +49,12 @@ export class Manager {
   readonly #identity: { current: NodeIdentity };
   readonly #keeper: TlsKeeper;
   readonly #channels: ManagerChannels;
-  readonly #store: Store;
-  readonly #loops: LoopGroup;
-  readonly #memberListeners = new Set<() => void>();
-  #group: RaftGroup | undefined;
+  readonly #replica: Replica;
   #server: Server | undefined;
   #listener: GrpcListener | undefined;
   #api: Api | undefined;
   #telemetry: Telemetry = noTelemetry;
-  #leadership: Leadership | undefined;
-  #leadershipEnd: Promise<void> = Promise.resolve();
-  #leaderId: NodeId | undefined;
-  /** The last leader known, and the end of its being that. */
-  #askedLeader: { readonly id: NodeId | undefined; readonly replaced: AbortController } = {
-    id: undefined,
-    replaced: new AbortController(),
-  };
-  #members: readonly GroupMember[] = [];
   #stopping: Promise<void> | undefined;
-  #failed: (reason: unknown) => void = () => {};
-  /** Rejects when the manager cannot go on. */
-  readonly failure: Promise<never>;
 
   private constructor(deps: ManagerDeps, identity: NodeIdentity, notify: Notify) {
     this.#deps = deps;
@@ -83,17 +62,12 @@ export class Manager {
     this.#identity = { current: identity };
     this.#keeper = new TlsKeeper(identity);
     this.#channels = new ManagerChannels(this.#keeper);
-    this.#loops = new LoopGroup(deps);
-    this.#store = new Store({
-      clock: deps.clock,
-      random: deps.random,
-      proposer: {
-        propose: (data, signal) => this.#requireGroup().propose(data, signal),
-        confirmLeader: () => this.#readBarrier(),
-      },
-    });
-    this.failure = new Promise((_resolve, reject) => (this.#failed = reject));
-    this.failure.catch(() => undefined); // Whoever opened us looks at it; until then it is not unhandled.
+    this.#replica = new Replica({ ...deps, nodeId: identity.nodeId });
+  }
+
+  /** Rejects when the manager cannot go on. */
+  get failure(): Promise<never> {
+    return this.#replica.failure;
   }
 
   /**
@@ -124,7 +98,7 @@ export class Manager {
   adopt(identity: NodeIdentity): void {
     this.#identity.current = identity;
     this.#keeper.replace(identity);
-    this.#group?.updateIdentity(identity);
+    if (this.#replica.hasStarted) this.#replica.group.updateIdentity(identity);
     this.#telemetry.replace(identity);
   }
 
@@ -155,131 +129,38 @@ export class Manager {
     const { nodeId, clusterId, listenAddress, advertiseAddress, certificatePem, keyPem, rootPem } =
       this.identity;
     const { host: listenHost, port: listenPort } = splitHostPort(raftAddressOf(listenAddress));
-    this.#group = await this.#deps.openGroup(
-      {
-        directory,
-        nodeId,
-        clusterId,
-        identity: { certificatePem, keyPem, rootPem },
-        listenHost,
-        listenPort,
-        raftAddress: raftAddressOf(advertiseAddress),
-        start,
-      },
-      (atLeast) => this.#snapshot(atLeast),
-    );
-    const group = this.#group;
-    this.#loops.background(
-      "consensus",
-      this.#follow(group).catch((error: unknown) => this.#failed(error)),
-    );
-    this.#loops.background("log limits", this.#followLogLimits(group));
-  }
-
-  /** The cluster's spec says how long the log of every manager may get. */
-  async #followLogLimits(group: RaftGroup): Promise<void> {
-    using watch = this.#store.watch(["cluster"], this.#loops.signal);
-    let current: ClusterSpec | undefined;
-    do {
-      watch.take();
-      const spec = this.#store.view((view) => view.cluster?.spec);
-      if (spec === undefined || spec === current) continue;
-      current = spec;
-      const { snapshotIntervalEntries: snapshotEntries, slowFollowerEntries: keepEntries } = spec;
-      group.updateLogLimits({ snapshotEntries, keepEntries });
-    } while (await watch.ready());
-  }
-
-  /** Everything the group says, in order. Ends with the group. */
-  async #follow(group: RaftGroup): Promise<void> {
-    for await (const event of group.events) await this.#take(event);
-    if (this.#stopping === undefined) throw new ClusterError("internal", "the consensus thread ended");
-  }
-
-  async #take(event: RaftEvent): Promise<void> {
-    switch (event.kind) {
-      case "committed":
-        for (const { index, data } of event.entries) this.#store.apply(index, data);
-        if (event.index > this.#store.appliedIndex) this.#store.apply(event.index, new Uint8Array());
-        return;
-      case "snapshot":
-        await this.#store.restoreFrom(event.data);
-        return;
-      case "leader":
-        this.#followLeader(event.leaderId);
-        this.#lead(event.isSelf ? event.term : undefined);
-        return;
-      case "membership":
-        this.#members = event.members;
-        for (const listener of this.#memberListeners) listener();
-        return;
-      case "failed":
-        throw event.removed
-          ? new ClusterError("failed-precondition", "this node was removed from the group of managers")
-          : event.error;
-    }
-  }
-
-  /** Requests under way at a leader that another has replaced get no answer any more: whoever waits is told so. */
-  #followLeader(leaderId: NodeId | undefined): void {
-    this.#leaderId = leaderId;
-    if (leaderId === undefined || leaderId === this.#askedLeader.id) return;
-    this.#askedLeader.replaced.abort(new ClusterError("unavailable", outcomeUnknownText));
-    this.#askedLeader = { id: leaderId, replaced: new AbortController() };
-  }
-
-  #lead(term: number | undefined): void {
-    const { log } = this.#deps;
-    if (term !== undefined && term === this.#store.leadingTerm) return;
-    const before = this.#leadership;
-    this.#leadership = undefined;
-    this.#store.setLeading(term);
-    if (before !== undefined) {
-      log.info({}, "this manager does not lead any more");
-      // One that was lost before it began has nothing to end, and the one it waited for may still be ending.
-      this.#leadershipEnd = Promise.all([this.#leadershipEnd, before.stop()]).then(() => undefined);
-    }
-    if (term === undefined) return;
-    log.info({ term }, "this manager leads");
-    const { clock, random } = this.#deps;
-    const deps = { clock, random, log, store: this.#store, membership: this.#membershipDeps() };
-    this.#leadership = new Leadership(deps, this.#leadershipEnd);
-  }
-
-  /** The store as one applied entry left it, in pieces; other work gets its turn between two of them. */
-  async #snapshot(atLeast: number): ReturnType<SnapshotSource> {
-    await this.#store.waitApplied(atLeast, this.#loops.signal);
-    const { clock } = this.#deps;
-    const { signal } = this.#loops;
-    return { index: this.#store.appliedIndex, data: oneByOne(this.#store.snapshot()) };
-
-    async function* oneByOne(pieces: Iterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-      for (const piece of pieces) {
-        yield piece;
-        await clock.sleep(0, signal);
-      }
-    }
+    const options: RaftGroupOptions = {
+      directory,
+      nodeId,
+      clusterId,
+      identity: { certificatePem, keyPem, rootPem },
+      listenHost,
+      listenPort,
+      raftAddress: raftAddressOf(advertiseAddress),
+      start,
+    };
+    await this.#replica.start((source) => this.#deps.openGroup(options, source));
   }
 
   async #found(founding: Founding): Promise<void> {
     const { clock } = this.#deps;
-    using limit = deadline(clock, foundTimeoutMs, "founding the cluster", this.#loops.signal);
-    while (this.#store.leadingTerm === undefined) await this.#pause(20, limit.signal);
-    await this.#store.update((tx) => founding.write(tx), limit.signal);
+    using limit = deadline(clock, foundTimeoutMs, "founding the cluster", this.#replica.signal);
+    while (!this.#replica.isLeader) await this.#pause(20, limit.signal);
+    await this.#replica.store.update((tx) => founding.write(tx), limit.signal);
     this.#notify({ kind: "bootstrapped", identity: founding.identity });
   }
 
   /** Asks one manager after another to be let in, then waits until the cluster's state has arrived here. */
   async #join(): Promise<void> {
     const { clock, random, log } = this.#deps;
-    using limit = deadline(clock, joinTimeoutMs, "joining the group of managers", this.#loops.signal);
+    using limit = deadline(clock, joinTimeoutMs, "joining the group of managers", this.#replica.signal);
     const delays = backoff(random);
     while (!(await this.#tryJoin(limit.signal))) await this.#pause(delays.next().value, limit.signal);
     const { nodeId } = this.identity;
     const arrived = (): boolean =>
-      this.#leaderId !== undefined && this.#store.view((view) => view.nodes.has(nodeId));
+      this.#replica.leaderId !== undefined && this.#replica.store.view((view) => view.nodes.has(nodeId));
     while (!arrived()) await this.#pause(20, limit.signal);
-    log.info({ managers: this.#knownMembers().length }, "joined the group of managers");
+    log.info({ managers: this.#replica.members.length }, "joined the group of managers");
   }
 
   async #tryJoin(signal: AbortSignal): Promise<JoinGroupResponse | undefined> {
@@ -287,7 +168,7 @@ export class Manager {
     const request = {
       address: advertiseAddress,
       raftAddress: raftAddressOf(advertiseAddress),
-      memberId: this.#requireGroup().memberId,
+      memberId: this.#replica.group.memberId,
     };
     for (const manager of managers.filter((address) => address !== advertiseAddress)) {
       const client = this.#channels.to(manager);
@@ -310,14 +191,15 @@ export class Manager {
   async leave(): Promise<void> {
     const { clock, log } = this.#deps;
     const { nodeId } = this.identity;
-    if (this.#knownMembers().length > 1) {
-      using limit = deadline(clock, leaveTimeoutMs, "leaving the group of managers", this.#loops.signal);
+    if (this.#replica.members.length > 1) {
+      using limit = deadline(clock, leaveTimeoutMs, "leaving the group of managers", this.#replica.signal);
       try {
-        await this.#handOver(limit.signal);
+        await this.#replica.handOver(limit.signal);
         for (;;) {
-          const address = this.#leaderAddress();
+          const address = this.#replica.leaderAddress;
           try {
-            if (address === undefined || this.#leaderId === nodeId) throw new NoLeaderYet(noLeaderText);
+            if (address === undefined || this.#replica.leaderId === nodeId)
+              throw new NoLeaderYet(noLeaderText);
             const client = this.#channels.to(address);
             await callManager(
               client,
@@ -352,49 +234,38 @@ export class Manager {
         log.warn({ error: errorText(error) }, "did not end in order"),
       );
     };
-    await bounded("handing over the leadership", this.#handOver());
+    await bounded("handing over the leadership", this.#replica.handOver());
     await bounded("closing the API", this.#api?.close());
-    this.#lead(undefined);
-    await bounded("ending the leadership", this.#leadershipEnd);
+    await bounded("ending the leadership", this.#replica.endLeading());
     await bounded("ending telemetry", this.#telemetry.stop());
     await bounded("closing the cluster port", this.#listener?.close());
     if (this.#listener === undefined) this.#server?.forceShutdown();
-    await bounded("ending consensus", this.#group?.stop());
-    await this.#loops.stop("the manager is stopping", closeTimeoutMs);
+    await this.#replica.stop();
     this.#channels[Symbol.dispose]();
-  }
-
-  /** A leader that goes on purpose spares everybody an election timeout. */
-  async #handOver(signal?: AbortSignal): Promise<void> {
-    if (this.#store.leadingTerm === undefined || this.#knownMembers().length < 2) return;
-    using limit = deadline(this.#deps.clock, transferTimeoutMs, "transferring the leadership", signal);
-    await orAborted(this.#requireGroup().transferLeadership(undefined, limit.signal), limit.signal).catch(
-      (error: unknown) => this.#deps.log.warn({ error: errorText(error) }, "cannot hand over the leadership"),
-    );
   }
 
   #openApi(): Api {
     const { clock, random, log } = this.#deps;
     const api = createApi({
-      store: this.#store,
+      store: this.#replica.store,
       clock,
       random,
       log: log.child({ part: "api" }),
       nodeId: this.identity.nodeId,
       cluster: {
-        isLeader: () => this.#isLeader(),
-        leaderAddress: () => this.#leaderAddress(),
-        leaderId: () => this.#leaderId,
-        readBarrier: (signal) => this.#readBarrier(signal),
-        reachable: (nodeId) => this.#isReachable(nodeId),
+        isLeader: () => this.#replica.isLeader,
+        leaderAddress: () => this.#replica.leaderAddress,
+        leaderId: () => this.#replica.leaderId,
+        readBarrier: (signal) => this.#replica.readBarrier(signal),
+        reachable: (nodeId) => this.#replica.isReachable(nodeId),
       },
       forward: (request, signal) => {
-        const address = this.#leaderAddress();
+        const address = this.#replica.leaderAddress;
         if (address === undefined) return Promise.reject(new NoLeaderYet(noLeaderText));
         const client = this.#channels.to(address);
         return callManager(client, ControlService.forward, request, {
           timeoutMs: forwardTimeoutMs,
-          signal: AbortSignal.any([signal, this.#askedLeader.replaced.signal]),
+          signal: AbortSignal.any([signal, this.#replica.leaderReplaced]),
         });
       },
       logs: (selector, options, signal) => this.#telemetry.logs(selector, options, signal),
@@ -413,60 +284,35 @@ export class Manager {
 
   #doorDeps(): DoorDeps {
     const { clock, random, log } = this.#deps;
-    const isLeader = (): boolean => this.#isLeader();
+    const isLeader = (): boolean => this.#replica.isLeader;
     return {
       roster: this.#roster(),
       log: log.child({ part: "doors" }),
       peerOf: (call) =>
         this.#listener?.peerOf(call) ?? { kind: "refused", address: "", reason: "not ready yet" },
-      dispatcher: () => this.#leadership?.dispatcher,
-      leaderAddress: () => (isLeader() ? this.identity.advertiseAddress : this.#leaderAddress()),
+      dispatcher: () => this.#replica.dispatcher,
+      leaderAddress: () => (isLeader() ? this.identity.advertiseAddress : this.#replica.leaderAddress),
       clock,
-      ca: { store: this.#store, clock, random, log: log.child({ part: "ca" }) },
-      membership: this.#membershipDeps(),
+      ca: { store: this.#replica.store, clock, random, log: log.child({ part: "ca" }) },
+      membership: this.#replica.membershipDeps,
       channels: this.#channels,
       isLeader,
       inject: (request) => this.#api?.inject(request) ?? Promise.reject(new NoLeaderYet(noLeaderText)),
     };
   }
 
-  #membershipDeps() {
-    const { clock, log } = this.#deps;
-    return {
-      store: this.#store,
-      group: {
-        changeMembership: (...args: Parameters<RaftGroup["changeMembership"]>) =>
-          this.#requireGroup().changeMembership(...args),
-        transferLeadership: (...args: Parameters<RaftGroup["transferLeadership"]>) =>
-          this.#requireGroup().transferLeadership(...args),
-      },
-      clock,
-      log: log.child({ part: "membership" }),
-      nodeId: this.identity.nodeId,
-      members: () => this.#knownMembers(),
-      onMembers: (listener: () => void) => {
-        this.#memberListeners.add(listener);
-        return () => void this.#memberListeners.delete(listener);
-      },
-    };
-  }
-
-  #knownMembers(): readonly GroupMember[] {
-    return this.#members.length > 0 ? this.#members : (this.#group?.status().members ?? []);
-  }
-
   #roster(): Roster {
     return {
       clusterId: this.identity.clusterId,
       isRemoved: (nodeId) =>
-        this.#store.view(
+        this.#replica.store.view(
           (view) =>
             view.cluster?.removedNodes[nodeId] !== undefined ||
             // The leader knows every node there is; entries of the list above run out with their certificates.
-            (this.#isLeader() && !view.nodes.has(nodeId)),
+            (this.#replica.isLeader && !view.nodes.has(nodeId)),
         ),
       roleInEffect: (nodeId) =>
-        this.#isLeader() ? this.#store.view((view) => view.nodes.get(nodeId)?.role) : undefined,
+        this.#replica.isLeader ? this.#replica.store.view((view) => view.nodes.get(nodeId)?.role) : undefined,
     };
   }
 
@@ -477,45 +323,11 @@ export class Manager {
       random,
       log: log.child({ part: "telemetry" }),
       settings,
-      store: this.#store,
+      store: this.#replica.store,
       identity: () => this.identity,
-      leaderAddress: () => (this.#isLeader() ? this.identity.advertiseAddress : this.#leaderAddress()),
+      leaderAddress: () =>
+        this.#replica.isLeader ? this.identity.advertiseAddress : this.#replica.leaderAddress,
     };
-  }
-
-  #isLeader(): boolean {
-    return this.#store.leadingTerm !== undefined;
-  }
-
-  #leaderAddress(): string | undefined {
-    const leaderId = this.#leaderId;
-    if (leaderId === undefined) return undefined;
-    const stored = this.#store.view((view) => view.nodes.get(leaderId)?.member?.address);
-    if (stored !== undefined) return stored;
-    const member = this.#knownMembers().find(({ nodeId }) => nodeId === leaderId);
-    return member && clusterAddress(member.raftAddress);
-  }
-
-  async #readBarrier(signal?: AbortSignal): Promise<void> {
-    using limit = deadline(this.#deps.clock, readBarrierTimeoutMs, "a linearizable read", signal);
-    const index = await this.#requireGroup().readIndex(limit.signal);
-    try {
-      await this.#store.waitApplied(index, limit.signal);
-    } catch (cause) {
-      if (!limit.signal.aborted || signal?.aborted === true) throw cause;
-      const text = `this manager is behind the others and did not catch up within ${readBarrierTimeoutMs / 1000} s`;
-      throw new ClusterError("unavailable", `${text}: ask another one, and see its log`, { cause });
-    }
-  }
-
-  #isReachable(nodeId: NodeId): boolean {
-    if (nodeId === this.identity.nodeId) return true;
-    return this.#group?.status().members.find((member) => member.nodeId === nodeId)?.reachable ?? false;
-  }
-
-  #requireGroup(): RaftGroup {
-    if (this.#group === undefined) throw new ClusterError("unavailable", "this manager is still starting");
-    return this.#group;
   }
 
   /** Waits, unless the manager fails meanwhile. */

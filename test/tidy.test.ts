@@ -26,6 +26,7 @@ const managerWiring = new Set([
   "manager/manager.ts",
   "manager/main.ts",
   "manager/leader.ts",
+  "manager/replica.ts",
   "manager/doors.ts",
   "manager/peers.ts",
 ]);
