@@ -44,13 +44,12 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
   // A task that was told to move did not fail: the restart policy has no say.
   if (!isToldToMove(newest) && !mayRestart(scene, slot, newest))
     return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
-  if (!isTerminal(newest) && staysUntilReplaced(scene, newest)) {
-    return { steps: [[create(scene, slot, newest, "now")]], wakeAtMs: undefined };
-  }
+  // Also an older one stays: the newest may have been on its way when both had to leave.
+  const goes = ended.filter((task) => !staysUntilReplaced(scene, task));
   const delayMs = nextWaitMs(scene, newest);
-  const startNow = delayMs === 0 && ended.every((task) => isStopped(scene, task));
+  const startNow = delayMs === 0 && goes.every((task) => isStopped(scene, task));
   return {
-    steps: [[...ended.map(shutdown), create(scene, slot, newest, startNow ? "now" : "later")]],
+    steps: [[...goes.map(shutdown), create(scene, slot, newest, startNow ? "now" : "later")]],
     wakeAtMs: undefined,
   };
 }
@@ -143,10 +142,9 @@ function create(scene: Scene, slot: Slot, old: Task, start: "now" | "later"): Ta
  * runs. So does one on a node that is down: should the node return first, the task has never been away.
  */
 export function staysUntilReplaced(scene: Scene, task: Task): boolean {
-  if (task.slot === 0 || task.nodeId === undefined || isTerminal(task) || isOutdated(scene, task))
-    return false;
+  if (task.slot === 0 || task.nodeId === undefined || isTerminal(task)) return false;
   if (scene.node(task.nodeId) === undefined) return false;
-  if (isOnDownNode(scene, task)) return true;
+  if (isOnDownNode(scene, task)) return !isOutdated(scene, task);
   return scene.service.spec.update?.order === "start-first" && isRunning(task);
 }
 

@@ -218,7 +218,11 @@ function matters(view: StoreView, event: ObjectEvent & { readonly table: "tasks"
 }
 
 function updateMatters(view: StoreView, service: Service | undefined, task: Task, previous: Task): boolean {
-  if (isTerminal(task)) return !isTerminal(previous);
+  if (isTerminal(task)) {
+    // An update is not over while tasks are being put to rest; the last of them is no reason to look otherwise.
+    const isPutToRest = isWanted(previous) && !isWanted(task);
+    return !isTerminal(previous) || (isPutToRest && service !== undefined && isUpdating(service));
+  }
   if (task.moving !== previous.moving) return true;
   if (task.nodeId !== previous.nodeId && task.nodeId !== undefined && isLost(view.nodes.get(task.nodeId)))
     return true;

@@ -46,6 +46,8 @@ export function placeGroup(index: NodeIndex, { demand, tasks }: WaitingGroup, no
 export interface Preassigned {
   readonly taskId: TaskId;
   readonly nodeId: NodeId;
+  /** Another task of the service is there until this one runs; a limit of replicas per node does not count it. */
+  readonly replaces: boolean;
 }
 
 /** Whether equal tasks can run where they are to; in the same order, `undefined` or the reason why not. */
@@ -55,9 +57,10 @@ export function confirmGroup(
   tasks: readonly Preassigned[],
 ): (string | undefined)[] {
   const field = new Field(index, demand, 0);
-  return tasks.map(({ taskId, nodeId }) => {
+  return tasks.map(({ taskId, nodeId, replaces }) => {
     const use = index.get(nodeId);
     if (use === undefined) return explain(new Map());
+    if (replaces) field.note(use.row, -1);
     const refused = field.refusal(use.row);
     if (refused !== undefined) return explain(new Map([[refused, 1]]));
     index.place(taskId, { nodeId, demand, active: true });

@@ -2,7 +2,7 @@ import { claimGeneric, type GenericClaim } from "../../model/generic-resource.ts
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey } from "../../model/service.ts";
-import { enforcerMessage, isTerminal, isWanted, type Task } from "../../model/task.ts";
+import { enforcerMessage, isTerminal, isWanted, type Task, taskStates } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
 import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
@@ -181,7 +181,9 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
       const task = view.tasks.get(taskId);
       if (task?.nodeId === undefined) continue;
       const group = groups.get(keyOf(task));
-      const one = { taskId, nodeId: task.nodeId };
+      const { nodeId } = task;
+      const replaces = view.tasks.byNode(nodeId).some((other) => isReplacedBy(task, other));
+      const one = { taskId, nodeId, replaces };
       if (group === undefined) groups.set(keyOf(task), [one]);
       else group.push(one);
     }
@@ -259,6 +261,15 @@ function claimsOf(tx: Transaction, task: Task, node: Node): readonly GenericClai
     .filter((other) => !isTerminal(other))
     .flatMap(({ generic = [] }) => generic);
   return claimGeneric(wanted, node.description?.resources, held);
+}
+
+function isReplacedBy(task: Task, other: Task): boolean {
+  const isOfSameService = other.serviceId === task.serviceId && other.id !== task.id;
+  return isOfSameService && isWanted(other) && isHeld(other);
+}
+
+function isHeld(task: Task): boolean {
+  return taskStates[task.status.state] >= taskStates.assigned && !isTerminal(task);
 }
 
 function keyOf(task: Pick<Task, "serviceId" | "specVersion">): string {

@@ -179,6 +179,21 @@ const replicated: readonly Case[] = [
     want: "",
   },
   {
+    name: "so does one that an update has not come round to",
+    tasks: "1=running@n1",
+    spec: { update: { ...startFirst } },
+    service: { specVersion: 5, updateStatus: { state: "paused", message: "" } },
+    nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "+1",
+  },
+  {
+    name: "and one whose replacement has to leave as well",
+    tasks: "1=starting@n1+5 1=running@n1",
+    spec: { update: { ...startFirst } },
+    nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "-t1 +1r",
+  },
+  {
     name: "a task that is to move is replaced in the service's order: stop-first",
     tasks: "1=running@n1>",
     want: "-t1 +1r",

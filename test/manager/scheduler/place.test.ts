@@ -197,7 +197,7 @@ t.test("a preassigned task is confirmed on its node or told why not", (t) => {
   const big = demand("web", { resources: { reservations: { nanoCpus: 1e9 } } });
   const [first, second] = ids(2) as [TaskId, TaskId];
   const confirm = (taskId: TaskId, node: string): string | undefined =>
-    confirmGroup(index, big, [{ taskId, nodeId: id<NodeId>(node) }])[0];
+    confirmGroup(index, big, [{ taskId, nodeId: id<NodeId>(node), replaces: false }])[0];
   t.equal(confirm(first, "a"), undefined);
   t.equal(confirm(second, "a"), "no suitable node (insufficient resources on 1 node)");
   t.equal(confirm(second, "gone"), "no suitable node");
