@@ -109,6 +109,11 @@ export class FakeEngine implements Engine {
     this.#wake();
   }
 
+  /** Every container, as `list` gives them. */
+  records(): readonly ContainerRecord[] {
+    return [...this.#containers.values()].map(({ record }) => record);
+  }
+
   /** What `create` was given. */
   request(id: string): ContainerCreate {
     return this.#require(id).request;
@@ -251,7 +256,7 @@ export class FakeEngine implements Engine {
   }
 
   async list(): Promise<readonly ContainerRecord[]> {
-    return [...this.#containers.values()].map(({ record }) => record);
+    return this.records();
   }
 
   async inspect(id: string): Promise<ContainerRecord | undefined> {

@@ -1,6 +1,7 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError } from "commander";
+import { type ClusterResult, simulateCluster } from "./cluster.ts";
 import { type RaftResult, simulateRaft } from "./raft.ts";
 
 interface Flags {
@@ -15,78 +16,105 @@ const progressEvery = 1000;
 
 const program = new Command("sim").description("histories under faults, each from a seed alone");
 
-program
-  .command("raft")
-  .description("groups of 1 to 7 managers; exits with 1 when a rule was broken")
-  .option("--seeds <n>", "how many histories", count, 1000)
-  .option("--from <seed>", "the first seed", natural, 1)
-  .option("--seed <seed>", "only this one", natural)
-  .option("--jobs <n>", "processes", count, 1)
-  .option("--trace", "print everything that happens", false)
-  .action(async ({ seeds, from, seed, jobs, trace }: Flags) => {
-    if (seed !== undefined) process.exitCode = await runOne(seed, trace);
-    else if (jobs > 1) process.exitCode = await runInProcesses({ seeds, from, jobs });
-    else process.exitCode = await runMany({ seeds, from, trace });
-  });
+/** What is told of one history, whatever it was a history of. */
+interface Outcome {
+  readonly lines: readonly string[];
+  readonly summary: string;
+  readonly failed: boolean;
+  /** Sums over all histories, by name. */
+  readonly counts: Readonly<Record<string, number>>;
+  readonly virtualMs: number;
+}
+
+type Kind = "raft" | "cluster";
+
+const simulations: Readonly<Record<Kind, (seed: number, keep: "lines" | "digest") => Promise<Outcome>>> = {
+  async raft(seed, keep) {
+    const result = await simulateRaft({ seed, keep });
+    const { lines, violations, events, operations, acknowledged, virtualMs } = result;
+    const counts = { events, operations, "writes acknowledged": acknowledged };
+    return { lines, summary: summary(result), failed: violations.length > 0, counts, virtualMs };
+  },
+  async cluster(seed, keep) {
+    const result = await simulateCluster({ seed, keep });
+    const { lines, violations, events, requests, acknowledged, virtualMs } = result;
+    const counts = { events, requests, "requests acknowledged": acknowledged };
+    return { lines, summary: clusterSummary(result), failed: violations.length > 0, counts, virtualMs };
+  },
+};
+
+addCommand("raft", "groups of 1 to 7 managers; exits with 1 when a rule was broken");
+addCommand("cluster", "whole clusters with clients and services; exits with 1 when a rule was broken");
 
 await program.parseAsync();
 
-async function runOne(seed: number, trace: boolean): Promise<number> {
-  const result = await simulateRaft({ seed, keep: "lines" });
-  if (trace || result.violations.length > 0) for (const line of result.lines) console.log(line);
-  console.log(summary(result));
-  return result.violations.length > 0 ? 1 : 0;
+function addCommand(kind: Kind, description: string): void {
+  program
+    .command(kind)
+    .description(description)
+    .option("--seeds <n>", "how many histories", count, 1000)
+    .option("--from <seed>", "the first seed", natural, 1)
+    .option("--seed <seed>", "only this one", natural)
+    .option("--jobs <n>", "processes", count, 1)
+    .option("--trace", "print everything that happens", false)
+    .action(async ({ seeds, from, seed, jobs, trace }: Flags) => {
+      if (seed !== undefined) process.exitCode = await runOne(kind, seed, trace);
+      else if (jobs > 1) process.exitCode = await runInProcesses(kind, { seeds, from, jobs });
+      else process.exitCode = await runMany(kind, { seeds, from, trace });
+    });
 }
 
-async function runMany({
-  seeds,
-  from,
-  trace,
-}: {
-  seeds: number;
-  from: number;
-  trace: boolean;
-}): Promise<number> {
+async function runOne(kind: Kind, seed: number, trace: boolean): Promise<number> {
+  const { lines, summary: text, failed } = await simulations[kind](seed, "lines");
+  if (trace || failed) for (const line of lines) console.log(line);
+  console.log(text);
+  return failed ? 1 : 0;
+}
+
+async function runMany(
+  kind: Kind,
+  { seeds, from, trace }: { seeds: number; from: number; trace: boolean },
+): Promise<number> {
   const startedMs = performance.now();
-  const totals = { failed: 0, events: 0, operations: 0, acknowledged: 0, virtualMs: 0 };
+  const totals = new Map<string, number>();
+  let failedCount = 0;
+  let virtualMs = 0;
   for (let done = 1; done <= seeds; done += 1) {
-    const result = await simulateRaft({ seed: from + done - 1, keep: trace ? "lines" : "digest" });
-    for (const line of result.lines) console.log(line);
-    if (trace) console.log(summary(result));
-    if (result.violations.length > 0) {
-      totals.failed += 1;
-      console.log(`${summary(result)}\n  replay: npm run sim -- raft --seed ${result.seed} --trace`);
+    const seed = from + done - 1;
+    const outcome = await simulations[kind](seed, trace ? "lines" : "digest");
+    for (const line of outcome.lines) console.log(line);
+    if (trace) console.log(outcome.summary);
+    if (outcome.failed) {
+      failedCount += 1;
+      console.log(`${outcome.summary}\n  replay: npm run sim -- ${kind} --seed ${seed} --trace`);
     }
-    totals.events += result.events;
-    totals.operations += result.operations;
-    totals.acknowledged += result.acknowledged;
-    totals.virtualMs += result.virtualMs;
+    for (const [name, value] of Object.entries(outcome.counts)) {
+      totals.set(name, (totals.get(name) ?? 0) + value);
+    }
+    virtualMs += outcome.virtualMs;
     if (done % progressEvery === 0 || done === seeds) {
-      const minutes = (performance.now() - startedMs) / 60_000;
+      const elapsedMs = performance.now() - startedMs;
+      const cpu = process.cpuUsage();
+      const cpuMs = (cpu.user + cpu.system) / 1_000;
+      const sums = [...totals].map(([name, value]) => `${value} ${name}`).join(", ");
       console.log(
-        `${done} histories from seed ${from}, ${totals.failed} failed: ${Math.round(done / minutes)} a minute, ` +
-          `${Math.round(totals.virtualMs / 3_600_000)} h of virtual time, ${totals.events} events, ` +
-          `${totals.operations} operations (${totals.acknowledged} writes acknowledged)`,
+        `${done} histories from seed ${from}, ${failedCount} failed: ${Math.round((done / elapsedMs) * 60_000)} a minute, ` +
+          `${Math.round(cpuMs / done)} ms of CPU each, ${Math.round(virtualMs / 3_600_000)} h of virtual time, ${sums}`,
       );
     }
   }
-  return totals.failed > 0 ? 1 : 0;
+  return failedCount > 0 ? 1 : 0;
 }
 
-async function runInProcesses({
-  seeds,
-  from,
-  jobs,
-}: {
-  seeds: number;
-  from: number;
-  jobs: number;
-}): Promise<number> {
+async function runInProcesses(
+  kind: Kind,
+  { seeds, from, jobs }: { seeds: number; from: number; jobs: number },
+): Promise<number> {
   const share = Math.ceil(seeds / jobs);
   const codes = Array.from({ length: jobs }, (_, job) => {
     const first = from + job * share;
     const own = Math.min(share, from + seeds - first);
-    return own <= 0 ? Promise.resolve(0) : runProcess(["raft", "--seeds", `${own}`, "--from", `${first}`]);
+    return own <= 0 ? Promise.resolve(0) : runProcess([kind, "--seeds", `${own}`, "--from", `${first}`]);
   });
   return Math.max(...(await Promise.all(codes)));
 }
@@ -97,6 +125,23 @@ function runProcess(args: readonly string[]): Promise<number> {
     child.on("error", reject);
     child.on("exit", (code) => resolve(code ?? 1));
   });
+}
+
+function clusterSummary({
+  seed,
+  plan,
+  violations,
+  digest,
+  events,
+  requests,
+  ...rest
+}: ClusterResult): string {
+  const [first] = violations;
+  const verdict = first === undefined ? "ok" : `FAILED ${first.rule}: ${first.text}`;
+  return (
+    `seed ${seed} digest ${digest} ${plan.day} ${plan.managers}+${plan.workers} ` +
+    `${events} events ${requests} requests ${Math.round(rest.virtualMs)} ms (settled in ${Math.round(rest.settledMs)}): ${verdict}`
+  );
 }
 
 function summary({ seed, plan, violations, digest, events, operations, virtualMs }: RaftResult): string {

@@ -31,6 +31,11 @@ export class Trace {
     );
   }
 
+  /** For who reads the lines; no part of the digest. */
+  remark(who: string, text: string): void {
+    this.#lines?.push(`${this.#now().toFixed(3).padStart(10)} ${who.padEnd(4)} # ${text}`);
+  }
+
   get lines(): readonly string[] {
     return this.#lines ?? [];
   }

@@ -68,12 +68,14 @@ takeTurnsAtOnce();
 const founded = new Map<number, Promise<Founded>>();
 
 /** Disks of a group, or what went wrong on the way there. */
-type Founded = readonly SimDisk[] | { readonly violations: readonly Violation[]; readonly digest: string };
+export type Founded =
+  | readonly SimDisk[]
+  | { readonly violations: readonly Violation[]; readonly digest: string };
 
 const notBegun = { lines: [], events: 0, operations: 0, acknowledged: 0, virtualMs: 0 };
 
 /** Disks of a group that came about the real way: one founder, and the others joined. Made once for each size. */
-function foundedDisks(founders: number): Promise<Founded> {
+export function foundedDisks(founders: number): Promise<Founded> {
   const known = founded.get(founders) ?? found(founders);
   founded.set(founders, known);
   return known;
