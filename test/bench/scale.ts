@@ -2,6 +2,8 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { call } from "../lab/api.ts";
 import { sleep } from "../lab/shell.ts";
+import type { NodeSummary } from "../lab/swarm.ts";
+import { measureLists } from "./scale-lists.ts";
 import { cpuSeconds } from "./raft-group.ts";
 import { BenchManagers, type ManagerProcess, residentBytes } from "./scale-managers.ts";
 import type { ProbeAnswer } from "./scale-probe.ts";
@@ -30,6 +32,9 @@ const lookEveryMs = 100;
 const sayEveryMs = 5_000;
 const createsUnderWay = 8;
 const mebibyte = 2 ** 20;
+const listRounds = 5;
+const settleMs = 5_000;
+const quietSeconds = 10;
 
 /** Deploys all services at once, waits until every task runs, then does the same with one global service. */
 export async function benchScale(options: ScaleBenchOptions, say: Say): Promise<Figure[]> {
@@ -39,12 +44,73 @@ export async function benchScale(options: ScaleBenchOptions, say: Say): Promise<
   const spent = await cluster.spend(() =>
     cluster.deploy(services, { Replicated: { Replicas: replicas } }, tasks),
   );
+  const memory = await cluster.memoryFigures();
   const global = await cluster.deploy(1, { Global: {} }, tasks + workers);
+  const lists = await listFigures(cluster);
+  const heartbeats = await heartbeatFigure(cluster, workers);
+  const failover = await failoverFigures(cluster, workers);
   return [
     ...deploymentFigures(`${services} × ${replicas} tasks onto ${workers} workers`, spent.result),
     { what: "processor time of all managers", value: `${spent.cpuSeconds.toFixed(1)} s` },
-    ...(await cluster.memoryFigures()),
+    ...memory,
     ...deploymentFigures(`a global service on ${workers} workers`, global).slice(0, 3),
+    ...lists,
+    heartbeats,
+    ...failover,
+  ];
+}
+
+async function listFigures(cluster: ScaleCluster): Promise<Figure[]> {
+  const leader = await cluster.leader();
+  await leader.probe();
+  const lists = await measureLists(leader.socket, "service-1", listRounds);
+  const delay = await leader.probe();
+  return [
+    ...lists.map(({ name, firstByteMs, wholeMs }) => ({
+      what: `${name} while 1,000 tasks a second come or go: longest until the first byte, and to the end`,
+      value: `${firstByteMs.toFixed(0)} ms, ${wholeMs.toFixed(0)} ms`,
+    })),
+    {
+      what: "leader's main thread late meanwhile, p99 and longest",
+      value: `${delay.delayP99Ms.toFixed(0)} ms, ${delay.delayMaxMs.toFixed(0)} ms`,
+    },
+  ];
+}
+
+/** Nothing else happens: what the leader then does is to hear its workers. */
+async function heartbeatFigure(cluster: ScaleCluster, workers: number): Promise<Figure> {
+  await sleep(settleMs);
+  const { pid } = await cluster.leader();
+  const before = await cpuSeconds([pid]);
+  await sleep(quietSeconds * 1_000);
+  const share = ((await cpuSeconds([pid])) - before) / quietSeconds;
+  return {
+    what: `leader with ${workers} idle workers: share of one core`,
+    value: `${(share * 100).toFixed(0)} %`,
+  };
+}
+
+/** The leader is killed; all workers find the next one, and nothing of theirs is lost. */
+async function failoverFigures(cluster: ScaleCluster, workers: number): Promise<Figure[]> {
+  const before = await cluster.workers.ask({ kind: "look" });
+  const startMs = performance.now();
+  await (await cluster.leader()).kill();
+  await cluster.watch("all workers have left the killed leader", ({ lost }) => lost - before.lost >= workers);
+  await cluster.watch(`${workers} connected again`, ({ connected }) => connected === workers);
+  const seconds = secondsSince(startMs);
+  await sleep(settleMs);
+  const { connected, lost } = await cluster.workers.ask({ kind: "look" });
+  const nodes = await call<NodeSummary[]>((await cluster.leader()).socket, "GET", "/nodes");
+  const notReady = nodes.filter(({ Spec, Status }) => Spec.Role === "worker" && Status.State !== "ready");
+  return [
+    {
+      what: `leader killed: all ${workers} workers connected to the next one`,
+      value: `${seconds.toFixed(1)} s`,
+    },
+    {
+      what: "sessions that ended besides, workers without one, and workers not ready, a few seconds later",
+      value: `${lost - before.lost - workers}, ${workers - connected}, ${notReady.length}`,
+    },
   ];
 }
 
