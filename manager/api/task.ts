@@ -2,7 +2,8 @@
 import { ClusterError } from "../../model/errors.ts";
 import { revisionKey } from "../../model/service.ts";
 import { type Task, taskName, taskStates } from "../../model/task.ts";
-import { type Filters, parseFilters } from "../../runtime/http.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import { type Filters, jsonContentType, parseFilters } from "../../runtime/http.ts";
 import { isTaskDirty } from "../orchestrator/dirty.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
@@ -18,18 +19,53 @@ export const taskRoutes: readonly Route[] = [
 
 const filterKeys = ["id", "name", "service", "node", "label", "desired-state", "runtime", "_up-to-date"];
 
+/** Tasks that are printed in one go; longer lists are sent in pieces. */
+const pieceTasks = 200;
+/** Filters that every task has to be asked about. */
+const askedOfEach = ["id", "name", "label", "desired-state", "runtime", "_up-to-date"];
+
 /** `GET /tasks`: an array, history included. */
-function listTasks({ store }: ApiDeps, call: Call): Reply {
+function listTasks({ store, clock }: ApiDeps, call: Call): Reply {
   const filters = parseFilters(call.query.get("filters"), filterKeys);
   for (const state of filters.get("desired-state") ?? []) {
     if (!Object.hasOwn(taskStates, state.toLowerCase())) {
       throw new ClusterError("invalid-argument", `Invalid desired-state filter: '${state}'`);
     }
   }
-  const texts = store.view((view) =>
-    selectTasks(view, filters).map((task) => taskText(task, joinOf(view, task))),
-  );
-  return { kind: "text", text: `[${texts.join(",")}]` };
+  const listed = store.view((view): ListedTask[] => {
+    const networks = new Map(view.networks.list().map((network) => [network.id, network]));
+    const network: TaskJoin["network"] = (id) => networks.get(id);
+    return selectTasks(view, filters).map((task) => ({
+      task,
+      join: { revision: revisionOf(view, task), network },
+    }));
+  });
+  if (listed.length > pieceTasks)
+    return { kind: "stream", contentType: jsonContentType, chunks: inPieces(clock, listed, call.signal) };
+  return { kind: "text", text: `[${printAll(listed)}]` };
+}
+
+/** A task with what it was joined with at the moment of the request: stored objects never change. */
+interface ListedTask {
+  readonly task: Task;
+  readonly join: TaskJoin;
+}
+
+function printAll(listed: readonly ListedTask[]): string {
+  return listed.map(({ task, join }) => taskText(task, join)).join(",");
+}
+
+/** The array as bytes; all other work of the main thread gets its turn between two pieces. */
+async function* inPieces(
+  clock: Clock,
+  listed: readonly ListedTask[],
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < listed.length; at += pieceTasks) {
+    if (at > 0) await clock.sleep(0, signal);
+    yield Buffer.from(`${at === 0 ? "[" : ","}${printAll(listed.slice(at, at + pieceTasks))}`);
+  }
+  yield Buffer.from("]\n");
 }
 
 /** `GET /tasks/{id}` */
@@ -51,7 +87,9 @@ function revisionOf(view: StoreView, { serviceId, specVersion }: Task) {
 /** @throws {ClusterError} `not-found` for a service or node that is filtered on and unknown. */
 function selectTasks(view: StoreView, filters: Filters): Task[] {
   const upToDate = filters.get("_up-to-date")?.some((each) => each.toLowerCase() === "true") ?? false;
-  return candidates(view, filters).filter((task) => {
+  const found = candidates(view, filters);
+  if (!askedOfEach.some((key) => filters.has(key))) return [...found];
+  return found.filter((task) => {
     const revision = revisionOf(view, task);
     const service = view.services.get(task.serviceId);
     if (upToDate) {

@@ -48,10 +48,8 @@ export class Field {
       );
     }
     if (demand.hostPorts.length > 0) {
-      this.#taken = marked(
-        scratch.flags("taken", rowCount),
-        demand.hostPorts.flatMap((port) => [...index.rowsWithPort(port)]),
-      );
+      this.#taken = scratch.flags("taken", rowCount);
+      for (const port of demand.hostPorts) marked(this.#taken, index.rowsWithPort(port));
     }
     if (demand.prefer.length > 0) this.#preference = this.#preferences(rowCount);
   }

@@ -108,23 +108,19 @@ function growTree(index: NodeIndex, field: Field, { demand, tasks }: WaitingGrou
   const levels = demand.task.placement.spread.filter(isLabel);
   const ranking: Ranking = (a, b) => field.compare(a, b);
   // Tasks of the service count for their branch even on nodes that take no more.
-  return grow(levels, field.fitting(), levels.length === 0 ? [] : [...index.rowsOf(demand.serviceId).keys()]);
+  const own = index.rowsOf(demand.serviceId);
+  const ownRows = index.scratch.numbers("own", levels.length === 0 ? 0 : own.size);
+  if (levels.length > 0) fill(ownRows, own.keys());
+  return grow(levels, field.fitting(), ownRows);
 
-  function grow([level, ...deeper]: readonly string[], rows: Rows, own: Rows): Tree {
-    if (level === undefined) {
-      const list = shortlist(
-        rows instanceof Int32Array ? rows : Int32Array.from(rows),
-        tasks.length,
-        ranking,
-      );
-      return { kind: "leaf", list };
-    }
+  function grow([level, ...deeper]: readonly string[], rows: Int32Array, own: Int32Array): Tree {
+    if (level === undefined) return { kind: "leaf", list: shortlist(rows, tasks.length, ranking) };
     const ownGroups = groupBy(index, level, own);
     const branches = [...groupBy(index, level, rows)]
       .map(([number, group]) => ({ value: valueOf(index, level, group), number, group }))
       .toSorted((a, b) => (a.value < b.value ? -1 : 1))
       .map(({ number, group }): Branch => {
-        const ownRows = ownGroups.get(number) ?? [];
+        const ownRows = ownGroups.get(number) ?? noRows;
         const count = ownRows.reduce((sum, row) => sum + field.ofService(row), 0);
         return { tasks: count, tree: undefined, grow: () => grow(deeper, group, ownRows) };
       });
@@ -132,27 +128,54 @@ function growTree(index: NodeIndex, field: Field, { demand, tasks }: WaitingGrou
   }
 }
 
-type Rows = Int32Array | readonly number[];
+const noRows = new Int32Array(0);
 
-function groupBy(index: NodeIndex, level: string, rows: Rows): Map<number, number[]> {
-  const groups = new Map<number, number[]>();
+function fill(column: Int32Array, rows: Iterable<number>): void {
+  let at = 0;
+  for (const row of rows) column[at++] = row;
+}
+
+/**
+ * Sorts the rows by the number of their label's value, in place and otherwise in the order they had. The groups are
+ * parts of the same array: with arrays of their own, collecting them would cost more than the whole decision.
+ */
+function groupBy(index: NodeIndex, level: string, rows: Int32Array): Map<number, Int32Array> {
+  const numbers = index.scratch.numbers("label-number", rows.length);
   let column = index.facts.labelColumn(level);
-  for (const row of rows) {
+  let highest = 0;
+  for (let i = 0; i < rows.length; i += 1) {
+    const row = rows[i] ?? 0;
     let number = column[row] ?? -1;
     if (number < 0) {
       const use = index.columns.uses[row];
-      if (use === undefined) continue;
+      if (use === undefined) continue; // Rows here have a node; one without would count with the first.
       number = index.facts.labelNumber(level, row, use.node);
       column = index.facts.labelColumn(level); // It may have grown.
     }
-    const group = groups.get(number);
-    if (group === undefined) groups.set(number, [row]);
-    else group.push(row);
+    numbers[i] = number;
+    if (number > highest) highest = number;
+  }
+  const ends = index.scratch.numbers("group-ends", highest + 2);
+  for (const number of numbers) ends[number + 1] = (ends[number + 1] ?? 0) + 1;
+  const groups = new Map<number, Int32Array>();
+  for (let number = 0; number <= highest; number += 1) {
+    const start = ends[number] ?? 0;
+    const end = start + (ends[number + 1] ?? 0);
+    if (end > start) groups.set(number, rows.subarray(start, end));
+    ends[number + 1] = end;
+  }
+  const before = index.scratch.numbers("ungrouped", rows.length);
+  before.set(rows);
+  for (let i = 0; i < before.length; i += 1) {
+    const number = numbers[i] ?? 0;
+    const at = ends[number] ?? 0;
+    rows[at] = before[i] ?? 0;
+    ends[number] = at + 1;
   }
   return groups;
 }
 
-function valueOf(index: NodeIndex, level: string, [row = -1]: readonly number[]): string {
+function valueOf(index: NodeIndex, level: string, [row = -1]: Int32Array): string {
   const use = index.columns.uses[row];
   return use === undefined ? "" : labelOf(level, use.node);
 }

@@ -41,23 +41,25 @@ export async function benchScale(options: ScaleBenchOptions, say: Say): Promise<
   await using cluster = await ScaleCluster.start(options, say);
   const { services, replicas, workers } = options;
   const tasks = services * replicas;
-  const spent = await cluster.spend(() =>
-    cluster.deploy(services, { Replicated: { Replicas: replicas } }, tasks),
-  );
-  const memory = await cluster.memoryFigures();
+  const figures: Figure[] = [];
+  // As they come, so that what fails later does not take them along.
+  const note = (more: readonly Figure[]): void => {
+    for (const figure of more) {
+      say(`  ${figure.what}: ${figure.value}`);
+      figures.push(figure);
+    }
+  };
+  const replicated = { Replicated: { Replicas: replicas } };
+  const spent = await cluster.spend(() => cluster.deploy(services, replicated, tasks));
+  note(deploymentFigures(`${services} × ${replicas} tasks onto ${workers} workers`, spent.result));
+  note([{ what: "processor time of all managers", value: `${spent.cpuSeconds.toFixed(1)} s` }]);
+  note(await cluster.memoryFigures());
   const global = await cluster.deploy(1, { Global: {} }, tasks + workers);
-  const lists = await listFigures(cluster);
-  const heartbeats = await heartbeatFigure(cluster, workers);
-  const failover = await failoverFigures(cluster, workers);
-  return [
-    ...deploymentFigures(`${services} × ${replicas} tasks onto ${workers} workers`, spent.result),
-    { what: "processor time of all managers", value: `${spent.cpuSeconds.toFixed(1)} s` },
-    ...memory,
-    ...deploymentFigures(`a global service on ${workers} workers`, global).slice(0, 3),
-    ...lists,
-    heartbeats,
-    ...failover,
-  ];
+  note(deploymentFigures(`a global service on ${workers} workers`, global).slice(0, 3));
+  note([await heartbeatFigure(cluster, workers)]);
+  note(await listFigures(cluster));
+  note(await failoverFigures(cluster, workers));
+  return figures;
 }
 
 async function listFigures(cluster: ScaleCluster): Promise<Figure[]> {
