@@ -224,6 +224,21 @@ export interface EndpointSpec {
   readonly ports: readonly PortSpec[];
 }
 
+/** A service's own address on one network: whoever calls it reaches one of the serving tasks. */
+export interface VirtualIp {
+  readonly networkId: NetworkId;
+  /** CIDR form, such as "10.0.1.2/24". */
+  readonly address: string;
+}
+
+/** Where a service is reached. */
+export interface ServiceEndpoint {
+  /** As asked for, published numbers filled in where the system chose. */
+  readonly ports: readonly PortSpec[];
+  /** One on each of its overlays, and one on the ingress network if it publishes ports there; none with dnsrr. */
+  readonly virtualIps: readonly VirtualIp[];
+}
+
 /** Owner: the user. The system never edits it, but for the defaults applied when it arrives. */
 export interface ServiceSpec extends Annotations {
   readonly task: TaskSpec;
@@ -277,6 +292,8 @@ export interface Service {
   readonly updateStatus?: UpdateStatus;
   readonly registryAuth?: RegistryAuth;
   readonly previousRegistryAuth?: RegistryAuth;
+  /** Owner: the allocator. Absent until allocated, and for services that need no address or port of the cluster's. */
+  readonly endpoint?: ServiceEndpoint;
   /** Jobs only. The iteration grows with every replaced spec and starts the job anew. */
   readonly job?: { readonly iteration: number; readonly lastExecutionMs: number };
 }

@@ -1,10 +1,12 @@
 import { parseCidr, type CidrBlock } from "../../model/address.ts";
 import { assert, errorText } from "../../model/errors.ts";
-import type { NetworkId, TaskId } from "../../model/ids.ts";
+import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
-import type { NetworkReference } from "../../model/service.ts";
+import type { NetworkReference, PortSpec, Service, ServiceEndpoint, VirtualIp } from "../../model/service.ts";
 import { isTerminal, type NetworkAttachment, type Task } from "../../model/task.ts";
 import { AddressPool } from "./address.ts";
+import { earlierPort } from "./endpoint.ts";
+import { PortBook } from "./port.ts";
 import { chooseSubnet } from "./subnet.ts";
 import { pickVni } from "./vni.ts";
 
@@ -20,8 +22,10 @@ interface KnownNetwork {
   readonly pool: AddressPool;
 }
 
+const nothing: ServiceEndpoint = { ports: [], virtualIps: [] };
+
 /**
- * What is given out: subnets, network identifiers and addresses. Rebuilt from the store by every leader;
+ * What is given out: subnets, network identifiers, addresses and published ports. Rebuilt from the store by every leader;
  * everything stored is claimed before anything new is given.
  */
 export class AllocationBook {
@@ -29,6 +33,8 @@ export class AllocationBook {
   /** Networks that need an address of ours and have no subnet yet, with the reason. */
   readonly #refused = new Map<NetworkId, string>();
   readonly #tasks = new Map<TaskId, readonly NetworkAttachment[]>();
+  readonly #services = new Map<ServiceId, ServiceEndpoint>();
+  readonly #ports = new PortBook<ServiceId>();
 
   /** Takes note of a network that has its subnet. */
   claimNetwork(network: Network): void {
@@ -56,6 +62,23 @@ export class AllocationBook {
     return claimed.length === task.networks.length;
   }
 
+  /**
+   * Takes note of a service's stored virtual IPs and ports.
+   * @returns Whether all of them were free; if not, another service has one of them.
+   */
+  claimService({ id, endpoint }: Service): boolean {
+    if (endpoint === undefined || this.#services.has(id)) return true;
+    const virtualIps = endpoint.virtualIps.filter(
+      ({ networkId, address }) => this.#networks.get(networkId)?.pool.claim(address) !== false,
+    );
+    const ports = endpoint.ports.filter(
+      ({ publishMode, protocol, publishedPort }) =>
+        publishMode === "host" || this.#ports.claim(protocol, publishedPort, id),
+    );
+    this.#services.set(id, { ports, virtualIps });
+    return virtualIps.length === endpoint.virtualIps.length && ports.length === endpoint.ports.length;
+  }
+
   /** Chooses subnet, gateway and identifier for an overlay and holds them. */
   allocateNetwork(
     network: Network,
@@ -74,6 +97,56 @@ export class AllocationBook {
       this.#refused.set(network.id, reason);
       return { kind: "refused", reason };
     }
+  }
+
+  /**
+   * Chooses what a service lacks of virtual IPs and published ports, keeps what it has, and lets go of what it no longer
+   * asks for; all or none.
+   *
+   * @param wanted - Where it is to have a virtual IP.
+   */
+  allocateService(
+    service: Service,
+    wanted: readonly NetworkId[],
+    find: (id: NetworkId) => Network | undefined,
+  ): Outcome<ServiceEndpoint> {
+    const held = this.#services.get(service.id) ?? nothing;
+    const made: VirtualIp[] = [];
+    const virtualIps: VirtualIp[] = [];
+    for (const networkId of wanted) {
+      const known = held.virtualIps.find((each) => each.networkId === networkId);
+      if (known !== undefined) {
+        virtualIps.push(known);
+        continue;
+      }
+      const address = this.#allocateAddress(networkId, find(networkId));
+      if (address.kind === "refused") {
+        this.#releaseAll(made);
+        return address;
+      }
+      made.push({ networkId, address: address.value });
+      virtualIps.push({ networkId, address: address.value });
+    }
+    const ports = this.#allocatePorts(service);
+    if (ports.kind === "refused") {
+      this.#releaseAll(made);
+      return ports;
+    }
+    const endpoint: ServiceEndpoint = { ports: ports.value, virtualIps };
+    this.#releaseAll(held.virtualIps.filter((each) => !virtualIps.includes(each)));
+    this.#releasePorts(service.id, held.ports, endpoint.ports);
+    this.#services.set(service.id, endpoint);
+    return { kind: "allocated", value: endpoint };
+  }
+
+  /** @returns Whether there was anything to release. */
+  releaseService(id: ServiceId): boolean {
+    const held = this.#services.get(id);
+    if (held === undefined) return false;
+    this.#services.delete(id);
+    this.#releaseAll(held.virtualIps);
+    this.#releasePorts(id, held.ports, []);
+    return true;
   }
 
   /** Chooses an address on each network a task is attached to, and holds them; all or none. */
@@ -125,7 +198,42 @@ export class AllocationBook {
     };
   }
 
-  #releaseAll(attachments: readonly NetworkAttachment[]): void {
+  #allocatePorts({ id, spec, endpoint }: Service): Outcome<readonly PortSpec[]> {
+    const given: PortSpec[] = [];
+    const refuse = (reason: string): Outcome<readonly PortSpec[]> => {
+      this.#releasePorts(id, given, this.#services.get(id)?.ports ?? []);
+      return { kind: "refused", reason };
+    };
+    for (const port of spec.endpoint.ports) {
+      const { protocol, publishMode } = port;
+      if (publishMode === "host") {
+        given.push(port);
+        continue;
+      }
+      const asked = port.publishedPort || earlierPort(endpoint, port) || this.#ports.pick(protocol, id);
+      if (asked === undefined) return refuse(`no ${protocol} port is left to publish ${port.targetPort} on`);
+      if (!this.#ports.claim(protocol, asked, id)) {
+        const holder = this.#ports.ownerOf(protocol, asked);
+        return refuse(`port ${asked}/${protocol} is already published by service ${holder}`);
+      }
+      given.push({ ...port, publishedPort: asked });
+    }
+    return { kind: "allocated", value: given };
+  }
+
+  #releasePorts(id: ServiceId, ports: readonly PortSpec[], kept: readonly PortSpec[]): void {
+    for (const { publishMode, protocol, publishedPort } of ports) {
+      const stays = kept.some(
+        (each) =>
+          each.publishMode === "ingress" &&
+          each.protocol === protocol &&
+          each.publishedPort === publishedPort,
+      );
+      if (publishMode === "ingress" && !stays) this.#ports.release(protocol, publishedPort, id);
+    }
+  }
+
+  #releaseAll(attachments: readonly Pick<NetworkAttachment, "networkId" | "address">[]): void {
     for (const { networkId, address } of attachments) {
       if (address !== "") this.#networks.get(networkId)?.pool.release(address);
     }

@@ -1,13 +1,15 @@
 import { defaultAddressPools, defaultSubnetBits } from "../../model/defaults.ts";
-import type { NetworkId, TaskId } from "../../model/ids.ts";
+import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
+import type { Service, ServiceEndpoint } from "../../model/service.ts";
 import { isTerminal, isWanted, type NetworkAttachment, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
 import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
-import { AllocationBook, isAllocated } from "./book.ts";
+import { AllocationBook, isAllocated, type Outcome } from "./book.ts";
+import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
 
 export interface AllocatorDeps extends LoopDeps {
   readonly store: Store;
@@ -16,6 +18,12 @@ export interface AllocatorDeps extends LoopDeps {
 /** What gets committed together; each is checked again against what the store holds by then. */
 type Grant =
   | { readonly kind: "network"; readonly id: NetworkId; readonly state: NetworkState }
+  | {
+      readonly kind: "service";
+      readonly id: ServiceId;
+      readonly specVersion: number;
+      readonly endpoint: ServiceEndpoint;
+    }
   | { readonly kind: "task"; readonly id: TaskId; readonly networks: readonly NetworkAttachment[] }
   | { readonly kind: "refusal"; readonly id: TaskId; readonly reason: string };
 
@@ -23,17 +31,19 @@ type Grant =
 const passLimit = 2_000;
 
 /**
- * Gives overlays their subnet and tasks their addresses, and lets a task on to the scheduler once it
- * has them. Ends when `signal` aborts; never rejects.
+ * Gives overlays their subnet, services their virtual IPs and published ports, and tasks their addresses, and lets a task
+ * on to the scheduler once it has them. Ends when `signal` aborts; never rejects.
  */
 export function runAllocator(deps: AllocatorDeps, signal: AbortSignal): Promise<void> {
   return runLoop(deps, "allocator", (ended) => allocate(deps, ended), signal);
 }
 
 async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Promise<void> {
-  using watch = store.watch(["tasks", "networks"], signal);
+  using watch = store.watch(["tasks", "networks", "services"], signal);
   let book = new AllocationBook();
   const waitingNetworks = new Set<NetworkId>();
+  const waitingServices = new Set<ServiceId>();
+  const refusedServices = new Map<ServiceId, string>();
   const waitingTasks = new Set<TaskId>();
   /** Tasks that were refused wait here until something is freed or a network changes. */
   const stuckTasks = new Set<TaskId>();
@@ -47,8 +57,16 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
 
   function rebuild(view: StoreView): void {
     book = new AllocationBook();
-    for (const set of [waitingNetworks, waitingTasks, stuckTasks]) set.clear();
+    for (const set of [waitingNetworks, waitingServices, refusedServices, waitingTasks, stuckTasks])
+      set.clear();
     noteNetworks(view);
+    for (const service of view.services
+      .list()
+      .toSorted((a, b) => a.meta.createdVersion - b.meta.createdVersion)) {
+      if (!book.claimService(service))
+        log.error({ service: service.id }, "service shares an address or port with another");
+      noteService(view, service);
+    }
     // Should two tasks have one address, it stays with the older.
     for (const task of view.tasks.list().toSorted((a, b) => a.meta.createdVersion - b.meta.createdVersion)) {
       if (task.status.state === "new") noteTask(task);
@@ -65,6 +83,13 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     else if (isAllocated(network)) waitingNetworks.add(network.id);
   }
 
+  function noteService(view: StoreView, service: Service): void {
+    const wanted = virtualNetworks(service.spec, view.networks);
+    if (wanted === undefined || !isReachable(service, wanted)) waitingServices.add(service.id);
+    else refusedServices.delete(service.id);
+    for (const id of stuckTasks) if (view.tasks.get(id)?.serviceId === service.id) retry(id);
+  }
+
   function noteTask(task: Task): void {
     if (task.status.state === "new" && isWanted(task)) {
       if (!stuckTasks.has(task.id)) waitingTasks.add(task.id);
@@ -79,9 +104,14 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     if (book.releaseTask(id)) retryStuck();
   }
 
+  function retry(id: TaskId): void {
+    stuckTasks.delete(id);
+    waitingTasks.add(id);
+  }
+
   function retryStuck(): void {
-    for (const id of stuckTasks) waitingTasks.add(id);
-    stuckTasks.clear();
+    for (const id of refusedServices.keys()) waitingServices.add(id);
+    for (const id of stuckTasks) retry(id);
   }
 
   function note(view: StoreView, events: readonly StoreEvent[]): void {
@@ -91,6 +121,16 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
         const task = event.kind === "removed" ? undefined : view.tasks.get(event.object.id);
         if (task === undefined) forget(event.object.id);
         else noteTask(task);
+      }
+      if (event.table === "services") {
+        const service = event.kind === "removed" ? undefined : view.services.get(event.object.id);
+        if (service !== undefined) {
+          noteService(view, service);
+        } else {
+          waitingServices.delete(event.object.id);
+          refusedServices.delete(event.object.id);
+          if (book.releaseService(event.object.id)) retryStuck();
+        }
       }
       if (event.table === "networks") {
         const network = view.networks.get(event.object.id);
@@ -120,6 +160,22 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       else log.warn({ network: network.spec.name, reason: outcome.reason }, "network gets no subnet");
     }
     waitingNetworks.clear();
+    for (const id of waitingServices) {
+      const service = view.services.get(id);
+      if (service === undefined) continue;
+      const wanted = virtualNetworks(service.spec, view.networks);
+      const outcome =
+        wanted === undefined
+          ? ({ kind: "refused", reason: noIngressText } as const)
+          : book.allocateService(service, wanted, (networkId) => view.networks.get(networkId));
+      if (outcome.kind === "allocated") {
+        refusedServices.delete(id);
+        grants.push({ kind: "service", id, specVersion: service.specVersion, endpoint: outcome.value });
+      } else {
+        refusedServices.set(id, outcome.reason);
+      }
+    }
+    waitingServices.clear();
     let looked = 0;
     for (const id of waitingTasks) {
       if (looked >= passLimit) break;
@@ -127,8 +183,11 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       waitingTasks.delete(id);
       const task = view.tasks.get(id);
       if (task === undefined || task.status.state !== "new" || !isWanted(task)) continue;
-      const references = revisionOfTask(view, task)?.task.networks ?? [];
-      const outcome = book.allocateTask(id, references, (networkId) => view.networks.get(networkId));
+      const outcome = allocateTask(view, task);
+      if (outcome === undefined) {
+        stuckTasks.add(id);
+        continue;
+      }
       if (outcome.kind === "allocated") {
         grants.push({ kind: "task", id, networks: outcome.value });
       } else {
@@ -138,6 +197,19 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       }
     }
     return grants;
+  }
+
+  /** @returns undefined while its service is about to get what it lacks. */
+  function allocateTask(view: StoreView, task: Task): Outcome<readonly NetworkAttachment[]> | undefined {
+    const service = view.services.get(task.serviceId);
+    const wanted = service && virtualNetworks(service.spec, view.networks);
+    if (service !== undefined && (wanted === undefined || !isReachable(service, wanted))) {
+      const reason = refusedServices.get(service.id);
+      return reason === undefined ? undefined : { kind: "refused", reason };
+    }
+    const revision = revisionOfTask(view, task);
+    const references = revision === undefined ? [] : attachmentsOf(revision, view.networks);
+    return book.allocateTask(task.id, references, (networkId) => view.networks.get(networkId));
   }
 
   async function grant(grants: readonly Grant[]): Promise<void> {
@@ -163,6 +235,13 @@ function carryOut(tx: Transaction, item: Grant): boolean {
     const network = tx.networks.get(item.id);
     if (network === undefined || network.state !== undefined) return false;
     tx.networks.update({ ...network, state: item.state });
+    return true;
+  }
+  if (item.kind === "service") {
+    const service = tx.services.get(item.id);
+    // Asked for otherwise meanwhile: what was chosen may not be what it wants now.
+    if (service === undefined || service.specVersion !== item.specVersion) return false;
+    tx.services.update({ ...service, endpoint: item.endpoint });
     return true;
   }
   const task = tx.tasks.get(item.id);

@@ -4,6 +4,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { isPredefined, type Network, type NetworkSpec, predefinedLabel } from "../../model/network.ts";
 import { isRunnable } from "../../model/task.ts";
 import { nameProblems } from "../../model/validate.ts";
+import { publishesOnIngress } from "../allocator/endpoint.ts";
 import { findOverlap } from "../allocator/subnet.ts";
 import type { StoreView } from "../store/transaction.ts";
 
@@ -33,9 +34,12 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
     throw invalid(`label ${predefinedLabel} is reserved for networks of the swarm itself`);
   }
   if (spec.ingress && spec.attachable) throw invalid("ingress network cannot be attachable");
-  if (spec.ingress) throw later("ingress networks");
   if (spec.ipv6) throw later("IPv6 on overlay networks");
   if (Object.hasOwn(spec.driverOptions, "encrypted")) throw later("encryption of overlay networks");
+  const ingress = spec.ingress ? view.networks.ingress() : undefined;
+  if (ingress !== undefined) {
+    throw new ClusterError("conflict", `ingress network ${ingress.spec.name} is already present`);
+  }
   checkSubnets(view, spec);
 }
 
@@ -93,6 +97,15 @@ export function checkNetworkRemoval(view: StoreView, network: Network): void {
     throw new ClusterError(
       "permission-denied",
       `${network.spec.name} is a pre-defined network and cannot be removed`,
+    );
+  }
+  const publisher = network.spec.ingress
+    ? view.services.list().find(({ spec }) => publishesOnIngress(spec))
+    : undefined;
+  if (publisher !== undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `ingress network cannot be removed because service ${publisher.id} depends on it`,
     );
   }
   const user = networkUser(view, network);

@@ -2,7 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import { isPredefined, type Network } from "../../model/network.ts";
-import { revisionKey } from "../../model/service.ts";
+import { revisionKey, type Service } from "../../model/service.ts";
 import { taskName } from "../../model/task.ts";
 import { type Filters, parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
@@ -86,7 +86,7 @@ function details(view: StoreView, network: Network): NetworkDetails {
     const address = node?.dataPathAddress ?? node?.status.address ?? "";
     const attachment = task.networks.find((each) => each.networkId === network.id);
     const service = (services[revision.serviceName] ??= {
-      VIP: "",
+      VIP: virtualIpOf(view.services.get(task.serviceId), network),
       Ports: revision.endpoint.ports.map(printPort),
       LocalLBIndex: 0,
       Tasks: [],
@@ -100,6 +100,11 @@ function details(view: StoreView, network: Network): NetworkDetails {
     if (node !== undefined) peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });
   }
   return { Services: services, Peers: [...peers.values()] };
+}
+
+function virtualIpOf(service: Service | undefined, network: Network): string {
+  const found = service?.endpoint?.virtualIps.find(({ networkId }) => networkId === network.id);
+  return found?.address.split("/")[0] ?? "";
 }
 
 /** `POST /networks/create` → 201 with the id. */

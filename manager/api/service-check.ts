@@ -2,34 +2,53 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import { isPredefined, type Network } from "../../model/network.ts";
-import type { ServiceSpec } from "../../model/service.ts";
+import type { Service, ServiceSpec } from "../../model/service.ts";
 import { serviceProblems } from "../../model/validate.ts";
+import { noIngressText, publishesOnIngress } from "../allocator/endpoint.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { byExactName } from "./resolve.ts";
 
 /**
  * Network names become ids, and every rule is checked.
  *
+ * @param own - The service that is changed; absent for a new one.
  * @returns The spec to store.
  * @throws {ClusterError} with the first problem, in the API's words.
  */
-export function checkService(view: StoreView, given: ServiceSpec): ServiceSpec {
-  refuseWhatIsToCome(given);
+export function checkService(view: StoreView, given: ServiceSpec, own?: Service): ServiceSpec {
   const problem = serviceProblems(given)[0];
   if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
   const spec = resolveNetworks(view, given);
   checkReferences(view, spec);
+  refuseTakenPorts(view, spec, own);
   return spec;
 }
 
-function refuseWhatIsToCome({ endpoint }: ServiceSpec): void {
-  const ingress = endpoint.ports.find((port) => port.publishMode === "ingress");
-  if (ingress === undefined || endpoint.mode === "dnsrr") return;
-  const { publishedPort, protocol, targetPort } = ingress;
-  throw new ClusterError(
-    "invalid-argument",
-    `published port ${publishedPort}/${protocol}: ingress mode is not available yet; publish it on the task's own host with mode=host (docker: --publish mode=host,published=${publishedPort},target=${targetPort})`,
-  );
+/** Ports that another service has, as asked for or as chosen for it. Two services may share a port on their own hosts. */
+function refuseTakenPorts(view: StoreView, { endpoint }: ServiceSpec, own: Service | undefined): void {
+  if (publishesOnIngress({ endpoint }) && view.networks.ingress() === undefined) {
+    throw new ClusterError("failed-precondition", noIngressText);
+  }
+  const asked = endpoint.ports.filter(({ publishedPort }) => publishedPort > 0);
+  if (asked.length === 0) return;
+  for (const other of view.services.list()) {
+    if (other.id === own?.id) continue;
+    const taken = [...other.spec.endpoint.ports, ...(other.endpoint?.ports ?? [])];
+    for (const { publishedPort, protocol, publishMode } of asked) {
+      const holder = taken.find(
+        (each) =>
+          each.publishedPort === publishedPort &&
+          each.protocol === protocol &&
+          !(each.publishMode === "host" && publishMode === "host"),
+      );
+      if (holder === undefined) continue;
+      const as = holder.publishMode === "ingress" ? "an ingress port" : "a host-published port";
+      throw new ClusterError(
+        "invalid-argument",
+        `port '${publishedPort}' is already in use by service '${other.spec.name}' (${other.id}) as ${as}`,
+      );
+    }
+  }
 }
 
 function resolveNetworks(view: StoreView, spec: ServiceSpec): ServiceSpec {

@@ -45,7 +45,13 @@ export function printService(service: Service, options: ServicePrintOptions = {}
       service.previous === undefined ? undefined : printServiceSpec(service.previous.spec, insertDefaults),
     Endpoint: {
       Spec: printEndpoint(service.spec.endpoint),
-      Ports: unlessEmpty(service.spec.endpoint.ports.map(printPort)),
+      Ports: unlessEmpty((service.endpoint ?? service.spec.endpoint).ports.map(printPort)),
+      VirtualIPs: unlessEmpty(
+        (service.endpoint?.virtualIps ?? []).map(({ networkId, address }) => ({
+          NetworkID: networkId,
+          Addr: address,
+        })),
+      ),
     },
     UpdateStatus: service.updateStatus === undefined ? undefined : printUpdateStatus(service.updateStatus),
     ServiceStatus:

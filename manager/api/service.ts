@@ -115,7 +115,7 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
   await store.update((tx) => {
     const service = findService(tx, call);
     refuseForbiddenChange(service.spec, given);
-    const spec = checkService(tx, given);
+    const spec = checkService(tx, given, service);
     const registryAuth =
       sentAuth ?? (authFrom === "previous-spec" ? service.previousRegistryAuth : undefined);
     return replaceSpec(tx, service, spec, version, registryAuth);

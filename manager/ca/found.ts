@@ -2,7 +2,7 @@ import { hostOf } from "../../model/address.ts";
 import type { ClusterSpec } from "../../model/cluster.ts";
 import { defaultAddressPools, defaultDataPathPort, defaultSubnetBits } from "../../model/defaults.ts";
 import type { ClusterId, NetworkId, NodeId } from "../../model/ids.ts";
-import { predefinedLabel } from "../../model/network.ts";
+import { type NetworkSpec, predefinedLabel } from "../../model/network.ts";
 import type { NodeIdentity, SwarmInit } from "../../proto/host.ts";
 import { newId } from "../../runtime/random.ts";
 import type { Transaction } from "../store/transaction.ts";
@@ -13,6 +13,16 @@ import type { Random } from "../../runtime/random.ts";
 
 /** Networks of a host that services may name; each host has its own, so there is nothing to allocate. */
 const predefinedNetworks = ["host", "bridge"] as const;
+
+const plainNetwork: Omit<NetworkSpec, "name" | "driver"> = {
+  labels: {},
+  driverOptions: {},
+  ipv6: false,
+  internal: false,
+  attachable: false,
+  ingress: false,
+  ipam: [],
+};
 
 export interface FoundingInput {
   readonly request: Pick<SwarmInit, "addressPools" | "subnetBits" | "dataPathPort" | "availability">;
@@ -84,21 +94,14 @@ export async function foundCluster(
         dataPathAddress,
       });
       for (const name of predefinedNetworks) {
+        const labels = { [predefinedLabel]: "true" };
         tx.networks.create({
           id: newId<NetworkId>(random),
-          spec: {
-            name,
-            labels: { [predefinedLabel]: "true" },
-            driver: name,
-            driverOptions: {},
-            ipv6: false,
-            internal: false,
-            attachable: false,
-            ingress: false,
-            ipam: [],
-          },
+          spec: { ...plainNetwork, name, driver: name, labels },
         });
       }
+      const ingress = { ...plainNetwork, name: "ingress", driver: "overlay", ingress: true };
+      tx.networks.create({ id: newId<NetworkId>(random), spec: ingress });
     },
   };
 }

@@ -1,13 +1,15 @@
 import { extensionsOf } from "../../model/extensions.ts";
-import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
 import type {
   AssignedEndpoint,
+  AssignedHost,
   AssignedNetwork,
   AssignedPayload,
+  AssignedService,
   AssignedTask,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -88,7 +90,46 @@ export function assignedNetwork(network: Network): AssignedNetwork | undefined {
     vni: state?.vni ?? 0,
     internal: spec.internal,
     mtu: spec.driver === "overlay" ? overlayMtu : 0,
+    ingress: spec.ingress,
   };
+}
+
+/** The ingress network, while any service publishes a port on it: every host is on it then. */
+export function ingressInUse(view: StoreView): NetworkId | undefined {
+  const ingress = view.networks.ingress();
+  return ingress !== undefined && view.services.byNetwork(ingress.id).length > 0 ? ingress.id : undefined;
+}
+
+/** @returns undefined when the service has no virtual IP on the network. */
+export function assignedService(
+  view: StoreView,
+  { id, spec, endpoint }: Service,
+  networkId: NetworkId,
+): AssignedService | undefined {
+  const virtualIp = endpoint?.virtualIps.find((each) => each.networkId === networkId);
+  if (endpoint === undefined || virtualIp === undefined) return undefined;
+  const ports = view.networks.get(networkId)?.spec.ingress
+    ? endpoint.ports.filter(({ publishMode }) => publishMode === "ingress")
+    : [];
+  return {
+    key: serviceKey(networkId, id),
+    networkId,
+    serviceId: id,
+    serviceName: spec.name,
+    address: virtualIp.address.split("/")[0] ?? "",
+    aliases: [...(spec.task.networks.find((each) => each.networkId === networkId)?.aliases ?? [])],
+    ports: ports.map(({ protocol, targetPort, publishedPort }) => ({ protocol, targetPort, publishedPort })),
+  };
+}
+
+export function serviceKey(networkId: NetworkId, serviceId: ServiceId): string {
+  return `${networkId}/${serviceId}`;
+}
+
+/** @returns undefined while nobody knows where the node's VXLAN listens. */
+export function assignedHost(node: Node): AssignedHost | undefined {
+  const address = dataPathOf(node);
+  return address === "" ? undefined : { nodeId: node.id, address, index: node.index };
 }
 
 export function endpointKey(networkId: NetworkId, taskId: TaskId): string {

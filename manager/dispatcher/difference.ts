@@ -1,25 +1,31 @@
-import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Task } from "../../model/task.ts";
 import type {
   AssignedEndpoint,
+  AssignedHost,
   AssignedNetwork,
   AssignedPayload,
+  AssignedService,
   AssignedTask,
   Assignments,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
 import {
   assignedEndpoint,
+  assignedHost,
   assignedNetwork,
   assignedPayload,
+  assignedService,
   assignedTask,
   endpointKey,
+  ingressInUse,
   isAssigned,
   needsResources,
   networksOf,
   payloadsOf,
   sameJson,
   sameTask,
+  serviceKey,
 } from "./assignments.ts";
 
 /** What has to be said to a worker so that it has what it should have. */
@@ -27,10 +33,14 @@ export interface Difference {
   readonly tasks: AssignedTask[];
   readonly networks: AssignedNetwork[];
   readonly endpoints: AssignedEndpoint[];
+  readonly services: AssignedService[];
+  readonly hosts: AssignedHost[];
   readonly payloads: AssignedPayload[];
   readonly removedTasks: string[];
   readonly removedNetworks: string[];
   readonly removedEndpoints: string[];
+  readonly removedServices: string[];
+  readonly removedHosts: string[];
   readonly removedPayloads: string[];
 }
 
@@ -58,10 +68,16 @@ export class NodeAssignments {
   readonly #payloadUsers = new Map<string, number>();
   readonly #networks = new Map<NetworkId, AssignedNetwork>();
   readonly #endpoints = new Map<NetworkId, Map<TaskId, AssignedEndpoint>>();
+  readonly #services = new Map<NetworkId, Map<ServiceId, AssignedService>>();
+  readonly #hosts = new Map<NodeId, AssignedHost>();
   readonly #payloads = new Set<string>();
+  /** The ingress network while it is in use, which every node is on. */
+  #ingress: NetworkId | undefined;
   #markedTasks = new Map<TaskId, "compare" | "resend">();
   #markedNetworks = new Set<NetworkId>();
   #markedEndpoints = new Map<NetworkId, Set<TaskId>>();
+  #markedServices = new Map<NetworkId, Set<ServiceId>>();
+  #markedHosts = new Set<NodeId>();
   #markedPayloads = new Set<string>();
 
   constructor(nodeId: NodeId, use: NetworkUse) {
@@ -79,10 +95,15 @@ export class NodeAssignments {
   }
 
   markEndpoint(networkId: NetworkId, taskId: TaskId): void {
-    if (!this.#networkUsers.has(networkId)) return;
-    const marked = this.#markedEndpoints.get(networkId);
-    if (marked === undefined) this.#markedEndpoints.set(networkId, new Set([taskId]));
-    else marked.add(taskId);
+    if (this.#networkUsers.has(networkId)) addTo(this.#markedEndpoints, networkId, taskId);
+  }
+
+  markService(networkId: NetworkId, serviceId: ServiceId): void {
+    if (this.#networkUsers.has(networkId)) addTo(this.#markedServices, networkId, serviceId);
+  }
+
+  markHost(nodeId: NodeId): void {
+    if (this.#ingress !== undefined) this.#markedHosts.add(nodeId);
   }
 
   markPayload(id: string): void {
@@ -97,22 +118,18 @@ export class NodeAssignments {
       this.markNetwork(networkId);
       for (const task of view.tasks.byNetwork(networkId)) this.markEndpoint(networkId, task.id);
       for (const taskId of this.#endpoints.get(networkId)?.keys() ?? []) this.markEndpoint(networkId, taskId);
+      for (const { id } of view.services.byNetwork(networkId)) this.markService(networkId, id);
+      for (const id of this.#services.get(networkId)?.keys() ?? []) this.markService(networkId, id);
     }
+    for (const { id } of view.nodes.list()) this.markHost(id);
+    for (const id of this.#hosts.keys()) this.markHost(id);
     for (const id of this.#payloadUsers.keys()) this.#markedPayloads.add(id);
   }
 
   /** Takes everything marked since the last call. @returns undefined when there is nothing to say. */
   take(view: StoreView): Difference | undefined {
-    const difference: Difference = {
-      tasks: [],
-      networks: [],
-      endpoints: [],
-      payloads: [],
-      removedTasks: [],
-      removedNetworks: [],
-      removedEndpoints: [],
-      removedPayloads: [],
-    };
+    const difference = emptyDifference();
+    this.#takeIngress(view);
     const tasks = this.#markedTasks;
     this.#markedTasks = new Map();
     for (const [taskId, how] of tasks) this.#takeTask(view, taskId, how, difference);
@@ -125,6 +142,14 @@ export class NodeAssignments {
       if (!this.#networkUsers.has(networkId)) continue; // Its last user went in this very round.
       for (const taskId of taskIds) this.#takeEndpoint(view, networkId, taskId, difference);
     }
+    const services = this.#markedServices;
+    this.#markedServices = new Map();
+    for (const [networkId, ids] of services) {
+      for (const id of ids) this.#takeService(view, networkId, id, difference);
+    }
+    const hosts = this.#markedHosts;
+    this.#markedHosts = new Set();
+    for (const id of hosts) this.#takeHost(view, id, difference);
     const payloads = this.#markedPayloads;
     this.#markedPayloads = new Set();
     for (const id of payloads) this.#takePayload(view, id, difference);
@@ -135,6 +160,17 @@ export class NodeAssignments {
   release(): void {
     for (const networkId of this.#networkUsers.keys()) this.#use.ends(networkId);
     this.#networkUsers.clear();
+  }
+
+  /** Every node is on the ingress network while it is in use, and knows where clients may have come in. */
+  #takeIngress(view: StoreView): void {
+    const ingress = ingressInUse(view);
+    if (ingress === this.#ingress) return;
+    if (this.#ingress !== undefined) this.#countNetwork(this.#ingress, -1);
+    if (ingress !== undefined) this.#countNetwork(ingress, 1);
+    this.#ingress = ingress;
+    for (const id of this.#hosts.keys()) this.#markedHosts.add(id);
+    if (ingress !== undefined) for (const { id } of view.nodes.list()) this.#markedHosts.add(id);
   }
 
   #takeTask(view: StoreView, taskId: TaskId, how: "compare" | "resend", difference: Difference): void {
@@ -201,6 +237,10 @@ export class NodeAssignments {
         difference.removedEndpoints.push(endpointKey(networkId, taskId));
       }
       this.#endpoints.delete(networkId);
+      for (const id of this.#services.get(networkId)?.keys() ?? []) {
+        difference.removedServices.push(serviceKey(networkId, id));
+      }
+      this.#services.delete(networkId);
       return;
     }
     if (sent !== undefined && sameJson(sent, item)) return;
@@ -209,6 +249,9 @@ export class NodeAssignments {
     if (sent !== undefined) return;
     for (const task of view.tasks.byNetwork(networkId)) {
       this.#takeEndpoint(view, networkId, task.id, difference);
+    }
+    for (const { id } of view.services.byNetwork(networkId)) {
+      this.#takeService(view, networkId, id, difference);
     }
   }
 
@@ -233,6 +276,34 @@ export class NodeAssignments {
     difference.endpoints.push(item);
   }
 
+  #takeService(view: StoreView, networkId: NetworkId, id: ServiceId, difference: Difference): void {
+    if (!this.#networks.has(networkId)) return; // Comes with the network.
+    const service = view.services.get(id);
+    const item = service && assignedService(view, service, networkId);
+    const sentOnes = this.#services.get(networkId) ?? new Map<ServiceId, AssignedService>();
+    const sent = sentOnes.get(id);
+    if (item === undefined) {
+      if (sentOnes.delete(id)) difference.removedServices.push(serviceKey(networkId, id));
+      return;
+    }
+    if (sent !== undefined && sameJson(sent, item)) return;
+    this.#services.set(networkId, sentOnes.set(id, item));
+    difference.services.push(item);
+  }
+
+  #takeHost(view: StoreView, id: NodeId, difference: Difference): void {
+    const node = this.#ingress === undefined || id === this.#nodeId ? undefined : view.nodes.get(id);
+    const item = node && assignedHost(node);
+    const sent = this.#hosts.get(id);
+    if (item === undefined) {
+      if (this.#hosts.delete(id)) difference.removedHosts.push(id);
+      return;
+    }
+    if (sent !== undefined && sameJson(sent, item)) return;
+    this.#hosts.set(id, item);
+    difference.hosts.push(item);
+  }
+
   #takePayload(view: StoreView, id: string, difference: Difference): void {
     const item = this.#payloadUsers.has(id) ? assignedPayload(view, id) : undefined;
     if (item !== undefined && !this.#payloads.has(id)) {
@@ -242,6 +313,12 @@ export class NodeAssignments {
       difference.removedPayloads.push(id);
     }
   }
+}
+
+function addTo<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void {
+  const set = sets.get(key);
+  if (set === undefined) sets.set(key, new Set([item]));
+  else set.add(item);
 }
 
 function isEmpty(difference: Difference): boolean {
@@ -277,9 +354,13 @@ export function toMessages(difference: Difference, sequence: Sequence, limitByte
   for (const id of difference.removedTasks) room(id.length).removedTasks.push(id);
   for (const id of difference.removedEndpoints) room(id.length).removedEndpoints.push(id);
   for (const id of difference.removedNetworks) room(id.length).removedNetworks.push(id);
+  for (const id of difference.removedServices) room(id.length).removedServices.push(id);
+  for (const id of difference.removedHosts) room(id.length).removedHosts.push(id);
   for (const id of difference.removedPayloads) room(id.length).removedPayloads.push(id);
   for (const item of difference.networks) room(0).networks.push(item);
   for (const item of difference.endpoints) room(itemOverheadBytes).endpoints.push(item);
+  for (const item of difference.services) room(itemOverheadBytes).services.push(item);
+  for (const item of difference.hosts) room(0).hosts.push(item);
   for (const item of difference.payloads) room(item.data.length).payloads.push(item);
   for (const item of difference.tasks) room(item.revisionJson.length).tasks.push(item);
   messages.push(current);
@@ -287,29 +368,22 @@ export function toMessages(difference: Difference, sequence: Sequence, limitByte
 }
 
 function emptyMessage({ complete, appliesTo, resultsIn }: Sequence): Assignments {
+  return { complete, appliesTo, resultsIn, more: false, ...emptyDifference() };
+}
+
+export function emptyDifference(): Difference {
   return {
-    complete,
-    appliesTo,
-    resultsIn,
     tasks: [],
     networks: [],
     endpoints: [],
+    services: [],
+    hosts: [],
     payloads: [],
     removedTasks: [],
     removedNetworks: [],
     removedEndpoints: [],
+    removedServices: [],
+    removedHosts: [],
     removedPayloads: [],
-    more: false,
   };
 }
-
-export const noDifference: Difference = {
-  tasks: [],
-  networks: [],
-  endpoints: [],
-  payloads: [],
-  removedTasks: [],
-  removedNetworks: [],
-  removedEndpoints: [],
-  removedPayloads: [],
-};

@@ -3,6 +3,7 @@ import { hostOf } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { NetworkId, NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
+import type { Service } from "../../model/service.ts";
 import type { Task } from "../../model/task.ts";
 import type { Hello, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -292,6 +293,12 @@ export class Dispatcher {
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markTasksOf(node.id, touched);
         }
+        if (event.kind !== "updated" || (before !== undefined && changesNodeEndpoints(node, before))) {
+          for (const session of this.#sessions.values()) {
+            session.assignments.markHost(node.id);
+            touched.add(session);
+          }
+        }
         const session = this.#sessions.get(node.id);
         if (session !== undefined && node.role !== before?.role) this.#inform(session);
         return event.kind === "removed" ? node.member !== undefined : changesManagers(node, before);
@@ -320,6 +327,7 @@ export class Dispatcher {
         return true;
       case "services": {
         const { object: service } = event;
+        this.#markService(service, previous as Service | undefined, touched);
         // Removed with its tasks, created before them; only what changes under them has to be told.
         if (event.kind !== "updated" || stopAfterMs(service) === stopAfterMs(event.previous)) return false;
         this.#resend(
@@ -337,6 +345,20 @@ export class Dispatcher {
       if (!session) continue;
       session.assignments.markTask(task.id, "resend");
       touched.add(session);
+    }
+  }
+
+  #markService(service: Service, before: Service | undefined, touched: Set<Session>): void {
+    if (before !== undefined && service.endpoint === before.endpoint && service.spec === before.spec) return;
+    const virtualIps = [...(service.endpoint?.virtualIps ?? []), ...(before?.endpoint?.virtualIps ?? [])];
+    const ingress = this.#deps.store.view((view) => view.networks.ingress()?.id);
+    for (const networkId of new Set(virtualIps.map((each) => each.networkId))) {
+      // The first service there brings the ingress network to every node, the last takes it away.
+      const sessions = networkId === ingress ? this.#sessions.values() : this.#sessionsOf.get(networkId);
+      for (const session of sessions ?? []) {
+        session.assignments.markService(networkId, service.id);
+        touched.add(session);
+      }
     }
   }
 

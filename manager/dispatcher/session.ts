@@ -2,7 +2,7 @@ import type { NodeId } from "../../model/ids.ts";
 import type { Assignments, ManagerMessage, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { sameJson } from "./assignments.ts";
-import { NodeAssignments, noDifference, pieceLimitBytes, toMessages } from "./difference.ts";
+import { emptyDifference, type NodeAssignments, pieceLimitBytes, toMessages } from "./difference.ts";
 
 /** The sending half of the stream; grpc-js's `ServerDuplexStream` is one. */
 export interface SessionStream {
@@ -64,7 +64,7 @@ export class Session {
     this.#started = true;
     this.inform(info);
     this.assignments.markAll(view);
-    const difference = this.assignments.take(view) ?? noDifference;
+    const difference = this.assignments.take(view) ?? emptyDifference();
     this.#sequence = 1;
     this.#queue = toMessages(difference, { complete: true, appliesTo: 0, resultsIn: 1 }, pieceLimitBytes);
     this.flush(view);

@@ -54,10 +54,19 @@ export interface TableDefinition<T extends Row> {
 }
 
 const nothing: readonly string[] = [];
+/** The one key of the index of ingress networks, of which there is at most one. */
+export const ingressKey = "ingress";
+const theIngress: readonly string[] = [ingressKey];
 
 export const definitions: { readonly [Name in TableName]: TableDefinition<Objects[Name]> } = {
   cluster: { noun: "cluster", indexes: {} },
-  services: { noun: "service", nameOf: (service) => service.spec.name, indexes: {} },
+  services: {
+    noun: "service",
+    nameOf: (service) => service.spec.name,
+    indexes: {
+      network: (service) => service.endpoint?.virtualIps.map(({ networkId }) => networkId) ?? nothing,
+    },
+  },
   tasks: {
     noun: "task",
     indexes: {
@@ -72,7 +81,11 @@ export const definitions: { readonly [Name in TableName]: TableDefinition<Object
     noun: "node",
     indexes: { hostname: (node) => [(node.description?.hostname ?? "").toLowerCase()] },
   },
-  networks: { noun: "network", nameOf: (network) => network.spec.name, indexes: {} },
+  networks: {
+    noun: "network",
+    nameOf: (network) => network.spec.name,
+    indexes: { ingress: (network) => (network.spec.ingress ? theIngress : nothing) },
+  },
   secrets: { noun: "secret", nameOf: (secret) => secret.spec.name, indexes: {} },
   configs: { noun: "config", nameOf: (config) => config.spec.name, indexes: {} },
   revisions: { noun: "revision", indexes: { service: (revision) => [revision.serviceId] } },

@@ -7,7 +7,7 @@ import type { Config, Secret } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import type { Task } from "../../model/task.ts";
 import type { Overlay, Reads } from "./overlay.ts";
-import { nameIndex, slotIndexKey, type Objects, type Row, type TableName } from "./tables.ts";
+import { ingressKey, nameIndex, slotIndexKey, type Objects, type Row, type TableName } from "./tables.ts";
 
 /** Reads of one table. Lists are in no promised order. */
 export interface TableView<Id extends string, T> {
@@ -35,6 +35,16 @@ export interface TaskTableView extends TableView<TaskId, Task> {
   countByRevision(serviceId: ServiceId, specVersion: number): number;
 }
 
+export interface ServiceTableView extends NamedTableView<ServiceId, Service> {
+  /** Those that have a virtual IP on the network. */
+  byNetwork(id: NetworkId): readonly Service[];
+}
+
+export interface NetworkTableView extends NamedTableView<NetworkId, Network> {
+  /** The one that carries what arrives at published ports, if the cluster has it. */
+  ingress(): Network | undefined;
+}
+
 export interface NodeTableView extends TableView<NodeId, Node> {
   /** Hostnames need not be unique; without regard to case. */
   byHostname(hostname: string): readonly Node[];
@@ -49,10 +59,10 @@ export interface StoreView {
   /** The one cluster object; `undefined` until the cluster is made. */
   readonly cluster: Cluster | undefined;
   readonly clusters: TableView<ClusterId, Cluster>;
-  readonly services: NamedTableView<ServiceId, Service>;
+  readonly services: ServiceTableView;
   readonly tasks: TaskTableView;
   readonly nodes: NodeTableView;
-  readonly networks: NamedTableView<NetworkId, Network>;
+  readonly networks: NetworkTableView;
   readonly secrets: NamedTableView<SecretId, Secret>;
   readonly configs: NamedTableView<ConfigId, Config>;
   readonly revisions: RevisionTableView;
@@ -107,10 +117,10 @@ export function makeView(reads: AllReads): StoreView {
       return firstOf(reads.cluster.values());
     },
     clusters: new Reader(reads.cluster),
-    services: new NamedReader(reads.services),
+    services: new ServiceReader(reads.services),
     tasks: new TaskReader(reads.tasks),
     nodes: new NodeReader(reads.nodes),
-    networks: new NamedReader(reads.networks),
+    networks: new NetworkReader(reads.networks),
     secrets: new NamedReader(reads.secrets),
     configs: new NamedReader(reads.configs),
     revisions: new RevisionReader(reads.revisions),
@@ -125,10 +135,10 @@ export function makeTransaction(overlays: AllOverlays, scope: Scope): Transactio
       return firstOf(overlays.cluster.values());
     },
     clusters: writable(new Reader<ClusterId, Cluster>(overlays.cluster), overlays.cluster, scope),
-    services: writable(new NamedReader<ServiceId, Service>(overlays.services), overlays.services, scope),
+    services: writable(new ServiceReader(overlays.services), overlays.services, scope),
     tasks: writable(new TaskReader(overlays.tasks), overlays.tasks, scope),
     nodes: writable(new NodeReader(overlays.nodes), overlays.nodes, scope),
-    networks: writable(new NamedReader<NetworkId, Network>(overlays.networks), overlays.networks, scope),
+    networks: writable(new NetworkReader(overlays.networks), overlays.networks, scope),
     secrets: writable(new NamedReader<SecretId, Secret>(overlays.secrets), overlays.secrets, scope),
     configs: writable(new NamedReader<ConfigId, Config>(overlays.configs), overlays.configs, scope),
     revisions: writable(new RevisionReader(overlays.revisions), overlays.revisions, scope),
@@ -198,6 +208,18 @@ class TaskReader extends Reader<TaskId, Task> implements TaskTableView {
 
   countByRevision(serviceId: ServiceId, specVersion: number): number {
     return this.reads.lookupCount("revision", revisionKey(serviceId, specVersion));
+  }
+}
+
+class ServiceReader extends NamedReader<ServiceId, Service> implements ServiceTableView {
+  byNetwork(id: NetworkId): readonly Service[] {
+    return this.reads.lookup("network", id);
+  }
+}
+
+class NetworkReader extends NamedReader<NetworkId, Network> implements NetworkTableView {
+  ingress(): Network | undefined {
+    return this.reads.lookup("ingress", ingressKey)[0];
   }
 }
 

@@ -14,6 +14,7 @@ import type {
   AttachRequest,
   OverlayEndpoint,
   OverlayNetwork,
+  WantedNetworks,
 } from "../../worker/network/network.ts";
 import type { ChildCall, ChildReply } from "./network-child.ts";
 
@@ -86,9 +87,13 @@ export class Host {
     await ended;
   }
 
-  async apply(networks: readonly OverlayNetwork[], endpoints: readonly OverlayEndpoint[]): Promise<void> {
+  async apply(
+    networks: readonly OverlayNetwork[],
+    endpoints: readonly OverlayEndpoint[],
+    { services = [], hosts = [] }: Partial<Pick<WantedNetworks, "services" | "hosts">> = {},
+  ): Promise<void> {
     const self = { nodeId: this.nodeId, nodeIndex: this.index, address: this.address };
-    await this.#call({ method: "apply", argument: { self, networks, endpoints } });
+    await this.#call({ method: "apply", argument: { self, networks, endpoints, services, hosts } });
   }
 
   async attach(request: Partial<AttachRequest> & { readonly taskId: TaskId }): Promise<Attached> {
@@ -227,6 +232,7 @@ export function overlay(name: string, index: number): OverlayNetwork {
     vni: 4096 + index,
     internal: false,
     mtu: 0,
+    ingress: false,
   };
 }
 

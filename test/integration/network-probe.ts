@@ -1,6 +1,7 @@
 /**
- * A small server or client to be run inside a namespace: `serve PORT TEXT`, `get HOST PORT`,
- * `echo-udp PORT`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
+ * A small server or client to be run inside a namespace: `serve PORT TEXT`, `tell PORT NAME` (answers with
+ * its name and the client's address), `get HOST PORT [LOCAL PORT]`, `survey HOST PORT` (twelve connections, a line each), `hold HOST PORT` (says what it got at every line it is
+ * given), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
  * `resolve udp|tcp SERVER NAME`. Clients print what they got, or the error's code.
  */
 import { createSocket } from "node:dgram";
@@ -9,6 +10,7 @@ import { connect, createServer } from "node:net";
 import dns from "dns-packet";
 
 const timeoutMs = 5_000;
+const surveySize = 12;
 const [mode = "", first = "", second = "", third = ""] = process.argv.slice(2);
 
 switch (mode) {
@@ -18,8 +20,51 @@ switch (mode) {
       "0.0.0.0",
     );
     break;
-  case "get": {
+  case "tell":
+    createServer((socket) => {
+      const from = `${second} ${socket.remoteAddress ?? ""}`;
+      socket.on("error", () => undefined).on("data", () => socket.write(from));
+      socket.write(from);
+    }).listen(Number(first), "0.0.0.0");
+    break;
+  case "tell-udp": {
+    const socket = createSocket("udp4");
+    socket.on("message", (_, { port, address }) => socket.send(`${second} ${address}`, port, address));
+    socket.bind(Number(first));
+    break;
+  }
+  case "survey": {
+    const said: string[] = [];
+    const ask = (): void => {
+      const socket = connect({ host: first, port: Number(second) });
+      const next = (text: string): void => {
+        socket
+          .removeAllListeners()
+          .on("error", () => undefined)
+          .destroy();
+        said.push(text);
+        if (said.length < surveySize) ask();
+        else finish(said.join("\n"));
+      };
+      socket.setTimeout(timeoutMs, () => next("TIMEOUT"));
+      socket.on("error", (reason: NodeJS.ErrnoException) => next(reason.code ?? "ERROR"));
+      socket.on("data", (chunk) => next(chunk.toString()));
+      socket.on("end", () => next("CLOSED"));
+    };
+    ask();
+    break;
+  }
+  case "hold": {
     const socket = connect({ host: first, port: Number(second) });
+    socket.on("error", (reason: NodeJS.ErrnoException) => finish(reason.code ?? "ERROR"));
+    socket.on("end", () => finish("CLOSED"));
+    socket.on("data", (chunk) => process.stdout.write(`${chunk.toString()}\n`));
+    process.stdin.on("data", () => socket.write("again"));
+    break;
+  }
+  case "get": {
+    const local = third === "" ? {} : { localPort: Number(third) };
+    const socket = connect({ host: first, port: Number(second), ...local });
     socket.setTimeout(timeoutMs, () => finish("TIMEOUT"));
     socket.on("error", (reason: NodeJS.ErrnoException) => finish(reason.code ?? "ERROR"));
     socket.on("data", (chunk) => finish(chunk.toString()));

@@ -1,13 +1,14 @@
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import { taskStates } from "../../model/task.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { NodeDescription } from "../../model/node.ts";
-import type { TaskStatus } from "../../model/task.ts";
+import type { PublishedPort, TaskStatus } from "../../model/task.ts";
 import type { ClusterFacts, NodeIdentity } from "../../proto/host.ts";
 import type {
   Assignments,
   DispatcherClient,
   ManagerPeer,
+  PublishedPortMessage,
   SessionInfo,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -161,7 +162,7 @@ export class Agent {
     const runners = [...this.#runners.values()];
     for (const runner of runners) runner.remove();
     await orAborted(Promise.all(runners.map(({ done }) => done)), signal);
-    const wanted = { self: this.#self(), networks: [], endpoints: [] };
+    const wanted = { self: this.#self(), networks: [], endpoints: [], services: [], hosts: [] };
     await this.#deps.network.apply(wanted, signal);
   }
 
@@ -390,7 +391,7 @@ export class Agent {
   }
 
   #wantedNetworks(): WantedNetworks {
-    const { networks, endpoints } = this.#set;
+    const { networks, endpoints, services, hosts } = this.#set;
     for (const { nodeId, nodeIndex } of endpoints.values()) {
       if (nodeId === this.#identity.nodeId) this.#nodeIndex = nodeIndex;
     }
@@ -405,6 +406,12 @@ export class Agent {
         taskId: endpoint.taskId as TaskId,
         nodeId: endpoint.nodeId as NodeId,
       })),
+      services: [...services.values()].map((service) => ({
+        ...service,
+        networkId: service.networkId as NetworkId,
+        ports: service.ports.map(publishedPort),
+      })),
+      hosts: [...hosts.values()].map((host) => ({ ...host, nodeId: host.nodeId as NodeId })),
     };
   }
 
@@ -467,6 +474,16 @@ export class Agent {
         hostPorts(runner.assignment).some((port) => wanted.includes(port)),
     );
   }
+}
+
+function publishedPort({ protocol, targetPort, publishedPort }: PublishedPortMessage): PublishedPort {
+  if (protocol !== "tcp" && protocol !== "udp" && protocol !== "sctp") {
+    throw new ClusterError(
+      "invalid-argument",
+      `published port ${publishedPort}/${protocol}: tcp, udp or sctp is accepted`,
+    );
+  }
+  return { protocol, targetPort, publishedPort };
 }
 
 function hostPorts({ revision }: Assignment): readonly string[] {

@@ -6,8 +6,10 @@ import type { Revision } from "../../model/service.ts";
 import type { DesiredState, NetworkAttachment, TaskState } from "../../model/task.ts";
 import type {
   AssignedEndpoint,
+  AssignedHost,
   AssignedNetwork,
   AssignedPayload,
+  AssignedService,
   AssignedTask,
   Assignments,
 } from "../../proto/gen/shoal/dispatcher.ts";
@@ -37,6 +39,10 @@ export interface AssignedSet {
   readonly networks: ReadonlyMap<string, AssignedNetwork>;
   /** Key: "<network id>/<task id>". */
   readonly endpoints: ReadonlyMap<string, AssignedEndpoint>;
+  /** Key: "<network id>/<service id>". */
+  readonly services: ReadonlyMap<string, AssignedService>;
+  /** Other hosts of the cluster by node id. */
+  readonly hosts: ReadonlyMap<string, AssignedHost>;
   /** Secrets and configs by id. */
   readonly payloads: ReadonlyMap<string, AssignedPayload>;
 }
@@ -46,6 +52,8 @@ export const emptySet: AssignedSet = {
   tasks: new Map(),
   networks: new Map(),
   endpoints: new Map(),
+  services: new Map(),
+  hosts: new Map(),
   payloads: new Map(),
 };
 
@@ -83,12 +91,17 @@ export function receive(set: AssignedSet, partial: AssignedSet | undefined, mess
       (endpoint) => endpoint.key,
       message.removedEndpoints,
     ),
+    services: changed(base.services, message.services, (service) => service.key, message.removedServices),
+    hosts: changed(base.hosts, message.hosts, (host) => host.nodeId, message.removedHosts),
     payloads: changed(base.payloads, message.payloads, (payload) => payload.id, message.removedPayloads),
   };
   if (message.more) return { kind: "partial", set: next };
   const parts: ("tasks" | "network")[] = [];
   if (next.tasks !== set.tasks || next.payloads !== set.payloads) parts.push("tasks");
-  if (next.networks !== set.networks || next.endpoints !== set.endpoints) parts.push("network");
+  const network = (["networks", "endpoints", "services", "hosts"] as const).some(
+    (key) => next[key] !== set[key],
+  );
+  if (network) parts.push("network");
   return { kind: "whole", set: next, changed: parts };
 }
 

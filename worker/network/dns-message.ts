@@ -4,6 +4,9 @@ import packet from "dns-packet";
 import { addressNumber } from "./addresses.ts";
 import type { Question } from "./records.ts";
 
+/** On which tasks ask their gateway for names. */
+export const dnsPort = 53;
+
 const headerBytes = 12;
 const minUdpBytes = 512;
 /** What passes an overlay in one packet, whatever the asker would accept. */

@@ -6,7 +6,7 @@ import type { Server, Socket } from "node:net";
 
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { Random } from "../../runtime/random.ts";
-import { encodeReply, parseQuery, replyCodes } from "./dns-message.ts";
+import { dnsPort, encodeReply, parseQuery, replyCodes } from "./dns-message.ts";
 import type { Query, Record } from "./dns-message.ts";
 import { answerQuestion } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
@@ -15,7 +15,7 @@ import type { Upstream } from "./upstream.ts";
 
 /** Short, because a task that stopped serving must be out of use soon. */
 const ttlSeconds = 2;
-const dnsPort = 53;
+
 const maxQueryBytes = 4_096;
 const maxConnections = 128;
 const connectionIdleMs = 10_000;

@@ -23,11 +23,13 @@ import { hostPorts, prepareLinks, usesBridge } from "./prepare.ts";
 import type { BridgeSettings } from "./prepare.ts";
 import { inParallel, Rounds } from "./rounds.ts";
 import type { Job } from "./rounds.ts";
+import { Flows } from "./flows.ts";
+import { MeshPorts } from "./mesh.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { rulesText } from "./rules.ts";
 import { Upstream } from "./upstream.ts";
-import { askersOf, gatewaysOf, localNames, localPorts, rulesOf, takenOnBridge } from "./views.ts";
+import { askersOf, gatewaysOf, localNames, localPorts, meshPorts, rulesOf, takenOnBridge } from "./views.ts";
 
 export interface HostNetworkSettings {
   /** `HostSettings.runDir` */
@@ -73,6 +75,8 @@ export class KernelNetwork implements HostNetwork {
   readonly #rules: Rules;
   readonly #upstream: Upstream;
   readonly #names: NameServer;
+  readonly #mesh: MeshPorts;
+  readonly #flows: Flows;
   readonly #rounds = new Rounds((round) => this.#round(round));
   readonly #records = new Map<TaskId, TaskRecord>();
   readonly #bridge: BridgeSettings;
@@ -90,6 +94,8 @@ export class KernelNetwork implements HostNetwork {
       run: parts.run,
       file: `${parts.settings.runDir}/network/rules.nft`,
     });
+    this.#mesh = new MeshPorts(parts);
+    this.#flows = new Flows(parts);
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
     this.#names = new NameServer({
       random: parts.random,
@@ -286,7 +292,10 @@ export class KernelNetwork implements HostNetwork {
     try {
       const state = await this.#state();
       const { tasks, overlay } = await this.#fabric.sync(state, dying);
-      await this.#rules.load(rulesText(rulesOf(state, this.#records)));
+      const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
+      const rules = rulesOf(state, this.#records, mesh);
+      await this.#rules.load(rulesText(rules));
+      await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));
       const texts = [...overlay, ...[...gateways.values()].map(({ message }) => message)];
       if (texts.length === 0) return { tasks, gateways };
@@ -360,7 +369,8 @@ export class KernelNetwork implements HostNetwork {
   }
 
   #nameTable(): NameTable {
-    this.#table ??= buildNames(this.#wanted ?? { networks: [], endpoints: [] }, localNames(this.#records));
+    const none = { networks: [], endpoints: [], services: [] };
+    this.#table ??= buildNames(this.#wanted ?? none, localNames(this.#records));
     return this.#table;
   }
 }

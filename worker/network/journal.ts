@@ -12,6 +12,7 @@ import type { Attached, AttachRequest, NetworkFiles, WantedNetworks } from "./ne
 
 /** Raised when records of an older version can no longer be read; those are swept. */
 const recordVersion = 1;
+const wantedVersion = 2;
 
 export interface TaskRecord {
   /** `making` is written before the kernel is touched: whoever finds it clears up. */
@@ -89,28 +90,28 @@ export class Journal {
   async writeWanted(wanted: WantedNetworks): Promise<void> {
     await replaceFile(
       join(this.#directory, "wanted.json"),
-      JSON.stringify({ version: recordVersion, wanted }),
+      JSON.stringify({ version: wantedVersion, wanted }),
     );
   }
 
   /** Undefined when there is none, or none that can be read: the next `apply` brings it. */
   async readWanted(): Promise<WantedNetworks | undefined> {
     const text = await readFile(join(this.#directory, "wanted.json"), "utf8").catch(() => "");
-    const stored: { readonly wanted?: WantedNetworks } | undefined = parseStored(text);
+    const stored: { readonly wanted?: WantedNetworks } | undefined = parseStored(text, wantedVersion);
     return stored?.wanted;
   }
 }
 
 function parseRecord(text: string): TaskRecord | undefined {
-  return parseStored(text) as TaskRecord | undefined;
+  return parseStored(text, recordVersion) as TaskRecord | undefined;
 }
 
 /** Only we write these files, and whole; the version stands for their shape. */
-function parseStored(text: string): object | undefined {
+function parseStored(text: string, version: number): object | undefined {
   try {
     const parsed: unknown = JSON.parse(text);
     if (typeof parsed !== "object" || parsed === null) return undefined;
-    return "version" in parsed && parsed.version === recordVersion ? parsed : undefined;
+    return "version" in parsed && parsed.version === version ? parsed : undefined;
   } catch {
     return undefined;
   }

@@ -13,6 +13,9 @@ import type { AttachedAddress } from "./network.ts";
 import { deviceGroup, portName } from "./objects.ts";
 import type { TaskId } from "../../model/ids.ts";
 
+/** Routing tables inside a task's namespace, one for each network where there are several. */
+const firstTable = 100;
+
 export interface NamespaceLink extends AttachedAddress {
   readonly mtu: number;
 }
@@ -120,6 +123,13 @@ export function namespaceLines(
       `route add ${blockText(block)} via ${gateway} dev ${device} src ${block.address}`,
     );
     if (index === 0) lines.push(`route add default via ${gateway} dev ${device}`);
+    if (links.length === 1) return;
+    // Whoever asked on this network, from wherever, is answered on it: no other takes packets from this address.
+    const table = firstTable + index;
+    lines.push(
+      `route add default via ${gateway} dev ${device} onlink table ${table}`,
+      `rule add from ${block.address} lookup ${table}`,
+    );
   });
   return lines.map((line) => `${line}\n`).join("");
 }

@@ -20,6 +20,29 @@ export interface OverlayNetwork {
   readonly internal: boolean;
   /** 0: the underlay's MTU less the 50 bytes that VXLAN adds. */
   readonly mtu: number;
+  /** Carries what arrives at published ports; its tasks have nothing to say to each other. */
+  readonly ingress: boolean;
+}
+
+/** A service that has a virtual IP on an overlay; from `AssignedService`. */
+export interface OverlayService {
+  readonly networkId: NetworkId;
+  readonly serviceId: string;
+  readonly serviceName: string;
+  /** The virtual IP, no prefix length. */
+  readonly address: string;
+  readonly aliases: readonly string[];
+  /** On the ingress network: what every host publishes for it. */
+  readonly ports: readonly PublishedPort[];
+}
+
+/** Another host of the cluster; from `AssignedHost`. */
+export interface OverlayHost {
+  readonly nodeId: NodeId;
+  /** Where its VXLAN listens, no port. */
+  readonly address: string;
+  /** 1..65535, of no two hosts at a time. */
+  readonly index: number;
 }
 
 /** A task's place on an overlay, on whichever host; from `AssignedEndpoint`. */
@@ -52,6 +75,9 @@ export interface WantedNetworks {
   readonly self: NetworkSelf;
   readonly networks: readonly OverlayNetwork[];
   readonly endpoints: readonly OverlayEndpoint[];
+  readonly services: readonly OverlayService[];
+  /** All others, while there is an ingress network. */
+  readonly hosts: readonly OverlayHost[];
 }
 
 /** One network of a task. */

@@ -30,8 +30,24 @@ export const vxlanPort = 4789;
  */
 const vxlanAddress = "169.254.77.1/32";
 const firstNexthopId = 0x5348_0000;
+/** Table of the routes by which answers go back to the host where a client came in: this plus the host's index. */
+const firstReturnTable = 0x5348_0000;
+/** Behind what others commonly use, before the main table. */
+const returnRulePreference = 31_000;
+/** Where the index of a host stands in a packet's mark; the other half is left to other programs. */
+export const markShift = 2 ** 16;
+export const markMask = "0xffff0000";
 
-export type ObjectKind = "link" | "address" | "port" | "nexthop" | "neighbour" | "route" | "forward";
+export type ObjectKind =
+  | "link"
+  | "address"
+  | "port"
+  | "nexthop"
+  | "neighbour"
+  | "route"
+  | "return"
+  | "rule"
+  | "forward";
 
 export interface KernelObject {
   readonly kind: ObjectKind;
@@ -143,6 +159,24 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     });
     add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
   }
+  /** The way to another host on a network. */
+  const addHost = (device: string, remote: string): number => {
+    const mac = hostMac(remote);
+    const hop = { kind: "nexthop", key: `${device} ${remote}`, device } as const;
+    const number = numbers.of(hop.key);
+    add({ ...hop, value: String(number) });
+    add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
+    add({ kind: "forward", key: `${device} ${mac}`, value: `dst ${remote} self`, device });
+    return number;
+  };
+  const ingress = wanted.networks.find((network) => network.ingress);
+  for (const { address, index } of ingress === undefined ? [] : wanted.hosts) {
+    if (ingress === undefined || addressNumber(address) === undefined || address === own) continue;
+    const device = vxlanName(ingress);
+    const table = firstReturnTable + index;
+    add({ kind: "return", key: String(table), value: `nhid ${addHost(device, address)}`, device });
+    add({ kind: "rule", key: markOf(index), value: `${returnRulePreference} ${table}`, device: "" });
+  }
   for (const endpoint of wanted.endpoints) {
     const network = networks.get(endpoint.networkId);
     if (network === undefined || endpoint.nodeId === wanted.self.nodeId) continue;
@@ -152,15 +186,14 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     if (target === undefined || addressNumber(remote) === undefined || remote === own) continue;
     if (!contains(parseCidr(network.subnet), target)) continue;
     const device = vxlanName(network);
-    const mac = hostMac(remote);
-    const hop = { kind: "nexthop", key: `${device} ${remote}`, device } as const;
-    const number = numbers.of(hop.key);
-    add({ ...hop, value: String(number) });
-    add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
-    add({ kind: "forward", key: `${device} ${mac}`, value: `dst ${remote} self`, device });
-    add({ kind: "route", key: endpoint.address, value: `nhid ${number}`, device });
+    add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote)}`, device });
   }
   return objects;
+}
+
+/** The mark of packets that a host with this index has sent on to a task, such as "0x10000". */
+export function markOf(index: number): string {
+  return `0x${(index * markShift).toString(16)}`;
 }
 
 export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): string {

@@ -1,6 +1,6 @@
 /** What `ip -j` and `bridge -j` print → the objects of ours among it. */
 import { addressNumber } from "./addresses.ts";
-import { deviceGroup, hostBridge, objectId, routeProtocol } from "./objects.ts";
+import { deviceGroup, hostBridge, markMask, objectId, routeProtocol } from "./objects.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 
 /** The commands whose output `parseObserved` takes, in its order. */
@@ -8,7 +8,8 @@ export const observeCommands = [
   ["ip", "-j", "-d", "address", "show"],
   ["ip", "-j", "nexthop", "show"],
   ["ip", "-j", "-4", "neighbour", "show", "nud", "permanent"],
-  ["ip", "-j", "-4", "route", "show", "proto", String(routeProtocol)],
+  ["ip", "-j", "-4", "route", "show", "table", "all", "proto", String(routeProtocol)],
+  ["ip", "-j", "-4", "rule", "show"],
   ["bridge", "-j", "fdb", "show"],
 ] as const;
 
@@ -19,7 +20,8 @@ type Row = Readonly<Record<string, unknown>>;
 
 /** @param outputs - As printed; an empty text means nothing is there. */
 export function parseObserved(outputs: readonly string[]): Observed {
-  const [links = [], nexthops = [], neighbours = [], routes = [], forwards = []] = outputs.map(rows);
+  const [links = [], nexthops = [], neighbours = [], routes = [], rules = [], forwards = []] =
+    outputs.map(rows);
   const objects = new Map<string, KernelObject>();
   const devices = new Map<string, { device: string; mtu: number }>();
   const add = (object: KernelObject): void => void objects.set(objectId(object), object);
@@ -79,7 +81,17 @@ export function parseObserved(outputs: readonly string[]): Observed {
         : typeof hop === "number"
           ? `nhid ${hop}`
           : `dev ${device}`;
+    const table = text(route, "table");
+    if (table !== "") {
+      if (text(route, "dst") === "default") add({ kind: "return", key: table, value, device });
+      continue;
+    }
     add({ kind: "route", key: text(route, "dst"), value, device });
+  }
+  for (const rule of rules) {
+    if (text(rule, "protocol") !== String(routeProtocol) || text(rule, "fwmask") !== markMask) continue;
+    const value = `${String(rule["priority"])} ${text(rule, "table")}`;
+    add({ kind: "rule", key: text(rule, "fwmark"), value, device: "" });
   }
   for (const forward of forwards) {
     const device = text(forward, "ifname");

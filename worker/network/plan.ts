@@ -1,6 +1,6 @@
 /** Wanted objects × those in the kernel → the lines that make one into the other. */
 import { unreachable } from "../../model/errors.ts";
-import { deviceGroup, objectId, routeProtocol, vxlanPort } from "./objects.ts";
+import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, ObjectKind } from "./objects.ts";
 
 export interface Step {
@@ -15,7 +15,17 @@ export interface Step {
  * Each kind may refer to those before it. Neighbours end the batch of `ip`, because a refused
  * neighbour ends `ip` itself, whatever `-force` says (iproute2 6.1, `ipneigh_modify`).
  */
-const order: readonly ObjectKind[] = ["link", "address", "port", "nexthop", "route", "neighbour", "forward"];
+const order: readonly ObjectKind[] = [
+  "link",
+  "address",
+  "port",
+  "nexthop",
+  "route",
+  "return",
+  "rule",
+  "neighbour",
+  "forward",
+];
 const rank: ReadonlyMap<ObjectKind, number> = new Map(order.map((kind, index) => [kind, index]));
 
 /**
@@ -106,6 +116,12 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
           ? `route replace unreachable ${key} proto ${routeProtocol}`
           : `route replace ${key} ${value} proto ${routeProtocol}`,
       ];
+    case "return":
+      return [`route replace default ${value} table ${key} proto ${routeProtocol}`];
+    case "rule": {
+      const add = `rule add ${ruleText(key, value)}`;
+      return present === undefined ? [add] : [`rule delete ${ruleText(key, present.value)}`, add];
+    }
     case "forward":
       return [`fdb replace ${second} dev ${first} ${value} static`];
   }
@@ -137,8 +153,17 @@ function removalLine({ kind, key, value, device }: KernelObject): string {
       return value === "unreachable"
         ? `route delete unreachable ${key} proto ${routeProtocol}`
         : `route delete ${key} proto ${routeProtocol}`;
+    case "return":
+      return `route delete default table ${key} proto ${routeProtocol}`;
+    case "rule":
+      return `rule delete ${ruleText(key, value)}`;
     case "forward":
       return `fdb delete ${second} dev ${first} ${value}`;
   }
   return unreachable(kind);
+}
+
+function ruleText(mark: string, value: string): string {
+  const [preference = "", table = ""] = value.split(" ");
+  return `pref ${preference} fwmark ${mark}/${markMask} lookup ${table} protocol ${routeProtocol}`;
 }

@@ -49,25 +49,36 @@ export type Answer =
   | { readonly kind: "elsewhere"; readonly singleLabel: boolean };
 
 /**
- * Service names, `tasks.<service>` and aliases lead to serving tasks; a task's own name to that task
- * whatever its health. Each also works with `.<network>` behind it.
+ * A service's name and aliases lead to its virtual IP, or to its serving tasks if it has none; `tasks.<service>` always
+ * to those; a task's own name to that task whatever its health. Each also works with `.<network>` behind it. The ingress
+ * network has no names: tasks meet there only because they publish ports.
  */
 export function buildNames(
-  wanted: Pick<WantedNetworks, "networks" | "endpoints">,
+  wanted: Pick<WantedNetworks, "networks" | "endpoints" | "services">,
   local: readonly LocalName[],
 ): NameTable {
   const table = new Map<
     NetworkId,
     NetworkNames & { addresses: Map<string, Set<string>>; names: Map<string, string> }
   >();
-  for (const { id, name, subnet } of wanted.networks) {
+  for (const { id, name, subnet, ingress } of wanted.networks) {
+    if (ingress) continue;
     table.set(id, { name, block: parseCidr(subnet), addresses: new Map(), names: new Map() });
+  }
+  const balanced = new Set<string>();
+  for (const { networkId, serviceId, serviceName, aliases, address } of wanted.services) {
+    const network = table.get(networkId);
+    if (network === undefined) continue;
+    balanced.add(`${networkId}/${serviceId}`);
+    for (const name of [serviceName, ...aliases]) put(network, name, address);
   }
   for (const endpoint of wanted.endpoints) {
     const network = table.get(endpoint.networkId);
     if (network === undefined) continue;
-    const { serviceName, taskName, address, aliases, serving } = endpoint;
-    const shared = serviceName === "" ? aliases : [serviceName, `tasks.${serviceName}`, ...aliases];
+    const { networkId, serviceId, serviceName, taskName, address, aliases, serving } = endpoint;
+    const all = serviceName === "" ? [] : [`tasks.${serviceName}`];
+    const own = serviceName === "" ? aliases : [serviceName, ...aliases];
+    const shared = balanced.has(`${networkId}/${serviceId}`) ? all : [...own, ...all];
     for (const name of shared) put(network, name, serving ? address : undefined);
     if (taskName !== "") {
       put(network, taskName, address);

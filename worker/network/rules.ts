@@ -1,5 +1,8 @@
 /** The host's firewall and address translation for tasks, as one nftables table. */
+import type { PortProtocol } from "../../model/service.ts";
 import type { PublishedPort } from "../../model/task.ts";
+import { hostMac, shortHash } from "./addresses.ts";
+import { markMask, markOf } from "./objects.ts";
 
 /** Ours alone; no other table is ever read or written. */
 export const rulesTable = "shoal_net";
@@ -11,6 +14,31 @@ export interface RulesNetwork {
   /** Canonical CIDR. */
   readonly subnet: string;
   readonly internal: boolean;
+  readonly ingress: boolean;
+}
+
+/** A service's virtual IP on one network. */
+export interface RulesService {
+  readonly bridge: string;
+  /** The virtual IP, no prefix length. */
+  readonly address: string;
+  /** Serving tasks, no prefix length. */
+  readonly backends: readonly string[];
+}
+
+/** A port that every host publishes. */
+export interface RulesMeshPort {
+  readonly protocol: PortProtocol;
+  readonly publishedPort: number;
+  readonly targetPort: number;
+  /** Serving tasks, on the ingress network. */
+  readonly backends: readonly string[];
+}
+
+/** Another host, where a client may have come in. */
+export interface RulesHost {
+  readonly address: string;
+  readonly index: number;
 }
 
 export interface RulesPort extends PublishedPort {
@@ -21,6 +49,13 @@ export interface RulesPort extends PublishedPort {
 export interface RulesState {
   readonly networks: readonly RulesNetwork[];
   readonly ports: readonly RulesPort[];
+  readonly services: readonly RulesService[];
+  readonly mesh: readonly RulesMeshPort[];
+  readonly hosts: readonly RulesHost[];
+  /** Of tasks here, no prefix length. */
+  readonly tasks: readonly string[];
+  /** The host's own on the data path; empty while unknown. */
+  readonly ownAddress: string;
 }
 
 /**
@@ -30,9 +65,13 @@ export interface RulesState {
  * - tasks of one network reach each other, tasks of different networks only by published ports;
  * - tasks reach the outside under the host's address, unless their network is internal;
  * - nobody outside reaches a task but by a published port, which works from other hosts, from this
- *   host under any of its addresses (localhost too), and from the task itself.
+ *   host under any of its addresses (localhost too), and from the task itself;
+ * - a virtual IP leads to one of its service's serving tasks, from the network it is on;
+ * - a port of the mesh leads to a serving task on whichever host, which sees the client's own address:
+ *   the task's host marks the connection with the host it came by, and answers go back there.
  */
-export function rulesText({ networks, ports }: RulesState): string {
+export function rulesText(state: RulesState): string {
+  const { networks, ports, services, mesh, hosts } = state;
   const sorted = networks.toSorted((a, b) => compare(a.bridge, b.bridge));
   const devices = sorted.flatMap(devicesOf);
   const links = sorted.flatMap((network) => {
@@ -43,7 +82,11 @@ export function rulesText({ networks, ports }: RulesState): string {
   });
   const internal = sorted.filter((network) => network.internal).flatMap(devicesOf);
   const outward = sorted.filter((network) => !network.internal).map(({ subnet }) => subnet);
-  const targets = [...new Set(ports.map(({ address }) => address))].toSorted(compare);
+  const targets = [...new Set([...ports.map(({ address }) => address), ...state.tasks])].toSorted(compare);
+  const balanced = services.filter(({ backends }) => backends.length > 0).toSorted(byText(serviceChain));
+  const meshed = mesh.filter(({ backends }) => backends.length > 0).toSorted(byText(meshChain));
+  const idle = mesh.filter(({ backends }) => backends.length === 0).toSorted(byText(meshChain));
+  const ingress = sorted.find((network) => network.ingress);
   return `table ip ${rulesTable}
 delete table ip ${rulesTable}
 table ip ${rulesTable} {
@@ -58,7 +101,25 @@ ${set(
 )}
 ${portMap("tcp", ports)}
 ${portMap("udp", ports)}
-  chain guard {
+${set("other_hosts", "ipv4_addr", hosts.map(({ address }) => address).toSorted(compare))}
+${container(
+  "map",
+  "virtual_ips",
+  "ifname . ipv4_addr : verdict",
+  balanced.map((each) => `"${each.bridge}" . ${each.address} : goto ${serviceChain(each)}`),
+)}
+${container(
+  "map",
+  "mesh",
+  "inet_proto . inet_service : verdict",
+  meshed.map((each) => `${each.protocol} . ${each.publishedPort} : goto ${meshChain(each)}`),
+)}
+${set(
+  "mesh_idle",
+  "inet_proto . inet_service",
+  idle.map(({ protocol, publishedPort }) => `${protocol} . ${publishedPort}`),
+)}
+${balanced.map(serviceText).join("")}${meshed.map(meshText).join("")}  chain guard {
     type filter hook prerouting priority raw; policy accept;
     iifname @task_devices ip daddr 127.0.0.0/8 drop
 ${sorted.map(({ bridge, subnet }) => `    iifname "${bridge}" ip saddr != { ${subnet}, 0.0.0.0 } drop\n`).join("")}  }
@@ -71,19 +132,29 @@ ${sorted.map(({ bridge, subnet }) => `    iifname "${bridge}" ip saddr != { ${su
     iifname @task_devices oifname @task_devices reject with icmp type admin-prohibited
     oifname @task_devices drop
   }
-  chain published {
+  chain idle {
+    type filter hook input priority filter; policy accept;
+    meta l4proto . th dport @mesh_idle fib daddr type local meta l4proto tcp reject with tcp reset
+    meta l4proto . th dport @mesh_idle fib daddr type local reject
+  }
+${ingress === undefined ? "" : originText(ingress, hosts)}  chain published {
     type nat hook prerouting priority dstnat; policy accept;
+    iifname . ip daddr vmap @virtual_ips
+    fib daddr type local meta l4proto . th dport vmap @mesh
+    iifname @task_devices ip daddr @other_hosts meta l4proto . th dport vmap @mesh
     fib daddr type local dnat ip to tcp dport map @ports_tcp
     fib daddr type local dnat ip to udp dport map @ports_udp
   }
   chain published_here {
     type nat hook output priority -100; policy accept;
+    fib daddr type local meta l4proto . th dport vmap @mesh
+    ip daddr @other_hosts meta l4proto . th dport vmap @mesh
     fib daddr type local dnat ip to tcp dport map @ports_tcp
     fib daddr type local dnat ip to udp dport map @ports_udp
   }
   chain outgoing {
     type nat hook postrouting priority srcnat; policy accept;
-    ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade
+${ownSource(ingress, state.ownAddress)}    ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade
     ct status dnat oifname @task_devices ip saddr . ip daddr @published_targets masquerade
     ip saddr @outward_subnets oifname != @task_devices masquerade
   }
@@ -91,9 +162,74 @@ ${sorted.map(({ bridge, subnet }) => `    iifname "${bridge}" ip saddr != { ${su
 `;
 }
 
-/** From a bridge back into it, and between a bridge and its VXLAN device; never through this host twice. */
-function canCross({ bridge }: RulesNetwork, from: string, to: string): boolean {
+/**
+ * From a bridge back into it, and between a bridge and its VXLAN device; never through this host twice. What tasks on the
+ * ingress network send each other has come by a published port, and is let through as such.
+ */
+function canCross({ bridge, ingress }: RulesNetwork, from: string, to: string): boolean {
+  if (ingress) return from !== bridge && to === bridge;
   return from === bridge || to === bridge;
+}
+
+function serviceChain({ bridge, address }: RulesService): string {
+  return `vip_${shortHash(`${bridge}/${address}`)}`;
+}
+
+function serviceText(service: RulesService): string {
+  return chainText(serviceChain(service), `dnat to ${oneOf(service.backends)}`);
+}
+
+function meshChain({ protocol, publishedPort }: RulesMeshPort): string {
+  return `mesh_${protocol}_${publishedPort}`;
+}
+
+function meshText(port: RulesMeshPort): string {
+  const { protocol, targetPort, backends } = port;
+  const to = backends.map((address) => `${address} . ${targetPort}`);
+  return chainText(meshChain(port), `meta l4proto ${protocol} dnat ip to ${oneOf(to)}`);
+}
+
+/** Every connection is given to one of them by chance, each as likely as the others. */
+function oneOf(values: readonly string[]): string {
+  const list = values.toSorted(compare).map((value, index) => `${index} : ${value}`);
+  return `numgen random mod ${values.length} map { ${list.join(", ")} }`;
+}
+
+function chainText(name: string, rule: string): string {
+  return `  chain ${name} {\n    ${rule}\n  }\n`;
+}
+
+/**
+ * Remembers by which host a client's connection came, and sends the task's answers that way, where the client's own
+ * address is put back in place. A client may use one of its ports towards two hosts: a zone for each keeps them apart.
+ * The mark must not stay on the packet that carries the answer, or its own way would be looked up by it.
+ */
+function originText({ bridge, vxlan, subnet }: RulesNetwork, hosts: readonly RulesHost[]): string {
+  if (hosts.length === 0 || vxlan === undefined) return "";
+  const sorted = hosts.toSorted((a, b) => a.index - b.index);
+  const zones = sorted.map(({ address, index }) => `${hostMac(address)} : ${index}`);
+  const marks = sorted.map(({ address, index }) => `${hostMac(address)} : ${markOf(index)}`);
+  const foreign = `iifname "${vxlan}" ip saddr != ${subnet}`;
+  return `  chain zones {
+    type filter hook prerouting priority raw; policy accept;
+    ${foreign} ct original zone set ether saddr map { ${zones.join(", ")} }
+  }
+  chain origins {
+    type filter hook prerouting priority mangle; policy accept;
+    ${foreign} ct direction original ct mark set ether saddr map { ${marks.join(", ")} }
+    iifname "${bridge}" ct direction reply ct mark and ${markMask} != 0 meta mark set ct mark and ${markMask}
+  }
+  chain unmark {
+    type filter hook postrouting priority mangle; policy accept;
+    oifname "${vxlan}" meta mark set meta mark and 0x0000ffff
+  }
+`;
+}
+
+/** What this host itself asks of localhost must carry an address that another host can answer to. */
+function ownSource(ingress: RulesNetwork | undefined, ownAddress: string): string {
+  if (ingress?.vxlan === undefined || ownAddress === "") return "";
+  return `    ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}\n`;
 }
 
 function devicesOf({ bridge, vxlan }: RulesNetwork): string[] {
@@ -119,6 +255,10 @@ function container(word: "set" | "map", name: string, type: string, elements: re
 
 function quoted(text: string): string {
   return `"${text}"`;
+}
+
+function byText<T>(textOf: (item: T) => string): (a: T, b: T) => number {
+  return (a, b) => compare(textOf(a), textOf(b));
 }
 
 function compare(a: string, b: string): number {

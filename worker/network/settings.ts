@@ -24,12 +24,12 @@ export async function writeDeviceSettings({ value, device }: KernelObject): Prom
   const both: Setting[] = [
     [`${conf}/rp_filter`, "2"],
     [`${conf}/send_redirects`, "0"],
+    [`${conf}/route_localnet`, "1"],
     [`ipv6/conf/${device}/disable_ipv6`, "1"],
   ];
   const bridge: Setting[] = [
     [`${conf}/proxy_arp`, "1"],
     [`${conf}/proxy_arp_pvlan`, "1"],
-    [`${conf}/route_localnet`, "1"],
     [`ipv4/neigh/${device}/proxy_delay`, "0"],
   ];
   await writeAll(value.startsWith("bridge ") ? [...both, ...bridge] : both);

@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { connect } from "node:net";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { dnsPort } from "./dns-message.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { addressNumber } from "./addresses.ts";
@@ -13,7 +14,6 @@ const attemptTimeoutMs = 2_000;
 const maxServers = 3;
 const maxInFlight = 512;
 const reloadMs = 5_000;
-const dnsPort = 53;
 
 export interface ResolvConf {
   readonly nameservers: readonly string[];

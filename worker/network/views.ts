@@ -1,9 +1,10 @@
 /** What resolver, firewall and kernel are to know, out of the networks wanted and the tasks attached. */
 import type { TaskId } from "../../model/ids.ts";
+import type { PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
 import type { WantedNetworks } from "./network.ts";
-import { hostBridge, resolveNetwork } from "./objects.ts";
+import { bridgeName, hostBridge, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { Asker, LocalName } from "./records.ts";
 import type { RulesState } from "./rules.ts";
@@ -16,18 +17,78 @@ export function localPorts(records: Records): LocalPort[] {
   );
 }
 
-export function rulesOf({ wanted, bridge, underlayMtu }: HostState, records: Records): RulesState {
+/**
+ * @param mesh - Those of the mesh's ports that this host could hold.
+ */
+export function rulesOf(state: HostState, records: Records, mesh: readonly PublishedPort[]): RulesState {
+  const { wanted, bridge, underlayMtu } = state;
   const overlays = (wanted?.networks ?? []).map((network) => ({
     ...resolveNetwork(network, underlayMtu),
     internal: network.internal,
+    ingress: network.ingress,
   }));
-  const own = bridge === undefined ? [] : [{ bridge: hostBridge, subnet: bridge.subnet, internal: false }];
+  const own =
+    bridge === undefined
+      ? []
+      : [{ bridge: hostBridge, subnet: bridge.subnet, internal: false, ingress: false }];
   const ports = [...records.values()].flatMap(({ attached }) => {
     const first = attached.kind === "namespace" ? attached.addresses[0] : undefined;
     if (first === undefined) return [];
     return attached.publishedPorts.map((port) => ({ ...port, address: parseCidr(first.address).address }));
   });
-  return { networks: [...own, ...overlays], ports };
+  const backends = backendsOf(wanted);
+  const bridges = new Map((wanted?.networks ?? []).map((network) => [network.id, bridgeName(network)]));
+  return {
+    networks: [...own, ...overlays],
+    ports,
+    services: (wanted?.services ?? []).flatMap((service) => {
+      const on = bridges.get(service.networkId);
+      if (on === undefined) return [];
+      return [{ bridge: on, address: service.address, backends: backends.get(backendsKey(service)) ?? [] }];
+    }),
+    mesh: (wanted?.services ?? []).flatMap((service) =>
+      service.ports
+        .filter((port) => mesh.some((held) => samePort(held, port)))
+        .map((port) => ({ ...port, backends: backends.get(backendsKey(service)) ?? [] })),
+    ),
+    hosts: wanted?.hosts ?? [],
+    tasks: localPorts(records)
+      .filter(({ networkId }) => networkId !== "")
+      .map(({ address }) => parseCidr(address).address),
+    ownAddress: wanted === undefined ? "" : ownAddress(wanted),
+  };
+}
+
+/** What every host publishes. */
+export function meshPorts(wanted: WantedNetworks | undefined): PublishedPort[] {
+  return (wanted?.services ?? []).flatMap(({ ports }) => ports);
+}
+
+/** Addresses of serving tasks by `backendsKey`. */
+function backendsOf(wanted: WantedNetworks | undefined): Map<string, string[]> {
+  const backends = new Map<string, string[]>();
+  for (const endpoint of wanted?.endpoints ?? []) {
+    if (!endpoint.serving) continue;
+    const key = backendsKey(endpoint);
+    const known = backends.get(key);
+    if (known === undefined) backends.set(key, [endpoint.address]);
+    else known.push(endpoint.address);
+  }
+  return backends;
+}
+
+function backendsKey({
+  networkId,
+  serviceId,
+}: {
+  readonly networkId: string;
+  readonly serviceId: string;
+}): string {
+  return `${networkId}/${serviceId}`;
+}
+
+export function samePort(a: PublishedPort, b: PublishedPort): boolean {
+  return a.protocol === b.protocol && a.publishedPort === b.publishedPort;
 }
 
 /** Where names are asked for. */

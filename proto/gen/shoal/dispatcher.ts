@@ -103,6 +103,11 @@ export interface Assignments {
   removedPayloads: string[];
   /** More pieces of the same complete set follow; they are one unit. */
   more: boolean;
+  services: AssignedService[];
+  hosts: AssignedHost[];
+  /** Service keys and node ids that the worker no longer has. */
+  removedServices: string[];
+  removedHosts: string[];
 }
 
 export interface AssignedTask {
@@ -143,6 +148,8 @@ export interface AssignedNetwork {
   vni: number;
   internal: boolean;
   mtu: number;
+  /** Carries what arrives at published ports to tasks on other hosts. */
+  ingress: boolean;
 }
 
 /** Where a task of a network lives, on this or another node. Key: "<network id>/<task id>". */
@@ -161,6 +168,27 @@ export interface AssignedEndpoint {
   aliases: string[];
   /** Healthy and wanted: names are answered with it. */
   serving: boolean;
+}
+
+/** A service that has a virtual IP on a network. Key: "<network id>/<service id>". */
+export interface AssignedService {
+  key: string;
+  networkId: string;
+  serviceId: string;
+  serviceName: string;
+  /** No prefix length. */
+  address: string;
+  aliases: string[];
+  /** On the ingress network alone: what every host publishes for it. */
+  ports: PublishedPortMessage[];
+}
+
+/** Another host of the cluster; only for nodes on the ingress network, whose tasks answer to where a client came in. */
+export interface AssignedHost {
+  nodeId: string;
+  /** Where its VXLAN listens, no port. */
+  address: string;
+  index: number;
 }
 
 /** A secret or config, only for tasks that name it. Kept in memory. */
@@ -900,6 +928,10 @@ function createBaseAssignments(): Assignments {
     removedEndpoints: [],
     removedPayloads: [],
     more: false,
+    services: [],
+    hosts: [],
+    removedServices: [],
+    removedHosts: [],
   };
 }
 
@@ -940,6 +972,18 @@ export const Assignments: MessageFns<Assignments> = {
     }
     if (message.more !== false) {
       writer.uint32(96).bool(message.more);
+    }
+    for (const v of message.services) {
+      AssignedService.encode(v!, writer.uint32(106).fork()).join();
+    }
+    for (const v of message.hosts) {
+      AssignedHost.encode(v!, writer.uint32(114).fork()).join();
+    }
+    for (const v of message.removedServices) {
+      writer.uint32(122).string(v!);
+    }
+    for (const v of message.removedHosts) {
+      writer.uint32(130).string(v!);
     }
     return writer;
   },
@@ -1053,6 +1097,38 @@ export const Assignments: MessageFns<Assignments> = {
             message.more = reader.bool();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.services.push(AssignedService.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 14: {
+            if (tag !== 114) {
+              break;
+            }
+
+            message.hosts.push(AssignedHost.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.removedServices.push(reader.string());
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.removedHosts.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1082,6 +1158,10 @@ export const Assignments: MessageFns<Assignments> = {
     message.removedEndpoints = object.removedEndpoints?.map((e) => e) || [];
     message.removedPayloads = object.removedPayloads?.map((e) => e) || [];
     message.more = object.more ?? false;
+    message.services = object.services?.map((e) => AssignedService.fromPartial(e)) || [];
+    message.hosts = object.hosts?.map((e) => AssignedHost.fromPartial(e)) || [];
+    message.removedServices = object.removedServices?.map((e) => e) || [];
+    message.removedHosts = object.removedHosts?.map((e) => e) || [];
     return message;
   },
 };
@@ -1432,7 +1512,7 @@ export const Attachment: MessageFns<Attachment> = {
 };
 
 function createBaseAssignedNetwork(): AssignedNetwork {
-  return { id: "", name: "", driver: "", subnet: "", gateway: "", vni: 0, internal: false, mtu: 0 };
+  return { id: "", name: "", driver: "", subnet: "", gateway: "", vni: 0, internal: false, mtu: 0, ingress: false };
 }
 
 export const AssignedNetwork: MessageFns<AssignedNetwork> = {
@@ -1460,6 +1540,9 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     }
     if (message.mtu !== 0) {
       writer.uint32(64).uint32(message.mtu);
+    }
+    if (message.ingress !== false) {
+      writer.uint32(72).bool(message.ingress);
     }
     return writer;
   },
@@ -1541,6 +1624,14 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
             message.mtu = reader.uint32();
             continue;
           }
+          case 9: {
+            if (tag !== 72) {
+              break;
+            }
+
+            message.ingress = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1566,6 +1657,7 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     message.vni = object.vni ?? 0;
     message.internal = object.internal ?? false;
     message.mtu = object.mtu ?? 0;
+    message.ingress = object.ingress ?? false;
     return message;
   },
 };
@@ -1766,6 +1858,212 @@ export const AssignedEndpoint: MessageFns<AssignedEndpoint> = {
     message.taskName = object.taskName ?? "";
     message.aliases = object.aliases?.map((e) => e) || [];
     message.serving = object.serving ?? false;
+    return message;
+  },
+};
+
+function createBaseAssignedService(): AssignedService {
+  return { key: "", networkId: "", serviceId: "", serviceName: "", address: "", aliases: [], ports: [] };
+}
+
+export const AssignedService: MessageFns<AssignedService> = {
+  encode(message: AssignedService, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.networkId !== "") {
+      writer.uint32(18).string(message.networkId);
+    }
+    if (message.serviceId !== "") {
+      writer.uint32(26).string(message.serviceId);
+    }
+    if (message.serviceName !== "") {
+      writer.uint32(34).string(message.serviceName);
+    }
+    if (message.address !== "") {
+      writer.uint32(42).string(message.address);
+    }
+    for (const v of message.aliases) {
+      writer.uint32(50).string(v!);
+    }
+    for (const v of message.ports) {
+      PublishedPortMessage.encode(v!, writer.uint32(58).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AssignedService {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAssignedService();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.networkId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.serviceId = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.serviceName = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.aliases.push(reader.string());
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.ports.push(PublishedPortMessage.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AssignedService>): AssignedService {
+    return AssignedService.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AssignedService>): AssignedService {
+    const message = createBaseAssignedService();
+    message.key = object.key ?? "";
+    message.networkId = object.networkId ?? "";
+    message.serviceId = object.serviceId ?? "";
+    message.serviceName = object.serviceName ?? "";
+    message.address = object.address ?? "";
+    message.aliases = object.aliases?.map((e) => e) || [];
+    message.ports = object.ports?.map((e) => PublishedPortMessage.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseAssignedHost(): AssignedHost {
+  return { nodeId: "", address: "", index: 0 };
+}
+
+export const AssignedHost: MessageFns<AssignedHost> = {
+  encode(message: AssignedHost, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.nodeId !== "") {
+      writer.uint32(10).string(message.nodeId);
+    }
+    if (message.address !== "") {
+      writer.uint32(18).string(message.address);
+    }
+    if (message.index !== 0) {
+      writer.uint32(24).uint32(message.index);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AssignedHost {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAssignedHost();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.nodeId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.index = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AssignedHost>): AssignedHost {
+    return AssignedHost.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AssignedHost>): AssignedHost {
+    const message = createBaseAssignedHost();
+    message.nodeId = object.nodeId ?? "";
+    message.address = object.address ?? "";
+    message.index = object.index ?? 0;
     return message;
   },
 };

@@ -96,18 +96,13 @@ if (!hasDocker()) {
       "app:1",
     );
     t.match(created.trim(), /^[0-9a-z]{25}$/);
-    await refused(
-      "ingress mode is not available yet",
-      "service",
-      "create",
-      "--detach",
-      "--no-resolve-image",
-      "--name",
-      "in",
-      "--publish",
-      "80:80",
-      "app:1",
-    );
+    const publish = ["service", "create", "--detach", "--no-resolve-image", "--publish", "80:8080"];
+    await refused("service needs ingress network, but no ingress network is present", ...publish, "app:1");
+    await ok("network", "create", "--driver", "overlay", "--ingress", "front");
+    await ok(...publish, "--name", "in", "app:1");
+    await refused("port '80' is already in use by service 'in' (", ...publish, "app:1");
+    t.match(await ok("service", "ls"), /in +replicated +0\/1 +app:1 +\*:80->8080\/tcp/);
+    await ok("service", "rm", "in");
     await ok(
       "service",
       "create",

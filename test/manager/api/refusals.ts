@@ -288,7 +288,7 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
       "POST /services/create",
       plainService("x", { EndpointSpec: { Ports: [{ TargetPort: 80, PublishedPort: 8080 }] } }),
       400,
-      "published port 8080/tcp: ingress mode is not available yet; publish it on the task's own host with mode=host (docker: --publish mode=host,published=8080,target=80)",
+      "service needs ingress network, but no ingress network is present",
     ],
     [
       "POST /services/create",

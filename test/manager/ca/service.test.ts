@@ -32,9 +32,10 @@ t.test("a founded cluster has its objects, and its first node can prove itself",
         .list()
         .map(({ spec }) => spec.name)
         .toSorted(),
-      ["bridge", "host"],
+      ["bridge", "host", "ingress"],
     );
-    t.ok(view.networks.list().every(isPredefined));
+    t.equal(view.networks.ingress()?.spec.name, "ingress");
+    t.ok(view.networks.list().every((network) => network.spec.ingress !== isPredefined(network)));
   });
   const certificate = new X509Certificate(identity.certificatePem);
   t.ok(certificate.verify(new X509Certificate(identity.rootPem).publicKey));

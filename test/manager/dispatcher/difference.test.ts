@@ -12,7 +12,12 @@ import {
   networksOf,
   payloadsOf,
 } from "../../../manager/dispatcher/assignments.ts";
-import { type Difference, NodeAssignments, toMessages } from "../../../manager/dispatcher/difference.ts";
+import {
+  type Difference,
+  emptyDifference,
+  NodeAssignments,
+  toMessages,
+} from "../../../manager/dispatcher/difference.ts";
 import type { StoreEvent } from "../../../manager/store/change.ts";
 import type { StoreView, Transaction } from "../../../manager/store/transaction.ts";
 import type { NetworkId, NodeId, SecretId, ServiceId } from "../../../model/ids.ts";
@@ -145,16 +150,7 @@ t.test("pieces stay under the limit, are one unit, and lose nothing", (t) => {
   });
 });
 
-const nothing: Difference = {
-  tasks: [],
-  networks: [],
-  endpoints: [],
-  payloads: [],
-  removedTasks: [],
-  removedNetworks: [],
-  removedEndpoints: [],
-  removedPayloads: [],
-};
+const nothing = emptyDifference();
 
 function seed(tx: Transaction): void {
   for (const word of nodeWords) tx.nodes.create({ ...nodeObject(word), index: word === "node0" ? 1 : 2 });

@@ -16,6 +16,7 @@ const network: OverlayNetwork = {
   vni: 4097,
   internal: false,
   mtu: 0,
+  ingress: false,
 };
 
 function endpoint(host: number, task: number): OverlayEndpoint {
@@ -40,7 +41,13 @@ function state(
   underlayMtu = 1500,
 ): HostState {
   return {
-    wanted: { self: { nodeId: "node1" as NodeId, address: "192.168.0.1" }, networks: [network], endpoints },
+    wanted: {
+      self: { nodeId: "node1" as NodeId, address: "192.168.0.1" },
+      networks: [network],
+      endpoints,
+      services: [],
+      hosts: [],
+    },
     ports: local.map((task) => ({
       taskId: `task${task}` as TaskId,
       networkId: network.id,

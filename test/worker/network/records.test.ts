@@ -1,16 +1,17 @@
 import t from "tap";
 
 import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
-import type { OverlayEndpoint, OverlayNetwork } from "../../../worker/network/network.ts";
+import type { OverlayEndpoint, OverlayNetwork, OverlayService } from "../../../worker/network/network.ts";
 import { answerQuestion, buildNames } from "../../../worker/network/records.ts";
 import type { Asker } from "../../../worker/network/records.ts";
 
-const [red, blue] = [network("red", 1), network("blue", 2)];
+const [red, blue, mesh] = [network("red", 1), network("blue", 2), network("mesh", 3)];
 
 function network(name: string, index: number): OverlayNetwork {
   const id = name as NetworkId;
   const subnet = `10.0.${index}.0/24`;
-  return { id, name, subnet, gateway: `10.0.${index}.1`, vni: 4096 + index, internal: false, mtu: 0 };
+  const gateway = `10.0.${index}.1`;
+  return { id, name, subnet, gateway, vni: 4096 + index, internal: false, mtu: 0, ingress: name === "mesh" };
 }
 
 function endpoint(on: OverlayNetwork, service: string, address: string, serving = true): OverlayEndpoint {
@@ -29,9 +30,14 @@ function endpoint(on: OverlayNetwork, service: string, address: string, serving 
   };
 }
 
+function service(on: OverlayNetwork, name: string, address: string): OverlayService {
+  const aliases = [name.replace("st_", "")];
+  return { networkId: on.id, serviceId: name, serviceName: name, address, aliases, ports: [] };
+}
+
 const table = buildNames(
   {
-    networks: [red, blue],
+    networks: [red, blue, mesh],
     endpoints: [
       endpoint(red, "st_web", "10.0.1.10"),
       endpoint(red, "st_web", "10.0.1.11"),
@@ -39,6 +45,13 @@ const table = buildNames(
       endpoint(red, "st_idle", "10.0.1.20", false),
       endpoint(blue, "st_web", "10.0.2.10"),
       endpoint(blue, "st_db", "10.0.2.20"),
+      endpoint(red, "st_api", "10.0.1.30"),
+      endpoint(mesh, "st_api", "10.0.3.30"),
+    ],
+    services: [
+      service(red, "st_api", "10.0.1.3"),
+      service(red, "st_asleep", "10.0.1.4"),
+      service(mesh, "st_api", "10.0.3.3"),
     ],
   },
   [{ networkId: red.id, name: "Myself", address: "10.0.1.10" }],
@@ -50,12 +63,18 @@ const askers: Record<string, Asker> = {
   both: { ...onRed, networks: [red.id, blue.id] },
   inside: { ...onRed, outside: false },
   bridge: { ...onRed, networks: [] },
+  published: { ...onRed, networks: [red.id, mesh.id] },
 };
 
 const cases = [
   { rule: "a service is its serving tasks", who: "red", ask: "st_web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "so is its alias", who: "red", ask: "web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "so is tasks.<service>", who: "red", ask: "tasks.st_web A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "a service with a virtual IP is that", who: "red", ask: "st_api A", want: "10.0.1.3" },
+  { rule: "so is its alias", who: "red", ask: "api A", want: "10.0.1.3" },
+  { rule: "tasks.<service> is its tasks all the same", who: "red", ask: "tasks.st_api A", want: "10.0.1.30" },
+  { rule: "a virtual IP is known while nothing serves", who: "red", ask: "asleep A", want: "10.0.1.4" },
+  { rule: "the ingress network has no names", who: "published", ask: "st_api A", want: "10.0.1.3" },
   { rule: "case and final dot do not matter", who: "red", ask: "WEB. A", want: "10.0.1.10 10.0.1.11" },
   { rule: "a name may end in its network", who: "red", ask: "web.red A", want: "10.0.1.10 10.0.1.11" },
   { rule: "but not in another's", who: "red", ask: "web.blue A", want: "elsewhere" },

@@ -4,9 +4,22 @@ import { hostsText, resolvConfText } from "../../../worker/network/files.ts";
 import { rulesText } from "../../../worker/network/rules.ts";
 import { parseResolvConf } from "../../../worker/network/upstream.ts";
 
-const overlay = { bridge: "ov4097", vxlan: "vx4097", subnet: "10.0.1.0/24", internal: false };
-const bridge = { bridge: "shoal0", subnet: "172.20.0.0/16", internal: false };
+const overlay = { bridge: "ov4097", vxlan: "vx4097", subnet: "10.0.1.0/24", internal: false, ingress: false };
+const bridge = { bridge: "shoal0", subnet: "172.20.0.0/16", internal: false, ingress: false };
 const port = { protocol: "tcp", publishedPort: 8080, targetPort: 80, address: "10.0.1.5" } as const;
+
+const ingress = { ...overlay, bridge: "ov4096", vxlan: "vx4096", subnet: "10.0.0.0/24", ingress: true };
+const none = {
+  networks: [],
+  ports: [],
+  services: [],
+  mesh: [],
+  hosts: [],
+  tasks: [],
+  ownAddress: "192.0.2.1",
+} as const;
+const virtual = { bridge: "ov4097", address: "10.0.1.2", backends: ["10.0.1.6", "10.0.1.5"] } as const;
+const meshPort = { protocol: "tcp", publishedPort: 80, targetPort: 8080, backends: ["10.0.0.5"] } as const;
 
 const cases = [
   {
@@ -39,11 +52,48 @@ const cases = [
     ports: [],
     lacks: /outward_subnets.*10\.0\.1/,
   },
+  {
+    rule: "a virtual IP leads to one of the serving tasks, from its own network alone",
+    networks: [overlay],
+    services: [virtual],
+    has: /"ov4097" \. 10\.0\.1\.2 : goto (vip_\w+)[^]*chain \1 \{\s+dnat to numgen random mod 2 map \{ 0 : 10\.0\.1\.5, 1 : 10\.0\.1\.6 \}/,
+  },
+  {
+    rule: "a virtual IP that nobody serves leads nowhere",
+    networks: [overlay],
+    services: [{ ...virtual, backends: [] }],
+    lacks: /10\.0\.1\.2/,
+  },
+  {
+    rule: "a port of the mesh leads to serving tasks",
+    networks: [ingress],
+    mesh: [meshPort],
+    has: /tcp \. 80 : goto mesh_tcp_80[^]*dnat ip to numgen random mod 1 map \{ 0 : 10\.0\.0\.5 \. 8080 \}/,
+  },
+  {
+    rule: "a port of the mesh that nobody serves is refused",
+    networks: [ingress],
+    mesh: [{ ...meshPort, backends: [] }],
+    has: /set mesh_idle .* tcp \. 80/,
+  },
+  {
+    rule: "answers go back to the host where the client came in",
+    networks: [ingress],
+    hosts: [{ address: "192.0.2.9", index: 3 }],
+    has: /iifname "vx4096" ip saddr != 10\.0\.0\.0\/24 ct direction original ct mark set ether saddr map \{ 02:4e:c0:00:02:09 : 0x30000 \}/,
+  },
+  {
+    rule: "tasks on the ingress network do not reach each other by it",
+    networks: [ingress],
+    has: /set task_links .* elements = \{ "vx4096" \. "ov4096" \}/,
+  },
 ] as const;
 
-for (const { rule, networks, ports, ...expected } of cases) {
+for (const { rule, ...given } of cases) {
   t.test(rule, (t) => {
-    const text = rulesText({ networks, ports });
+    const { has: _, lacks: __, ...state } = { has: undefined, lacks: undefined, ...given };
+    const text = rulesText({ ...none, ...state });
+    const expected = given;
     if ("has" in expected) t.match(text, expected.has);
     else t.notMatch(text, expected.lacks);
     t.end();
@@ -53,8 +103,8 @@ for (const { rule, networks, ports, ...expected } of cases) {
 t.test("equal states give equal texts, whatever the order", (t) => {
   const other = { ...port, publishedPort: 8081 };
   t.equal(
-    rulesText({ networks: [overlay, bridge], ports: [port, other] }),
-    rulesText({ networks: [bridge, overlay], ports: [other, port] }),
+    rulesText({ ...none, networks: [overlay, bridge], ports: [port, other] }),
+    rulesText({ ...none, networks: [bridge, overlay], ports: [other, port] }),
   );
   t.end();
 });

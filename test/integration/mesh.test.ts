@@ -1,0 +1,265 @@
+/** Virtual IPs and the mesh of published ports, between three hosts with kernels of their own. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import t from "tap";
+
+import type { TaskId } from "../../model/ids.ts";
+import type {
+  Attached,
+  OverlayEndpoint,
+  OverlayNetwork,
+  OverlayService,
+} from "../../worker/network/network.ts";
+import { endpoint, inNamespace, overlay, probe, serve, World } from "./network-hosts.ts";
+import type { Host } from "./network-hosts.ts";
+
+if (process.getuid?.() !== 0) {
+  t.plan(0, "needs root for network namespaces");
+  process.exit(0);
+}
+
+const ingress: OverlayNetwork = { ...overlay("ingress", 0), ingress: true };
+const red = overlay("red", 1);
+const blue = overlay("blue", 2);
+const networks = [ingress, red, blue];
+const virtualIp = "10.10.1.2";
+const web = { serviceId: "id-web", serviceName: "web", aliases: [] };
+const ports = [
+  { protocol: "tcp", targetPort: 8080, publishedPort: 80 },
+  { protocol: "udp", targetPort: 53, publishedPort: 5353 },
+] as const;
+const services: OverlayService[] = [
+  { ...web, networkId: red.id, address: virtualIp, ports: [] },
+  { ...web, networkId: ingress.id, address: "10.10.0.2", ports },
+];
+
+await using world = await World.open();
+const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
+let endpoints: OverlayEndpoint[] = [];
+
+async function applyAll(wanted: readonly OverlayService[] = services): Promise<void> {
+  await Promise.all(
+    world.hosts.map((host) => {
+      const others = world.hosts.filter((each) => each !== host);
+      const hosts = others.map(({ nodeId, address, index }) => ({ nodeId, address, index }));
+      return host.apply(networks, endpoints, { services: wanted, hosts });
+    }),
+  );
+}
+
+/** A task on several networks, the first of which carries its default route. */
+async function start(host: Host, name: string, last: number, on: readonly OverlayNetwork[]): Promise<string> {
+  const places = on.map((network) => ({ network, address: `${network.gateway.slice(0, -1)}${last}` }));
+  const service = on.includes(ingress) ? "web" : name;
+  const made = places.map(({ network, address }) =>
+    endpoint(network, host, { task: name, address, service }),
+  );
+  endpoints = [...endpoints, ...made];
+  await applyAll();
+  const attached: Attached = await host.attach({
+    taskId: name as TaskId,
+    networks: places.map(({ network, address }) => ({
+      networkId: network.id,
+      address: `${address}/24`,
+      aliases: [],
+    })),
+  });
+  return attached.kind === "namespace" ? attached.path : "";
+}
+
+function setServing(serving: Readonly<Record<string, boolean>>): Promise<void> {
+  endpoints = endpoints.map((each) => ({ ...each, serving: serving[each.taskId] ?? each.serving }));
+  return applyAll();
+}
+
+function get(from: string, host: string, port: number, ...localPort: string[]): string {
+  return inNamespace(from, [...probe, "get", host, String(port), ...localPort]).output;
+}
+
+/** Who answers, in twelve tries. */
+function answers(from: string, host: string, port: number): string[] {
+  const { output } = inNamespace(from, [...probe, "survey", host, String(port)]);
+  return [...new Set(output.split("\n"))].toSorted();
+}
+
+const first = await start(one, "a", 10, [ingress, red]);
+const second = await start(two, "b", 11, [ingress, red]);
+const client = await start(three, "c", 12, [red]);
+const stranger = await start(three, "d", 13, [blue]);
+const servers = [
+  serve(first, [...probe, "tell", "8080", "a"]),
+  serve(second, [...probe, "tell", "8080", "b"]),
+  serve(first, [...probe, "tell-udp", "53", "a"]),
+  serve(second, [...probe, "tell-udp", "53", "b"]),
+];
+t.teardown(() => servers.forEach((server) => server.stop()));
+for (const address of ["10.10.1.10", "10.10.1.11"]) {
+  await until(() => get(client, address, 8080).includes("10.10.1.12"), `the server of ${address} answers`);
+}
+
+await t.test("a virtual IP leads to the serving tasks, which see who asks", async (t) => {
+  t.strictSame(answers(client, virtualIp, 8080), ["a 10.10.1.12", "b 10.10.1.12"]);
+  t.match(inNamespace(client, ["busybox", "nslookup", "web", red.gateway]).output, virtualIp);
+});
+
+await t.test("a task reaches itself through its service's virtual IP", async (t) => {
+  t.strictSame(answers(first, virtualIp, 8080), ["a 10.10.1.1", "b 10.10.1.10"]);
+});
+
+await t.test(
+  "nobody on another network reaches a virtual IP, or a task by the ingress network",
+  async (t) => {
+    t.notMatch(get(stranger, virtualIp, 8080), /10\.10/);
+    t.notMatch(get(second, "10.10.0.10", 8080), /^a/);
+  },
+);
+
+await t.test("every host publishes the port, and tasks see the client's own address", async (t) => {
+  const both = [`a ${world.outsideAddress}`, `b ${world.outsideAddress}`];
+  for (const host of world.hosts) t.strictSame(answers(world.outside, host.address, 80), both, host.nodeId);
+});
+
+await t.test("hosts and tasks reach the port by any host's address, hosts by localhost too", async (t) => {
+  t.strictSame(answers(three.netns, "127.0.0.1", 80), ["a 10.233.0.3", "b 10.233.0.3"]);
+  t.strictSame(answers(three.netns, three.address, 80), ["a 10.233.0.3", "b 10.233.0.3"]);
+  t.strictSame(answers(three.netns, one.address, 80), ["a 10.233.0.3", "b 10.233.0.3"]);
+  t.strictSame(answers(one.netns, two.address, 80), ["a 10.233.0.1", "b 10.233.0.1"]);
+  t.strictSame(answers(one.netns, "127.0.0.1", 80), ["a 10.10.0.1", "b 10.233.0.1"]);
+  t.strictSame(answers(client, one.address, 80), ["a 10.10.1.12", "b 10.10.1.12"]);
+  t.strictSame(answers(stranger, three.address, 80), ["a 10.10.2.13", "b 10.10.2.13"]);
+  t.strictSame(
+    answers(first, two.address, 80),
+    ["a 10.10.0.1", "b 10.10.0.10"],
+    "a task of the service itself",
+  );
+});
+
+await t.test("a client may use one port of its own towards two hosts", async (t) => {
+  await setServing({ a: false });
+  const held = await hold(world.outside, one.address, 80);
+  t.equal(await held.line(), `b ${world.outsideAddress}`);
+  for (const host of [one, two, three]) {
+    t.equal(get(world.outside, host.address, 80, "40001"), `b ${world.outsideAddress}`, host.nodeId);
+  }
+  t.equal(await held.again(), `b ${world.outsideAddress}`);
+  held.stop();
+  await setServing({ a: true });
+});
+
+await t.test("datagrams are spread too, and a steady flow leaves a task that serves no more", async (t) => {
+  const ask = (): string => inNamespace(world.outside, [...probe, "ask-udp", three.address, "5353"]).output;
+  await until(() => ask() === `a ${world.outsideAddress}`, "a answers");
+  await until(() => ask() === `b ${world.outsideAddress}`, "b answers");
+  await setServing({ a: false });
+  t.strictSame([...new Set(Array.from({ length: 8 }, ask))], [`b ${world.outsideAddress}`]);
+  t.notMatch(three.run("conntrack", "-L", "-p", "udp").output, "src=10.10.0.10", "no flow to a is left");
+  await setServing({ a: true });
+});
+
+await t.test("who is connected stays so while new clients go elsewhere", async (t) => {
+  await setServing({ b: false });
+  const [inside, outside] = [
+    await hold(client, virtualIp, 8080),
+    await hold(world.outside, three.address, 80),
+  ];
+  t.equal(await inside.line(), "a 10.10.1.12");
+  t.equal(await outside.line(), `a ${world.outsideAddress}`);
+  await setServing({ a: false, b: true });
+  t.strictSame(answers(client, virtualIp, 8080), ["b 10.10.1.12"]);
+  t.strictSame(answers(world.outside, three.address, 80), [`b ${world.outsideAddress}`]);
+  t.equal(await inside.again(), "a 10.10.1.12");
+  t.equal(await outside.again(), `a ${world.outsideAddress}`);
+  inside.stop();
+  outside.stop();
+});
+
+await t.test("a service that nobody serves refuses at once", async (t) => {
+  await setServing({ a: false, b: false });
+  const startedMs = performance.now();
+  t.equal(get(world.outside, one.address, 80), "ECONNREFUSED");
+  t.equal(get(three.netns, "127.0.0.1", 80), "ECONNREFUSED");
+  t.match(get(client, virtualIp, 8080), /EHOSTUNREACH|ECONNREFUSED/);
+  t.ok(performance.now() - startedMs < 4_000, "without waiting for a timeout");
+  await setServing({ a: true, b: true });
+  t.equal(answers(world.outside, one.address, 80).length, 2);
+});
+
+await t.test("a port that a program of a host has stays with it; the other hosts publish it", async (t) => {
+  const program = serve(three.netns, [...probe, "serve", "81", "program"]);
+  await until(() => get(three.netns, "127.0.0.1", 81) === "program", "the program listens");
+  const more = services.map((each) =>
+    each.networkId === ingress.id
+      ? { ...each, ports: [...ports, { protocol: "tcp", targetPort: 8080, publishedPort: 81 } as const] }
+      : each,
+  );
+  await applyAll(more);
+  t.equal(get(world.outside, three.address, 81), "program");
+  t.equal(answers(world.outside, one.address, 81).length, 2);
+  t.match(three.warnings, [/port 81\/tcp of the mesh is not published on this host/]);
+  program.stop();
+  await until(() => get(three.netns, "127.0.0.1", 81) === "ECONNREFUSED", "the program has ended");
+  await applyAll(more);
+  t.equal(answers(world.outside, three.address, 81).length, 2);
+  await applyAll();
+  t.equal(get(world.outside, three.address, 81), "ECONNREFUSED");
+});
+
+await t.test("kill -9 and restart: connections go on, and ports and rules are as they were", async (t) => {
+  const held = await hold(world.outside, three.address, 80);
+  const said = await held.line();
+  await three.kill();
+  t.equal(answers(world.outside, three.address, 80).length, 2, "while nobody is there");
+  await three.start();
+  t.equal(answers(world.outside, three.address, 80).length, 2);
+  t.equal(await held.again(), said);
+  held.stop();
+  const before = three.run("ip", "rule").output;
+  await applyAll();
+  t.equal(three.run("ip", "rule").output, before);
+});
+
+await t.test("without services nothing of it is left", async (t) => {
+  for (const host of world.hosts) {
+    for (const { taskId } of await host.list()) await host.detach(taskId);
+    await host.apply([], [], {});
+    t.notMatch(host.run("ip", "rule").output, "fwmark");
+    t.notMatch(host.run("ip", "route", "show", "table", "all").output, /ov\d|vx\d/);
+    t.equal(get(world.outside, host.address, 80), "ECONNREFUSED");
+  }
+});
+
+interface Held {
+  line(): Promise<string>;
+  again(): Promise<string>;
+  stop(): void;
+}
+
+/** A connection that stays open. */
+async function hold(from: string, host: string, port: number): Promise<Held> {
+  const child = spawn("nsenter", [`--net=${from}`, ...probe, "hold", host, String(port)], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  await once(child, "spawn");
+  const lines: string[] = [];
+  child.stdout.on("data", (chunk: Buffer) => lines.push(chunk.toString().trim()));
+  const line = async (): Promise<string> => {
+    await until(() => lines.length > 0, "the connection says something");
+    return lines.shift() ?? "";
+  };
+  return {
+    line,
+    again: () => {
+      child.stdin.write("\n");
+      return line();
+    },
+    stop: () => void child.kill("SIGKILL"),
+  };
+}
+
+async function until(condition: () => boolean, what: string): Promise<void> {
+  for (let attempt = 0; attempt < 100; attempt += 1) {
+    if (condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error(`timed out: ${what}`);
+}

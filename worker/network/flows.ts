@@ -1,0 +1,57 @@
+/**
+ * Steady flows of datagrams follow their service: the kernel remembers where a flow goes for as long as it lasts, so what
+ * leads to a task that serves no more, or to nobody because there was none, is forgotten. Connections end by themselves.
+ */
+import { errorText } from "../../model/errors.ts";
+import type { Run } from "./command.ts";
+import type { RulesState } from "./rules.ts";
+
+export class Flows {
+  readonly #run: Run;
+  readonly #warn: (text: string) => void;
+  #before: ReadonlyMap<string, ReadonlySet<string>> = new Map();
+
+  constructor({ run, warn }: { run: Run; warn: (text: string) => void }) {
+    this.#run = run;
+    this.#warn = warn;
+  }
+
+  /** To be called once the rules are loaded. */
+  async follow(rules: Pick<RulesState, "services" | "mesh">): Promise<void> {
+    const now = backendsOf(rules);
+    const before = this.#before;
+    this.#before = now;
+    for (const filter of staleFlows(before, now)) {
+      // 1: no such flow was there.
+      const argv = ["conntrack", "-D", "-p", "udp", ...filter];
+      await this.#run(argv).catch((reason: unknown) => this.#warn(errorText(reason)));
+    }
+  }
+}
+
+/** Filters for `conntrack`, by what each destination led to before and leads to now. */
+export function staleFlows(
+  before: ReadonlyMap<string, ReadonlySet<string>>,
+  now: ReadonlyMap<string, ReadonlySet<string>>,
+): string[][] {
+  const gone = new Set<string>();
+  for (const [destination, backends] of before) {
+    for (const backend of backends) if (!now.get(destination)?.has(backend)) gone.add(backend);
+  }
+  const filters = [...gone].map((backend) => ["--reply-src", backend]);
+  for (const [destination, backends] of now) {
+    const had = before.get(destination)?.size ?? 0;
+    if (had === 0 && backends.size > 0) filters.push(destination.split(" "));
+  }
+  return filters;
+}
+
+/** By the filter that finds flows to it: an address, or a port of UDP. */
+function backendsOf({ services, mesh }: Pick<RulesState, "services" | "mesh">): Map<string, Set<string>> {
+  const found = new Map<string, Set<string>>();
+  for (const { address, backends } of services) found.set(`--orig-dst ${address}`, new Set(backends));
+  for (const { protocol, publishedPort, backends } of mesh) {
+    if (protocol === "udp") found.set(`--orig-port-dst ${publishedPort}`, new Set(backends));
+  }
+  return found;
+}

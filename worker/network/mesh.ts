@@ -1,0 +1,59 @@
+/** The ports that every host publishes, held on this one as those of its own tasks are. */
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { PublishedPort } from "../../model/task.ts";
+import { dnsPort } from "./dns-message.ts";
+import type { PublishedPorts } from "./ports.ts";
+
+export class MeshPorts {
+  readonly #ports: PublishedPorts;
+  readonly #warn: (text: string) => void;
+  readonly #held = new Map<string, PublishedPort>();
+  /** What was said of a port that another program has, so that it is said once. */
+  readonly #refused = new Map<string, string>();
+
+  constructor({ ports, warn }: { ports: PublishedPorts; warn: (text: string) => void }) {
+    this.#ports = ports;
+    this.#warn = warn;
+  }
+
+  /**
+   * Lets go of all others. A port that another program has stays with that program, and is tried again each time: clients
+   * reach the service by the other hosts meanwhile.
+   *
+   * @returns those that are held.
+   */
+  async hold(wanted: readonly PublishedPort[]): Promise<readonly PublishedPort[]> {
+    const keys = new Set(wanted.map(keyOf));
+    for (const [key, port] of this.#held) {
+      if (keys.has(key)) continue;
+      this.#ports.release([port]);
+      this.#held.delete(key);
+    }
+    for (const key of this.#refused.keys()) if (!keys.has(key)) this.#refused.delete(key);
+    for (const port of wanted) {
+      if (!this.#held.has(keyOf(port))) await this.#holdOne(port);
+    }
+    return [...this.#held.values()];
+  }
+
+  async #holdOne(port: PublishedPort): Promise<void> {
+    const key = keyOf(port);
+    try {
+      if (port.publishedPort === dnsPort) {
+        throw new ClusterError("conflict", "it is the one on which tasks ask this host for names");
+      }
+      // There is nothing in Node.js that could hold one of SCTP.
+      if (port.protocol !== "sctp") await this.#ports.hold(port);
+      this.#held.set(key, port);
+      this.#refused.delete(key);
+    } catch (reason) {
+      const text = `port ${key} of the mesh is not published on this host: ${errorText(reason)}`;
+      if (this.#refused.get(key) !== text) this.#warn(text);
+      this.#refused.set(key, text);
+    }
+  }
+}
+
+function keyOf({ protocol, publishedPort }: PublishedPort): string {
+  return `${publishedPort}/${protocol}`;
+}
