@@ -8,6 +8,7 @@ import {
   commonHeaders,
   compareVersions,
   errorResponse,
+  headerLimitBytes,
   jsonContentType,
   malformedRequest,
   notFoundMessage,
@@ -56,6 +57,7 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
 
   const app = fastify({
     logger: false,
+    http: { maxHeaderSize: headerLimitBytes },
     bodyLimit: bodyLimitBytes,
     forceCloseConnections: true,
     exposeHeadRoutes: false,

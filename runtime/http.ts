@@ -17,6 +17,12 @@ export const commonHeaders: Readonly<Record<string, string>> = {
 /** Of a request's body to a manager: the largest config in base64 with room to spare, below one gRPC message. */
 export const bodyLimitBytes = 3 * 1024 * 1024;
 
+/**
+ * Of a request's line and headers together. Filters travel in the line, and dockerode writes a whole spec into that of an
+ * update. With the largest body it still fits one gRPC message to the leader.
+ */
+export const headerLimitBytes = 512 * 1024;
+
 export function bodyTooLarge(limitBytes: number): ClusterError {
   return new ClusterError("too-large", `request body too large: at most ${limitBytes} bytes are accepted`);
 }
@@ -28,7 +34,10 @@ export function malformedRequest(code: string): {
 } {
   switch (code) {
     case "HPE_HEADER_OVERFLOW":
-      return { status: 431, message: "request header too large: at most 16384 bytes are accepted" };
+      return {
+        status: 431,
+        message: `request header too large: at most ${headerLimitBytes} bytes are accepted`,
+      };
     case "ERR_HTTP_REQUEST_TIMEOUT":
       return { status: 408, message: "the request was not sent in time" };
     default:

@@ -11,7 +11,7 @@ import { outcomeUnknownText } from "../../../model/errors.ts";
 import type { ClusterId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { HostSettings, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
-import { bodyLimitBytes } from "../../../runtime/http.ts";
+import { bodyLimitBytes, headerLimitBytes } from "../../../runtime/http.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { openFrontDoor } from "../../../worker/api/server.ts";
 import type { HostInterface, NodeView } from "../../../worker/api/deps.ts";
@@ -414,7 +414,7 @@ t.test("what is no HTTP is answered in the API's form, and the connection ends",
   const host = await Host.open(t);
   const cases = [
     ["\0\u0016garbage\r\n\r\n", 400, "malformed HTTP request"],
-    [`GET /_ping HTTP/1.1\r\nX: ${"a".repeat(20_000)}\r\n\r\n`, 431, /^request header too large/],
+    [`GET /_ping HTTP/1.1\r\nX: ${"a".repeat(headerLimitBytes)}\r\n\r\n`, 431, /^request header too large/],
   ] as const;
   for (const [sent, status, message] of cases) {
     const socket = connect(host.settings.socket);
