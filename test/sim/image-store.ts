@@ -37,6 +37,18 @@ export class FakeImageStore implements ImageStore {
     return { mediaType: "", digest, size: 1_000 };
   }
 
+  save(): Promise<never> {
+    return Promise.reject(noContent());
+  }
+
+  load(): Promise<never> {
+    return Promise.reject(noContent());
+  }
+
+  import(): Promise<never> {
+    return Promise.reject(noContent());
+  }
+
   async remove(reference: string): Promise<RemovalOutcome> {
     const { id } = this.#require(reference);
     this.#images.delete(reference);
@@ -76,4 +88,8 @@ export class FakeImageStore implements ImageStore {
       containers: [],
     };
   }
+}
+
+function noContent(): ClusterError {
+  return new ClusterError("unimplemented", "these images have no content");
 }

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
 import { sendJson } from "../../runtime/api-server.ts";
-import { notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import { queryFlag } from "../../runtime/http.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import {
   distribution,
@@ -12,6 +12,7 @@ import {
   removeImage,
   tagImage,
 } from "./image.ts";
+import { importImage, loadImages, saveImages } from "./image-archive.ts";
 import { pullImage } from "./image-pull.ts";
 import { pushImage } from "./image-push.ts";
 import { headerOf, lifeOf, queryOf, required, type RouteContext, suffix, wildcard } from "./request.ts";
@@ -34,12 +35,7 @@ export function imageRoutes(
   app.post("/images/create", (request, reply) => {
     const query = queryOf(request);
     const fromImage = query.get("fromImage") ?? "";
-    if (fromImage === "") {
-      throw new ClusterError(
-        "unimplemented",
-        "importing an archive is not available yet: only fromImage is accepted",
-      );
-    }
+    if (fromImage === "") return importImage(deps, query, request.raw, reply, lifeOf(reply, ending));
     const pull = {
       fromImage,
       tag: query.get("tag") ?? "",
@@ -51,6 +47,13 @@ export function imageRoutes(
   app.post("/images/prune", async (request, reply) =>
     sendJson(reply, 200, await pruneImages(deps, queryOf(request))),
   );
+  app.post("/images/load", (request, reply) => {
+    const isQuiet = queryFlag(queryOf(request).get("quiet"));
+    return loadImages(deps, isQuiet, request.raw, reply, lifeOf(reply, ending));
+  });
+  app.get("/images/get", (request, reply) =>
+    saveImages(deps, queryOf(request).getAll("names"), reply, lifeOf(reply, ending)),
+  );
   app.get("/images/*", async (request, reply) => {
     const path = wildcard(request);
     const inspected = suffix(path, "/json");
@@ -58,7 +61,8 @@ export function imageRoutes(
       return sendJson(reply, 200, await inspectImage(deps, required(inspected), versionOf(request)));
     const name = suffix(path, "/history");
     if (name !== undefined) return sendJson(reply, 200, await imageHistory(deps, required(name)));
-    throw new ClusterError("not-found", notFoundMessage);
+    const saved = required(suffix(path, "/get"));
+    return saveImages(deps, [saved], reply, lifeOf(reply, ending));
   });
   app.post("/images/*", async (request, reply) => {
     const path = wildcard(request);

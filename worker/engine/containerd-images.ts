@@ -7,13 +7,18 @@ import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
-import type { Images } from "./images.ts";
+import type { ImageContent, Images } from "./images.ts";
+import { importImage, type LoadedImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
+import { saveImages } from "./save.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
+import { spoolArchive, spoolFile } from "./spool.ts";
 
 export interface ContainerdImagesDeps {
   readonly connection: Connection;
   readonly images: Images;
+  /** For archives while they are read. */
+  readonly directory: string;
   /** Containers made from an image. */
   readonly users: (imageId: string) => readonly { readonly id: string; readonly running: boolean }[];
   readonly emit: (event: Omit<Extract<EngineEvent, { kind: "image" }>, "kind" | "atMs">) => void;
@@ -77,6 +82,62 @@ export class ContainerdImages implements ImageStore {
     const name = familiarName(printReference(parseReference(reference)));
     emit({ action: "push", id: name, reference: name });
     return pushed;
+  }
+
+  async save(references: readonly string[], signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+    const { connection, images } = this.#deps;
+    const saved = new Map<string, { content: ImageContent; names: string[] }>();
+    for (const asked of references) {
+      const found = await this.#named(asked);
+      for (const { image, isNamed } of found) {
+        const before = saved.get(image.id) ?? { content: await images.content(image), names: [] };
+        if (isNamed && !before.names.includes(image.reference)) before.names.push(image.reference);
+        saved.set(image.id, before);
+      }
+    }
+    for (const [id, { names }] of saved) this.#deps.emit({ action: "save", id, reference: names[0] ?? id });
+    return saveImages(connection, [...saved.values()], signal);
+  }
+
+  async load(
+    body: AsyncIterable<Buffer>,
+    report: (layer: string) => void,
+    signal: AbortSignal,
+  ): Promise<readonly LoadedImage[]> {
+    const { connection, images, directory, emit } = this.#deps;
+    await using spool = await spoolArchive(directory, body, signal);
+    const loaded = await loadImages({ connection, names: images.names }, spool, report, signal);
+    for (const { id, names } of loaded) emit({ action: "load", id, reference: names[0] ?? id });
+    return loaded;
+  }
+
+  async import(
+    body: AsyncIterable<Buffer>,
+    { config, name }: { readonly config: object; readonly name: string },
+    signal: AbortSignal,
+  ): Promise<LoadedImage> {
+    const { connection, images, directory, emit } = this.#deps;
+    await using spooled = await spoolFile(directory, body, signal);
+    const names = name === "" ? [] : [printReference(parseReference(name))];
+    const deps = { connection, names: images.names };
+    const made = await importImage(deps, spooled.file, { config, names }, signal);
+    emit({ action: "import", id: made.id, reference: made.id });
+    return made;
+  }
+
+  /** An image by id or name; a repository without a tag stands for all of its tags. */
+  async #named(asked: string): Promise<{ image: Image; isNamed: boolean }[]> {
+    const { images } = this.#deps;
+    const isBare = !asked.includes("@") && !asked.slice(asked.lastIndexOf("/") + 1).includes(":");
+    if (isBare && !/^[0-9a-f]{12,64}$/.test(asked)) {
+      const { domain, path } = parseReference(asked);
+      const all = await images.list();
+      const own = all.filter(({ reference }) => reference.startsWith(`${domain}/${path}:`));
+      if (own.length > 0) return own.map((image) => ({ image, isNamed: true }));
+    }
+    const image = await this.#require(asked);
+    const isId = /^(sha256:)?[0-9a-f]+$/.test(asked) && image.id.includes(asked);
+    return [{ image, isNamed: !isId && !image.reference.includes("@") }];
   }
 
   async remove(asked: string, { force }: { readonly force: boolean }): Promise<RemovalOutcome> {

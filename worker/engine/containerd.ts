@@ -1,4 +1,5 @@
 /** The engine over containerd: opens what is there, then hands each call to the file that does it. */
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
@@ -85,6 +86,10 @@ export async function openContainerdEngine(deps: EngineDeps, settings: EngineSet
   return engine;
 }
 
+function archiveDirectory(stateDir: string): string {
+  return join(stateDir, "archives");
+}
+
 class ContainerdEngine implements LocalEngine {
   readonly imageStore: ImageStore;
   readonly volumes: Volumes;
@@ -116,6 +121,7 @@ class ContainerdEngine implements LocalEngine {
     this.imageStore = new ContainerdImages({
       connection,
       images: this.#images,
+      directory: archiveDirectory(stateDir),
       users: (imageId) => this.#usersOf(imageId),
       emit: (event) => this.#events.send({ kind: "image", atMs: clock.now(), ...event }),
     });
@@ -152,6 +158,7 @@ class ContainerdEngine implements LocalEngine {
 
   static async open(deps: EngineDeps, settings: EngineSettings): Promise<ContainerdEngine> {
     const engine = new ContainerdEngine(deps, settings, await describeHost(settings.hostname));
+    await rm(archiveDirectory(settings.stateDir), { recursive: true, force: true }); // What a killed process left.
     await engine.#load();
     engine.#monitor = runMonitor(engine.#deps, engine.#closing.signal);
     return engine;

@@ -2,6 +2,7 @@
 import type { RegistryAuth } from "../../model/service.ts";
 import type { Image } from "./engine.ts";
 import type { ImageDetails } from "./image-details.ts";
+import type { LoadedImage } from "./load.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { PushProgress } from "./push.ts";
 
@@ -25,6 +26,29 @@ export interface ImageStore {
    * @throws {ClusterError} `not-found`, `unauthenticated`, `permission-denied`, `unavailable`.
    */
   push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor>;
+  /**
+   * Images as one archive, an OCI layout that Docker reads as well. Settles before the first byte.
+   *
+   * @throws {ClusterError} `not-found` for any of them.
+   */
+  save(references: readonly string[], signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>;
+  /**
+   * The images of an archive, plain or gzipped; their content is verified before a name refers to it.
+   *
+   * @param report - Called with 12 digits of each layer that was not there.
+   * @throws {ClusterError} `invalid-argument`, `data-loss`, `resource-exhausted`.
+   */
+  load(
+    body: AsyncIterable<Buffer>,
+    report: (layer: string) => void,
+    signal: AbortSignal,
+  ): Promise<readonly LoadedImage[]>;
+  /** A root file system as an image of one layer; `config` is its configuration without the layer. */
+  import(
+    body: AsyncIterable<Buffer>,
+    settings: { readonly config: object; readonly name: string },
+    signal: AbortSignal,
+  ): Promise<LoadedImage>;
   /**
    * Removes a name, or by id the image; content that nothing else needs is gone from the disk when it settles.
    *

@@ -7,7 +7,7 @@ import { digestPattern } from "./reference.ts";
 /** Larger manifests and configurations are refused before they are parsed. */
 export const manifestLimitBytes = 4 * 2 ** 20;
 export const configLimitBytes = 8 * 2 ** 20;
-const layerCountLimit = 512;
+export const layerCountLimit = 512;
 
 export const manifestTypes = [
   "application/vnd.oci.image.index.v1+json",
