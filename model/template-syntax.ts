@@ -1,37 +1,33 @@
-/** Which `{{…}}` placeholders a hostname, an environment line or a mount may hold. */
+/** Whether a template can be expanded, asked before any task is. */
+import { errorText } from "./errors.ts";
+import type { Labels } from "./meta.ts";
+import { expandTemplate } from "./template.ts";
+import { parseTemplate } from "./template-parse.ts";
 
-const fields = new Set([
-  ".Service.ID",
-  ".Service.Name",
-  ".Service.Labels",
-  ".Node.ID",
-  ".Node.Hostname",
-  ".Node.Platform",
-  ".Node.Platform.OS",
-  ".Node.Platform.Architecture",
-  ".Task.ID",
-  ".Task.Name",
-  ".Task.Slot",
-]);
-/** `{{index .Service.Labels "name"}}` */
-const labelPattern = /^index\s+\.Service\.Labels\s+"[^"]*"$/;
-const labelFieldPattern = /^\.Service\.Labels\.[A-Za-z_][A-Za-z0-9_]*$/;
+/**
+ * What is wrong with a hostname, an environment line or a mount of a service, in words; undefined when nothing is.
+ * It is expanded with made-up values, so that unknown fields show.
+ */
+export function templateProblem(text: string, labels: Labels): string | undefined {
+  return problemOf(() => expandTemplate(text, { ...sample, service: { ...sample.service, labels } }));
+}
 
-/** The first placeholder that nothing can fill, in words; undefined when all are known. */
-export function templateProblem(text: string): string | undefined {
-  let at = 0;
-  for (;;) {
-    const open = text.indexOf("{{", at);
-    if (open < 0) return undefined;
-    const close = text.indexOf("}}", open + 2);
-    if (close < 0) return `template: expansion:1: unclosed action started at character ${open + 1}`;
-    const inner = text
-      .slice(open + 2, close)
-      .replace(/^- | -$/g, "")
-      .trim();
-    if (!fields.has(inner) && !labelPattern.test(inner) && !labelFieldPattern.test(inner)) {
-      return `template: expansion:1: can't evaluate {{${inner}}}: known are ${[...fields].join(", ")}`;
-    }
-    at = close + 2;
+/** What is wrong with a secret or config that is a template; what it refers to is known only in a task. */
+export function payloadTemplateProblem(text: string): string | undefined {
+  return problemOf(() => parseTemplate(text));
+}
+
+const sample = {
+  service: { id: "id", name: "name", labels: {} },
+  node: { id: "id", hostname: "host", platform: { architecture: "x86_64", os: "linux" } },
+  task: { id: "id", name: "name.1.id", slot: "1" },
+};
+
+function problemOf(expand: () => unknown): string | undefined {
+  try {
+    expand();
+    return undefined;
+  } catch (reason) {
+    return errorText(reason);
   }
 }

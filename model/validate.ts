@@ -13,6 +13,7 @@ import type {
   ServiceSpec,
   UpdatePolicy,
 } from "./service.ts";
+import type { Labels } from "./meta.ts";
 import { templateProblem } from "./template-syntax.ts";
 
 /** Services and networks: a DNS label, with underscores as Docker allows them. */
@@ -47,7 +48,7 @@ export function serviceProblems(spec: ServiceSpec): string[] {
     ...resourceProblems(spec.task.resources),
     ...restartProblems(spec.task.restart),
     ...placementProblems(spec.task.placement),
-    ...containerProblems(spec.task.container),
+    ...containerProblems(spec.task.container, spec.labels),
     ...modeProblems(spec),
     ...updateProblems(spec.update, "update"),
     ...updateProblems(spec.rollback, "rollback"),
@@ -121,13 +122,13 @@ function modeProblems({ mode, update }: ServiceSpec): string[] {
   }
 }
 
-function containerProblems(container: ContainerSpec): string[] {
+function containerProblems(container: ContainerSpec, labels: Labels): string[] {
   return [
     ...imageProblems(container.image),
     ...mountProblems(container),
     ...healthProblems(container.healthcheck),
     ...fileProblems(container),
-    ...templateProblems(container),
+    ...templateProblems(container, labels),
     ...((container.stopGracePeriodMs ?? 0) < 0
       ? ["ContainerSpec: stop-grace-period cannot be negative"]
       : []),
@@ -215,10 +216,10 @@ function referenceProblems(kind: "secret" | "config", files: readonly PayloadFil
   return problems;
 }
 
-function templateProblems({ env, hostname, mounts }: ContainerSpec): string[] {
+function templateProblems({ env, hostname, mounts }: ContainerSpec, labels: Labels): string[] {
   const problems: string[] = [];
   const check = (what: string, text: string): void => {
-    const problem = templateProblem(text);
+    const problem = templateProblem(text, labels);
     if (problem !== undefined)
       problems.push(`expanding ${what} failed: expanding ${what} ${JSON.stringify(text)}: ${problem}`);
   };
@@ -227,6 +228,10 @@ function templateProblems({ env, hostname, mounts }: ContainerSpec): string[] {
   for (const mount of mounts) {
     check("mounts", mount.target);
     if (mount.type !== "tmpfs") check("mounts", mount.source);
+    if (mount.type !== "volume") continue;
+    for (const { labels: own, driverOptions } of mount.volume === undefined ? [] : [mount.volume]) {
+      for (const value of Object.values({ ...own, ...driverOptions })) check("mounts", value);
+    }
   }
   return problems;
 }

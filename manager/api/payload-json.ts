@@ -7,6 +7,7 @@ import {
   type Secret,
   secretLimitBytes,
 } from "../../model/payload.ts";
+import { payloadTemplateProblem } from "../../model/template-syntax.ts";
 import { payloadNameProblems } from "../../model/validate.ts";
 import type { JsonObject } from "./json-reader.ts";
 import { type Json, printMeta } from "./json-writer.ts";
@@ -25,16 +26,17 @@ export function parsePayload(kind: PayloadKind, json: JsonObject): ParsedPayload
     throw new ClusterError("unimplemented", "secret drivers are not available; send the secret's data");
   }
   const name = json.text("Name");
-  const data = json.optionalText("Data");
+  const given = json.optionalText("Data");
+  const data = given === undefined ? undefined : canonicalBase64(given);
+  const templating = parseNamedOptions(json.object("Templating"));
+  checkTemplate(kind, templating?.name ?? "", data ?? "");
   return {
     spec: {
       name,
       labels: json.labels("Labels"),
-      ...present({
-        templating: parseNamedOptions(json.object("Templating")),
-      }),
+      ...present({ templating }),
     },
-    data: data === undefined ? undefined : canonicalBase64(data),
+    data,
   };
 }
 
@@ -42,6 +44,19 @@ export function parsePayload(kind: PayloadKind, json: JsonObject): ParsedPayload
 export function checkPayloadName(name: string): void {
   const problem = payloadNameProblems(name)[0];
   if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
+}
+
+/** A template that nothing can read would only fail in its tasks. */
+function checkTemplate(kind: PayloadKind, driver: string, data: string): void {
+  if (driver === "") return;
+  if (driver !== "golang") {
+    throw new ClusterError(
+      "invalid-argument",
+      `unrecognized template type ${JSON.stringify(driver)}: golang is accepted`,
+    );
+  }
+  const problem = payloadTemplateProblem(Buffer.from(data, "base64").toString("utf8"));
+  if (problem !== undefined) throw new ClusterError("invalid-argument", `invalid ${kind}: ${problem}`);
 }
 
 /** @throws {ClusterError} `invalid-argument` when the payload is empty or too large. */

@@ -2,6 +2,7 @@ import { extensionsOf } from "../../model/extensions.ts";
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
+import type { PayloadSpec } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
 import type {
@@ -214,10 +215,14 @@ export function payloadsOf(view: StoreView, task: Task): readonly string[] {
 /** @returns undefined when the object is gone; the worker then rejects the task. */
 export function assignedPayload(view: StoreView, id: string): AssignedPayload | undefined {
   const secret = view.secrets.get(id as Parameters<typeof view.secrets.get>[0]);
-  if (secret !== undefined) return { id, kind: "secret", data: Buffer.from(secret.spec.data, "base64") };
+  if (secret !== undefined) return sentPayload(id, "secret", secret.spec);
   const config = view.configs.get(id as Parameters<typeof view.configs.get>[0]);
-  if (config !== undefined) return { id, kind: "config", data: Buffer.from(config.spec.data, "base64") };
+  if (config !== undefined) return sentPayload(id, "config", config.spec);
   return undefined;
+}
+
+function sentPayload(id: string, kind: string, { data, templating }: PayloadSpec): AssignedPayload {
+  return { id, kind, data: Buffer.from(data, "base64"), templating: templating?.name ?? "" };
 }
 
 /** For small values of the same shape. */

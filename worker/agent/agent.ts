@@ -452,7 +452,7 @@ export class Agent {
       starts: new Limit(startLimit),
       host: { nodeId, hostname, platform },
       driverOf: (networkId) => this.#set.networks.get(networkId)?.driver,
-      payload: (id) => this.#set.payloads.get(id)?.data,
+      payload: (id) => this.#set.payloads.get(id),
       networkApplied: (signal) => this.#networkApplied(signal),
       portsHeld: (assignment) => this.#portsHeld(assignment),
     };

@@ -12,6 +12,7 @@ import type { HealthState } from "../health/state.ts";
 import type { HostNetwork } from "../network/network.ts";
 import type { Outcome } from "./machine.ts";
 import { attachRequest, createRequest, taskSpec } from "./request.ts";
+import type { TaskPayload } from "./payload.ts";
 import type { TaskHost } from "./request.ts";
 
 export const defaultStopGraceMs = 10_000;
@@ -27,7 +28,7 @@ export interface TaskWorld {
   readonly host: TaskHost;
   /** Driver of an assigned network. */
   driverOf(networkId: string): string | undefined;
-  payload(id: string): Uint8Array | undefined;
+  payload(id: string): TaskPayload | undefined;
   /** Settles once the host's network has everything that was assigned so far. */
   networkApplied(signal: AbortSignal): Promise<void>;
   /** True while another task of this node holds one of the ports. */

@@ -1,11 +1,12 @@
-import { ClusterError } from "../../model/errors.ts";
 import { genericEnvironment } from "../../model/generic-resource.ts";
 import { taskName } from "../../model/task.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { ContainerSpec, Platform } from "../../model/service.ts";
 import type { Assignment } from "../agent/assignment.ts";
-import type { ContainerCreate, ContainerNetwork, PayloadFile } from "../engine/engine.ts";
+import type { ContainerCreate, ContainerNetwork } from "../engine/engine.ts";
+import type { TemplateContext } from "../../model/template.ts";
 import { expandSpec } from "../engine/template.ts";
+import { payloadFiles, type TaskPayload } from "./payload.ts";
 import type { Attached, AttachRequest } from "../network/network.ts";
 
 /** This host as task templates and labels show it. */
@@ -26,8 +27,12 @@ export function containerName({ revision, taskId, slot }: Assignment, nodeId: No
 
 /** The spec with its templates filled in for this task and host. */
 export function taskSpec(assignment: Assignment, host: TaskHost): ContainerSpec {
+  return expandSpec(assignment.revision.task.container, templateContext(assignment, host));
+}
+
+function templateContext(assignment: Assignment, host: TaskHost): TemplateContext {
   const { revision, taskId, slot } = assignment;
-  return expandSpec(revision.task.container, {
+  return {
     service: { id: assignment.serviceId, name: revision.serviceName, labels: revision.serviceLabels },
     node: { id: host.nodeId, hostname: host.hostname, platform: host.platform },
     task: {
@@ -35,7 +40,7 @@ export function taskSpec(assignment: Assignment, host: TaskHost): ContainerSpec 
       name: containerName(assignment, host.nodeId),
       slot: slot > 0 ? String(slot) : host.nodeId,
     },
-  });
+  };
 }
 
 /**
@@ -69,7 +74,7 @@ export function attachRequest(
 
 /**
  * @param payload - Content of a secret or config that was assigned with the task.
- * @throws {ClusterError} `failed-precondition` when one is missing.
+ * @throws {ClusterError} `failed-precondition` when one is missing, `invalid-argument` when a template cannot be expanded.
  */
 export function createRequest(
   assignment: Assignment,
@@ -77,7 +82,7 @@ export function createRequest(
   spec: ContainerSpec,
   host: TaskHost,
   attached: Attached,
-  payload: (id: string) => Uint8Array | undefined,
+  payload: (id: string) => TaskPayload | undefined,
 ): ContainerCreate {
   const { revision } = assignment;
   const name = containerName(assignment, host.nodeId);
@@ -102,13 +107,7 @@ export function createRequest(
     },
     network: containerNetwork(attached),
     files: attached.files,
-    secrets: spec.secrets.map(({ secretId, secretName, file }): PayloadFile => {
-      return { target: file, data: required(payload(secretId), `secret ${secretName}`) };
-    }),
-    configs: spec.configs.flatMap(({ configId, configName, file }): PayloadFile[] => {
-      if (file === undefined) return [];
-      return [{ target: file, data: required(payload(configId), `config ${configName}`) }];
-    }),
+    ...payloadFiles(spec, { find: payload, context: templateContext(assignment, host) }),
     ...(revision.task.logDriver !== undefined && { log: revision.task.logDriver }),
   };
 }
@@ -120,14 +119,4 @@ function containerNetwork(attached: Attached): ContainerNetwork {
     case "namespace":
       return { kind: "namespace", path: attached.path };
   }
-}
-
-function required(data: Uint8Array | undefined, what: string): Uint8Array {
-  if (data === undefined) {
-    throw new ClusterError(
-      "failed-precondition",
-      `cannot create the container: ${what} was not assigned to this node`,
-    );
-  }
-  return data;
 }

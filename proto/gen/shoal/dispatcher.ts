@@ -197,6 +197,8 @@ export interface AssignedPayload {
   /** "secret" or "config" */
   kind: string;
   data: Buffer;
+  /** "golang": the worker expands it for each task; empty: it is taken as it is. */
+  templating: string;
 }
 
 export interface AssignmentsApplied {
@@ -2069,7 +2071,7 @@ export const AssignedHost: MessageFns<AssignedHost> = {
 };
 
 function createBaseAssignedPayload(): AssignedPayload {
-  return { id: "", kind: "", data: Buffer.alloc(0) };
+  return { id: "", kind: "", data: Buffer.alloc(0), templating: "" };
 }
 
 export const AssignedPayload: MessageFns<AssignedPayload> = {
@@ -2082,6 +2084,9 @@ export const AssignedPayload: MessageFns<AssignedPayload> = {
     }
     if (message.data.length !== 0) {
       writer.uint32(26).bytes(message.data);
+    }
+    if (message.templating !== "") {
+      writer.uint32(34).string(message.templating);
     }
     return writer;
   },
@@ -2123,6 +2128,14 @@ export const AssignedPayload: MessageFns<AssignedPayload> = {
             message.data = Buffer.from(reader.bytes());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.templating = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2143,6 +2156,7 @@ export const AssignedPayload: MessageFns<AssignedPayload> = {
     message.id = object.id ?? "";
     message.kind = object.kind ?? "";
     message.data = object.data ?? Buffer.alloc(0);
+    message.templating = object.templating ?? "";
     return message;
   },
 };

@@ -54,8 +54,8 @@ t.test("placeholders that nothing can fill are found at once", (t) => {
     "a-{{ .Node.Hostname }}-{{.Service.ID}}",
     '{{index .Service.Labels "a.b"}}',
   ];
-  for (const text of good) t.equal(templateProblem(text), undefined, text);
-  for (const text of ["{{.Foo}}", "{{", "{{.Task.Slot", "{{}}", "{{.Service}}"])
-    t.type(templateProblem(text), "string", text);
+  for (const text of good) t.equal(templateProblem(text, {}), undefined, text);
+  for (const text of ["{{.Foo}}", "{{", "{{.Task.Slot", "{{}}", '{{secret "a"}}'])
+    t.type(templateProblem(text, {}), "string", text);
   t.end();
 });

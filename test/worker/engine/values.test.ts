@@ -5,7 +5,8 @@ import { hostsText, resolvConfText } from "../../../worker/engine/files.ts";
 import { startRefusal } from "../../../worker/engine/runtime.ts";
 import { signalNumber } from "../../../worker/engine/signals.ts";
 import { chainIds, lowerDirectories } from "../../../worker/engine/snapshots.ts";
-import { expandSpec, expandTemplate, type TemplateContext } from "../../../worker/engine/template.ts";
+import type { TemplateContext } from "../../../model/template.ts";
+import { expandSpec } from "../../../worker/engine/template.ts";
 import { plainSpec } from "./plain.ts";
 import { resolveUser } from "../../../worker/engine/user.ts";
 
@@ -15,23 +16,8 @@ const context: TemplateContext = {
   task: { id: "tid", name: "web.2.tid", slot: "2" },
 };
 
-for (const [text, want] of [
-  ["{{.Service.Name}}-{{.Task.Slot}}", "web-2"],
-  ["{{ .Node.Hostname }}", "host"],
-  ['{{index .Service.Labels "a.b"}}', "label"],
-  ["{{.Service.Labels.plain}}", "p"],
-  ['{{index .Service.Labels "none"}}', ""],
-  ["{{.Node.Platform.OS}}/{{.Node.Platform.Architecture}}", "linux/x86_64"],
-  ["no template", "no template"],
-] as const) {
-  t.test(`template ${text}`, (t) => {
-    t.equal(expandTemplate(text, context), want);
-    t.end();
-  });
-}
-
 t.test("templates: unknown expressions are refused; environment, hostname and mounts are expanded", (t) => {
-  t.throws(() => expandTemplate("{{.Task.Secret}}", context), {
+  t.throws(() => expandSpec({ ...plainSpec, env: ["X={{.Task.Secret}}"] }, context), {
     code: "invalid-argument",
     message: /\.Task\.Secret/,
   });
