@@ -40,6 +40,7 @@ export async function showProgress(client: Client, serviceId: string, quiet: boo
     if (job !== undefined) {
       screen(job.lines);
       if (job.finished) return;
+      if (job.givenUp !== undefined) throw new Error(job.givenUp);
       await delay(pollEveryMs);
       continue;
     }

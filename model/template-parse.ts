@@ -22,7 +22,7 @@ export type TemplateNode =
   | {
       readonly kind: "if" | "with";
       readonly pipe: Pipe;
-      readonly then: readonly TemplateNode[];
+      readonly body: readonly TemplateNode[];
       readonly otherwise: readonly TemplateNode[];
     }
   | {
@@ -31,7 +31,7 @@ export type TemplateNode =
       readonly key?: string;
       readonly value?: string;
       readonly pipe: Pipe;
-      readonly then: readonly TemplateNode[];
+      readonly body: readonly TemplateNode[];
       readonly otherwise: readonly TemplateNode[];
     };
 
@@ -67,18 +67,18 @@ export function parseTemplate(text: string): readonly TemplateNode[] {
   }
 
   function branch(kind: "if" | "with" | "range", head: string, depth: number): TemplateNode {
-    const then = block(depth + 1);
+    const main = block(depth + 1);
     let otherwise: readonly TemplateNode[] = [];
-    const chained = /^else\s+(if|with)\s+(.*)$/s.exec(then.end ?? "");
+    const chained = /^else\s+(if|with)\s+(.*)$/s.exec(main.end ?? "");
     if (chained !== null) {
       // One `end` closes the whole chain: the inner branch has taken it.
       otherwise = [branch(chained[1] === "if" ? "if" : "with", chained[2] ?? "", depth + 1)];
-    } else if (then.end === "else") {
+    } else if (main.end === "else") {
       const rest = block(depth + 1);
       if (rest.end !== "end") throw problem(`unclosed {{${kind}}}`);
       otherwise = rest.nodes;
-    } else if (then.end !== "end") throw problem(`unclosed {{${kind}}}`);
-    if (kind !== "range") return { kind, pipe: parsePipe(head), then: then.nodes, otherwise };
+    } else if (main.end !== "end") throw problem(`unclosed {{${kind}}}`);
+    if (kind !== "range") return { kind, pipe: parsePipe(head), body: main.nodes, otherwise };
     const [, first, second, source = head] = /^\$(\w+)(?:\s*,\s*\$(\w+))?\s*:=\s*(.*)$/s.exec(head) ?? [];
     const value = second ?? first;
     return {
@@ -86,7 +86,7 @@ export function parseTemplate(text: string): readonly TemplateNode[] {
       ...(second !== undefined && first !== undefined && { key: first }),
       ...(value !== undefined && { value }),
       pipe: parsePipe(source),
-      then: then.nodes,
+      body: main.nodes,
       otherwise,
     };
   }

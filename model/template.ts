@@ -77,7 +77,7 @@ class Expansion {
           const inner = new Map(scope);
           const value = this.#pipe(node.pipe, dot, inner);
           const next = node.kind === "with" && isTrue(value) ? value : dot;
-          this.#walk(isTrue(value) ? node.then : node.otherwise, next, inner);
+          this.#walk(isTrue(value) ? node.body : node.otherwise, next, inner);
           break;
         }
         case "range":
@@ -101,7 +101,7 @@ class Expansion {
       const inner = new Map(scope);
       if (node.key !== undefined) inner.set(node.key, { value: key });
       if (node.value !== undefined) inner.set(node.value, { value: item });
-      this.#walk(node.then, item, inner);
+      this.#walk(node.body, item, inner);
     }
     return undefined;
   }

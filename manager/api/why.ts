@@ -53,7 +53,7 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
   const Subject = `service ${spec.name}`;
   const all = view.tasks.byService(service.id);
   const live = all.filter(isWanted);
-  const running = live.filter((task) => task.status.state === "running").length;
+  const running = live.filter((task) => task.status.state === "running" && !isOnDownNode(view, task)).length;
   const counted = `${running} of ${live.length} wanted tasks run`;
   if (updateStatus?.state === "paused" || updateStatus?.state === "rollback_paused") {
     const Next =
@@ -62,8 +62,12 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
         : `shoal service rollback ${spec.name}`;
     return { Subject, Cause: updateStatus.message, Evidence: [counted, ...failures(all)], Next };
   }
+  const job = whyJob(service, all);
+  if (job !== undefined) return { Subject, ...job };
   const stuck = live.find((task) => !isTerminal(task) && task.status.error !== "");
   if (stuck !== undefined) return { ...whyTask(view, stuck, nowMs), Subject };
+  const lost = whyLost(view, live, counted);
+  if (lost !== undefined) return { Subject, ...lost };
   const waiting = live.find((task) => task.desiredState === "ready" && !isTerminal(task));
   const wait = waiting === undefined ? undefined : waitOf(view, waiting);
   if (wait !== undefined) {
@@ -76,6 +80,61 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
     return { Subject, Cause: `on its way: ${counted}`, Evidence, Next: `shoal service ps ${spec.name}` };
   }
   return { Subject, Cause: `nothing is wrong: ${counted}`, Evidence: failures(all), Next: "" };
+}
+
+type Rest = Omit<Answer, "Subject">;
+
+/** A job that is over, one way or the other; `undefined` for what is still at work and for other services. */
+function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined {
+  const { mode } = spec;
+  if (mode.kind !== "replicated-job" && mode.kind !== "global-job") return undefined;
+  const slots = new Map<string | number, Task[]>();
+  for (const task of all) {
+    if ((task.jobIteration ?? 0) !== (job?.iteration ?? 0)) continue;
+    const key = task.slot > 0 ? task.slot : (task.nodeId ?? task.id);
+    slots.set(key, [...(slots.get(key) ?? []), task]);
+  }
+  const places = [...slots.values()];
+  const isComplete = (tasks: readonly Task[]): boolean =>
+    tasks.some(({ status }) => status.state === "complete");
+  const complete = places.filter(isComplete).length;
+  const active = places.filter(
+    (tasks) => !isComplete(tasks) && tasks.some((task) => isWanted(task) || !isTerminal(task)),
+  ).length;
+  const total = mode.kind === "replicated-job" ? mode.totalCompletions : places.length;
+  const counted = `${complete} of ${total} complete`;
+  if (complete >= total && active === 0 && total > 0) {
+    return { Cause: `finished: ${counted}`, Evidence: [], Next: "" };
+  }
+  const ended = places.filter((tasks) => !isComplete(tasks)).length - active;
+  if (active > 0 || ended === 0 || complete + ended < total) return undefined;
+  return {
+    Cause: `given up: ${counted}; the restart policy allows no other task for ${ended}`,
+    Evidence: failures(all),
+    Next: `shoal service logs --tail 20 ${spec.name}, then shoal service update --force ${spec.name}`,
+  };
+}
+
+/** Tasks of nodes that are down: nobody knows whether they run. */
+function whyLost(view: StoreView, live: readonly Task[], counted: string): Rest | undefined {
+  const lost = live.filter((task) => !isTerminal(task) && isOnDownNode(view, task));
+  const [first] = lost;
+  const node = first?.nodeId === undefined ? undefined : view.nodes.get(first.nodeId);
+  if (node === undefined) return undefined;
+  const hosts = lost.flatMap(({ nodeId }) => (nodeId === undefined ? [] : [view.nodes.get(nodeId)]));
+  const names = [...new Set(hosts.flatMap((host) => (host === undefined ? [] : [hostOf(host)])))];
+  return {
+    Cause: `${lost.length} of its tasks are on nodes that are down: ${names.slice(0, shownNodes).join(", ")}`,
+    Evidence: [
+      counted,
+      ...lost.slice(0, shownTasks).map((task) => `task ${task.id}: on its node ${task.status.state}`),
+    ],
+    Next: `shoal why ${hostOf(node)}`,
+  };
+}
+
+function isOnDownNode(view: StoreView, { nodeId }: Task): boolean {
+  return nodeId !== undefined && view.nodes.get(nodeId)?.status.state === "down";
 }
 
 export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {

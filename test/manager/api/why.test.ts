@@ -93,3 +93,65 @@ for (const { name, change, cause } of nodes) {
     t.match(answer?.Cause, cause);
   });
 }
+
+t.test(
+  "tasks on a node that is down do not count as running, and the node is asked about next",
+  async (t) => {
+    const { store } = await withTask({ state: "running" });
+    await store.update((tx) => {
+      const node = tx.nodes.create(nodeObject("lost", { state: "down" }));
+      const [task] = tx.tasks.list();
+      if (task !== undefined) tx.tasks.update({ ...task, nodeId: node.id });
+    });
+    const answer = store.view((view) => {
+      const service = view.services.byName("web");
+      return service === undefined ? undefined : whyService(view, service, 0);
+    });
+    t.match(answer, {
+      Cause: "1 of its tasks are on nodes that are down: lost",
+      Evidence: ["0 of 1 wanted tasks run", /task t1.*: on its node running/],
+      Next: "shoal why lost",
+    });
+  },
+);
+
+const jobs = [
+  { name: "all complete", states: ["complete", "complete"], cause: "finished: 2 of 2 complete" },
+  { name: "some at work", states: ["complete", "running"], cause: "on its way: 1 of 2 wanted tasks run" },
+  {
+    name: "one given up",
+    states: ["complete", "failed"],
+    cause: "given up: 1 of 2 complete; the restart policy allows no other task for 1",
+  },
+] as const;
+for (const { name, states, cause } of jobs) {
+  t.test(`a job, ${name}, says so`, async (t) => {
+    const harness = await makeHarness({ clock: new VirtualClock() });
+    await harness.store.update((tx) => {
+      const service = tx.services.create({
+        id: id("job"),
+        spec: {
+          ...serviceSpec(),
+          name: "job",
+          mode: { kind: "replicated-job", maxConcurrent: 2, totalCompletions: 2 },
+        },
+        specVersion: 0,
+        job: { iteration: 0, lastExecutionMs: 0 },
+      });
+      for (const [i, state] of states.entries()) {
+        const desiredState = state === "failed" ? "shutdown" : "complete";
+        const task = createTask(tx, service, {
+          id: id<TaskId>(`t${i}`),
+          slot: i + 1,
+          desiredState: "complete",
+        });
+        tx.tasks.update({ ...task, desiredState, status: { ...task.status, state } });
+      }
+    });
+    const answer = harness.store.view((view) => {
+      const service = view.services.byName("job");
+      return service === undefined ? undefined : whyService(view, service, 0);
+    });
+    t.equal(answer?.Cause, cause);
+  });
+}
