@@ -22,10 +22,15 @@ async function ok(...args: string[]): Promise<string> {
   return out.trim();
 }
 
+const untilAttempts = 200;
 const inspect = (name: string, format: string) => ok("inspect", "--format", format, name);
 
 async function until(what: () => Promise<boolean>): Promise<void> {
-  while (!(await what())) await systemClock.sleep(50);
+  for (let attempt = 0; attempt < untilAttempts; attempt++) {
+    if (await what()) return;
+    await systemClock.sleep(50);
+  }
+  throw new Error(`not within ${untilAttempts} looks: ${what.toString()}`);
 }
 
 await t.test("run -d, ps, logs, stop, start, restart, wait, rm", async (t) => {
@@ -53,6 +58,7 @@ await t.test("run -d, ps, logs, stop, start, restart, wait, rm", async (t) => {
   t.equal(await inspect("one", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
   t.equal(await ok("wait", "one"), "137");
   await ok("start", "one");
+  await until(async () => (await ok("logs", "one")) === "up 1\nup 1");
   await ok("restart", "-t", "0", "one");
   t.equal(await inspect("one", "{{.State.Status}}"), "running");
   await until(async () => (await ok("logs", "one")) === "up 1\nup 1\nup 1");
@@ -130,4 +136,256 @@ await t.test("a terminal: run -it and exec -it, size and detach keys", async (t)
   t.match(left.out + left.err, /read escape sequence/);
   t.equal(await inspect("term", "{{.State.Running}}"), "true");
   await ok("rm", "-f", "term");
+});
+
+await t.test("policies start again what has ended, and a stop by hand holds", async (t) => {
+  await ok(
+    "run",
+    "-d",
+    "--name",
+    "fails",
+    "--restart",
+    "on-failure:2",
+    image,
+    "sh",
+    "-c",
+    "echo again; exit 3",
+  );
+  await until(async () => (await inspect("fails", "{{.RestartCount}} {{.State.Status}}")) === "2 exited");
+  t.equal(await ok("logs", "fails"), "again\nagain\nagain");
+  await ok("run", "-d", "--name", "ends", "--restart", "always", image, "true");
+  await until(async () => Number(await inspect("ends", "{{.RestartCount}}")) > 1);
+  await until(async () =>
+    (await ok("ps", "--format", "{{.Status}}", "--filter", "name=ends")).startsWith("Restarting (0)"),
+  );
+  await ok("stop", "ends");
+  t.equal(await inspect("ends", "{{.State.Status}}"), "exited");
+  await ok("start", "ends");
+  await ok("rm", "-f", "fails", "ends");
+});
+
+await t.test("health is probed and told", async (t) => {
+  const check = ["--health-cmd", "test -e /tmp/well", "--health-interval", "200ms", "--health-retries", "2"];
+  await ok("run", "-d", "--name", "ill", ...check, image, "sleep", "600");
+  await until(async () => (await inspect("ill", "{{.State.Health.Status}}")) === "unhealthy");
+  t.match(
+    await ok("ps", "--filter", "health=unhealthy", "--format", "{{.Names}} {{.Status}}"),
+    /^ill Up .*\(unhealthy\)$/,
+  );
+  await ok("exec", "ill", "touch", "/tmp/well");
+  await until(async () => (await inspect("ill", "{{.State.Health.Status}}")) === "healthy");
+  await host.away(async () => undefined);
+  t.equal(await inspect("ill", "{{.State.Health.Status}}"), "healthy", "a new worker knows it");
+  const events = await ok(
+    "events",
+    "--since",
+    "1h",
+    "--until",
+    "0s",
+    "--filter",
+    "container=ill",
+    "--format",
+    "{{.Action}}",
+  );
+  t.notMatch(events, /unhealthy/, "a new worker begins a new history");
+  await ok("rm", "-f", "ill");
+});
+
+await t.test("what ends while no worker is there is decided on by the next", async (t) => {
+  await ok(
+    "run",
+    "-d",
+    "--name",
+    "stays",
+    "--restart",
+    "always",
+    "-p",
+    "18080:80",
+    image,
+    "sh",
+    "-c",
+    "echo up; exec sleep 600",
+  );
+  await ok("run", "-d", "--name", "runs", image, "sleep", "600");
+  await ok("run", "-d", "--name", "ended", image, "sleep", "600");
+  await ok("run", "-d", "--rm", "--name", "vanishes", image, "sleep", "600");
+  const pids = await Promise.all(
+    ["stays", "ended", "vanishes"].map((name) => inspect(name, "{{.State.Pid}}")),
+  );
+  const before = await inspect("runs", "{{.State.Pid}} {{.State.StartedAt}}");
+  await host.away(async () => {
+    for (const pid of pids) process.kill(Number(pid), "SIGKILL");
+    await systemClock.sleep(500); // Nobody is there who could tell that they have ended.
+  });
+  await until(async () => (await inspect("stays", "{{.State.Status}} {{.RestartCount}}")) === "running 1");
+  t.equal(await inspect("ended", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
+  await until(async () => (await ok("ps", "-aq", "--filter", "name=vanishes")) === "");
+  t.equal(await inspect("runs", "{{.State.Pid}} {{.State.StartedAt}}"), before);
+  t.equal(await ok("port", "stays"), "80/tcp -> 0.0.0.0:18080");
+  t.equal(await ok("exec", "runs", "echo", "here"), "here");
+  await ok("rm", "-f", "stays", "runs", "ended");
+});
+
+await t.test("published ports reach the container, and are free when it has gone", async (t) => {
+  const fetch = "bash -c 'exec 3<>/dev/tcp/127.0.0.1/18081; timeout 2 cat <&3'";
+  const serve = "while :; do echo hello | nc -l -p 80; done";
+  for (const name of ["web1", "web2"]) {
+    await ok("run", "-d", "--name", name, "-p", "18081:80", image, "sh", "-c", serve);
+    await until(async () => (await host.shell("", fetch)).out === "hello\n");
+    await ok("rm", "-f", name);
+  }
+  await ok("run", "-d", "--name", "web", "-p", "18081:80", image, "sleep", "600");
+  t.match(await docker("run", "--name", "other", "-p", "18081:80", image, "true"), {
+    code: 125,
+    err: /port.*18081/,
+  });
+  await ok("rm", "-f", "web", "other");
+});
+
+await t.test("the sandbox is what was asked for", async (t) => {
+  const run = (options: string[], script: string) => ok("run", "--rm", ...options, image, "sh", "-c", script);
+  const memory =
+    "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+  t.equal(await run(["-m", "32m"], memory), String(32 * 2 ** 20));
+  t.equal(await run(["--ulimit", "nofile=100:200"], "ulimit -n; ulimit -Hn"), "100\n200");
+  t.match(
+    await run(["--cap-drop", "ALL", "--cap-add", "NET_ADMIN"], "grep CapBnd /proc/self/status"),
+    /0000000000001000/,
+  );
+  t.match(
+    await run(
+      ["--privileged"],
+      "grep -E 'CapBnd|Seccomp:' /proc/self/status; ls /dev | wc -l; mkdir /m; mount -t tmpfs x /m && echo mounted",
+    ),
+    /Seccomp:\s0[^]*mounted/,
+  );
+  t.equal(
+    await run(["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status"),
+    "NoNewPrivs:\t1",
+  );
+  t.equal(await run(["--sysctl", "net.core.somaxconn=77"], "cat /proc/sys/net/core/somaxconn"), "77");
+  t.match(
+    await run(["--tmpfs", "/t:size=1m"], "grep ' /t ' /proc/mounts"),
+    /tmpfs.*nosuid,nodev,noexec.*size=1024k/,
+  );
+  t.match(await run(["--read-only"], "touch /x || echo refused"), /refused/);
+  t.equal(
+    await run(["--hostname", "me", "--add-host", "db:10.1.2.3"], "hostname; grep db /etc/hosts"),
+    "me\n10.1.2.3\tdb",
+  );
+  t.match(await run(["--dns", "9.9.9.9"], "cat /etc/resolv.conf"), /nameserver/);
+  t.equal(await run(["-u", "1000:1001", "--group-add", "5"], "id -u; id -g; id -G"), "1000\n1001\n1001 5");
+  t.match(await run(["--shm-size", "1m"], "grep /dev/shm /proc/mounts"), /size=1024k/);
+  t.equal(
+    await run(["--device", "/dev/null:/dev/other"], "echo x > /dev/other && ls -l /dev/other | cut -c1"),
+    "c",
+  );
+  t.equal(
+    await run(["--pid", "host"], "test -e /proc/1/stat && echo $$ | grep -qv '^1$' && echo shared"),
+    "shared",
+  );
+  t.match(await run(["--network", "none"], "ls /sys/class/net"), /^lo$/);
+  await ok("run", "-d", "--name", "first", "-v", "named:/data", image, "sleep", "600");
+  const own = await ok("exec", "first", "readlink", "/proc/self/ns/net");
+  t.equal(await run(["--network", "container:first"], "readlink /proc/self/ns/net"), own);
+  t.equal(await run(["--pid", "container:first"], "cat /proc/1/comm"), "sleep");
+  await run(["--volumes-from", "first"], "echo kept > /data/file");
+  t.equal(await run(["-v", "named:/d:ro"], "cat /d/file; touch /d/x || echo refused"), "kept\nrefused");
+  t.equal(await run(["-v", `${host.host.directory}/made:/m`], "echo new > /m/file; cat /m/file"), "new");
+  await ok("rm", "-f", "first");
+});
+
+await t.test("what cannot be is refused in Docker's words", async (t) => {
+  const cases = [
+    [["-m", "1m"], "Minimum memory limit allowed is 6MB"],
+    [["--cpus", "1000"], "range of CPUs is from 0.01 to"],
+    [["--cap-add", "NOPE"], 'invalid CapAdd: unknown capability: "CAP_NOPE"'],
+    [["--security-opt", "nope=x"], 'invalid --security-opt 2: "nope=x"'],
+    [["--network", "nope"], "network nope not found"],
+    [["--network", "container:nope"], "No such container: nope"],
+    [
+      ["--device", "/dev/nope"],
+      'error gathering device information while adding custom device "/dev/nope": no such file or directory',
+    ],
+    [
+      ["--mount", "type=bind,src=/nope,dst=/x"],
+      'invalid mount config for type "bind": bind source path does not exist: /nope',
+    ],
+    [["-v", "vol1:/x", "-v", "vol2:/x"], "Duplicate mount point: /x"],
+    [["-w", "nope"], "the working directory 'nope' is invalid, it needs to be an absolute path"],
+    [["--name", "?"], "Invalid container name (?), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"],
+    [["--log-driver", "nope"], "logger: no log driver named 'nope' is registered"],
+    [["--oom-score-adj", "2000"], "Invalid value 2000, range for oom score adj is [-1000, 1000]"],
+  ] as const;
+  for (const [options, text] of cases) {
+    const { code, err } = await docker("create", ...options, image, "true");
+    t.ok(code === 1 && err.includes(text), `${options.join(" ")}: ${err}`);
+  }
+  t.equal(await ok("ps", "-aq"), "", "nothing is left of them");
+});
+
+await t.test("stats, top, pause, update, prune, events", async (t) => {
+  await ok("run", "-d", "--name", "busy", "-m", "64m", image, "sleep", "600");
+  t.match(
+    await ok("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", "busy"),
+    /^busy .* \/ 64MiB 1$/,
+  );
+  t.match(await ok("top", "busy"), /sleep 600/);
+  await ok("pause", "busy");
+  t.match(await ok("ps", "--format", "{{.Status}}"), /\(Paused\)$/);
+  t.match(await docker("pause", "busy"), { code: 1, err: /is already paused/ });
+  await ok("unpause", "busy");
+  await ok("update", "-m", "32m", "--memory-swap", "64m", "--restart", "unless-stopped", "busy");
+  t.equal(
+    await inspect("busy", "{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}"),
+    `${32 * 2 ** 20} unless-stopped`,
+  );
+  t.match(await ok("stats", "--no-stream", "--format", "{{.MemUsage}}", "busy"), /32MiB$/);
+  await ok("stop", "-t", "0", "busy");
+  t.match(await ok("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "busy"), /busy/);
+  t.match(await ok("container", "prune", "-f"), /Deleted Containers:\n[0-9a-f]{64}/);
+  const events = await ok(
+    "events",
+    "--since",
+    "1h",
+    "--until",
+    "-1s",
+    "--filter",
+    "container=busy",
+    "--format",
+    "{{.Action}}",
+  );
+  t.strictSame(events.split("\n"), [
+    "create",
+    "start",
+    "top",
+    "pause",
+    "unpause",
+    "update",
+    "kill",
+    "die",
+    "stop",
+    "destroy",
+  ]);
+});
+
+await t.test("logs: follow to the end, tail, since, timestamps", async (t) => {
+  await ok("run", "-d", "--name", "says", image, "sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three");
+  const followed = await docker("logs", "-f", "says");
+  t.strictSame([followed.out, followed.err], ["one\nthree\n", "two\n"]);
+  t.equal(await ok("logs", "--tail", "1", "says"), "three");
+  t.match(await ok("logs", "-t", "--tail", "1", "says"), /^\d{4}-\d\d-\d\dT[\d:.]{18}Z three$/);
+  t.equal(await ok("logs", "--since", "2h", "--until", "1h", "says"), "");
+  await ok("rm", "says");
+  await ok("run", "-d", "--name", "mute", "--log-driver", "none", image, "echo", "x");
+  t.match(await docker("logs", "mute"), {
+    code: 1,
+    err: /configured logging driver does not support reading/,
+  });
+  await ok("rm", "-f", "mute");
+});
+
+await t.test("nothing was lost on the way", async (t) => {
+  t.strictSame(host.host.warnings, []);
+  t.strictSame(host.warnings, []);
 });

@@ -20,7 +20,7 @@ export interface Said {
   readonly err: string;
 }
 
-/** Everything a worker has but its agent; `restart` is what a new worker process finds. */
+/** Everything a worker has but its agent. */
 export class LocalHost {
   readonly host: TestHost;
   readonly settings: HostSettings;
@@ -49,8 +49,10 @@ export class LocalHost {
     return local;
   }
 
-  async restart(): Promise<void> {
+  /** What happens while no worker is there; then a new one finds it. */
+  async away(meanwhile: () => Promise<void>): Promise<void> {
     await this.#close();
+    await meanwhile();
     await this.#open();
   }
 

@@ -2,12 +2,20 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
 import { sendJson } from "../../runtime/api-server.ts";
-import { commonHeaders, jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import {
+  commonHeaders,
+  jsonContentType,
+  notFoundMessage,
+  parseFilters,
+  queryFlag,
+} from "../../runtime/http.ts";
 import type { LocalContainers, WaitCondition } from "../containers/containers.ts";
 import { parseLimits, parseRestartPolicy } from "../containers/config.ts";
 import { Fields } from "../containers/fields.ts";
 import { attach, attachRoutes, sizeOf } from "./attach-routes.ts";
-import { findContainer } from "./container.ts";
+import { parseTime } from "./time.ts";
+import type { Labels } from "../../model/meta.ts";
+import { findContainer, hasLabel } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { bodyOf, lifeOf, nameAndAction, queryOf, wildcard } from "./request.ts";
 
@@ -17,12 +25,14 @@ export interface ContainerDeps extends FrontDoorDeps {
   readonly versionOf: (request: FastifyRequest) => string;
 }
 
+const pruneFilters = ["label", "label!", "until"];
 const waitConditions = ["not-running", "next-exit", "removed"] as const;
 /** Docker's clients send at most "{}" with a start. */
 const startBodyLimitBytes = 7;
 
 export function containerRoutes(app: FastifyInstance, deps: ContainerDeps): void {
   attachRoutes(app, deps);
+  app.post("/containers/prune", (request, reply) => prune(deps, request, reply));
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
   app.post("/containers/*", async (request, reply) => {
     const { name, action } = nameAndAction(wildcard(request));
@@ -112,6 +122,30 @@ async function create(
     deps.ending,
   );
   return sendJson(reply, 201, { Id: id, Warnings: warnings });
+}
+
+/** Local containers that do not run; those of services are their managers' to remove. */
+async function prune(
+  deps: ContainerDeps,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): Promise<FastifyReply> {
+  const { containers, engine, clock } = deps;
+  const filters = parseFilters(queryOf(request).get("filters"), pruneFilters);
+  const [until] = filters.get("until") ?? [];
+  const untilMs = until === undefined ? undefined : parseTime(until, clock.now());
+  const isAsked = (labels: Labels): boolean =>
+    (filters.get("label") ?? []).every((text) => hasLabel({ labels }, text)) &&
+    !(filters.get("label!") ?? []).some((text) => hasLabel({ labels }, text));
+  const ContainersDeleted: string[] = [];
+  for (const { id, status, labels, createdAtMs } of await engine.list()) {
+    if (status.state === "running" || containers.record(id) === undefined || containers.isRestarting(id))
+      continue;
+    if (!isAsked(labels) || (untilMs !== undefined && createdAtMs >= untilMs)) continue;
+    await containers.remove(id, { force: false, volumes: "kept" });
+    ContainersDeleted.push(id);
+  }
+  return sendJson(reply, 200, { ContainersDeleted, SpaceReclaimed: 0 });
 }
 
 async function update(deps: ContainerDeps, { id, request, reply }: Call): Promise<FastifyReply> {

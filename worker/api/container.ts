@@ -204,7 +204,7 @@ function matchesOne(
   }
 }
 
-function hasLabel({ labels }: ContainerRecord, wanted: string): boolean {
+export function hasLabel({ labels }: Pick<ContainerRecord, "labels">, wanted: string): boolean {
   const split = wanted.indexOf("=");
   if (split === -1) return labels[wanted] !== undefined;
   return labels[wanted.slice(0, split)] === wanted.slice(split + 1);

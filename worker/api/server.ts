@@ -5,7 +5,8 @@ import { ClusterError } from "../../model/errors.ts";
 import { createApiServer, sendJson } from "../../runtime/api-server.ts";
 import { compareVersions, jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
-import { containerLogs, inspectContainer, listContainers } from "./container.ts";
+import { containerStats, containerTop } from "./stats.ts";
+import { containerLogs, findContainer, inspectContainer, listContainers } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { EventFeed, type LocalEvent } from "./events.ts";
 import { forward, isManager, requireManager } from "./forward.ts";
@@ -102,6 +103,17 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     const path = wildcard(request);
     const inspected = suffix(path, "/json");
     if (inspected !== undefined) return sendJson(reply, 200, await inspectContainer(deps, inspected));
+    const { containers } = deps;
+    const measured = suffix(path, "/stats");
+    const listed = suffix(path, "/top");
+    if (containers !== undefined && (measured ?? listed) !== undefined) {
+      const own = { ...deps, containers, ending, versionOf };
+      const { id } = await findContainer(deps, measured ?? listed ?? "");
+      const query = queryOf(request);
+      if (measured === undefined)
+        return sendJson(reply, 200, await containerTop(own, id, query.get("ps_args") || "-ef"));
+      return stream(reply, containerStats(own, id, query, lifeOf(reply, ending)), jsonContentType);
+    }
     const logged = suffix(path, "/logs");
     if (logged === undefined) throw new ClusterError("not-found", notFoundMessage);
     const { tty, frames } = await containerLogs(deps, logged, queryOf(request), lifeOf(reply, ending));

@@ -17,6 +17,7 @@ import { devicesOf } from "./devices.ts";
 import type { Fields } from "./fields.ts";
 import { Execs } from "./execs.ts";
 import { Entry, type Outcome, outcomeOf } from "./entry.ts";
+import { heldCapabilities } from "./held.ts";
 import { createdNetwork, hostnameOf, withTag } from "./identity.ts";
 import { mergedLimits } from "./limits.ts";
 import { plannedMounts } from "./mounts.ts";
@@ -112,6 +113,7 @@ export class LocalContainers {
     const { hostConfig, config } = request;
     const partner = await partnerOf(this.#deps, hostConfig.NetworkMode);
     const devices = await devicesOf(hostConfig);
+    const held = await heldCapabilities(facts.lastCapability);
     const borrowed = await borrowedMounts(this.#deps, hostConfig.VolumesFrom);
     const taken = await this.#names.take(name);
     const record: LocalRecord = {
@@ -139,7 +141,7 @@ export class LocalContainers {
           secrets: [],
           configs: [],
           mounts: plannedMounts(asked, image.config.volumes, borrowed),
-          adjust: (oci) => inSandbox(oci, request, { ...facts, devices }),
+          adjust: (oci) => inSandbox(oci, request, { ...facts, held, devices }),
           keepsUnread: true,
           log: { name: hostConfig.LogConfig.Type, options: hostConfig.LogConfig.Config },
         },
@@ -513,7 +515,9 @@ export class LocalContainers {
       const record = await engine.inspect(id);
       await engine.remove(id, volumes);
       // Killed by its removal: nobody else has seen its end.
-      if (record?.status.state === "running") entry.lastExit ??= killedExit(this.#deps.clock.now());
+      const atMs = this.#deps.clock.now();
+      if (record?.status.state === "running")
+        entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
       await network.detach(id as TaskId, this.#closing.signal);
       await this.#store.remove(id);
       this.#entries.delete(id);
@@ -591,8 +595,4 @@ export class LocalContainers {
       `container ${id} belongs to a service: change the service, or use 'docker service update --force'`,
     );
   }
-}
-
-function killedExit(atMs: number): ExitStatus {
-  return { exitCode: 137, atMs, oomKilled: false, error: "" };
 }

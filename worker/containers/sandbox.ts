@@ -2,12 +2,12 @@
 import type { ContainerSpec } from "../../model/service.ts";
 import type { ImageConfig } from "../engine/engine.ts";
 import type { OciDevice, OciMount, OciResources, OciSpec } from "../engine/oci.ts";
-import { capabilitiesOf } from "../engine/process.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
 import { parseSecurityOption } from "./validate.ts";
 
 export interface SandboxFacts {
-  readonly lastCapability: number;
+  /** Those that can be given to a container. */
+  readonly held: readonly string[];
   readonly swapLimit: boolean;
   readonly cgroupVersion: 1 | 2;
   /** Devices asked for, or all of the host's for a privileged container. */
@@ -73,17 +73,17 @@ export function inSandbox(
   const { Privileged: isPrivileged, MaskedPaths, ReadonlyPaths, SecurityOpt } = hostConfig;
   const isOpen =
     isPrivileged || SecurityOpt.some((text) => parseSecurityOption(text).kind === "systempaths-unconfined");
-  const all = capabilitiesOf(["ALL"], [], facts.lastCapability);
-  const isRoot = spec.process.user.uid === 0;
   return {
     ...spec,
     ...(config.Domainname !== "" && { domainname: config.Domainname }),
     ...(Object.keys(hostConfig.Annotations).length > 0 && { annotations: hostConfig.Annotations }),
     process: {
       ...spec.process,
-      ...(isPrivileged && {
-        capabilities: { bounding: all, effective: isRoot ? all : [], permitted: isRoot ? all : [] },
-      }),
+      capabilities: {
+        bounding: givable(spec.process.capabilities.bounding, facts),
+        effective: givable(spec.process.capabilities.effective, facts),
+        permitted: givable(spec.process.capabilities.permitted, facts),
+      },
       ...(config.Tty &&
         hostConfig.ConsoleSize.length === 2 && {
           consoleSize: { height: hostConfig.ConsoleSize[0] ?? 0, width: hostConfig.ConsoleSize[1] ?? 0 },
@@ -120,6 +120,11 @@ export function inSandbox(
       devices: facts.devices.map(({ access: _access, ...device }) => device),
     },
   };
+}
+
+/** "ALL" means all there are to give. */
+function givable(names: readonly string[], { held }: SandboxFacts): string[] {
+  return names.filter((name) => held.includes(name));
 }
 
 /** Limits that are not set are left out. */
