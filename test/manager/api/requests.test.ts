@@ -303,3 +303,22 @@ t.test("a list of tasks shows every change, though texts are kept", async (t) =>
     NetworksAttachments: [{ Network: { IPAMOptions: { Configs: [{ Subnet: "10.0.1.0/24" }] } } }],
   });
 });
+
+t.test("a list of tasks that is sent in pieces is whole, each task once", async (t) => {
+  const harness = await makeHarness({ clock: systemClock });
+  t.teardown(() => harness.api.close());
+  const replicas = 450;
+  await ask(
+    harness,
+    "POST /services/create",
+    plainService("web", { Mode: { Replicated: { Replicas: replicas } } }),
+  );
+  await harness.fillTasks();
+  const { status, json } = await ask(harness, "GET /tasks");
+  t.equal(status, 200);
+  const slots = (json as { readonly Slot: number }[]).map(({ Slot }) => Slot);
+  t.strictSame(
+    slots.toSorted((a, b) => a - b),
+    Array.from({ length: replicas }, (_, i) => i + 1),
+  );
+});
