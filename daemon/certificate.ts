@@ -163,9 +163,16 @@ async function firstOf<Result>(
   throw last;
 }
 
+/** How OpenSSL words that the other side speaks something else, or wants a certificate that only managers have. */
+const tlsFailure = /SSL routines|\bEPROTO\b|socket disconnected before secure TLS connection/;
+
 function failureText(remote: string, code: string, cause: unknown): string {
-  if (code !== "unavailable") return `manager ${remote}: ${errorText(cause)}`;
+  const text = errorText(cause);
+  if (tlsFailure.test(text)) {
+    return `cannot join by ${remote}: what listens there is no manager's cluster port (its answer is not the TLS of one); the usual port is 2377`;
+  }
+  if (code !== "unavailable") return `manager ${remote}: ${text}`;
   // gRPC wraps the system's own words in many of its own.
-  const seen = /\b(E[A-Z]{4,}|[Dd]eadline exceeded)\b/.exec(errorText(cause))?.[1] ?? errorText(cause);
+  const seen = /\b(E[A-Z]{4,}|[Dd]eadline exceeded)\b/.exec(text)?.[1] ?? text;
   return `cannot reach a manager at ${remote} (${seen}): is shoald running there, and does the firewall let 2377/tcp pass?`;
 }

@@ -19,6 +19,7 @@ import { rotateJoinToken } from "./ca/token.ts";
 import { addDoors, type DoorDeps } from "./doors.ts";
 import { raftAddressOf } from "./membership/plan.ts";
 import { callManager, ManagerChannels, NoLeaderYet } from "./peers.ts";
+import { leaveByLeader } from "./membership/leave.ts";
 import type { RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
 import { Replica } from "./replica.ts";
 import type { Roster } from "./rpc.ts";
@@ -194,25 +195,14 @@ export class Manager {
     if (this.#replica.members.length > 1) {
       using limit = deadline(clock, leaveTimeoutMs, "leaving the group of managers", this.#replica.signal);
       try {
-        await this.#replica.handOver(limit.signal);
-        for (;;) {
+        const ask = async (timeoutMs: number): Promise<void> => {
+          await this.#replica.handOver(limit.signal);
           const address = this.#replica.leaderAddress;
-          try {
-            if (address === undefined || this.#replica.leaderId === nodeId)
-              throw new NoLeaderYet(noLeaderText);
-            const client = this.#channels.to(address);
-            await callManager(
-              client,
-              ControlService.leaveGroup,
-              {},
-              { timeoutMs: leaveTimeoutMs, signal: limit.signal },
-            );
-            break;
-          } catch (error) {
-            if (!(error instanceof NoLeaderYet)) throw error;
-          }
-          await this.#pause(50, limit.signal);
-        }
+          if (address === undefined || this.#replica.leaderId === nodeId) throw new NoLeaderYet(noLeaderText);
+          const options = { timeoutMs, signal: limit.signal };
+          await callManager(this.#channels.to(address), ControlService.leaveGroup, {}, options);
+        };
+        await leaveByLeader({ ask, pause: (ms) => this.#pause(ms, limit.signal) }, limit.signal);
       } catch (error) {
         log.warn({ error: errorText(error) }, "left without being removed from the group of managers");
       }
