@@ -248,6 +248,7 @@ export class Manager {
         leaderId: () => this.#replica.leaderId,
         readBarrier: (signal) => this.#replica.readBarrier(signal),
         reachable: (nodeId) => this.#replica.isReachable(nodeId),
+        rotateDataKey: (signal) => this.#replica.group.rotateDataKey(signal),
       },
       forward: (request, signal) => {
         const address = this.#replica.leaderAddress;

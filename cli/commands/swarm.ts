@@ -75,6 +75,10 @@ export function register(program: Command, client: () => Client): void {
       write("Node left the swarm.");
     });
   swarm
+    .command("rotate-data-key")
+    .description("Seal the log and snapshots of this manager with a new data key")
+    .action(() => rotateDataKey(client()));
+  swarm
     .command("join-token <role>")
     .description("Manage join tokens (role: worker or manager)")
     .option("--rotate", "rotate join token", false)
@@ -101,6 +105,14 @@ async function init(client: Client, options: InitOptions): Promise<void> {
   write(
     "\nTo add a manager to this swarm, run 'shoal swarm join-token manager' and follow the instructions.\n",
   );
+}
+
+async function rotateDataKey(client: Client): Promise<void> {
+  const { NodeID: nodeId, KeyID: keyId } = await client.post<{ NodeID: string; KeyID: number }>(
+    "/shoal/v1/data-key/rotate",
+  );
+  write(`Manager ${nodeId} seals with data key ${keyId} from now on.`);
+  write("\nEach manager has keys of its own: run this on the others too.");
 }
 
 async function update(client: Client, options: UpdateOptions): Promise<void> {

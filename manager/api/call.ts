@@ -29,7 +29,7 @@ export interface Route {
   readonly method: "GET" | "POST" | "DELETE";
   /** Without version; ":name" stands for one segment, a final "*" for all the rest (parameter "*"). */
   readonly path: string;
-  /** True: answered from what this manager has, even while there is no leader. */
+  /** True: about this manager alone, and answered by it even while there is no leader. */
   readonly local?: boolean;
   readonly handle: (deps: ApiDeps, call: Call) => Promise<Reply> | Reply;
 }

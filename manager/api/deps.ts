@@ -29,6 +29,8 @@ export interface ApiDeps {
     /** Settles when the store here holds everything that was committed before the call. @throws `no-leader` */
     readBarrier(signal: AbortSignal): Promise<void>;
     reachable(nodeId: NodeId): boolean;
+    /** A new data key for the log and the snapshots of this manager. @returns its number. */
+    rotateDataKey(signal: AbortSignal): Promise<number>;
   };
   /** @throws {ClusterError} `no-leader` only when no leader has seen the request: it is tried again then. */
   forward(request: ForwardRequest, signal: AbortSignal): Promise<ForwardResponse>;

@@ -138,7 +138,7 @@ async function answer(
   }
 }
 
-/** A read once this manager is as fresh as the cluster; a write here or at the leader. */
+/** A read once this manager is as fresh as the cluster; a write here or at the leader; what is about this manager, here. */
 async function carryOut(
   deps: ApiDeps,
   route: Route,
@@ -146,9 +146,9 @@ async function carryOut(
   version: string,
   signal: AbortSignal,
 ): Promise<Reply> {
-  if (route.method === "GET") {
-    if (route.local !== true) await freshRead(deps, signal);
-  } else if (request.headers[forwardedHeader] === undefined) {
+  if (route.local === true) return route.handle(deps, toCall(request, version, signal));
+  if (route.method === "GET") await freshRead(deps, signal);
+  else if (request.headers[forwardedHeader] === undefined) {
     const passed = await forwardUnlessLeader(deps, () => toForward(request), signal);
     if (passed !== undefined) return { kind: "passed", response: passed };
   }

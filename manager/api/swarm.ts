@@ -15,6 +15,7 @@ export const swarmRoutes: readonly Route[] = [
   { method: "POST", path: "/swarm/update", handle: updateSwarm },
   { method: "GET", path: "/swarm/unlockkey", handle: unlockKey },
   { method: "GET", path: "/shoal/v1/swarm-info", local: true, handle: swarmInfo },
+  { method: "POST", path: "/shoal/v1/data-key/rotate", local: true, handle: rotateDataKey },
 ];
 
 /** `GET /swarm`, join tokens included. */
@@ -48,6 +49,14 @@ async function updateSwarm({ store, joinTokens }: ApiDeps, call: Call): Promise<
 /** `GET /swarm/unlockkey`: there is none without auto-lock. */
 function unlockKey(): Reply {
   return json({ UnlockKey: "" });
+}
+
+/**
+ * `POST /shoal/v1/data-key/rotate`: each manager has keys of its own, so this is about the one that is asked, with or without
+ * a leader. Answers `{NodeID, KeyID}`.
+ */
+async function rotateDataKey({ cluster, nodeId }: ApiDeps, call: Call): Promise<Reply> {
+  return json({ NodeID: nodeId, KeyID: await cluster.rotateDataKey(call.signal) });
 }
 
 /** `GET /shoal/v1/swarm-info`: the `Swarm` object of `/info`, answered even without a leader. */

@@ -193,11 +193,11 @@ class GroupClient implements RaftGroup {
     await answer;
   }
 
-  async rotateDataKey(signal?: AbortSignal): Promise<void> {
+  rotateDataKey(signal?: AbortSignal): Promise<number> {
     const id = this.nextProposalId();
     const answer = this.#request(id, signal);
     this.#post({ kind: "rotate-key", id });
-    await answer;
+    return answer;
   }
 
   updateIdentity(identity: PeerIdentity): void {

@@ -167,8 +167,12 @@ export interface RaftGroup {
   changeMembership(change: MembershipChange, signal?: AbortSignal): Promise<void>;
   /** Leader only. Without a target the most caught-up reachable voter is taken. */
   transferLeadership(to?: NodeId, signal?: AbortSignal): Promise<void>;
-  /** Makes a new data key for what this member writes from now on; old keys go with what they sealed. */
-  rotateDataKey(signal?: AbortSignal): Promise<void>;
+  /**
+   * Makes a new data key for what this member writes from now on; old keys go with what they sealed.
+   *
+   * @returns The number of the new key.
+   */
+  rotateDataKey(signal?: AbortSignal): Promise<number>;
   updateIdentity(identity: PeerIdentity): void;
   /** From now on; a member that has more entries than that asks for a snapshot with the next one it applies. */
   updateLogLimits(limits: Required<LogLimits>): void;

@@ -194,10 +194,11 @@ export class MemberSnapshots {
     this.want(handedIndex());
   }
 
-  /** A new data key seals from now on; old ones go with what they sealed. */
-  async rotateKey(): Promise<void> {
-    await this.#state.seal.rotate();
+  /** A new data key seals from now on; old ones go with what they sealed. @returns its number. */
+  async rotateKey(): Promise<number> {
+    const keyId = await this.#state.seal.rotate();
     await this.#retainKeys();
+    return keyId;
   }
 
   async stop(): Promise<void> {

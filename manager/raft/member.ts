@@ -531,8 +531,8 @@ export class Member implements TransportHandler {
 
   async #rotateKey(id: number): Promise<void> {
     try {
-      await this.#snapshots.rotateKey();
-      this.#deps.emit({ kind: "reply", id, value: this.#state.seal.keyId });
+      const keyId = await this.#snapshots.rotateKey();
+      this.#deps.emit({ kind: "reply", id, value: keyId });
     } catch (error) {
       this.#refuse(id, asClusterError(error));
     }

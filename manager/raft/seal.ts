@@ -52,7 +52,7 @@ export class Keyring implements Seal {
   #keys: ReadonlyMap<number, KeyObject>;
   #keyId: number;
   #nonce: { prefix: Uint8Array; counter: number } = { prefix: new Uint8Array(), counter: counterLimit };
-  #lastChange: Promise<void> = Promise.resolve();
+  #lastChange: Promise<unknown> = Promise.resolve();
 
   private constructor(
     { disk, random }: { disk: Disk; random: Random },
@@ -91,8 +91,8 @@ export class Keyring implements Seal {
     return [...this.#keys.keys()];
   }
 
-  /** Makes a new key, durably, that seals from then on. */
-  rotate(): Promise<void> {
+  /** Makes a new key, durably, that seals from then on. @returns its number. */
+  rotate(): Promise<number> {
     return this.#inTurn(() => this.#rotate());
   }
 
@@ -110,13 +110,13 @@ export class Keyring implements Seal {
   }
 
   /** Two changes at once would give one number to two keys, or write the file without the other's key. */
-  #inTurn(change: () => Promise<void>): Promise<void> {
+  #inTurn<Result>(change: () => Promise<Result>): Promise<Result> {
     const turn = this.#lastChange.then(change);
     this.#lastChange = turn.catch(() => undefined); // Whoever asked for the change is told.
     return turn;
   }
 
-  async #rotate(): Promise<void> {
+  async #rotate(): Promise<number> {
     if (this.#keys.size >= maxKeys || this.#keyId >= maxKeyId) {
       const seen = `${this.#keys.size} keys are in use, the newest has number ${this.#keyId}`;
       throw new ClusterError("resource-exhausted", `cannot rotate the data key: ${seen}`);
@@ -127,6 +127,7 @@ export class Keyring implements Seal {
     this.#keys = keys;
     this.#keyId = keyId;
     this.#nonce.counter = counterLimit;
+    return keyId;
   }
 
   async #retain(needed: ReadonlySet<number>): Promise<void> {

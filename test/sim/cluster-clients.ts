@@ -275,6 +275,7 @@ function apiDeps(
       leaderId: () => replica.leaderId,
       readBarrier: (signal) => replica.readBarrier(signal),
       reachable: (id) => replica.isReachable(id),
+      rotateDataKey: (signal) => replica.group.rotateDataKey(signal),
     },
     forward: () => Promise.reject(new ClusterError("no-leader", noLeaderText)),
     logs: () => {

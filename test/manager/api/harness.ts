@@ -67,6 +67,7 @@ export async function makeHarness({
       leaderId: () => leaderNode,
       readBarrier: async () => {},
       reachable: () => true,
+      rotateDataKey: async () => 2,
       ...cluster,
     },
     forward:

@@ -216,6 +216,15 @@ t.test("a follower passes writes on whole, and answers reads itself", async (t) 
   t.equal(seen.length, 1);
 });
 
+t.test("a data key is rotated on the manager that is asked, without a leader too", async (t) => {
+  const { open } = await serve(t, {
+    cluster: { isLeader: () => false, leaderId: () => undefined, rotateDataKey: async () => 7 },
+  });
+  const answer = await open("POST /shoal/v1/data-key/rotate");
+  t.equal(answer.statusCode, 200);
+  t.match(JSON.parse(await text(answer)), { KeyID: 7 });
+});
+
 t.test("a request that was passed on is not passed on again", async (t) => {
   const { api } = await serve(t, { cluster: { isLeader: () => false } });
   const request = { method: "POST", url: "/configs/create", headers: {}, body: Buffer.alloc(0) };

@@ -101,6 +101,23 @@ t.test("a follower that missed the log gets a snapshot, and a new member too", (
   }),
 );
 
+t.test(
+  "a data key is rotated while the group runs, twice at once too, and all is read after a restart",
+  (t) =>
+    withCluster(t, { snapshotEntries: 20, keepEntries: 5 }, async (cluster) => {
+      const first = await cluster.start("n1", "bootstrap");
+      await cluster.until("it leads", () => first.leader.isSelf);
+      await propose(first, numbers(1, 30));
+      const keyIds = await Promise.all([first.group.rotateDataKey(), first.group.rotateDataKey()]);
+      t.strictSame(keyIds, [2, 3]);
+      await propose(first, numbers(31, 60));
+      await cluster.kill("n1");
+      const again = await cluster.start("n1", "restart");
+      await cluster.until("all is applied", () => again.applied.length === 60);
+      t.strictSame(again.applied, numbers(1, 60));
+    }),
+);
+
 t.test("leadership goes where it is sent, and nothing is lost by it", (t) =>
   withCluster(t, {}, async (cluster) => {
     const nodes = await cluster.startAll(["n1", "n2", "n3"]);
