@@ -1,8 +1,9 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { NodeIdentity } from "../proto/host.ts";
+import { systemDisk } from "../runtime/disk.ts";
 
 /** The identity on disk, and whether the manager has data of its own yet. */
 export interface StoredIdentity {
@@ -66,10 +67,10 @@ export async function saveIdentity(stateDir: string, stored: StoredIdentity): Pr
   const path = paths(stateDir);
   const { certificatePem, keyPem, rootPem, ...facts } = stored.identity;
   await mkdir(path.folder, { recursive: true, mode: 0o700 });
-  await writeWhole(path.root, rootPem, 0o644);
-  await writeWhole(path.pair, keyPem.trimEnd() + "\n" + certificatePem, 0o600);
+  await systemDisk.replace(path.root, Buffer.from(rootPem), 0o644);
+  await systemDisk.replace(path.pair, Buffer.from(keyPem.trimEnd() + "\n" + certificatePem));
   const file: NodeFile = { ...facts, managerJoined: stored.managerJoined };
-  await writeWhole(path.node, JSON.stringify(file, null, 2) + "\n", 0o600);
+  await systemDisk.replace(path.node, Buffer.from(JSON.stringify(file, null, 2) + "\n"));
 }
 
 /** Forgets the cluster: identity first, so that a crash half-way leaves a node of no cluster. */
@@ -93,25 +94,6 @@ function paths(stateDir: string) {
     root: join(folder, "root.crt"),
     pair: join(folder, "node.pem"),
   };
-}
-
-/** Replaces a file so that a reader, or a crash, sees the old content or the new, never a part. */
-async function writeWhole(path: string, content: string, mode: number): Promise<void> {
-  const temporary = `${path}.new`;
-  const file = await open(temporary, "w", mode);
-  try {
-    await file.writeFile(content);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(temporary, path);
-  const folder = await open(dirname(path), "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }
 
 async function readIfThere(path: string): Promise<string | undefined> {

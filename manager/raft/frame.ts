@@ -1,6 +1,9 @@
 /** The protocol by name, as the TLS handshake agrees on it (ALPN); a change that old members cannot read gets another. */
 export const peerProtocol = "shoal-raft/1";
 
+/** Of one frame, and of one message of a gRPC call between members: a peer that says more is not listened to. */
+export const maxPeerMessageBytes = 16 * 1024 * 1024;
+
 /**
  * What members say on a stream. Its opener begins with `hello` (RaftHello); the other end answers `notice` (RaftNotice),
  * empty when the opener is welcome. Then `messages` (RaftFrame) flow, and now and then a `ping`, answered by `pong`.

@@ -3,7 +3,7 @@ import { RaftPeerClient, type RaftHello } from "../../proto/gen/shoal/raft.ts";
 import { channelOptions } from "../../runtime/grpc.ts";
 import { channelCredentials } from "../../runtime/tls.ts";
 import { encodeMessages } from "./codec.ts";
-import { encodeFrame } from "./frame.ts";
+import { encodeFrame, maxPeerMessageBytes } from "./frame.ts";
 import { PeerStream } from "./peer-stream.ts";
 import { type SnapshotSending, sendSnapshot } from "./snapshot-sender.ts";
 import type { TransportDeps } from "./transport.ts";
@@ -99,7 +99,7 @@ export class PeerLink {
   #newClient(): RaftPeerClient {
     return new RaftPeerClient(this.address, channelCredentials(this.#deps.keeper.current), {
       ...channelOptions(),
-      "grpc.max_send_message_length": 16 * 1024 * 1024,
+      "grpc.max_send_message_length": maxPeerMessageBytes,
       "grpc.max_reconnect_backoff_ms": maxRetryMs,
       "grpc.use_local_subchannel_pool": 1,
     });

@@ -6,12 +6,11 @@ import { type WireStatus, toStatus } from "../../proto/status.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Peer } from "../../runtime/tls.ts";
 import { decodeMessages } from "./codec.ts";
-import { type Frame, FrameReader, encodeFrame } from "./frame.ts";
+import { type Frame, FrameReader, encodeFrame, maxPeerMessageBytes } from "./frame.ts";
 import { nodeIdOf } from "./membership.ts";
 import { receiveSnapshot } from "./snapshot-receiver.ts";
 import type { TransportHandler, TransportOptions } from "./transport.ts";
 
-const maxFrameBytes = 16 * 1024 * 1024;
 /** Of the first frame: whoever sends it is not known yet. */
 const maxHelloBytes = 64 * 1024;
 const idleBoundMs = 10_000;
@@ -85,7 +84,7 @@ export function receiveMessages(
   function onHello({ kind, payload }: Frame): MemberId {
     const hello = kind === "hello" ? RaftHello.decode(payload) : undefined;
     const from = greet(options, deps, peer, hello);
-    reader.maxBytes = maxFrameBytes;
+    reader.maxBytes = maxPeerMessageBytes;
     notify({ removed: false, refusal: "" });
     return from;
   }

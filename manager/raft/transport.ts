@@ -9,7 +9,7 @@ import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import type { Peer, TlsKeeper } from "../../runtime/tls.ts";
 import { messageToWire, snapshotToWire } from "./codec.ts";
-import { peerProtocol } from "./frame.ts";
+import { maxPeerMessageBytes, peerProtocol } from "./frame.ts";
 import { PeerLink } from "./peer-link.ts";
 import { peerService, receiveMessages } from "./peer-service.ts";
 import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
@@ -88,8 +88,8 @@ export class PeerTransport implements MemberWire {
     const { keeper, log } = this.#deps;
     const { listenHost: host, listenPort: port } = this.#options;
     const server = new Server({
-      "grpc.max_receive_message_length": 16 * 1024 * 1024,
-      "grpc.max_send_message_length": 16 * 1024 * 1024,
+      "grpc.max_receive_message_length": maxPeerMessageBytes,
+      "grpc.max_send_message_length": maxPeerMessageBytes,
       "grpc.enable_channelz": 0,
     });
     const door = {

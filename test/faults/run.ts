@@ -1,7 +1,7 @@
 import { type Random, seededRandom } from "../../runtime/random.ts";
 import { call } from "../lab/api.ts";
 import type { Host, Lab } from "../lab/lab.ts";
-import { waitFor } from "../lab/shell.ts";
+import { sleep, waitFor } from "../lab/shell.ts";
 import type { NodeSummary } from "../lab/swarm.ts";
 import { checkLists, checkRegisters, type Verdict } from "../sim/linearizable.ts";
 import { ask, type History, readList, readRegister, runClient } from "./clients.ts";
@@ -53,7 +53,7 @@ export async function runFault(lab: Lab, kind: FaultKind, seed: number): Promise
     }),
   );
   try {
-    await pauseFor(quietMs);
+    await sleep(quietMs);
     const shuffled = shuffle(others, random);
     const fault = await kind.begin({ lab, leader, others: shuffled, random });
     const from = performance.now();
@@ -63,14 +63,14 @@ export async function runFault(lab: Lab, kind: FaultKind, seed: number): Promise
         await firstWrite(fault.serving, `${list}-during`);
         resumedDuringMs = performance.now() - from;
       }
-      await pauseFor(Math.max(0, faultMs - (performance.now() - from)));
+      await sleep(Math.max(0, faultMs - (performance.now() - from)));
     } finally {
       await fault.heal();
     }
     const healed = performance.now();
     await Promise.all(lab.managers.map((host) => firstWrite([host], `${list}-after-${host.name}`)));
     const resumedAfterMs = performance.now() - healed;
-    await pauseFor(quietMs);
+    await sleep(quietMs);
     ending.abort();
     await Promise.all(clients);
     // What is there at the end is part of the history: an acknowledged write that is lost shows here at the latest.
@@ -130,10 +130,6 @@ async function firstWrite(hosts: readonly Host[], name: string): Promise<void> {
         }),
       ),
   );
-}
-
-function pauseFor(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function shuffle<T>(from: readonly T[], random: Random): T[] {
