@@ -44,10 +44,13 @@ export interface Difference {
   readonly removedPayloads: string[];
 }
 
-/** Told when a node begins or ceases to need a network, so that events of a network find its nodes. */
-export interface NetworkUse {
+/** What the assignments of one node have to do with those of others. */
+export interface Surroundings {
+  /** The node begins to need a network; so events of the network find its nodes. */
   begins(networkId: NetworkId): void;
   ends(networkId: NetworkId): void;
+  /** The task is not to hear yet that it is to stop. */
+  holds(taskId: TaskId): boolean;
 }
 
 interface Needs {
@@ -61,7 +64,7 @@ interface Needs {
  */
 export class NodeAssignments {
   readonly #nodeId: NodeId;
-  readonly #use: NetworkUse;
+  readonly #around: Surroundings;
   readonly #tasks = new Map<TaskId, Task>();
   readonly #needs = new Map<TaskId, Needs>();
   readonly #networkUsers = new Map<NetworkId, number>();
@@ -80,9 +83,9 @@ export class NodeAssignments {
   #markedHosts = new Set<NodeId>();
   #markedPayloads = new Set<string>();
 
-  constructor(nodeId: NodeId, use: NetworkUse) {
+  constructor(nodeId: NodeId, around: Surroundings) {
     this.#nodeId = nodeId;
-    this.#use = use;
+    this.#around = around;
   }
 
   /** @param how - `resend` when something the task refers to changed, though the task did not. */
@@ -158,7 +161,7 @@ export class NodeAssignments {
 
   /** The node has no session any more. */
   release(): void {
-    for (const networkId of this.#networkUsers.keys()) this.#use.ends(networkId);
+    for (const networkId of this.#networkUsers.keys()) this.#around.ends(networkId);
     this.#networkUsers.clear();
   }
 
@@ -184,6 +187,7 @@ export class NodeAssignments {
       return;
     }
     this.#setNeeds(taskId, this.#needsOf(view, task));
+    if (sent !== undefined && this.#around.holds(taskId)) return; // Marked again once it is not held.
     const changed = sent === undefined || how === "resend" || !sameTask(sent, task);
     const item = changed ? assignedTask(view, task) : undefined;
     if (item !== undefined) difference.tasks.push(item);
@@ -213,8 +217,8 @@ export class NodeAssignments {
     const count = (this.#networkUsers.get(networkId) ?? 0) + by;
     if (count > 0) this.#networkUsers.set(networkId, count);
     else this.#networkUsers.delete(networkId);
-    if (count === 1 && by === 1) this.#use.begins(networkId);
-    if (count === 0) this.#use.ends(networkId);
+    if (count === 1 && by === 1) this.#around.begins(networkId);
+    if (count === 0) this.#around.ends(networkId);
     if (count === 0 || (count === 1 && by === 1)) this.#markedNetworks.add(networkId);
   }
 

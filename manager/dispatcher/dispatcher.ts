@@ -1,7 +1,7 @@
 import type { ServerDuplexStream } from "@grpc/grpc-js";
 import { hostOf } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
-import type { NetworkId, NodeId } from "../../model/ids.ts";
+import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import type { Service } from "../../model/service.ts";
 import type { Task } from "../../model/task.ts";
@@ -20,6 +20,7 @@ import { changesManagers, sessionInfo } from "./info.ts";
 import { NodeStates } from "./node-states.ts";
 import { Session } from "./session.ts";
 import { applyReport, readReports, refuseStranger } from "./status.ts";
+import { Withdrawals, withdraws } from "./withdrawals.ts";
 
 const helloTimeoutMs = 10_000;
 /** A worker with more unanswered batches than this is not read from until some are answered. */
@@ -52,6 +53,7 @@ export class Dispatcher {
   readonly #states: NodeStates;
   readonly #sessions = new Map<NodeId, Session>();
   readonly #sessionsOf = new Map<NetworkId, Set<Session>>();
+  readonly #withdrawals: Withdrawals;
 
   /** @param signal - The leadership; when it aborts every session ends with a redirect. */
   constructor(deps: DispatcherDeps, signal: AbortSignal) {
@@ -66,6 +68,7 @@ export class Dispatcher {
       },
       signal,
     );
+    this.#withdrawals = new Withdrawals(deps.clock, (taskId) => this.#tell(taskId));
     signal.addEventListener("abort", () => this.#endAll(), { once: true });
   }
 
@@ -94,9 +97,11 @@ export class Dispatcher {
         store.view((view) => {
           for (const session of touched) session.flush(view);
         });
+        for (const event of events) this.#withdraw(event);
       }
     } finally {
       stopWatching();
+      this.#withdrawals.clear();
       log.debug({}, "dispatcher ended");
     }
   }
@@ -115,6 +120,7 @@ export class Dispatcher {
       assignments: new NodeAssignments(peer.nodeId, {
         begins: (networkId) => this.#beginUse(session, networkId),
         ends: (networkId) => this.#endUse(session, networkId),
+        holds: (taskId) => this.#withdrawals.holds(taskId),
       }),
       stream,
       wake: () => this.#deps.store.view((view) => session.flush(view)),
@@ -189,7 +195,9 @@ export class Dispatcher {
     switch (body?.$case) {
       case undefined:
       case "heartbeat":
+        return;
       case "applied":
+        this.#withdrawals.applied(session, body.value.sequence);
         return;
       case "hello":
         session.end(new ClusterError("invalid-argument", "a session has only one Hello"));
@@ -248,6 +256,7 @@ export class Dispatcher {
 
   #close(session: Session): void {
     session.assignments.release();
+    this.#withdrawals.applied(session, Infinity);
     session.end(new ClusterError("unavailable", "the session is over"));
     if (this.#sessions.get(session.nodeId) !== session) return; // Replaced.
     this.#sessions.delete(session.nodeId);
@@ -270,6 +279,7 @@ export class Dispatcher {
       case "tasks": {
         const { object: task } = event;
         const before = previous as typeof task | undefined;
+        if (before !== undefined && withdraws(task, before)) this.#withdrawals.hold(task.id);
         for (const nodeId of new Set([task.nodeId, before?.nodeId])) {
           const session = nodeId && this.#sessions.get(nodeId);
           if (!session) continue;
@@ -360,6 +370,25 @@ export class Dispatcher {
         touched.add(session);
       }
     }
+  }
+
+  /** Once everyone was sent that the task serves no more, it waits for their word. */
+  #withdraw(event: StoreEvent): void {
+    if (event.kind !== "updated" || event.table !== "tasks" || !this.#withdrawals.holds(event.object.id))
+      return;
+    const networks = networksOf(event.object);
+    const sessions = new Set(networks.flatMap((networkId) => [...(this.#sessionsOf.get(networkId) ?? [])]));
+    this.#withdrawals.sent(event.object.id, sessions);
+  }
+
+  #tell(taskId: TaskId): void {
+    this.#deps.store.view((view) => {
+      const nodeId = view.tasks.get(taskId)?.nodeId;
+      const session = nodeId && this.#sessions.get(nodeId);
+      if (!session) return;
+      session.assignments.markTask(taskId, "compare");
+      session.flush(view);
+    });
   }
 
   #markTasksOf(nodeId: NodeId, touched: Set<Session>): void {

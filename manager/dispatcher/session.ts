@@ -70,6 +70,11 @@ export class Session {
     this.flush(view);
   }
 
+  /** The sequence with which the worker has all that is marked by now. */
+  get sequenceOfMarked(): number {
+    return this.#full ? this.#sequence + 1 : this.#sequence;
+  }
+
   /** Sends the information if it differs from what was sent. */
   inform(info: SessionInfo): void {
     if (!this.#started || (this.#info !== undefined && sameJson(this.#info, info))) return;

@@ -134,9 +134,20 @@ t.test("deploy and scale over five hosts", { skip: noLab }, async (t) => {
   t.test("what cannot be is refused with a text that helps", async (t) => {
     const client = clients.find(({ missing }) => missing === false);
     if (client === undefined) throw new Error("no client at all is there");
-    const mesh = await client.try(host1, ["service", "create", "-d", "--publish", "8080:8080", images.web1]);
-    t.not(mesh.code, 0);
-    t.match(mesh.stderr, /mode=host/);
+    await client.run(host1, [
+      "service",
+      "create",
+      "-d",
+      "--name",
+      "first",
+      "--publish",
+      "8080:8080",
+      images.web1,
+    ]);
+    const taken = await client.try(host1, ["service", "create", "-d", "--publish", "8080:8080", images.web1]);
+    t.not(taken.code, 0);
+    t.match(taken.stderr, /port '8080' is already in use by service 'first' \(\w+\) as an ingress port/);
+    await client.run(host1, ["service", "rm", "first"]);
     const worker = await client.try(host5, ["service", "ls"]);
     t.not(worker.code, 0);
     t.match(worker.stderr, /not a swarm manager/);

@@ -70,6 +70,11 @@ export class FakeNetwork implements HostNetwork {
     return attached;
   }
 
+  /** Nobody is ever connected to it. */
+  async drained(_taskId: TaskId, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+  }
+
   async detach(taskId: TaskId, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     this.#attached.delete(taskId);

@@ -3,6 +3,8 @@
  * leads to a task that serves no more, or to nobody because there was none, is forgotten. Connections end by themselves.
  */
 import { errorText } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import type { RulesState } from "./rules.ts";
 
@@ -27,6 +29,26 @@ export class Flows {
       await this.#run(argv).catch((reason: unknown) => this.#warn(errorText(reason)));
     }
   }
+}
+
+/** How often connections are looked at while they end. */
+const drainPollMs = 100;
+
+/** Settles once none of the addresses is the end of an established TCP connection that passes this host's kernel. */
+export async function untilUnused(
+  { run, clock }: { readonly run: Run; readonly clock: Clock },
+  addresses: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  for (const address of addresses) {
+    while (await isUsed(run, address)) await clock.sleep(drainPollMs, signal);
+  }
+}
+
+/** Whoever made the connection, and by whichever address, the answers come from the task. */
+async function isUsed(run: Run, address: string): Promise<boolean> {
+  const argv = ["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED", "--reply-src", address];
+  return (await must(run, `look for connections to ${address}`, argv)).trim() !== "";
 }
 
 /** Filters for `conntrack`, by what each destination led to before and leads to now. */

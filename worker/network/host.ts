@@ -23,13 +23,22 @@ import { hostPorts, prepareLinks, usesBridge } from "./prepare.ts";
 import type { BridgeSettings } from "./prepare.ts";
 import { inParallel, Rounds } from "./rounds.ts";
 import type { Job } from "./rounds.ts";
-import { Flows } from "./flows.ts";
+import { Flows, untilUnused } from "./flows.ts";
 import { MeshPorts } from "./mesh.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { rulesText } from "./rules.ts";
 import { Upstream } from "./upstream.ts";
-import { askersOf, gatewaysOf, localNames, localPorts, meshPorts, rulesOf, takenOnBridge } from "./views.ts";
+import {
+  askersOf,
+  drainAddresses,
+  gatewaysOf,
+  localNames,
+  localPorts,
+  meshPorts,
+  rulesOf,
+  takenOnBridge,
+} from "./views.ts";
 
 export interface HostNetworkSettings {
   /** `HostSettings.runDir` */
@@ -127,6 +136,11 @@ export class KernelNetwork implements HostNetwork {
     const attached = await this.#rounds.enqueue({ kind: "attach", request }, signal);
     if (attached === undefined) throw new Error("assertion failed: an attach without a result");
     return attached;
+  }
+
+  async drained(taskId: TaskId, signal: AbortSignal): Promise<void> {
+    const addresses = drainAddresses(this.#wanted, taskId);
+    if (addresses.length > 0) await untilUnused(this.#parts, addresses, signal);
   }
 
   async detach(taskId: TaskId, signal: AbortSignal): Promise<void> {

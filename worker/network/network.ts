@@ -177,6 +177,13 @@ export interface HostNetwork {
    *   `conflict` when a published port or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
+  /**
+   * Settles once no TCP connection leads to the task any more, or at once if no other task of its service could take new
+   * ones, as then the sooner it is replaced the better.
+   *
+   * @throws {ClusterError} when the kernel cannot be asked; the signal's reason once it aborts.
+   */
+  drained(taskId: TaskId, signal: AbortSignal): Promise<void>;
   /** Removes all that `attach` made; of a task it does not know, it removes nothing. */
   detach(taskId: TaskId, signal: AbortSignal): Promise<void>;
   /** All attached tasks, those of a former process included. */

@@ -59,6 +59,19 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
   };
 }
 
+/** The addresses of a task on networks where another task of its service takes new connections. */
+export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskId): string[] {
+  const endpoints = wanted?.endpoints ?? [];
+  return endpoints
+    .filter((own) => own.taskId === taskId)
+    .filter((own) =>
+      endpoints.some(
+        (each) => each.serving && each.taskId !== taskId && backendsKey(each) === backendsKey(own),
+      ),
+    )
+    .map(({ address }) => address);
+}
+
 /** What every host publishes. */
 export function meshPorts(wanted: WantedNetworks | undefined): PublishedPort[] {
   return (wanted?.services ?? []).flatMap(({ ports }) => ports);

@@ -1,9 +1,9 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { PublishedPort } from "../../model/task.ts";
+import { isWanted, type PublishedPort } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Limit } from "../../runtime/limit.ts";
 import type { Log } from "../../runtime/log.ts";
-import { aborted } from "../../runtime/signal.ts";
+import { aborted, deadline } from "../../runtime/signal.ts";
 import type { Assignment } from "../agent/assignment.ts";
 import type { ContainerRecord, Engine, ExitStatus } from "../engine/engine.ts";
 import { watchHealth } from "../health/probe.ts";
@@ -146,7 +146,9 @@ export class TaskController {
   async stop(assignment: Assignment, signal: AbortSignal): Promise<Outcome & { readonly exitCode?: number }> {
     this.#health?.end();
     try {
-      if (!(await this.exists())) return { kind: "done" };
+      const record = await this.#world.engine.inspect(this.#containerId);
+      if (record === undefined) return { kind: "done" };
+      if (record.status.state === "running") await this.#drain(assignment, signal);
       const exit = await this.#world.engine.stop(this.#containerId, { graceMs: graceOf(assignment) }, signal);
       return { kind: "done", ...(exit !== undefined && { exitCode: exit.exitCode }) };
     } catch (error) {
@@ -154,6 +156,24 @@ export class TaskController {
       if (error instanceof ClusterError && error.code === "not-found") return { kind: "done" };
       // Stopping is owed until it is done: it is tried again for as long as it takes.
       return { kind: "temporary", error: errorText(error) };
+    }
+  }
+
+  /**
+   * Clients that are connected may finish, for as long as the stop grace lasts: the managers have withdrawn the task from
+   * every host's balancer by now.
+   */
+  async #drain(assignment: Assignment, signal: AbortSignal): Promise<void> {
+    const { clock, network, log } = this.#world;
+    if (isWanted(assignment) || assignment.networks.length === 0) return;
+    using limit = deadline(clock, graceOf(assignment), "draining connections", signal);
+    try {
+      await network.drained(assignment.taskId, limit.signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!limit.signal.aborted) {
+        log.warn({ taskId: assignment.taskId, error: errorText(error) }, "connections could not be drained");
+      }
     }
   }
 

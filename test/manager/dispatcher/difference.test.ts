@@ -85,6 +85,7 @@ t.test("whatever happens, the differences add up to what the node should have", 
       using watch = store.watch(["tasks", "nodes", "networks"]);
       const uses = new Set<NetworkId>();
       const assignments = new NodeAssignments(here, {
+        holds: () => false,
         begins: (networkId) => void uses.add(networkId),
         ends: (networkId) => void uses.delete(networkId),
       });

@@ -1,0 +1,79 @@
+import type { TaskId } from "../../model/ids.ts";
+import { isWanted, type Task } from "../../model/task.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Session } from "./session.ts";
+
+/** A host that has not answered by now must not keep a task from being stopped. */
+export const withdrawalLimitMs = 2_000;
+
+/** Whether clients may be sent to the task until every host knows better. */
+export function withdraws(task: Task, before: Task): boolean {
+  return (
+    !isWanted(task) &&
+    isWanted(before) &&
+    task.status.state === "running" &&
+    task.networks.some(({ address }) => address !== "")
+  );
+}
+
+interface Withdrawal {
+  readonly waiting: Map<Session, number>;
+  readonly cancel: () => void;
+}
+
+/**
+ * Tasks that are to stop and are not told yet: first every host on their networks stops sending clients to them. It lives
+ * as long as the leadership; under the next leader tasks are stopped at once.
+ */
+export class Withdrawals {
+  readonly #clock: Clock;
+  readonly #release: (taskId: TaskId) => void;
+  readonly #held = new Map<TaskId, Withdrawal | undefined>();
+
+  /** @param release - Called once the task may be told. */
+  constructor(clock: Clock, release: (taskId: TaskId) => void) {
+    this.#clock = clock;
+    this.#release = release;
+  }
+
+  holds(taskId: TaskId): boolean {
+    return this.#held.has(taskId);
+  }
+
+  /** From here on the task is not told. */
+  hold(taskId: TaskId): void {
+    if (!this.#held.has(taskId)) this.#held.set(taskId, undefined);
+  }
+
+  /** Everything marked was sent to the sessions: whoever has applied that has withdrawn the task. */
+  sent(taskId: TaskId, sessions: Iterable<Session>): void {
+    if (!this.#held.has(taskId) || this.#held.get(taskId) !== undefined) return;
+    const waiting = new Map([...sessions].map((session) => [session, session.sequenceOfMarked]));
+    const cancel = this.#clock.after(withdrawalLimitMs, () => this.#end(taskId));
+    this.#held.set(taskId, { waiting, cancel });
+    if (waiting.size === 0) this.#end(taskId);
+  }
+
+  /** @param sequence - What the worker of the session has brought its host's network to; infinite: it is gone. */
+  applied(session: Session, sequence: number): void {
+    for (const [taskId, withdrawal] of this.#held) {
+      const needed = withdrawal?.waiting.get(session);
+      if (withdrawal === undefined || needed === undefined || needed > sequence) continue;
+      withdrawal.waiting.delete(session);
+      if (withdrawal.waiting.size === 0) this.#end(taskId);
+    }
+  }
+
+  /** The leadership is over. */
+  clear(): void {
+    for (const withdrawal of this.#held.values()) withdrawal?.cancel();
+    this.#held.clear();
+  }
+
+  #end(taskId: TaskId): void {
+    const withdrawal = this.#held.get(taskId);
+    if (!this.#held.delete(taskId)) return;
+    withdrawal?.cancel();
+    this.#release(taskId);
+  }
+}

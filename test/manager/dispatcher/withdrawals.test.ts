@@ -1,0 +1,110 @@
+import t from "tap";
+
+import type { ServiceId, TaskId } from "../../../model/ids.ts";
+import type { DesiredState, Task, TaskState } from "../../../model/task.ts";
+import type { Session } from "../../../manager/dispatcher/session.ts";
+import { Withdrawals, withdrawalLimitMs, withdraws } from "../../../manager/dispatcher/withdrawals.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+import { id } from "../../sim/objects.ts";
+
+const task = id<TaskId>("t1");
+
+/** All that is looked at of a session. */
+function sessionAt(sequenceOfMarked: number): Session {
+  return { sequenceOfMarked } as Session;
+}
+
+function opened(): { clock: VirtualClock; told: TaskId[]; withdrawals: Withdrawals } {
+  const clock = new VirtualClock();
+  const told: TaskId[] = [];
+  return { clock, told, withdrawals: new Withdrawals(clock, (taskId) => void told.push(taskId)) };
+}
+
+t.test("a task is told once every host has applied what it was sent", async (t) => {
+  const { told, withdrawals } = opened();
+  const [one, two] = [sessionAt(7), sessionAt(3)];
+  withdrawals.hold(task);
+  t.ok(withdrawals.holds(task));
+  withdrawals.sent(task, [one, two]);
+  withdrawals.applied(one, 7);
+  withdrawals.applied(two, 2);
+  t.strictSame(told, [], "the second is not that far yet");
+  withdrawals.applied(two, 4);
+  t.strictSame(told, [task]);
+  t.notOk(withdrawals.holds(task));
+});
+
+t.test("who is gone is not waited for", async (t) => {
+  const { told, withdrawals } = opened();
+  const one = sessionAt(7);
+  withdrawals.hold(task);
+  withdrawals.sent(task, [one]);
+  withdrawals.applied(one, Infinity);
+  t.strictSame(told, [task]);
+});
+
+t.test("nobody on its networks: told at once", async (t) => {
+  const { told, withdrawals } = opened();
+  withdrawals.hold(task);
+  withdrawals.sent(task, []);
+  t.strictSame(told, [task]);
+});
+
+t.test("a host that does not answer holds it for a bounded time", async (t) => {
+  const { clock, told, withdrawals } = opened();
+  withdrawals.hold(task);
+  withdrawals.sent(task, [sessionAt(1)]);
+  await clock.advance(withdrawalLimitMs - 1);
+  t.strictSame(told, []);
+  await clock.advance(1);
+  t.strictSame(told, [task]);
+});
+
+t.test("the end of the leadership tells nobody anything", async (t) => {
+  const { clock, told, withdrawals } = opened();
+  withdrawals.hold(task);
+  withdrawals.sent(task, [sessionAt(1)]);
+  withdrawals.clear();
+  await clock.advance(withdrawalLimitMs);
+  t.strictSame(told, []);
+});
+
+const cases: readonly {
+  readonly rule: string;
+  readonly desired?: DesiredState;
+  readonly before?: DesiredState;
+  readonly state?: TaskState;
+  readonly address?: string;
+  readonly want: boolean;
+}[] = [
+  { rule: "a running task on an overlay that is to stop", want: true },
+  { rule: "one that does not run yet gets no clients", state: "starting", want: false },
+  { rule: "one that was to stop before", before: "shutdown", want: false },
+  { rule: "one that stays", desired: "running", want: false },
+  { rule: "one that is one too many", desired: "remove", want: true },
+  { rule: "one on its host's networks alone", address: "", want: false },
+];
+
+for (const {
+  rule,
+  desired = "shutdown",
+  before = "running",
+  state = "running",
+  address = "10.0.1.5/24",
+  want,
+} of cases) {
+  t.test(`withdrawn: ${rule}`, async (t) => {
+    const networks = [{ networkId: id<never>("net"), address, aliases: [] }];
+    const made: Task = {
+      id: task,
+      meta: { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 },
+      serviceId: id<ServiceId>("web"),
+      specVersion: 0,
+      slot: 1,
+      desiredState: before,
+      status: { state, atMs: 0, message: "", error: "", appliedAtMs: 0 },
+      networks,
+    };
+    t.equal(withdraws({ ...made, desiredState: desired }, made), want);
+  });
+}
