@@ -56,6 +56,7 @@ export class ClusterClients {
   readonly #nodes: readonly NodeId[];
   /** What was written last for certain, for nodes. */
   readonly availability = new Map<NodeId, ReadonlySet<string>>();
+  readonly #busyNodes = new Set<NodeId>();
   #marker = 0;
   #isOver = false;
   requests = 0;
@@ -97,7 +98,7 @@ export class ClusterClients {
   }
 
   get isIdle(): boolean {
-    return this.known.every(({ isBusy }) => !isBusy);
+    return this.#busyNodes.size === 0 && this.known.every(({ isBusy }) => !isBusy);
   }
 
   async #act(): Promise<void> {
@@ -162,8 +163,16 @@ export class ClusterClients {
   async #changeNode(): Promise<void> {
     const { random } = this.#deps;
     const id = random.pick(this.#nodes);
-    const node = this.#leader()?.replica?.store.view((view) => id && view.nodes.get(id));
-    if (id === undefined || node === undefined) return;
+    if (id === undefined || this.#busyNodes.has(id)) return;
+    this.#busyNodes.add(id);
+    await this.#changeOf(id);
+    this.#busyNodes.delete(id);
+  }
+
+  async #changeOf(id: NodeId): Promise<void> {
+    const { random } = this.#deps;
+    const node = this.#leader()?.replica?.store.view((view) => view.nodes.get(id));
+    if (node === undefined) return;
     const isRough = this.#plan.day === "rough";
     const relabels = isRough && random.chance(0.3);
     const choices = isRough

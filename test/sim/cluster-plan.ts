@@ -36,10 +36,11 @@ export interface ClusterPlan {
   readonly durationMs: number;
 }
 
-/** Drawn from the seed alone: what kind of day this cluster has. */
-export function planOf(seed: number): ClusterPlan {
+/** Drawn from the seed alone, but for the kind of day where that is given. */
+export function planOf(seed: number, wanted?: Day): ClusterPlan {
   const random = simRandom(Math.imul(seed, 0x9e3779b1) ^ 0xc1a57e);
-  const day = random.pick(["rough", "rough", "rough", "start-first", "stop-first"] as const) ?? "rough";
+  const drawn = random.pick(["rough", "rough", "rough", "start-first", "stop-first"] as const) ?? "rough";
+  const day = wanted ?? drawn;
   const isRough = day === "rough";
   const latencyMs = random.pick([
     [0.1, 0.5],

@@ -7,7 +7,7 @@ import { AvailabilityChecker } from "./cluster-availability.ts";
 import { absent, ClusterClients } from "./cluster-clients.ts";
 import { ClusterFaults } from "./cluster-faults.ts";
 import { SimManager } from "./cluster-manager.ts";
-import { type ClusterPlan, planOf } from "./cluster-plan.ts";
+import { type ClusterPlan, type Day, planOf } from "./cluster-plan.ts";
 import { registryOf } from "./cluster-services.ts";
 import { describe, unsettled } from "./cluster-settled.ts";
 import { ClusterWire } from "./cluster-wire.ts";
@@ -46,7 +46,8 @@ export interface ClusterResult {
 
 export interface ClusterOptions {
   readonly seed: number;
-  readonly plan?: Partial<ClusterPlan>;
+  /** The kind of day; drawn from the seed when it is not given. */
+  readonly day?: Day;
   readonly keep?: "lines" | "digest";
 }
 
@@ -57,10 +58,10 @@ export interface ClusterOptions {
  */
 export async function simulateCluster({
   seed,
-  plan: wanted = {},
+  day,
   keep = "digest",
 }: ClusterOptions): Promise<ClusterResult> {
-  const plan = { ...planOf(seed), ...wanted };
+  const plan = planOf(seed, day);
   const images = await foundedDisks(plan.managers);
   if ("violations" in images) throw new Error("the group of managers could not be founded");
   const { stackTraceLimit } = Error;

@@ -1,12 +1,13 @@
 import type { LoadHook } from "node:module";
-import { type Plant, plants } from "./raft-plants.ts";
+import type { Plant } from "./raft-plants.ts";
 
-let plant: Plant | undefined;
+type Planted = Pick<Plant, "name" | "module" | "changes">;
+
+let plant: Planted | undefined;
 
 /** Called by Node in the thread of the hooks. */
-export function initialize(name: string): void {
-  plant = plants.find((candidate) => candidate.name === name);
-  if (plant === undefined) throw new Error(`there is no plant called ${name}`);
+export function initialize(given: Planted): void {
+  plant = given;
 }
 
 /** Rewrites the one module; a text that is not there any more is told, since the plant would prove nothing. */
@@ -22,7 +23,7 @@ export const load: LoadHook = async (url, context, next) => {
   return { ...loaded, source };
 };
 
-function pathOf({ module }: Plant): string {
+function pathOf({ module }: Planted): string {
   return module.startsWith("raft-ts/")
     ? `/raft-ts/build/${module.slice("raft-ts/".length)}.js`
     : `/build/${module}.js`;

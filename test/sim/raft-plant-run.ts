@@ -8,9 +8,12 @@ import { plants } from "./raft-plants.ts";
  * Prints one line of JSON: the seed that found it, and the rule that was broken.
  */
 const { values } = parseArgs({ options: { plant: { type: "string" }, seeds: { type: "string" } } });
-if (values.plant !== undefined) register("./raft-plant-hooks.js", import.meta.url, { data: values.plant });
+const plant = plants.find(({ name }) => name === values.plant);
+if (plant === undefined && values.plant !== undefined)
+  throw new Error(`there is no plant called ${values.plant}`);
+if (plant !== undefined) register("./raft-plant-hooks.js", import.meta.url, { data: plant });
 const { simulateRaft } = await import("./raft.ts");
-const plan = plants.find(({ name }) => name === values.plant)?.plan ?? {};
+const plan = plant?.plan ?? {};
 const seeds = Number(values.seeds ?? "20");
 let found: { seed: number; rule: string; text: string } | undefined;
 for (let seed = 1; seed <= seeds && found === undefined; seed += 1) {
