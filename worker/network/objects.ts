@@ -13,7 +13,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
-import type { AttachedAddress, OverlayNetwork, WantedNetworks } from "./network.ts";
+import type { AttachedAddress, OverlayHost, OverlayNetwork, WantedNetworks } from "./network.ts";
 
 /** The routing protocol number on routes and next hops of ours, so that we never touch others'. */
 export const routeProtocol = 77;
@@ -123,6 +123,21 @@ export function ownAddress({ self, endpoints }: WantedNetworks): string {
 }
 
 /**
+ * The hosts that clients may come in by, in the order of their indexes. A host that left the cluster and joined again is two
+ * nodes with one address until the old one is removed: the kernel can tell hosts apart by their address alone.
+ */
+export function otherHosts(wanted: WantedNetworks): OverlayHost[] {
+  const own = ownAddress(wanted);
+  const byAddress = new Map<string, OverlayHost>();
+  for (const host of wanted.hosts.toSorted((a, b) => a.index - b.index)) {
+    const { address } = host;
+    if (addressNumber(address) === undefined || address === own || byAddress.has(address)) continue;
+    byAddress.set(address, host);
+  }
+  return [...byAddress.values()];
+}
+
+/**
  * All objects wanted, by `objectId`.
  *
  * @param observed - Next hops keep the numbers they have.
@@ -170,8 +185,8 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
-  for (const { address, index } of ingress === undefined ? [] : wanted.hosts) {
-    if (ingress === undefined || addressNumber(address) === undefined || address === own) continue;
+  for (const { address, index } of otherHosts(wanted)) {
+    if (ingress === undefined) break;
     const device = vxlanName(ingress);
     const table = firstReturnTable + index;
     add({ kind: "return", key: String(table), value: `nhid ${addHost(device, address)}`, device });

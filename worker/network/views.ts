@@ -4,7 +4,7 @@ import type { PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
 import type { WantedNetworks } from "./network.ts";
-import { bridgeName, hostBridge, ownAddress, resolveNetwork } from "./objects.ts";
+import { bridgeName, hostBridge, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { Asker, LocalName } from "./records.ts";
 import type { RulesState } from "./rules.ts";
@@ -37,7 +37,9 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
     return attached.publishedPorts.map((port) => ({ ...port, address: parseCidr(first.address).address }));
   });
   const backends = backendsOf(wanted);
-  const bridges = new Map((wanted?.networks ?? []).map((network) => [network.id, bridgeName(network)]));
+  // On the ingress network a virtual IP would open all ports of a task to those of other services.
+  const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
+  const bridges = new Map(shared.map((network) => [network.id, bridgeName(network)]));
   return {
     networks: [...own, ...overlays],
     ports,
@@ -51,7 +53,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
         .filter((port) => mesh.some((held) => samePort(held, port)))
         .map((port) => ({ ...port, backends: backends.get(backendsKey(service)) ?? [] })),
     ),
-    hosts: wanted?.hosts ?? [],
+    hosts: wanted === undefined ? [] : otherHosts(wanted),
     tasks: localPorts(records)
       .filter(({ networkId }) => networkId !== "")
       .map(({ address }) => parseCidr(address).address),
