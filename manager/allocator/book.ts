@@ -2,7 +2,14 @@ import { parseCidr, type CidrBlock } from "../../model/address.ts";
 import { assert, errorText } from "../../model/errors.ts";
 import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
-import type { NetworkReference, PortSpec, Service, ServiceEndpoint, VirtualIp } from "../../model/service.ts";
+import type {
+  NetworkReference,
+  PortProtocol,
+  PortSpec,
+  Service,
+  ServiceEndpoint,
+  VirtualIp,
+} from "../../model/service.ts";
 import { isTerminal, type NetworkAttachment, type Task } from "../../model/task.ts";
 import { AddressPool } from "./address.ts";
 import { earlierPort } from "./endpoint.ts";
@@ -199,37 +206,34 @@ export class AllocationBook {
   }
 
   #allocatePorts({ id, spec, endpoint }: Service): Outcome<readonly PortSpec[]> {
-    const given: PortSpec[] = [];
+    const { ports } = spec.endpoint;
+    const given = new Map<number, PortSpec>();
     const refuse = (reason: string): Outcome<readonly PortSpec[]> => {
-      this.#releasePorts(id, given, this.#services.get(id)?.ports ?? []);
+      this.#releasePorts(id, [...given.values()], this.#services.get(id)?.ports ?? []);
       return { kind: "refused", reason };
     };
-    for (const port of spec.endpoint.ports) {
-      const { protocol, publishMode } = port;
-      if (publishMode === "host") {
-        given.push(port);
-        continue;
-      }
-      const asked = port.publishedPort || earlierPort(endpoint, port) || this.#ports.pick(protocol, id);
+    const onIngress = [...ports.entries()].filter(([, { publishMode }]) => publishMode === "ingress");
+    // First those with a number, so that none of them is chosen for another of the service's ports.
+    for (const [index, port] of onIngress.toSorted(([, a], [, b]) => isChosen(a) - isChosen(b))) {
+      const { protocol } = port;
+      const isFree = (number: number): boolean => !hasPort([...given.values()], protocol, number);
+      const asked =
+        port.publishedPort || earlierPort(endpoint, port, isFree) || this.#ports.pick(protocol, id);
       if (asked === undefined) return refuse(`no ${protocol} port is left to publish ${port.targetPort} on`);
       if (!this.#ports.claim(protocol, asked, id)) {
         const holder = this.#ports.ownerOf(protocol, asked);
         return refuse(`port ${asked}/${protocol} is already published by service ${holder}`);
       }
-      given.push({ ...port, publishedPort: asked });
+      given.set(index, { ...port, publishedPort: asked });
     }
-    return { kind: "allocated", value: given };
+    return { kind: "allocated", value: ports.map((port, index) => given.get(index) ?? port) };
   }
 
   #releasePorts(id: ServiceId, ports: readonly PortSpec[], kept: readonly PortSpec[]): void {
     for (const { publishMode, protocol, publishedPort } of ports) {
-      const stays = kept.some(
-        (each) =>
-          each.publishMode === "ingress" &&
-          each.protocol === protocol &&
-          each.publishedPort === publishedPort,
-      );
-      if (publishMode === "ingress" && !stays) this.#ports.release(protocol, publishedPort, id);
+      if (publishMode === "ingress" && !hasPort(kept, protocol, publishedPort)) {
+        this.#ports.release(protocol, publishedPort, id);
+      }
     }
   }
 
@@ -243,4 +247,16 @@ export class AllocationBook {
 /** Only overlays get addresses from the managers; a host's own networks give theirs themselves. */
 export function isAllocated(network: Network): boolean {
   return network.spec.driver === "overlay";
+}
+
+/** 1 for a port whose number is left to us. */
+function isChosen({ publishedPort }: PortSpec): 0 | 1 {
+  return publishedPort === 0 ? 1 : 0;
+}
+
+function hasPort(ports: readonly PortSpec[], protocol: PortProtocol, publishedPort: number): boolean {
+  return ports.some(
+    (each) =>
+      each.publishMode === "ingress" && each.protocol === protocol && each.publishedPort === publishedPort,
+  );
 }

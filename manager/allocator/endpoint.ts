@@ -62,14 +62,23 @@ export function isReachable({ spec, endpoint }: Service, wanted: readonly Networ
   );
 }
 
-/** An earlier choice for a port that the user left to the system. */
-export function earlierPort(endpoint: ServiceEndpoint | undefined, port: PortSpec): number | undefined {
+/**
+ * An earlier choice for a port that the user left to the system.
+ *
+ * @param isFree - Whether no other port of the spec has the number.
+ */
+export function earlierPort(
+  endpoint: ServiceEndpoint | undefined,
+  port: PortSpec,
+  isFree: (publishedPort: number) => boolean,
+): number | undefined {
   return endpoint?.ports.find(
     (each) =>
       each.publishMode === "ingress" &&
       each.name === port.name &&
       each.protocol === port.protocol &&
-      each.targetPort === port.targetPort,
+      each.targetPort === port.targetPort &&
+      isFree(each.publishedPort),
   )?.publishedPort;
 }
 
