@@ -3,7 +3,7 @@ import { goalOf, type Service, type UpdateStatus } from "../../model/service.ts"
 import { taskStates, type Task } from "../../model/task.ts";
 import { createTask, removeTask } from "../store/revisions.ts";
 import type { Transaction } from "../store/transaction.ts";
-import { inProgressMessage, type Step } from "./plan.ts";
+import { inProgressMessage, type Step, type TaskChange } from "./plan.ts";
 import { rollBackTo } from "./spec.ts";
 
 /** What a plan was made for; steps for a spec that was replaced meanwhile are void. */
@@ -19,6 +19,7 @@ export function applyStep(tx: Transaction, planned: PlannedFor, step: Step, newT
   const creates = step.some((change) => change.kind === "create");
   // A replacement must not lose its old task without getting a new one.
   if (creates && current === undefined) return;
+  if (step.some((change) => isOvertaken(tx, change))) return;
   for (const change of step) {
     switch (change.kind) {
       case "create":
@@ -50,6 +51,15 @@ export function applyStep(tx: Transaction, planned: PlannedFor, step: Step, newT
         break;
     }
   }
+}
+
+/** The task began to serve between the plan and now; that it does brings a plan in which it stays. */
+function isOvertaken(tx: Transaction, change: TaskChange): boolean {
+  return (
+    change.kind === "shutdown" &&
+    change.unlessRunning === true &&
+    tx.tasks.get(change.taskId)?.status.state === "running"
+  );
 }
 
 function withTask(tx: Transaction, id: TaskId, act: (task: Task) => void): void {

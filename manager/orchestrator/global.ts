@@ -13,6 +13,7 @@ import {
   type Step,
 } from "./plan.ts";
 import { countsAsReplica, settleSlots } from "./replicated.ts";
+import { endReplaced } from "./update.ts";
 
 /** Keeps one task on every node that may have one. The node is the slot. */
 export function decideGlobal(scene: Scene): Plan {
@@ -20,6 +21,7 @@ export function decideGlobal(scene: Scene): Plan {
   const slots = slotsOf(scene.tasks) as Map<NodeId, Slot>; // Global tasks have no numbers.
   const steps: Step[] = [];
   const kept: Slot[] = [];
+  const replaced: Plan[] = [];
   for (const node of scene.nodes) {
     const slot = slots.get(node.id);
     switch (standing(scene, node)) {
@@ -27,8 +29,10 @@ export function decideGlobal(scene: Scene): Plan {
         if (slot !== undefined) steps.push(endAll(slot));
         break;
       case "paused":
-        // Nothing is added or renewed there, but what ended is put to rest.
-        if (slot !== undefined) steps.push(endAll({ ...slot, live: slot.live.filter(isTerminal) }));
+        // Nothing is added or renewed there, but what ended is put to rest, and what an update began before is finished.
+        if (slot === undefined) break;
+        steps.push(endAll({ ...slot, live: slot.live.filter(isTerminal) }));
+        replaced.push(endReplaced(scene, slot));
         break;
       case "included":
         if (slot !== undefined && countsAsReplica(scene, slot)) kept.push(slot);
@@ -42,6 +46,7 @@ export function decideGlobal(scene: Scene): Plan {
   }
   return mergePlans([
     { steps: steps.filter((step) => step.length > 0), wakeAtMs: undefined },
+    ...replaced,
     settleSlots(scene, kept),
   ]);
 }

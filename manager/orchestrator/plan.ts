@@ -34,8 +34,11 @@ export type TaskChange =
       /** It stands in for a task on a node that is down; such steps are carried out at a bounded rate. */
       readonly forLost?: true;
     }
-  /** Ends the task; its record stays as history. */
-  | { readonly kind: "shutdown"; readonly taskId: TaskId }
+  /**
+   * Ends the task; its record stays as history. With `unlessRunning` it goes only because it does not serve: should it
+   * run by now, its whole step is void.
+   */
+  | { readonly kind: "shutdown"; readonly taskId: TaskId; readonly unlessRunning?: true }
   /** Ends the task; its record goes once it has stopped. */
   | { readonly kind: "remove"; readonly taskId: TaskId }
   /** Drops the record at once. */

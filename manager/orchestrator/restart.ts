@@ -49,7 +49,9 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
   const delayMs = nextWaitMs(scene, newest);
   const startNow = delayMs === 0 && goes.every((task) => isStopped(scene, task));
   return {
-    steps: [[...goes.map(shutdown), create(scene, slot, newest, startNow ? "now" : "later")]],
+    steps: [
+      [...goes.map((task) => leave(scene, task)), create(scene, slot, newest, startNow ? "now" : "later")],
+    ],
     wakeAtMs: undefined,
   };
 }
@@ -121,6 +123,14 @@ function isToldToMove(task: Task): boolean {
 
 function shutdown(task: Task): TaskChange {
   return { kind: "shutdown", taskId: task.id };
+}
+
+/** One of a start-first service that does not run yet goes at once, but not if it has begun to serve meanwhile. */
+function leave(scene: Scene, task: Task): TaskChange {
+  const isMakeBeforeBreak = scene.service.spec.update?.order === "start-first" && task.slot > 0;
+  const mayServe = task.nodeId !== undefined && scene.node(task.nodeId) !== undefined;
+  if (!isMakeBeforeBreak || !mayServe || isTerminal(task) || isRunning(task)) return shutdown(task);
+  return { kind: "shutdown", taskId: task.id, unlessRunning: true };
 }
 
 function create(scene: Scene, slot: Slot, old: Task, start: "now" | "later"): TaskChange {

@@ -229,7 +229,9 @@ function updateMatters(view: StoreView, service: Service | undefined, task: Task
   if (service !== undefined && isUpdating(service) && task.status.error !== previous.status.error)
     return true;
   if (!isRunning(task) || isRunning(previous) || service === undefined) return false;
-  return isUpdating(service) || isReplacing(view, task);
+  // On a node that it has to leave, it was about to be replaced as one that does not serve yet.
+  const isLeaving = task.nodeId !== undefined && isLost(view.nodes.get(task.nodeId));
+  return isUpdating(service) || isReplacing(view, task) || isLeaving || task.moving === true;
 }
 
 function isPerNode({ spec: { mode } }: Service): boolean {
@@ -238,9 +240,10 @@ function isPerNode({ spec: { mode } }: Service): boolean {
 
 /** Another task of its slot stayed until this one runs. */
 function isReplacing(view: StoreView, task: Task): boolean {
-  return (
-    task.slot > 0 &&
-    view.tasks.bySlot(task.serviceId, task.slot).some((other) => other.id !== task.id && isWanted(other))
+  const ofNode = task.nodeId === undefined ? [] : view.tasks.byNode(task.nodeId);
+  const ofSlot = task.slot > 0 ? view.tasks.bySlot(task.serviceId, task.slot) : ofNode;
+  return ofSlot.some(
+    (other) => other.id !== task.id && other.serviceId === task.serviceId && isWanted(other),
   );
 }
 

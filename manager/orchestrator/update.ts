@@ -131,6 +131,11 @@ function shutdownAll(tasks: readonly Task[]): TaskChange[] {
   return tasks.map((task) => ({ kind: "shutdown", taskId: task.id }));
 }
 
+/** Make before break: they go because they do not serve. */
+function shutdownIdle(tasks: readonly Task[]): TaskChange[] {
+  return tasks.map((task) => ({ kind: "shutdown", taskId: task.id, unlessRunning: true }));
+}
+
 /** The others go once the good one has settled; with stop-first they go before it starts. */
 function resolve({ scene, policy }: Turn, standing: Standing | undefined): Plan {
   if (standing?.kind !== "resolving") return emptyPlan;
@@ -146,7 +151,20 @@ function resolve({ scene, policy }: Turn, standing: Standing | undefined): Plan 
     return { steps: [shutdownAll(others)], wakeAtMs: undefined };
   }
   const useless = others.filter((task) => !isRunning(task) && !staysUntilReplaced(scene, task));
-  return { steps: useless.length === 0 ? [] : [shutdownAll(useless)], wakeAtMs: settledAtMs };
+  return { steps: useless.length === 0 ? [] : [shutdownIdle(useless)], wakeAtMs: settledAtMs };
+}
+
+/**
+ * Where nothing is begun any more: of several tasks that run one stays, of the current spec if there is one, and the
+ * others go once it has settled.
+ */
+export function endReplaced(scene: Scene, slot: Slot): Plan {
+  const running = slot.live.filter(isRunning);
+  const keep = running.find((task) => !isOutdated(scene, task)) ?? running[0];
+  if (keep === undefined || running.length === 1) return emptyPlan;
+  const settledAtMs = sinceMs(keep) + extensionsOf(scene.service.spec.labels).updateSettleMs;
+  if (scene.nowMs < settledAtMs) return { steps: [], wakeAtMs: settledAtMs };
+  return { steps: [shutdownAll(running.filter((task) => task !== keep))], wakeAtMs: undefined };
 }
 
 /** A paused update leaves what runs and takes back the extra task that start-first had begun. */
@@ -275,7 +293,8 @@ function replace({ scene, policy }: Turn, slot: Slot): Step {
   const stays = policy.order === "start-first" ? slot.live.filter(isRunning) : [];
   const goes = slot.live.filter((task) => !stays.includes(task));
   const startNow = stays.length > 0 || slot.tasks.every((task) => isStopped(scene, task));
-  return [...shutdownAll(goes), create(startNow ? "running" : "ready")];
+  const shutdowns = policy.order === "start-first" ? shutdownIdle(goes) : shutdownAll(goes);
+  return [...shutdowns, create(startNow ? "running" : "ready")];
 }
 
 type Completion =

@@ -47,7 +47,7 @@ export function parseTasks(text: string): Task[] {
     });
 }
 
-/** "+2" creates in slot 2 ("+2r" as ready, "+2c" to complete, "+n1" on a node, "!3" after three crashes), "-t1" shuts down, "xt1" removes, "^t1" promotes; steps part by ";". */
+/** "+2" creates in slot 2 ("+2r" as ready, "+2c" to complete, "+n1" on a node, "!3" after three crashes), "-t1" shuts down ("-t1?" unless it runs), "xt1" removes, "^t1" promotes; steps part by ";". */
 export function printPlan({ steps, wakeAtMs }: Plan): string {
   const text = steps.map((step) => step.map(printChange).join(" ")).join("; ");
   return wakeAtMs === undefined ? text : `${text} @${wakeAtMs}`.trim();
@@ -61,7 +61,7 @@ function printChange(change: TaskChange): string {
     case "create":
       return `+${change.nodeId?.replace(/0+$/, "") ?? change.slot}${goals[change.desiredState]}${(change.crashes ?? 0) > 1 ? `!${change.crashes}` : ""}`;
     case "shutdown":
-      return `-${name(change.taskId)}`;
+      return `-${name(change.taskId)}${change.unlessRunning === true ? "?" : ""}`;
     case "remove":
       return `x${name(change.taskId)}`;
     case "forget":

@@ -103,7 +103,7 @@ const cases: readonly Case[] = [
     name: "order start-first: what does not run is not waited for",
     tasks: "1=starting@n1 2=running@n2",
     spec: { replicas: 2, update: { ...policy, order: "start-first", parallelism: 2 } },
-    want: "-t1 +1r; +2",
+    want: "-t1? +1r; +2",
   },
   {
     name: "deadline: the knob shortens it",
