@@ -107,8 +107,8 @@ export class AllocationBook {
   }
 
   /**
-   * Chooses what a service lacks of virtual IPs and published ports, keeps what it has, and lets go of what it no longer
-   * asks for; all or none.
+   * Chooses what a service lacks of virtual IPs and published ports, and keeps what it has; all or none. What it no longer
+   * asks for stays its own until `settleService`: the choice may never be stored, and then it has that still.
    *
    * @param wanted - Where it is to have a virtual IP.
    */
@@ -139,21 +139,36 @@ export class AllocationBook {
       this.#releaseAll(made);
       return ports;
     }
-    const endpoint: ServiceEndpoint = { ports: ports.value, virtualIps };
-    this.#releaseAll(held.virtualIps.filter((each) => !virtualIps.includes(each)));
-    this.#releasePorts(service.id, held.ports, endpoint.ports);
-    this.#services.set(service.id, endpoint);
-    return { kind: "allocated", value: endpoint };
+    this.#services.set(service.id, {
+      ports: [...held.ports, ...ports.value],
+      virtualIps: [...held.virtualIps, ...made],
+    });
+    return { kind: "allocated", value: { ports: ports.value, virtualIps } };
   }
 
-  /** @returns Whether there was anything to release. */
-  releaseService(id: ServiceId): boolean {
+  /**
+   * Releases whatever the service holds beside what is stored.
+   *
+   * @param stored - Absent when the service is gone.
+   * @returns Whether there was anything to release.
+   */
+  settleService(id: ServiceId, stored: ServiceEndpoint | undefined): boolean {
     const held = this.#services.get(id);
     if (held === undefined) return false;
-    this.#services.delete(id);
-    this.#releaseAll(held.virtualIps);
-    this.#releasePorts(id, held.ports, []);
-    return true;
+    const { ports, virtualIps } = stored ?? nothing;
+    const unusedIps = held.virtualIps.filter(
+      ({ networkId, address }) =>
+        !virtualIps.some((each) => each.networkId === networkId && each.address === address),
+    );
+    const unusedPorts = held.ports.filter(
+      ({ publishMode, protocol, publishedPort }) =>
+        publishMode === "ingress" && !hasPort(ports, protocol, publishedPort),
+    );
+    this.#releaseAll(unusedIps);
+    this.#releasePorts(id, unusedPorts, []);
+    if (stored === undefined) this.#services.delete(id);
+    else this.#services.set(id, stored);
+    return unusedIps.length + unusedPorts.length > 0;
   }
 
   /** Chooses an address on each network a task is attached to, and holds them; all or none. */

@@ -12,7 +12,7 @@ import { AllocationBook, isAllocated, type Outcome } from "./book.ts";
 import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
 
 export interface AllocatorDeps extends LoopDeps {
-  readonly store: Store;
+  readonly store: Pick<Store, "view" | "watch" | "batch">;
 }
 
 /** What gets committed together; each is checked again against what the store holds by then. */
@@ -129,7 +129,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
         } else {
           waitingServices.delete(event.object.id);
           refusedServices.delete(event.object.id);
-          if (book.releaseService(event.object.id)) retryStuck();
+          if (book.settleService(event.object.id, undefined)) retryStuck();
         }
       }
       if (event.table === "networks") {
@@ -226,6 +226,12 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       if (item.kind === "task") forget(item.id);
       if (item.kind === "network") book.releaseNetwork(item.id);
     }
+    store.view((view) => {
+      for (const item of grants) {
+        if (item.kind !== "service") continue;
+        if (book.settleService(item.id, view.services.get(item.id)?.endpoint)) retryStuck();
+      }
+    });
   }
 }
 
