@@ -133,8 +133,9 @@ export class Dispatcher {
       const replaced = this.#sessions.get(peer.nodeId);
       replaced?.end(new ClusterError("unavailable", "another session of this node took over"));
       this.#sessions.set(peer.nodeId, session);
-      this.#states.heard(session.nodeId);
+      this.#states.asks(session.nodeId);
       await this.#deps.store.update((tx) => this.#register(tx, peer, hello, description), over);
+      this.#states.heard(session.nodeId);
       log.info({ node: peer.nodeId, address: peer.address }, "node registered");
       const info = this.#deps.store.view((view) => this.#infoFor(session, view));
       stream.on("data", (message: WorkerMessage) => this.#receive(session, stream, message));

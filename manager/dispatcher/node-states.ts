@@ -10,7 +10,7 @@ import { Liveness } from "./liveness.ts";
 
 /** How often the deadlines are looked at. */
 const tickMs = 100;
-/** A node not heard by a new leader gets this many heartbeat periods, at least `unheardGraceLeastMs`. */
+/** A node that has to find its leader gets this many heartbeat periods, at least `unheardGraceLeastMs`. */
 const unheardGrace = 6;
 const unheardGraceLeastMs = 6_000;
 /** Nodes that found a new leader by then were never `unknown`; that saves two writes for each of them. */
@@ -54,7 +54,15 @@ export class NodeStates {
     };
   }
 
-  /** A sign of life came from the node. */
+  /**
+   * The node asks for a session. Until it has one it may give us up, as when our group takes no writes for a while, and
+   * look for a leader once more: it is given as long for that as after an election.
+   */
+  asks(nodeId: NodeId): void {
+    this.#liveness.expect(nodeId, this.#searchGraceMs());
+  }
+
+  /** A sign of life came from the node in its session. */
   heard(nodeId: NodeId): void {
     const periodMs = this.#deps.store.view(heartbeatPeriodMs);
     this.#liveness.expect(nodeId, periodMs * heartbeatGrace);
@@ -86,12 +94,16 @@ export class NodeStates {
 
   /** A new leader has heard nobody yet; everyone not known to be down gets time to come. */
   expectAll(): void {
+    const graceMs = this.#searchGraceMs();
     this.#deps.store.view((view) => {
-      const graceMs = Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace);
       for (const { id, status } of view.nodes.list()) {
         if (status.state !== "down" && !this.#deps.isConnected(id)) this.#liveness.expect(id, graceMs);
       }
     });
+  }
+
+  #searchGraceMs(): number {
+    return Math.max(unheardGraceLeastMs, this.#deps.store.view(heartbeatPeriodMs) * unheardGrace);
   }
 
   async #markUnknown(): Promise<void> {

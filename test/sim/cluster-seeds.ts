@@ -1,7 +1,10 @@
 /** Histories that once broke a rule, and what it was. */
 export const clusterSeeds: readonly { readonly seed: number; readonly found: string }[] = [
   { seed: 499, found: "a task of a start-first service that had just begun to serve was shut down as idle" },
+  { seed: 588, found: "a node that had asked a leader without a quorum was down before it found the next" },
+  { seed: 5154, found: "the same with a leader whose log was slow" },
   { seed: 5501, found: "a node paused in mid-update kept both tasks of a global service" },
   { seed: 5652, found: "a rollback shut down a task that had just begun to serve" },
+  { seed: 5696, found: "a node that looked for its leader asked one silent manager twice in a row" },
   { seed: 5701, found: "the first task of a start-first update was shut down as it began to serve" },
 ];

@@ -13,6 +13,7 @@ export class ManagerPool {
   readonly #weights = new Map<string, number>();
   #leader: string | undefined;
   #untried = new Set<string>();
+  #last: string | undefined;
 
   constructor(addresses: readonly string[]) {
     this.replace(addresses);
@@ -43,12 +44,19 @@ export class ManagerPool {
     this.#leader = undefined;
     if (leader !== undefined) {
       this.#untried.delete(leader);
+      this.#last = leader;
       return leader;
     }
     let candidates = [...this.#untried].filter((address) => this.#weights.has(address));
-    if (candidates.length === 0) candidates = [...this.#weights.keys()];
+    if (candidates.length === 0) {
+      const all = [...this.#weights.keys()];
+      // A new round does not begin with the one that has just ended the last.
+      candidates = all.length > 1 ? all.filter((address) => address !== this.#last) : all;
+      this.#untried = new Set(all);
+    }
     const chosen = this.#weighted(candidates, random);
-    this.#untried = new Set(candidates.filter((address) => address !== chosen));
+    if (chosen !== undefined) this.#untried.delete(chosen);
+    this.#last = chosen;
     return chosen;
   }
 

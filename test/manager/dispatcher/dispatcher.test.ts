@@ -12,6 +12,7 @@ import { type TaskState, taskStates } from "../../../model/task.ts";
 import type { Assignments, ManagerMessage, WorkerMessage } from "../../../proto/gen/shoal/dispatcher.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
+import { aborted } from "../../../runtime/signal.ts";
 import { settle, VirtualClock } from "../../sim/clock.ts";
 import { loneStore } from "../../sim/lone-store.ts";
 import { clusterObject, id, nodeObject, serviceSpec, taskId, taskSpec } from "../../sim/objects.ts";
@@ -239,6 +240,19 @@ t.test("a new leader gives nodes time: unknown after a second, down after the lo
   t.match(nodeOf(store, worker)?.status, { state: "down", message: /unknown/ });
 });
 
+t.test("a node that gave up a leader without writes is given the time to find the next", async (t) => {
+  const stall = new AbortController();
+  const { store, clock, connect } = await cluster(t, { stall: aborted(stall.signal) });
+  const session = await connect(worker);
+  await clock.advance(1_000);
+  session.controller.abort(new Error("the worker gave up"));
+  stall.abort();
+  await clock.advance(4_500);
+  t.equal(nodeOf(store, worker)?.status.state, "unknown");
+  await clock.advance(1_000);
+  t.equal(nodeOf(store, worker)?.status.state, "down", "the grace still ends");
+});
+
 t.test("a pause of the manager makes no node look dead", async (t) => {
   const { store, clock, connect } = await cluster(t);
   const session = await connect(worker);
@@ -342,7 +356,10 @@ t.test("losing the leadership redirects every worker; a follower does so at once
   t.match(stream.last(), { $case: "redirect", value: { leaderAddress: "" } });
 });
 
-async function cluster(t: Test, options: { readonly state?: "ready" | "unknown" } = {}) {
+async function cluster(
+  t: Test,
+  options: { readonly state?: "ready" | "unknown"; readonly stall?: Promise<void> } = {},
+) {
   const clock = new PausableClock();
   const { store } = loneStore(clock);
   await store.update((tx) => {
@@ -362,7 +379,16 @@ async function cluster(t: Test, options: { readonly state?: "ready" | "unknown" 
     });
   });
   const leadership = new AbortController();
-  const deps = { store, clock, random: seededRandom(1), log: silentLog, nodeId: leader };
+  const slowStore: Pick<Store, "view" | "update" | "batch" | "watch"> = {
+    view: (read) => store.view(read),
+    update: async (write, signal) => {
+      await options.stall;
+      return store.update(write, signal);
+    },
+    batch: (items, write, signal) => store.batch(items, write, signal),
+    watch: (tables, signal) => store.watch(tables, signal),
+  };
+  const deps = { store: slowStore, clock, random: seededRandom(1), log: silentLog, nodeId: leader };
   const dispatcher = new Dispatcher(deps, leadership.signal);
   const running = dispatcher.run(leadership.signal);
   t.teardown(async () => {

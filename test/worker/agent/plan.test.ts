@@ -123,6 +123,21 @@ t.test("everything is sent again to a new session, but not what is forgotten", (
   t.end();
 });
 
+t.test("a new round of managers does not begin with the one that ended the last", (t) => {
+  for (let seed = 0; seed < 20; seed += 1) {
+    const random = seededRandom(seed);
+    const pool = new ManagerPool(["a:1", "b:1", "c:1"]);
+    pool.succeeded("a:1");
+    let last = pool.next(random);
+    for (let count = 0; count < 9; count += 1) {
+      const next = pool.next(random);
+      t.not(next, last, `seed ${seed}`);
+      last = next;
+    }
+  }
+  t.end();
+});
+
 t.test("the named leader is tried first, then every other manager before one is tried again", (t) => {
   for (let seed = 0; seed < 20; seed += 1) {
     const random = seededRandom(seed);
