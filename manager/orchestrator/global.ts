@@ -20,6 +20,7 @@ export function decideGlobal(scene: Scene): Plan {
   if (scene.service.spec.mode.kind !== "global") return emptyPlan;
   const slots = slotsOf(scene.tasks) as Map<NodeId, Slot>; // Global tasks have no numbers.
   const steps: Step[] = [];
+  const added: Step[] = [];
   const kept: Slot[] = [];
   const replaced: Plan[] = [];
   for (const node of scene.nodes) {
@@ -36,7 +37,7 @@ export function decideGlobal(scene: Scene): Plan {
         break;
       case "included":
         if (slot !== undefined && countsAsReplica(scene, slot)) kept.push(slot);
-        else steps.push([{ kind: "create", slot: 0, nodeId: node.id, desiredState: "running", restarts: 0 }]);
+        else added.push([{ kind: "create", slot: 0, nodeId: node.id, desiredState: "running", restarts: 0 }]);
         break;
     }
   }
@@ -45,9 +46,9 @@ export function decideGlobal(scene: Scene): Plan {
     steps.push(slot.tasks.map((task) => ({ kind: "forget", taskId: task.id })));
   }
   return mergePlans([
-    { steps: steps.filter((step) => step.length > 0), wakeAtMs: undefined },
+    { steps: [...steps.filter((step) => step.length > 0), ...added], wakeAtMs: undefined },
     ...replaced,
-    settleSlots(scene, kept),
+    settleSlots(scene, kept, added.length > 0),
   ]);
 }
 

@@ -180,6 +180,15 @@ export function isOnDownNode(scene: Pick<Scene, "node">, task: Task): boolean {
   return task.nodeId !== undefined && scene.node(task.nodeId)?.status.state === "down";
 }
 
+/** Made since the service's update or rollback to its present spec began. */
+export function isOfThisUpdate(
+  { service }: Pick<Scene, "service">,
+  task: Task,
+  startedVersion: number,
+): boolean {
+  return task.specVersion === service.specVersion && task.meta.createdVersion >= startedVersion;
+}
+
 export function isRunning(task: Task): boolean {
   return task.status.state === "running";
 }

@@ -1,6 +1,7 @@
 import type { NodeId } from "../../model/ids.ts";
 import {
   emptyPlan,
+  isOfThisUpdate,
   isRunning,
   mergePlans,
   slotsOf,
@@ -23,16 +24,21 @@ export function decideReplicated(scene: Scene): Plan {
   const surplus = alive.length > mode.replicas ? scaleDownOrder(alive).slice(mode.replicas) : [];
   const leaving = new Set(surplus);
   const kept = alive.filter((slot) => !leaving.has(slot));
+  const added = freeSlots(alive, mode.replicas - alive.length).map(createReplica);
   const steps: Step[] = [
-    ...freeSlots(alive, mode.replicas - alive.length).map(createReplica),
+    ...added,
     ...surplus.map(removeAll),
     ...dead.map(removeAll).filter((step) => step.length > 0),
   ];
-  return mergePlans([{ steps, wakeAtMs: undefined }, settleSlots(scene, kept)]);
+  return mergePlans([{ steps, wakeAtMs: undefined }, settleSlots(scene, kept, added.length > 0)]);
 }
 
-/** What both modes do with the slots they keep: restart or promote, then update those left alone. */
-export function settleSlots(scene: Scene, slots: readonly Slot[]): Plan {
+/**
+ * What both modes do with the slots they keep: restart or promote, then update those left alone.
+ *
+ * @param grows - Slots are added in this pass; an update is not over before their tasks are seen.
+ */
+export function settleSlots(scene: Scene, slots: readonly Slot[], grows: boolean): Plan {
   const plans: Plan[] = [];
   const restless = new Set<Slot>();
   for (const slot of slots) {
@@ -41,19 +47,24 @@ export function settleSlots(scene: Scene, slots: readonly Slot[]): Plan {
     if (restart.steps.length > 0) restless.add(slot);
     else plans.push(decidePromotion(scene, slot));
   }
-  plans.push(decideUpdate(scene, slots, restless));
+  plans.push(decideUpdate(scene, slots, { restless, grows }));
   return mergePlans(plans);
 }
 
 /**
  * A slot is filled while a task of it is wanted, and also when its last task ended and the restart
- * policy is content with that. During a rollback the latter does not count, so that it always converges.
+ * policy is content with that. During a rollback the latter does not count unless the task is the rollback's own, so that
+ * it always converges: what was given up before gets another try, and only one.
  */
 export function countsAsReplica(scene: Scene, slot: Slot): boolean {
   if (slot.live.length > 0) return true;
-  if (scene.service.updateStatus?.state === "rollback_started") return false;
   const newest = slot.tasks[0];
   if (newest === undefined || newest.desiredState === "remove") return false;
+  const { updateStatus } = scene.service;
+  if (updateStatus?.state === "rollback_started") {
+    const { startedVersion } = updateStatus;
+    if (startedVersion === undefined || !isOfThisUpdate(scene, newest, startedVersion)) return false;
+  }
   return !mayRestart(scene, slot, newest);
 }
 

@@ -1,7 +1,7 @@
 import { defaultUpdateMonitorMs, defaultUpdatePolicy } from "../../model/defaults.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
+import type { Service, UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import { isTaskDirty } from "./dirty.ts";
 import { staysUntilReplaced } from "./restart.ts";
@@ -10,6 +10,7 @@ import {
   earliest,
   emptyPlan,
   hasToLeave,
+  isOfThisUpdate,
   isRunning,
   isStopped,
   mergePlans,
@@ -51,6 +52,13 @@ interface Failure {
   readonly cause: string;
 }
 
+interface Pass {
+  /** Slots that a restart has just changed; they are left alone. */
+  readonly restless: ReadonlySet<Slot>;
+  /** Slots are added; the update is not over before their tasks are seen. */
+  readonly grows: boolean;
+}
+
 interface Turn {
   readonly scene: Scene;
   readonly policy: UpdatePolicy;
@@ -64,17 +72,19 @@ interface Turn {
  * when it began, tasks say the rest, so any leader goes on where the last one stopped.
  *
  * @param slots - Those that count as replicas.
- * @param restless - Those among them that a restart has just changed; they are left alone in this pass.
+ * @param pass - What else happens in this pass.
  */
-export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: ReadonlySet<Slot>): Plan {
+export function decideUpdate(scene: Scene, slots: readonly Slot[], { restless, grows }: Pass): Plan {
   const { service } = scene;
   const state = service.updateStatus?.state;
   const rollback = state === "rollback_started";
   const calm = slots.filter((slot) => !restless.has(slot));
   const standings = new Map(calm.map((slot) => [slot, standingOf(scene, slot)]));
-  const dirty = calm.filter((slot) => standings.get(slot)?.kind === "dirty");
-  const policy = (rollback ? service.spec.rollback : service.spec.update) ?? defaultUpdatePolicy;
   const inProgress = state === "updating" || rollback;
+  const dirty = calm.filter(
+    (slot) => standings.get(slot)?.kind === "dirty" && (inProgress || !isGivenUp(service, slot)),
+  );
+  const policy = (rollback ? service.spec.rollback : service.spec.update) ?? defaultUpdatePolicy;
   const turn: Turn = { scene, policy, rollback, status: inProgress ? service.updateStatus : undefined };
 
   if (state === "paused" || state === "rollback_paused") {
@@ -94,8 +104,8 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], restless: Rea
   if (!inProgress) steps.unshift([{ kind: "begin-update" }]);
   else steps.push(...tellWhatHolds(turn, progress));
   let wakeAtMs = earliest(resolution.wakeAtMs, earliest(next.wakeAtMs, deadlineOf(progress)));
-  const resolved = calm.every((slot) => standings.get(slot)?.kind !== "resolving");
-  if (inProgress && resolved && untried.length === 0 && restless.size === 0) {
+  const resolved = calm.every((slot) => !isAboutToSettle(standings.get(slot)));
+  if (inProgress && resolved && untried.length === 0 && restless.size === 0 && !grows) {
     const end = completion(turn, progress);
     if (end.kind === "now") steps.push([end.change]);
     if (end.kind === "at") wakeAtMs = earliest(wakeAtMs, end.atMs);
@@ -110,6 +120,22 @@ function standingOf(scene: Scene, slot: Slot): Standing {
   if (keep === undefined) return { kind: "dirty" };
   const others = slot.live.filter((task) => task !== keep);
   return others.length === 0 ? { kind: "clean" } : { kind: "resolving", keep, others };
+}
+
+/**
+ * Its others go soon. Where the good one does not run, it is a restart of a try that failed: how that ends is for the
+ * restart policy, and an update that waited for it might never end.
+ */
+function isAboutToSettle(standing: Standing | undefined): boolean {
+  return standing?.kind === "resolving" && isRunning(standing.keep);
+}
+
+/**
+ * Its newest task is of the current spec and was not wanted for long: the restart policy has no further attempt for what
+ * a finished update tried here. What ran before stays, until somebody asks for another update.
+ */
+function isGivenUp({ specVersion }: Service, { tasks: [newest], live }: Slot): boolean {
+  return newest !== undefined && newest.specVersion === specVersion && !live.includes(newest);
 }
 
 /** A finished task that nothing restarts is renewed by an update like any other. */
@@ -179,7 +205,7 @@ function dropSurplus(standing: Standing | undefined): Step[] {
 function progressOf(turn: Turn, slot: Slot): Progress {
   const startedVersion = turn.status?.startedVersion;
   if (startedVersion === undefined) return { kind: "untouched" };
-  const made = slot.tasks.filter((task) => isOfThisUpdate(turn, task, startedVersion));
+  const made = slot.tasks.filter((task) => isOfThisUpdate(turn.scene, task, startedVersion));
   const first = made.at(-1);
   if (first === undefined) return { kind: "untouched" };
   const { scene, policy } = turn;
@@ -206,10 +232,6 @@ function progressOf(turn: Turn, slot: Slot): Progress {
     failed: broken && early ? { taskId: first.id, cause: holdup(first) } : undefined,
     monitored,
   };
-}
-
-function isOfThisUpdate(turn: Turn, task: Task, startedVersion: number): boolean {
-  return task.specVersion === turn.scene.service.specVersion && task.meta.createdVersion >= startedVersion;
 }
 
 /** Compares failures with what is tolerated. */

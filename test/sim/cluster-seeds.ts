@@ -7,4 +7,10 @@ export const clusterSeeds: readonly { readonly seed: number; readonly found: str
   { seed: 5652, found: "a rollback shut down a task that had just begun to serve" },
   { seed: 5696, found: "a node that looked for its leader asked one silent manager twice in a row" },
   { seed: 5701, found: "the first task of a start-first update was shut down as it began to serve" },
+  {
+    seed: 283,
+    found: "an update that goes on past failures waited for ever for restarts beside the old tasks",
+  },
+  { seed: 5166, found: "an update began again and again where the restart policy had given its tries up" },
+  { seed: 5752, found: "a rollback made new tasks for ever where nothing is restarted" },
 ];

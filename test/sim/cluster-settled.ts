@@ -151,8 +151,11 @@ function unexplained(slot: readonly Task[]): string | undefined {
 
 function slotProblem(view: StoreView, service: Service, slot: readonly Task[]): string | undefined {
   const live = slot.filter(isWanted);
-  if (live.length > 1) return `several tasks are wanted: ${live.map(describe).join("; ")}`;
-  const task = live[0];
+  // An update that goes on past failures ends beside new tasks that find no room; the old ones stay until they do.
+  if (live.length > 1 && !isStuck(view, service, slot))
+    return `several tasks are wanted: ${live.map(describe).join("; ")}`;
+  const task = live.find(({ status }) => status.state === "running") ?? live[0];
+  if (live.length > 1 || isFallback(service, slot)) return undefined;
   if (task === undefined)
     return isSpent(service, slot) ? undefined : `nothing is wanted: ${slot.map(describe).join("; ")}`;
   if (task.status.state === "running") {
@@ -161,6 +164,12 @@ function slotProblem(view: StoreView, service: Service, slot: readonly Task[]): 
     return isCurrent ? undefined : `${describe(task)} runs an old image`;
   }
   return isStuck(view, service, slot) ? undefined : describe(task);
+}
+
+/** An update tried its newest task here and its policy has no further attempt: what ran before stays. */
+function isFallback(service: Service, slot: readonly Task[]): boolean {
+  const newest = slot[0];
+  return newest?.specVersion === service.specVersion && !isWanted(newest) && isSpent(service, slot);
 }
 
 /** Its policy has no further attempt for it. */

@@ -1,7 +1,7 @@
 import t from "tap";
 import type { UpdatePolicy, UpdateStatus } from "../../../model/service.ts";
 import { decideReplicated } from "../../../manager/orchestrator/replicated.ts";
-import { serviceSpec } from "../../sim/objects.ts";
+import { serviceSpec, taskSpec } from "../../sim/objects.ts";
 import { printPlan, scene, type SceneText } from "./plan-notation.ts";
 
 const policy: UpdatePolicy = {
@@ -20,6 +20,8 @@ const updating: UpdateStatus = {
 };
 const rollingBack: UpdateStatus = { ...updating, state: "rollback_started" };
 const { monitorMs: _, ...withoutMonitor } = policy;
+
+const onlyOnce = { ...taskSpec(), restart: { condition: "none" } } as const;
 
 const ran = "1=running@n1:v5+1500 1=shutdown/shutdown@n1";
 const failedOnce =
@@ -190,6 +192,52 @@ const cases: readonly Case[] = [
     status: rollingBack,
     nowMs: 1100,
     want: "-t2 +2r",
+  },
+  {
+    name: "failure action continue: the end does not wait for a failed try that is restarted beside the old task",
+    tasks: "1=ready/ready@n2:v5+1600#1 1=rejected/shutdown@n2:v5+1500 1=running@n1:v1",
+    spec: { replicas: 1, update: { ...policy, failureAction: "continue", order: "start-first" } },
+    nowMs: 1700,
+    want: "completed @6600",
+  },
+  {
+    name: "failure action continue: one that came to run later takes the old task with it first",
+    tasks: "1=running@n2:v5+1600#1 1=rejected/shutdown@n2:v5+1500 1=running@n1:v1",
+    spec: { replicas: 1, update: { ...policy, failureAction: "continue", order: "start-first" } },
+    nowMs: 1700,
+    want: "-t3",
+  },
+  {
+    name: "a finished update does not begin again where the restart policy gave its try up",
+    tasks: "1=rejected/shutdown@n2:v5+1500#2 1=running@n1:v1",
+    spec: { replicas: 1, update: { ...policy, order: "start-first" } },
+    status: { ...updating, state: "completed" },
+    nowMs: 9000,
+    want: "",
+  },
+  {
+    name: "a finished update begins again where it has not tried",
+    tasks: "1=running@n1:v1",
+    spec: { replicas: 1, update: { ...policy, order: "start-first" } },
+    status: { ...updating, state: "completed" },
+    nowMs: 9000,
+    want: "updating; +1",
+  },
+  {
+    name: "rollback: what was given up before it gets another try",
+    tasks: "1=failed/shutdown@n1:v5+500",
+    spec: { replicas: 1, task: onlyOnce, rollback: policy },
+    status: rollingBack,
+    nowMs: 1600,
+    want: "+1; xt1",
+  },
+  {
+    name: "rollback: its own try is the only one where nothing is restarted",
+    tasks: "1=failed/shutdown@n1:v5+1500",
+    spec: { replicas: 1, task: onlyOnce, rollback: { ...policy, failureAction: "continue" } },
+    status: rollingBack,
+    nowMs: 1600,
+    want: "rollback_completed",
   },
 ];
 

@@ -202,6 +202,11 @@ t.test("a preassigned task is confirmed on its node or told why not", (t) => {
   t.equal(confirm(second, "a"), "no suitable node (insufficient resources on 1 node)");
   t.equal(confirm(second, "gone"), "no suitable node");
   t.equal(explain(new Map()), "no suitable node");
+  const limited = demand("web", { placement: { ...plain, maxReplicas: 1 } });
+  const beside = (replaces: boolean): string | undefined =>
+    confirmGroup(index, limited, [{ taskId: second, nodeId: id<NodeId>("a"), replaces }])[0];
+  t.equal(beside(false), "no suitable node (max replicas per node limit exceed)");
+  t.equal(beside(true), undefined, "a limit of replicas does not count the task that this one replaces");
   t.end();
 });
 
