@@ -13,7 +13,7 @@ import type { ApiDeps } from "./deps.ts";
 import { present } from "./parse.ts";
 import { anyOf, hasPrefix, labelsMatch, requireVersion, strictFlag } from "./query.ts";
 import { resolve } from "./resolve.ts";
-import { checkService } from "./service-check.ts";
+import { checkService, refuseTakenPorts } from "./service-check.ts";
 import { parseServiceSpec } from "./service-json.ts";
 import { freeServiceName } from "./service-name.ts";
 import { printService, type ServiceCounts } from "./service-print.ts";
@@ -102,6 +102,7 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
   if (rollback === "previous") {
     await store.update((tx) => {
       const service = findService(tx, call);
+      if (service.previous !== undefined) refuseTakenPorts(tx, service.previous.spec, service);
       rollbackService(tx, { ...service, meta: { ...service.meta, version } });
     }, call.signal);
     return json({ Warnings: null });

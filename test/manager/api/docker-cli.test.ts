@@ -101,6 +101,15 @@ if (!hasDocker()) {
     await ok("network", "create", "--driver", "overlay", "--ingress", "front");
     await ok(...publish, "--name", "in", "app:1");
     await refused("port '80' is already in use by service 'in' (", ...publish, "app:1");
+    for (const port of ["2377", "2378", "4222"]) {
+      const line = ["service", "create", "--detach", "--no-resolve-image", "--publish", `${port}:80`];
+      await refused(`port '${port}' is already in use by the managers of this cluster`, ...line, "app:1");
+    }
+    await ok("service", "update", "--detach", "--publish-rm", "8080", "--publish-add", "81:8080", "in");
+    await ok(...publish, "--name", "next", "app:1");
+    await refused("port '80' is already in use by service 'next' (", "service", "rollback", "--detach", "in");
+    await ok("service", "rm", "next");
+    await ok("service", "rollback", "--detach", "in");
     t.match(await ok("service", "ls"), /in +replicated +0\/1 +app:1 +\*:80->8080\/tcp/);
     await ok("service", "rm", "in");
     await ok(
