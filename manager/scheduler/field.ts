@@ -128,10 +128,15 @@ export class Field {
     return freeB - freeA || a - b;
   }
 
-  /** One task of the service more is on that row, or one less to count; its ports stay taken. */
-  note(row: number, change: 1 | -1): void {
-    this.#ofService[row] = (this.#ofService[row] ?? 0) + change;
+  /** One more task of this demand is on that row. */
+  placed(row: number): void {
+    this.#ofService[row] = (this.#ofService[row] ?? 0) + 1;
     if (this.#taken !== undefined) this.#taken[row] = 1;
+  }
+
+  /** A limit of replicas need not count one that is there. Ports that it has stay taken, and others stay free. */
+  discount(row: number): void {
+    this.#ofService[row] = (this.#ofService[row] ?? 0) - 1;
   }
 
   #hasResources(row: number): boolean {

@@ -34,7 +34,7 @@ export function placeGroup(index: NodeIndex, { demand, tasks }: WaitingGroup, no
     if (use === undefined) break;
     const nodeId = use.node.id;
     index.place(taskId, { nodeId, demand, active: true });
-    field.note(row, 1);
+    field.placed(row);
     settle(tree);
     placed.push({ taskId, nodeId });
   }
@@ -60,11 +60,11 @@ export function confirmGroup(
   return tasks.map(({ taskId, nodeId, replaces }) => {
     const use = index.get(nodeId);
     if (use === undefined) return explain(new Map());
-    if (replaces) field.note(use.row, -1);
+    if (replaces) field.discount(use.row);
     const refused = field.refusal(use.row);
     if (refused !== undefined) return explain(new Map([[refused, 1]]));
     index.place(taskId, { nodeId, demand, active: true });
-    field.note(use.row, 1);
+    field.placed(use.row);
     return undefined;
   });
 }
@@ -77,7 +77,7 @@ export function placeBeside(index: NodeIndex, demand: Demand, taskId: TaskId, no
   const use = index.get(nodeId);
   if (use === undefined) return false;
   const field = new Field(index, demand, 0);
-  field.note(use.row, -1);
+  field.discount(use.row);
   if (field.refusal(use.row) !== undefined) return false;
   index.place(taskId, { nodeId, demand, active: true });
   return true;

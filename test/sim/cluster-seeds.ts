@@ -11,6 +11,7 @@ export const clusterSeeds: readonly { readonly seed: number; readonly found: str
     seed: 283,
     found: "an update that goes on past failures waited for ever for restarts beside the old tasks",
   },
+  { seed: 794, found: "a host port was refused as taken where an update of a global service added it" },
   { seed: 5166, found: "an update began again and again where the restart policy had given its tries up" },
   { seed: 5752, found: "a rollback made new tasks for ever where nothing is restarted" },
 ];

@@ -349,6 +349,21 @@ t.test("a limit of replicas per node does not count the task that is replaced", 
   t.end();
 });
 
+t.test("a task whose spec adds a host port finds it free beside the one that it replaces", (t) => {
+  const index = indexOf(nodeObject("a"));
+  const port = { protocol: "tcp", targetPort: 80, publishedPort: 80, publishMode: "host" } as const;
+  const [old, first, second] = ids(3) as [TaskId, TaskId, TaskId];
+  t.equal(placeGroup(index, { demand: demand("web"), tasks: [old] }, 0).placed.length, 1);
+  const updated = demand("web", { placement: { ...plain, maxReplicas: 1 } }, [port]);
+  const confirm = (taskId: TaskId): string | undefined =>
+    confirmGroup(index, updated, [{ taskId, nodeId: id<NodeId>("a"), replaces: true }])[0];
+  t.equal(confirm(first), undefined);
+  t.equal(confirm(second), "no suitable node (host-mode port already in use on 1 node)");
+  index.removeTask(first);
+  t.equal(placeBeside(index, updated, second, id<NodeId>("a")), true);
+  t.end();
+});
+
 t.test("what is known of a node is asked again when it changes, and rows are used again", (t) => {
   const index = indexOf(...Array.from({ length: 200 }, (_, i) => nodeObject(`n${i}x`)));
   const wanted = demand("web", { placement: { ...plain, constraints: ["node.labels.a==b"] } });
