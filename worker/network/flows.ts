@@ -11,7 +11,8 @@ import type { RulesState } from "./rules.ts";
 export class Flows {
   readonly #run: Run;
   readonly #warn: (text: string) => void;
-  #before: ReadonlyMap<string, ReadonlySet<string>> = new Map();
+  /** Unknown to a new process, and then nothing is stale: flows that its predecessor sent on go where they went. */
+  #before: ReadonlyMap<string, ReadonlySet<string>> | undefined;
 
   constructor({ run, warn }: { run: Run; warn: (text: string) => void }) {
     this.#run = run;
@@ -23,10 +24,16 @@ export class Flows {
     const now = backendsOf(rules);
     const before = this.#before;
     this.#before = now;
-    for (const filter of staleFlows(before, now)) {
-      // 1: no such flow was there.
-      const argv = ["conntrack", "-D", "-p", "udp", ...filter];
-      await this.#run(argv).catch((reason: unknown) => this.#warn(errorText(reason)));
+    const filters = before === undefined ? [] : staleFlows(before, now);
+    if (filters.length === 0) return;
+    try {
+      // One look finds the few that are there among a thousand services, each of which would be a process of its own.
+      const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", "-p", "udp"])).split("\n");
+      for (const filter of filters.filter((each) => flows.some((line) => isMatch(line, each)))) {
+        await this.#run(["conntrack", "-D", "-p", "udp", ...filter]); // 1: it has ended meanwhile.
+      }
+    } catch (reason) {
+      this.#warn(errorText(reason));
     }
   }
 }
@@ -66,6 +73,20 @@ export function staleFlows(
     if (had === 0 && backends.size > 0) filters.push(destination.split(" "));
   }
   return filters;
+}
+
+/** Whether the filter finds a flow: "udp 17 29 src=A dst=B sport=C dport=D [UNREPLIED] src=… dst=… …", both ways in turn. */
+function isMatch(line: string, [option = "", value = ""]: readonly string[]): boolean {
+  const valuesOf = (key: string): string[] =>
+    line.split(" ").flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
+  switch (option) {
+    case "--orig-dst":
+      return valuesOf("dst")[0] === value;
+    case "--orig-port-dst":
+      return valuesOf("dport")[0] === value;
+    default:
+      return valuesOf("src")[1] === value;
+  }
 }
 
 /** By the filter that finds flows to it: an address, or a port of UDP. */

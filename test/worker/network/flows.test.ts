@@ -1,0 +1,48 @@
+import t from "tap";
+
+import { Flows } from "../../../worker/network/flows.ts";
+
+const service = (...backends: readonly string[]) =>
+  ({
+    services: [{ bridge: "ov4097", address: "10.0.1.2", backends }],
+    mesh: [{ protocol: "udp", publishedPort: 5353, targetPort: 53, backends }],
+  }) as const;
+
+const table = [
+  "udp      17 29 src=10.0.1.9 dst=10.0.1.2 sport=4000 dport=53 src=10.0.1.5 dst=10.0.1.9 sport=53 dport=4000 mark=0 use=1",
+  "udp      17 9 src=192.0.2.9 dst=192.0.2.1 sport=4000 dport=5353 [UNREPLIED] src=192.0.2.1 dst=192.0.2.9 sport=5353 dport=4000 mark=0 use=1",
+].join("\n");
+
+/** What is deleted at each step of a history. */
+async function deleted(...history: readonly ReturnType<typeof service>[]): Promise<string[][]> {
+  let argvs: string[] = [];
+  const run = async (argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
+    if (argv[1] === "-D") argvs.push(argv.slice(4).join(" "));
+    return { code: 0, stdout: argv[1] === "-L" ? table : "", stderr: "" };
+  };
+  const flows = new Flows({ run, warn: (text) => t.fail(text) });
+  const all: string[][] = [];
+  for (const rules of history) {
+    argvs = [];
+    await flows.follow(rules);
+    all.push(argvs);
+  }
+  return all;
+}
+
+t.test("flows to a task that serves no more are forgotten, where there are any", async (t) => {
+  const first = service("10.0.1.5", "10.0.1.6");
+  t.strictSame(await deleted(first, service("10.0.1.6")), [[], ["--reply-src 10.0.1.5"]]);
+  t.strictSame(await deleted(first, service("10.0.1.5")), [[], []]);
+});
+
+t.test("flows that led to nobody are forgotten once there is somebody", async (t) => {
+  t.strictSame(await deleted(service(), service("10.0.1.5")), [
+    [],
+    ["--orig-dst 10.0.1.2", "--orig-port-dst 5353"],
+  ]);
+});
+
+t.test("a new process leaves alone what its predecessor sent on", async (t) => {
+  t.strictSame(await deleted(service("10.0.1.5")), [[]]);
+});
