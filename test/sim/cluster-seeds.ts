@@ -3,6 +3,7 @@ export const clusterSeeds: readonly { readonly seed: number; readonly found: str
   { seed: 499, found: "a task of a start-first service that had just begun to serve was shut down as idle" },
   { seed: 588, found: "a node that had asked a leader without a quorum was down before it found the next" },
   { seed: 5154, found: "the same with a leader whose log was slow" },
+  { seed: 5436, found: "a start-first update whose tasks all failed began again whenever it was complete" },
   { seed: 5501, found: "a node paused in mid-update kept both tasks of a global service" },
   { seed: 5652, found: "a rollback shut down a task that had just begun to serve" },
   { seed: 5696, found: "a node that looked for its leader asked one silent manager twice in a row" },

@@ -161,7 +161,8 @@ function slotProblem(view: StoreView, service: Service, slot: readonly Task[]): 
   if (task.status.state === "running") {
     const revision = view.revisions.get(revisionKey(task.serviceId, task.specVersion));
     const isCurrent = revision?.task.container.image === service.spec.task.container.image;
-    return isCurrent ? undefined : `${describe(task)} runs an old image`;
+    // Start-first keeps what it has where the new one failed as often as its policy lets it.
+    return isCurrent || isSpent(service, slot) ? undefined : `${describe(task)} runs an old image`;
   }
   return isStuck(view, service, slot) ? undefined : describe(task);
 }
