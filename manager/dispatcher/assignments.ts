@@ -98,7 +98,7 @@ export function assignedNetwork(network: Network): AssignedNetwork | undefined {
 /** The ingress network, while any service publishes a port on it: every host is on it then. */
 export function ingressInUse(view: StoreView): NetworkId | undefined {
   const ingress = view.networks.ingress();
-  return ingress !== undefined && view.services.byNetwork(ingress.id).length > 0 ? ingress.id : undefined;
+  return ingress !== undefined && view.services.countByNetwork(ingress.id) > 0 ? ingress.id : undefined;
 }
 
 /** @returns undefined when the service has no virtual IP on the network. */

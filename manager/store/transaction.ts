@@ -38,6 +38,7 @@ export interface TaskTableView extends TableView<TaskId, Task> {
 export interface ServiceTableView extends NamedTableView<ServiceId, Service> {
   /** Those that have a virtual IP on the network. */
   byNetwork(id: NetworkId): readonly Service[];
+  countByNetwork(id: NetworkId): number;
 }
 
 export interface NetworkTableView extends NamedTableView<NetworkId, Network> {
@@ -214,6 +215,10 @@ class TaskReader extends Reader<TaskId, Task> implements TaskTableView {
 class ServiceReader extends NamedReader<ServiceId, Service> implements ServiceTableView {
   byNetwork(id: NetworkId): readonly Service[] {
     return this.reads.lookup("network", id);
+  }
+
+  countByNetwork(id: NetworkId): number {
+    return this.reads.lookupCount("network", id);
   }
 }
 

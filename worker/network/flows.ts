@@ -3,7 +3,9 @@
  * leads to a task that serves no more, or to nobody because there was none, is forgotten. Connections end by themselves.
  */
 import { errorText } from "../../model/errors.ts";
+import { backoff } from "../../runtime/backoff.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import type { Random } from "../../runtime/random.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import type { RulesState } from "./rules.ts";
@@ -38,17 +40,18 @@ export class Flows {
   }
 }
 
-/** How often connections are looked at while they end. */
-const drainPollMs = 100;
+/** How often connections are looked at while they end: each look is a process, and many tasks may wait long. */
+const drainPolls = { firstMs: 100, limitMs: 1_000, factor: 1.5, jitterRatio: 0.2 } as const;
 
 /** Settles once none of the addresses is the end of an established TCP connection that passes this host's kernel. */
 export async function untilUnused(
-  { run, clock }: { readonly run: Run; readonly clock: Clock },
+  { run, clock, random }: { readonly run: Run; readonly clock: Clock; readonly random: Random },
   addresses: readonly string[],
   signal: AbortSignal,
 ): Promise<void> {
+  const delays = backoff(random, drainPolls);
   for (const address of addresses) {
-    while (await isUsed(run, address)) await clock.sleep(drainPollMs, signal);
+    while (await isUsed(run, address)) await clock.sleep(delays.next().value, signal);
   }
 }
 

@@ -1,6 +1,8 @@
 import t from "tap";
 
-import { Flows } from "../../../worker/network/flows.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { Flows, untilUnused } from "../../../worker/network/flows.ts";
+import { VirtualClock } from "../../sim/clock.ts";
 
 const service = (...backends: readonly string[]) =>
   ({
@@ -46,3 +48,22 @@ t.test("flows that led to nobody are forgotten once there is somebody", async (t
 t.test("a new process leaves alone what its predecessor sent on", async (t) => {
   t.strictSame(await deleted(service("10.0.1.5")), [[]]);
 });
+
+t.test(
+  "a task drains until no connection leads to it, and is looked at less often the longer it takes",
+  async (t) => {
+    const clock = new VirtualClock();
+    const looksAtMs: number[] = [];
+    const run = async (): Promise<{ code: number; stdout: string; stderr: string }> => {
+      looksAtMs.push(clock.monotonic());
+      return { code: 0, stdout: clock.monotonic() - (looksAtMs[0] ?? 0) < 20_000 ? "tcp …" : "", stderr: "" };
+    };
+    const parts = { run, clock, random: seededRandom(1) };
+    const drained = untilUnused(parts, ["10.0.1.5"], new AbortController().signal);
+    await clock.advance(22_000);
+    await drained;
+    const gaps = looksAtMs.slice(1).map((atMs, index) => atMs - (looksAtMs[index] ?? 0));
+    t.ok((gaps[0] ?? 0) <= 100 && Math.max(...gaps) <= 1_000, gaps.join(" "));
+    t.ok(looksAtMs.length < 40, `${looksAtMs.length} looks`);
+  },
+);
