@@ -88,7 +88,8 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], { restless, g
   const turn: Turn = { scene, policy, rollback, status: inProgress ? service.updateStatus : undefined };
 
   if (state === "paused" || state === "rollback_paused") {
-    return { steps: calm.flatMap((slot) => dropSurplus(standings.get(slot))), wakeAtMs: undefined };
+    const surplus = { steps: calm.flatMap((slot) => dropSurplus(standings.get(slot))), wakeAtMs: undefined };
+    return mergePlans([surplus, ...dirty.map((slot) => endReplaced(scene, slot))]);
   }
   const resolution = mergePlans(calm.map((slot) => resolve(turn, standings.get(slot))));
   if (!inProgress && dirty.length === 0) return resolution;
@@ -186,7 +187,10 @@ function resolve({ scene, policy }: Turn, standing: Standing | undefined): Plan 
  */
 export function endReplaced(scene: Scene, slot: Slot): Plan {
   const running = slot.live.filter(isRunning);
-  const keep = running.find((task) => !isOutdated(scene, task)) ?? running[0];
+  const keep =
+    running.find((task) => !isOutdated(scene, task)) ??
+    running.find((task) => !hasToLeave(scene, task)) ??
+    running[0];
   if (keep === undefined || running.length === 1) return emptyPlan;
   const settledAtMs = sinceMs(keep) + extensionsOf(scene.service.spec.labels).updateSettleMs;
   if (scene.nowMs < settledAtMs) return { steps: [], wakeAtMs: settledAtMs };

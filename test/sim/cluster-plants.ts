@@ -71,7 +71,10 @@ export const clusterPlants: readonly ClusterPlant[] = [
     name: "a new leader gives nodes no time to come",
     module: "manager/dispatcher/node-states",
     changes: [
-      { find: "Math.max(unheardGraceLeastMs, heartbeatPeriodMs(view) * unheardGrace)", replace: "1" },
+      {
+        find: "Math.max(unheardGraceLeastMs, this.#deps.store.view(heartbeatPeriodMs) * unheardGrace)",
+        replace: "1",
+      },
     ],
     day: "start-first",
     seeds: 20,

@@ -424,6 +424,14 @@ const updates: readonly Case[] = [
     want: "-t1",
   },
   {
+    name: "a paused update leaves one of two older tasks that both run in a slot",
+    tasks: "1=running@n1:v1 1=running@n2:v3+1500 2=running@n2",
+    spec: { replicas: 2, update: { ...policy, order: "start-first" } },
+    service: { specVersion: 5, updateStatus: { ...updating, state: "paused" } },
+    nowMs: 2000,
+    want: "-t1",
+  },
+  {
     name: "a rollback with nothing to do is complete",
     tasks: "1=running@n1",
     spec: { replicas: 1 },
