@@ -37,6 +37,11 @@ export interface PublishedPort {
   readonly publishedPort: number;
 }
 
+/** What no two ports of a host, or of a cluster, share: "80/tcp". */
+export function portKey({ protocol, publishedPort }: Omit<PublishedPort, "targetPort">): string {
+  return `${publishedPort}/${protocol}`;
+}
+
 /** Owner: managers up to `assigned`, the worker's agent from `accepted` on. */
 export interface TaskStatus {
   readonly state: TaskState;

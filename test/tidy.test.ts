@@ -154,6 +154,7 @@ t.test("every file is reached from an entry or a test", (t) => {
 });
 
 t.test("no unfinished marks, no any, no silenced compiler, no skipped test", (t) => {
+  // Here they stand because this is what finds them; the file itself is left out below.
   const marks =
     /\b(TODO|FIXME|XXX)\b|@ts-(ignore|expect-error|nocheck)|\bas any\b|:\s*any\b|\bt\.(skip|todo)\(/;
   const wrong = sources

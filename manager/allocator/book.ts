@@ -160,15 +160,11 @@ export class AllocationBook {
       ({ networkId, address }) =>
         !virtualIps.some((each) => each.networkId === networkId && each.address === address),
     );
-    const unusedPorts = held.ports.filter(
-      ({ publishMode, protocol, publishedPort }) =>
-        publishMode === "ingress" && !hasPort(ports, protocol, publishedPort),
-    );
     this.#releaseAll(unusedIps);
-    this.#releasePorts(id, unusedPorts, []);
+    const unusedPorts = this.#releasePorts(id, held.ports, ports);
     if (stored === undefined) this.#services.delete(id);
     else this.#services.set(id, stored);
-    return unusedIps.length + unusedPorts.length > 0;
+    return unusedIps.length + unusedPorts > 0;
   }
 
   /** Chooses an address on each network a task is attached to, and holds them; all or none. */
@@ -244,12 +240,14 @@ export class AllocationBook {
     return { kind: "allocated", value: ports.map((port, index) => given.get(index) ?? port) };
   }
 
-  #releasePorts(id: ServiceId, ports: readonly PortSpec[], kept: readonly PortSpec[]): void {
-    for (const { publishMode, protocol, publishedPort } of ports) {
-      if (publishMode === "ingress" && !hasPort(kept, protocol, publishedPort)) {
-        this.#ports.release(protocol, publishedPort, id);
-      }
-    }
+  /** @returns How many there were to release. */
+  #releasePorts(id: ServiceId, ports: readonly PortSpec[], kept: readonly PortSpec[]): number {
+    const unused = ports.filter(
+      ({ publishMode, protocol, publishedPort }) =>
+        publishMode === "ingress" && !hasPort(kept, protocol, publishedPort),
+    );
+    for (const { protocol, publishedPort } of unused) this.#ports.release(protocol, publishedPort, id);
+    return unused.length;
   }
 
   #releaseAll(attachments: readonly Pick<NetworkAttachment, "networkId" | "address">[]): void {

@@ -1,4 +1,5 @@
 import type { PortProtocol } from "../../model/service.ts";
+import { portKey } from "../../model/task.ts";
 
 /** Where published ports come from that a user left to the system; both inclusive. */
 export const firstDynamicPort = 30_000;
@@ -11,14 +12,14 @@ export class PortBook<Owner extends string> {
   readonly #cursors = new Map<PortProtocol, number>();
 
   ownerOf(protocol: PortProtocol, port: number): Owner | undefined {
-    return this.#owners.get(key(protocol, port));
+    return this.#owners.get(portKey({ protocol, publishedPort: port }));
   }
 
   /** @returns Whether it was free, or the owner's already. */
   claim(protocol: PortProtocol, port: number, owner: Owner): boolean {
     const holder = this.ownerOf(protocol, port);
     if (holder !== undefined) return holder === owner;
-    this.#owners.set(key(protocol, port), owner);
+    this.#owners.set(portKey({ protocol, publishedPort: port }), owner);
     return true;
   }
 
@@ -28,19 +29,16 @@ export class PortBook<Owner extends string> {
     let cursor = this.#cursors.get(protocol) ?? lastDynamicPort;
     for (let tries = 0; tries < count; tries += 1) {
       cursor = cursor >= lastDynamicPort ? firstDynamicPort : cursor + 1;
-      if (this.#owners.has(key(protocol, cursor))) continue;
+      if (this.#owners.has(portKey({ protocol, publishedPort: cursor }))) continue;
       this.#cursors.set(protocol, cursor);
-      this.#owners.set(key(protocol, cursor), owner);
+      this.#owners.set(portKey({ protocol, publishedPort: cursor }), owner);
       return cursor;
     }
     return undefined;
   }
 
   release(protocol: PortProtocol, port: number, owner: Owner): void {
-    if (this.ownerOf(protocol, port) === owner) this.#owners.delete(key(protocol, port));
+    if (this.ownerOf(protocol, port) === owner)
+      this.#owners.delete(portKey({ protocol, publishedPort: port }));
   }
-}
-
-function key(protocol: PortProtocol, port: number): string {
-  return `${port}/${protocol}`;
 }

@@ -17,6 +17,7 @@ import {
 } from "../../worker/engine/containerd.ts";
 import type { Engine } from "../../worker/engine/engine.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
+import type { HostSettings } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { systemRandom } from "../../runtime/random.ts";
 
@@ -72,6 +73,19 @@ export interface TestHost {
   /** Process ids of the shims of this containerd, or of one container's. */
   shims(containerId?: string): number[];
   stop(): Promise<void>;
+}
+
+/** What shoald would tell the worker of such a host. */
+export function hostSettings(host: Pick<TestHost, "settings" | "directory">): HostSettings {
+  return {
+    ...host.settings,
+    socket: join(host.directory, "shoal.sock"),
+    managerSocket: join(host.directory, "manager.sock"),
+    engineLabels: {},
+    bridgeSubnet: "172.31.0.0/16",
+    natsServer: "nats-server",
+    logLevel: "warn",
+  };
 }
 
 /** @param name - Makes directory and cgroup; what a crashed run of the same name left is removed first. */

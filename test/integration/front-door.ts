@@ -4,13 +4,12 @@ import { mkdir } from "node:fs/promises";
 import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
 import { join } from "node:path";
-import type { HostSettings } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { silentLog } from "../../runtime/log.ts";
 import { openFrontDoor } from "../../worker/api/server.ts";
 import type { Engine } from "../../worker/engine/engine.ts";
 import { FakeNetwork } from "../sim/network.ts";
-import type { TestHost } from "./containerd.ts";
+import { hostSettings, type TestHost } from "./containerd.ts";
 
 const clientTimeoutMs = 60_000;
 
@@ -39,15 +38,7 @@ export interface TestDoor {
 }
 
 export async function openTestDoor(host: TestHost, engine: Engine): Promise<TestDoor> {
-  const settings: HostSettings = {
-    ...host.settings,
-    socket: join(host.directory, "shoal.sock"),
-    managerSocket: join(host.directory, "manager.sock"),
-    engineLabels: {},
-    bridgeSubnet: "172.31.0.0/16",
-    natsServer: "nats-server",
-    logLevel: "warn",
-  };
+  const settings = hostSettings(host);
   const home = join(host.directory, "home");
   await mkdir(home, { recursive: true });
   const door = await openFrontDoor({

@@ -2,18 +2,17 @@
 import { execFile, fork } from "node:child_process";
 import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { createRoot } from "../../manager/ca/root.ts";
-import type { DaemonToWorker, HostSettings, WorkerToDaemon } from "../../proto/host.ts";
+import type { DaemonToWorker, WorkerToDaemon } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import type { Assignment } from "../../worker/agent/assignment.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { caDeps, clusterId, identityOf, nodeIdOf } from "../manager/ca/certificates.ts";
 import { FakeDispatcher } from "../worker/agent/dispatcher.ts";
 import { assignment, revision } from "../worker/agent/fixtures.ts";
-import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { hostSettings, insideNamespaces, startTestHost } from "./containerd.ts";
 
 insideNamespaces(import.meta.url);
 
@@ -21,15 +20,7 @@ const host = await startTestHost("worker");
 const image = `${host.registry}/test/bb:1`;
 const root = await createRoot(caDeps);
 const leader = await FakeDispatcher.start(await identityOf(root, nodeIdOf("m"), "manager"));
-const settings: HostSettings = {
-  ...host.settings,
-  socket: join(host.directory, "shoal.sock"),
-  managerSocket: join(host.directory, "manager.sock"),
-  engineLabels: {},
-  bridgeSubnet: "172.31.0.0/16",
-  natsServer: "nats-server",
-  logLevel: "warn",
-};
+const settings = hostSettings(host);
 const certificate = await identityOf(root, nodeIdOf("w"), "worker");
 const identity: Extract<DaemonToWorker, { kind: "identity" }> = {
   kind: "identity",

@@ -1,5 +1,6 @@
 import type { Clock } from "../../runtime/clock.ts";
 import type { Schedule } from "./raft-schedule.ts";
+import { everyBy } from "./raft-thread.ts";
 
 /** Far from zero, so that wall clock and monotonic time are told apart. */
 const epochMs = 1_700_000_000_000;
@@ -64,14 +65,7 @@ export class Lane {
       now: () => Math.floor(epochMs + this.#skewMs + this.#schedule.nowMs),
       monotonic: () => this.#schedule.nowMs,
       after,
-      every(ms, callback) {
-        const tick = (): void => {
-          cancel = after(ms, tick);
-          callback();
-        };
-        let cancel = after(ms, tick);
-        return () => cancel();
-      },
+      every: everyBy(after),
       sleep: (ms, signal) =>
         new Promise((resolve, reject) => {
           if (signal?.aborted === true) return reject(signal.reason as Error);

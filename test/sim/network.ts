@@ -1,6 +1,6 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { PublishedPort } from "../../model/task.ts";
+import { portKey, type PublishedPort } from "../../model/task.ts";
 import type {
   Attached,
   AttachedRecord,
@@ -109,8 +109,4 @@ export class FakeNetwork implements HostNetwork {
         return port;
       });
   }
-}
-
-function portKey({ protocol, publishedPort }: PublishedPort): string {
-  return `${publishedPort}/${protocol}`;
 }

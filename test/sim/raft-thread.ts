@@ -56,13 +56,18 @@ export function clockOf({ now, after }: { now: () => number; after: Clock["after
     monotonic: now,
     after,
     sleep: (ms) => new Promise((resolve) => after(ms, resolve)),
-    every(ms, callback) {
-      const tick = (): void => {
-        cancel = after(ms, tick);
-        callback();
-      };
-      let cancel = after(ms, tick);
-      return () => cancel();
-    },
+    every: everyBy(after),
+  };
+}
+
+/** `Clock.every` on a clock that waits by `after`. */
+export function everyBy(after: Clock["after"]): Clock["every"] {
+  return (ms, callback) => {
+    const tick = (): void => {
+      cancel = after(ms, tick);
+      callback();
+    };
+    let cancel = after(ms, tick);
+    return () => cancel();
   };
 }

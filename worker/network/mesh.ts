@@ -1,6 +1,6 @@
 /** The ports that every host publishes, held on this one as those of its own tasks are. */
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { PublishedPort } from "../../model/task.ts";
+import { portKey, type PublishedPort } from "../../model/task.ts";
 import { dnsPort } from "./dns-message.ts";
 import type { PublishedPorts } from "./ports.ts";
 
@@ -23,7 +23,7 @@ export class MeshPorts {
    * @returns those that are held.
    */
   async hold(wanted: readonly PublishedPort[]): Promise<readonly PublishedPort[]> {
-    const keys = new Set(wanted.map(keyOf));
+    const keys = new Set(wanted.map(portKey));
     for (const [key, port] of this.#held) {
       if (keys.has(key)) continue;
       this.#ports.release([port]);
@@ -31,13 +31,13 @@ export class MeshPorts {
     }
     for (const key of this.#refused.keys()) if (!keys.has(key)) this.#refused.delete(key);
     for (const port of wanted) {
-      if (!this.#held.has(keyOf(port))) await this.#holdOne(port);
+      if (!this.#held.has(portKey(port))) await this.#holdOne(port);
     }
     return [...this.#held.values()];
   }
 
   async #holdOne(port: PublishedPort): Promise<void> {
-    const key = keyOf(port);
+    const key = portKey(port);
     try {
       if (port.publishedPort === dnsPort) {
         throw new ClusterError("conflict", "it is the one on which tasks ask this host for names");
@@ -52,8 +52,4 @@ export class MeshPorts {
       this.#refused.set(key, text);
     }
   }
-}
-
-function keyOf({ protocol, publishedPort }: PublishedPort): string {
-  return `${publishedPort}/${protocol}`;
 }

@@ -8,7 +8,7 @@ import { createServer } from "node:net";
 import type { Server } from "node:net";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { PublishedPort } from "../../model/task.ts";
+import { portKey, type PublishedPort } from "../../model/task.ts";
 
 type Holder = Server | Socket;
 
@@ -21,7 +21,7 @@ export class PublishedPorts {
    * @throws {ClusterError} `conflict` when another program or task has it.
    */
   async hold(port: PublishedPort): Promise<PublishedPort> {
-    if (this.#held.has(key(port))) throw taken(port, "by another task");
+    if (this.#held.has(portKey(port))) throw taken(port, "by another task");
     if (port.protocol === "sctp") {
       throw new ClusterError(
         "unimplemented",
@@ -37,14 +37,14 @@ export class PublishedPorts {
       throw new ClusterError("internal", text, { cause });
     }
     const held = { ...port, publishedPort: bound.number };
-    this.#held.set(key(held), bound.holder);
+    this.#held.set(portKey(held), bound.holder);
     return held;
   }
 
   release(ports: readonly PublishedPort[]): void {
     for (const port of ports) {
-      this.#held.get(key(port))?.close();
-      this.#held.delete(key(port));
+      this.#held.get(portKey(port))?.close();
+      this.#held.delete(portKey(port));
     }
   }
 
@@ -89,8 +89,4 @@ function taken({ publishedPort, protocol }: PublishedPort, by: string): ClusterE
     "conflict",
     `port ${publishedPort}/${protocol} is already taken on this host ${by}`,
   );
-}
-
-function key({ protocol, publishedPort }: PublishedPort): string {
-  return `${publishedPort}/${protocol}`;
 }

@@ -1,6 +1,6 @@
 /** What resolver, firewall and kernel are to know, out of the networks wanted and the tasks attached. */
 import type { TaskId } from "../../model/ids.ts";
-import type { PublishedPort } from "../../model/task.ts";
+import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
 import type { WantedNetworks } from "./network.ts";
@@ -37,6 +37,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
     return attached.publishedPorts.map((port) => ({ ...port, address: parseCidr(first.address).address }));
   });
   const backends = backendsOf(wanted);
+  const held = new Set(mesh.map(portKey));
   // On the ingress network a virtual IP would open all ports of a task to those of other services.
   const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
   const bridges = new Map(shared.map((network) => [network.id, bridgeName(network)]));
@@ -50,7 +51,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
     }),
     mesh: (wanted?.services ?? []).flatMap((service) =>
       service.ports
-        .filter((port) => mesh.some((held) => samePort(held, port)))
+        .filter((port) => held.has(portKey(port)))
         .map((port) => ({ ...port, backends: backends.get(backendsKey(service)) ?? [] })),
     ),
     hosts: wanted === undefined ? [] : otherHosts(wanted),
@@ -100,10 +101,6 @@ function backendsKey({
   readonly serviceId: string;
 }): string {
   return `${networkId}/${serviceId}`;
-}
-
-export function samePort(a: PublishedPort, b: PublishedPort): boolean {
-  return a.protocol === b.protocol && a.publishedPort === b.publishedPort;
 }
 
 /** Where names are asked for. */
