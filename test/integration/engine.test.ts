@@ -189,13 +189,18 @@ await t.test("commands inside a running container", async (t) => {
 
 await t.test("log lines come back with stream and time, the last ones on request", async (t) => {
   const id = await launch(
-    shell("for i in 1 2 3; do echo out $i; done; echo err >&2; sleep 0.2; printf last"),
+    shell(
+      "for i in 1 2 3; do echo out $i; done; echo err >&2; while [ ! -e /seen ]; do sleep 0.02; done; printf last",
+    ),
   );
-  const all = await linesOf(engine, id, true);
-  t.strictSame(
-    all.map(({ stream, line }) => `${stream} ${Buffer.from(line).toString()}`),
-    ["stdout out 1", "stdout out 2", "stdout out 3", "stderr err", "stdout last"],
-  );
+  const all: string[] = [];
+  const everything = { stdout: true, stderr: true, follow: true };
+  for await (const { stream, line } of engine.logs(id).read(everything, none)) {
+    all.push(`${stream} ${Buffer.from(line).toString()}`);
+    if (stream === "stderr")
+      await engine.exec(id, { args: ["touch", "/seen"], timeoutMs: 10_000, outputLimitBytes: 0 }, none);
+  }
+  t.strictSame(all, ["stdout out 1", "stdout out 2", "stdout out 3", "stderr err", "stdout last"]);
   t.strictSame(
     (await linesOf(engine, id, false, 2)).map(({ line }) => Buffer.from(line).toString()),
     ["err", "last"],

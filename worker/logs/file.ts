@@ -171,8 +171,9 @@ export class OutputFile {
   }
 
   #note(): void {
-    const stdoutBytes = sizeOf(this.stdoutPath);
+    // In this order: what was on stdout before a line on stderr is then noted no later than that line.
     const stderrBytes = sizeOf(this.stderrPath);
+    const stdoutBytes = sizeOf(this.stdoutPath);
     const { timeMs } = this.#last;
     if (stdoutBytes < this.#last.stdoutBytes || stderrBytes < this.#last.stderrBytes) {
       // Somebody truncated the files: what is there now is all there is.

@@ -1,5 +1,6 @@
-import { appendFileSync, rmSync, statSync, symlinkSync, truncateSync } from "node:fs";
+import fs, { appendFileSync, rmSync, statSync, symlinkSync, truncateSync } from "node:fs";
 import { appendFile, mkdtemp, rm } from "node:fs/promises";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -71,6 +72,35 @@ t.test("lines carry the time at which they were seen, in the order of the looks"
     "an unfinished line counts once nothing can follow",
   );
 });
+
+t.test(
+  "a line on stderr is never before what was on stdout first, also when both come between two looks",
+  async (t) => {
+    const world = await bench(t);
+    const file = await OutputFile.create(world.deps, world.directory, roomy);
+    let written = false;
+    const { statSync: real } = fs;
+    t.teardown(() => {
+      Object.assign(fs, { statSync: real });
+      syncBuiltinESMExports();
+    });
+    // The container prints while the sizes of its two files are taken, between the one and the other.
+    const stat = (path: string, options: { throwIfNoEntry: false }): unknown => {
+      const result: unknown = real(path, options);
+      if (!written) {
+        written = true;
+        appendFileSync(file.stdoutPath, "first\n");
+        appendFileSync(file.stderrPath, "second\n");
+      }
+      return result;
+    };
+    Object.assign(fs, { statSync: stat });
+    syncBuiltinESMExports();
+    file.look();
+    file.look();
+    t.strictSame(await read(file), ["1000 o first", "1000 e second"]);
+  },
+);
 
 t.test("a reopened output goes on where it was, with what came meanwhile", async (t) => {
   const world = await bench(t);
