@@ -118,7 +118,9 @@ await t.test("a command runs in the default sandbox", async (t) => {
 
 await t.test("exit codes, refusals and memory limits", async (t) => {
   const trap = await launch(shell("trap 'exit 42' TERM; echo up; while :; do sleep 0.05; done"));
-  await engine.logs(trap).read({ stdout: true, stderr: true, follow: true }, none).next();
+  const lines = engine.logs(trap).read({ stdout: true, stderr: true, follow: true }, none);
+  await lines.next(); // The trap is set.
+  await lines.return(undefined);
   t.match(await engine.stop(trap, { graceMs: 5_000 }, none), { exitCode: 42, oomKilled: false });
   const deaf = await launch({ command: ["sleep", "600"] });
   t.match(await engine.stop(deaf, { graceMs: 100 }, none), { exitCode: 137 });
