@@ -46,7 +46,7 @@ export class NodeFacts {
   answer(column: Uint8Array, row: number, demand: Demand, node: Node): number {
     const known = column[row] ?? unknown;
     if (known !== unknown) return known;
-    return (column[row] = answers.indexOf(ask(demand, node)));
+    return (column[row] = answers.indexOf(answerOf(demand, node)));
   }
 
   /** Numbers for the values of a label, equal for equal values; `labelNumber` fills in those below 0. */
@@ -99,7 +99,8 @@ export function isLabel(descriptor: string): boolean {
   return /^(?:node|engine)\.labels\../i.test(descriptor);
 }
 
-function ask(demand: Demand, node: Node): NodeAnswer {
+/** What the node says as it is given, whatever was worked out before. */
+export function answerOf(demand: Demand, node: Node): NodeAnswer {
   if (node.status.state !== "ready" || node.spec.availability !== "active") return "ready";
   if (!hasPlugins(demand, node)) return "plugin";
   const { constraints, platforms } = demand.task.placement;

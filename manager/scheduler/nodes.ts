@@ -172,6 +172,17 @@ export class NodeIndex {
     return true;
   }
 
+  /** Whether the node, as it is given, offers what is counted on it of what the demand reserves. */
+  covers({ id, description }: Node, { resources, generic }: Demand): boolean {
+    const use = this.get(id);
+    if (use === undefined) return false;
+    const { nanoCpus = 0, memoryBytes = 0, generic: offered = {} } = description?.resources ?? {};
+    const { usedCpus, usedBytes } = this.#columns;
+    if (resources.nanoCpus > 0 && (usedCpus[use.row] ?? 0) > nanoCpus) return false;
+    if (resources.memoryBytes > 0 && (usedBytes[use.row] ?? 0) > memoryBytes) return false;
+    return generic.every(([kind]) => (use.reservedGeneric.get(kind) ?? 0) <= (offered[kind] ?? 0));
+  }
+
   #describe({ row, node }: NodeUse): void {
     const resources = node.description?.resources;
     this.#columns.offeredCpus[row] = resources?.nanoCpus ?? 0;

@@ -9,6 +9,7 @@ import { revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { demandOf, type Demand } from "./demand.ts";
+import { answerOf } from "./facts.ts";
 import { NodeIndex } from "./nodes.ts";
 import { confirmGroup, placeBeside, placeGroup, type Preassigned } from "./place.ts";
 
@@ -205,7 +206,7 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
     await store.batch(
       decisions,
       (tx, decision) => {
-        if (carryOut(tx, decision)) missed.delete(decision.id);
+        if (carryOut(tx, decision, stillHolds)) missed.delete(decision.id);
         else missed.add(decision.id);
       },
       signal,
@@ -219,12 +220,27 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
         if (missed.has(id)) index.removeTask(id);
       }
     });
-    // A node went away between decision and commit: its own event is under way and tries again.
+    // A node changed or went away between decision and commit: its own event is under way and tries again.
+  }
+
+  /**
+   * Of everything that a decision rests on only nodes are changed by others: tasks are placed here alone, and what those
+   * that are there hold only gets less. The task's own part is counted in the index already.
+   */
+  function stillHolds(task: Task, node: Node): boolean {
+    const demand = demands.get(keyOf(task));
+    const decidedOn = index.get(node.id)?.node;
+    if (demand === undefined || decidedOn === undefined) return false;
+    return decidedOn === node || (answerOf(demand, node) === "fits" && index.covers(node, demand));
   }
 }
 
 /** @returns False when the task or the node is not any more what was decided on. */
-function carryOut(tx: Transaction, decision: Decision): boolean {
+function carryOut(
+  tx: Transaction,
+  decision: Decision,
+  stillHolds: (task: Task, node: Node) => boolean,
+): boolean {
   const task = tx.tasks.get(decision.id);
   if (task === undefined || task.status.state !== "pending" || !isWanted(task)) return false;
   if (decision.kind === "explain") {
@@ -233,7 +249,7 @@ function carryOut(tx: Transaction, decision: Decision): boolean {
     return true;
   }
   const node = tx.nodes.get(decision.nodeId);
-  if (node?.status.state !== "ready" || node.spec.availability !== "active") return false;
+  if (node === undefined || !stillHolds(task, node)) return false;
   const generic = claimsOf(tx, task, node);
   if (generic === undefined) return false;
   tx.tasks.update({

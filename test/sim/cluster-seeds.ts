@@ -15,4 +15,8 @@ export const clusterSeeds: readonly { readonly seed: number; readonly found: str
   { seed: 794, found: "a host port was refused as taken where an update of a global service added it" },
   { seed: 5166, found: "an update began again and again where the restart policy had given its tries up" },
   { seed: 5752, found: "a rollback made new tasks for ever where nothing is restarted" },
+  {
+    seed: 41022,
+    found: "a task was given to a node that lost the label it asks for while that was on its way",
+  },
 ];
