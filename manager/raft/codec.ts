@@ -10,14 +10,15 @@ import {
 import { ClusterError } from "../../model/errors.ts";
 import {
   LogEntry_Kind,
+  HardStateRecord,
   LogRecord,
   RaftFrame,
   RaftMessage,
   RaftMessage_Type,
+  SnapshotHeader,
   type LogEntry,
-  type SnapshotHeader,
 } from "../../proto/gen/shoal/raft.ts";
-import { encodeWith, readerOf } from "./wire.ts";
+import { type NumberReader, encodeWith, readerOf } from "./wire.ts";
 
 /** What one record of the log makes durable. */
 export interface WalBatch {
@@ -36,14 +37,64 @@ export function encodeBatch({ hardState, entries, installed }: WalBatch): Uint8A
   return encodeWith((writer) => LogRecord.encode(record, writer));
 }
 
-/** @throws whatever the decoder finds wrong. */
-export function decodeBatch(bytes: Uint8Array): WalBatch {
-  const { hardState, entries, installed } = LogRecord.decode(readerOf(bytes));
-  return {
-    hardState: hardState && { ...hardState, vote: hardState.vote === "" ? undefined : hardState.vote },
-    entries: entries.map(entryFromWire),
-    installed: installed && snapshotFromWire(installed),
-  };
+/** Field number and wire type (`raft.proto`), as they stand before each value. */
+const recordTags = { hardState: 10, entry: 18, installed: 26 } as const;
+const entryTags = { term: 8, index: 16, kind: 24, data: 34 } as const;
+const noData = new Uint8Array();
+
+/**
+ * Reads a batch of `byteLength` bytes without the generated decoder's copies and objects in between: a member that starts
+ * may have a million of them. What entries carry are views of what is read.
+ *
+ * @throws whatever the decoder finds wrong; {RangeError} when the batch does not end where it should.
+ */
+export function decodeBatch(reader: NumberReader, byteLength: number): WalBatch {
+  const end = reader.pos + byteLength;
+  const entries: Entry[] = [];
+  let hardState: HardState | undefined;
+  let installed: SnapshotMeta | undefined;
+  while (reader.pos < end) {
+    const position = reader.pos;
+    const tag = reader.uint32();
+    if (tag === recordTags.entry) {
+      entries.push(decodeEntry(reader, reader.uint32()));
+    } else if (tag === recordTags.hardState) {
+      const { term, vote, commit } = HardStateRecord.decode(reader, reader.uint32());
+      hardState = { term, vote: vote === "" ? undefined : vote, commit };
+    } else if (tag === recordTags.installed) {
+      installed = snapshotFromWire(SnapshotHeader.decode(reader, reader.uint32()));
+    } else {
+      passOver(reader, position);
+    }
+  }
+  if (reader.pos !== end) throw new RangeError("a batch does not end where it should");
+  return { hardState, entries, installed };
+}
+
+function decodeEntry(reader: NumberReader, byteLength: number): Entry {
+  const end = reader.pos + byteLength;
+  let term = 0;
+  let index = 0;
+  let kind: LogEntry_Kind = LogEntry_Kind.UNSPECIFIED;
+  let data: Uint8Array = noData;
+  while (reader.pos < end) {
+    const position = reader.pos;
+    const tag = reader.uint32();
+    if (tag === entryTags.term) term = reader.number();
+    else if (tag === entryTags.index) index = reader.number();
+    else if (tag === entryTags.kind) kind = reader.int32() as LogEntry_Kind; // Judged below, whatever it is.
+    else if (tag === entryTags.data) data = reader.bytes();
+    else passOver(reader, position);
+  }
+  if (reader.pos !== end) throw new RangeError("an entry does not end where it should");
+  return { term, index, kind: entryKind(kind), data };
+}
+
+/** A field of a later version, whose tag stands at `position`. */
+function passOver(reader: NumberReader, position: number): void {
+  reader.pos = position;
+  const [field, type] = reader.tag();
+  reader.skip(type, field);
 }
 
 const messageTypes = {

@@ -17,9 +17,18 @@ for (let at = tableSize; at < table.length; at += 1) {
 /** CRC-32C of `bytes`, continuing `previous`, so that a chain of records vouches for its order. */
 export function crc32c(bytes: Uint8Array, previous = 0): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const whole = bytes.byteLength - (bytes.byteLength % stride);
+  return crc32cWithin(view, { from: 0, to: bytes.byteLength }, previous);
+}
+
+/** Of the bytes `from <= position < to`, for whoever has a view of many records. */
+export function crc32cWithin(
+  view: DataView,
+  { from, to }: { readonly from: number; readonly to: number },
+  previous = 0,
+): number {
+  const whole = to - ((to - from) % stride);
   let crc = ~previous;
-  for (let at = 0; at < whole; at += stride) {
+  for (let at = from; at < whole; at += stride) {
     const low = crc ^ view.getInt32(at, true);
     const high = view.getInt32(at + 4, true);
     crc =
@@ -32,8 +41,8 @@ export function crc32c(bytes: Uint8Array, previous = 0): number {
       entry(256 + ((high >>> 16) & 0xff)) ^
       entry(high >>> 24);
   }
-  for (let at = whole; at < bytes.byteLength; at += 1) {
-    crc = entry((crc ^ (bytes[at] ?? 0)) & 0xff) ^ (crc >>> 8);
+  for (let at = whole; at < to; at += 1) {
+    crc = entry((crc ^ view.getUint8(at)) & 0xff) ^ (crc >>> 8);
   }
   return ~crc >>> 0;
 }

@@ -120,7 +120,8 @@ async function fill(
     (first?.index ?? 0) === base + 1 ||
     (atBase !== undefined && atBase.term === snapshot.term);
   if (snapshot !== undefined) storage.installSnapshot(snapshot);
-  if (last > base && agrees) storage.append(entries.slice(base + 1 - (first?.index ?? base + 1)));
+  const known = base + 1 - (first?.index ?? base + 1);
+  if (last > base && agrees) storage.append(known === 0 ? entries : entries.slice(known));
   else if (snapshot !== undefined && (last !== base || (first !== undefined && !agrees))) {
     await wal.append({ hardState, entries: [], installed: snapshot }); // What follows must not look like a gap.
   }

@@ -1,4 +1,4 @@
-import { crc32c } from "./crc32c.ts";
+import { crc32c, crc32cWithin } from "./crc32c.ts";
 
 /**
  * A record in a segment, at a multiple of 32 bytes, so that a header never straddles two disk sectors:
@@ -70,24 +70,37 @@ export type ReadResult =
   | { readonly kind: "damaged"; readonly reason: string }
   | { readonly kind: "foreign"; readonly format: number };
 
+/** A segment as it was read, with one view for all its records: a log may have a million. */
+export interface SegmentBytes {
+  readonly bytes: Uint8Array;
+  readonly view: DataView;
+}
+
+export function segmentBytes(bytes: Uint8Array): SegmentBytes {
+  return { bytes, view: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) };
+}
+
 /** The record at `position`. `expected` is what must stand there; `undefined` accepts any valid record. */
 export function readRecord(
-  segment: Uint8Array,
+  segment: SegmentBytes,
   position: number,
   expected: { readonly sequence: number; readonly chain: number } | undefined,
 ): ReadResult {
+  const { bytes, view } = segment;
   const header = readHeader(segment, position);
   if (header === undefined) return judgeBadHeader(segment, position);
   if (header.format !== format) return { kind: "foreign", format: Math.max(1, header.format) };
-  const payloadEnd = position + recordHeaderBytes + header.length;
-  const payload = segment.subarray(position + recordHeaderBytes, payloadEnd);
-  if (payloadEnd > segment.byteLength || crc32c(payload, header.chain) !== header.crc) {
+  const payloadAt = position + recordHeaderBytes;
+  const payloadEnd = payloadAt + header.length;
+  const isWhole = payloadEnd <= bytes.byteLength;
+  if (!isWhole || crc32cWithin(view, { from: payloadAt, to: payloadEnd }, header.chain) !== header.crc) {
     return judgeBadPayload(segment, position, payloadEnd);
   }
   if (expected !== undefined && (header.sequence !== expected.sequence || header.chain !== expected.chain)) {
     return damaged(`record ${header.sequence} stands where ${expected.sequence} belongs`);
   }
   const { kind, sequence, chain, crc, keyId, length } = header;
+  const payload = bytes.subarray(payloadAt, payloadEnd);
   const end = position + recordBytes(length);
   return { kind: "record", record: { kind, sequence, chain, crc, keyId, payload, end } };
 }
@@ -102,26 +115,27 @@ interface Header {
   readonly keyId: number;
 }
 
-function readHeader(segment: Uint8Array, position: number): Header | undefined {
-  if (position + recordHeaderBytes > segment.byteLength) return undefined;
-  const view = new DataView(segment.buffer, segment.byteOffset + position, recordHeaderBytes);
-  if (view.getUint32(0, true) !== magic) return undefined;
-  if (view.getUint32(28, true) !== crc32c(segment.subarray(position, position + 28))) return undefined;
+function readHeader({ view }: SegmentBytes, position: number): Header | undefined {
+  if (position + recordHeaderBytes > view.byteLength) return undefined;
+  if (view.getUint32(position, true) !== magic) return undefined;
+  const crcAt = position + 28;
+  if (view.getUint32(crcAt, true) !== crc32cWithin(view, { from: position, to: crcAt })) return undefined;
   return {
-    length: view.getUint32(4, true),
-    sequence: view.getUint32(12, true) * 2 ** 32 + view.getUint32(8, true),
-    chain: view.getUint32(16, true),
-    crc: view.getUint32(20, true),
-    kind: view.getUint8(24) === kindNumbers.start ? "start" : "batch",
-    format: view.getUint8(25),
-    keyId: view.getUint16(26, true),
+    length: view.getUint32(position + 4, true),
+    sequence: view.getUint32(position + 12, true) * 2 ** 32 + view.getUint32(position + 8, true),
+    chain: view.getUint32(position + 16, true),
+    crc: view.getUint32(position + 20, true),
+    kind: view.getUint8(position + 24) === kindNumbers.start ? "start" : "batch",
+    format: view.getUint8(position + 25),
+    keyId: view.getUint16(position + 26, true),
   };
 }
 
-function judgeBadHeader(segment: Uint8Array, position: number): ReadResult {
-  const headerEnd = Math.min(position + recordHeaderBytes, segment.byteLength);
-  const nothingFollows = isZero(segment, headerEnd, segment.byteLength);
-  if (isZero(segment, position, headerEnd)) {
+function judgeBadHeader(segment: SegmentBytes, position: number): ReadResult {
+  const { bytes } = segment;
+  const headerEnd = Math.min(position + recordHeaderBytes, bytes.byteLength);
+  const nothingFollows = isZero(bytes, headerEnd, bytes.byteLength);
+  if (isZero(bytes, position, headerEnd)) {
     // Either nothing was written here, or the sector with the header did not make it and later ones did.
     return nothingFollows ? { kind: "end" } : tornUnlessFollowed(segment, position);
   }
@@ -130,10 +144,11 @@ function judgeBadHeader(segment: Uint8Array, position: number): ReadResult {
   return damaged("the header's checksum does not match");
 }
 
-function judgeBadPayload(segment: Uint8Array, position: number, payloadEnd: number): ReadResult {
+function judgeBadPayload(segment: SegmentBytes, position: number, payloadEnd: number): ReadResult {
+  const { bytes } = segment;
   const markEnd = payloadEnd + endMarkBytes;
-  const cutOff = markEnd > segment.byteLength || isZero(segment, payloadEnd, markEnd);
-  if (cutOff || someSectorMissing(segment, position, payloadEnd)) {
+  const cutOff = markEnd > bytes.byteLength || isZero(bytes, payloadEnd, markEnd);
+  if (cutOff || someSectorMissing(bytes, position, payloadEnd)) {
     return tornUnlessFollowed(segment, position, payloadEnd);
   }
   return damaged("the payload's checksum does not match");
@@ -149,15 +164,16 @@ function someSectorMissing(segment: Uint8Array, position: number, payloadEnd: nu
 }
 
 /** One write at a time is under way, so anything behind a bad record proves that the bad one was once whole. */
-function tornUnlessFollowed(segment: Uint8Array, position: number, payloadEnd?: number): ReadResult {
+function tornUnlessFollowed(segment: SegmentBytes, position: number, payloadEnd?: number): ReadResult {
+  const { bytes } = segment;
   const from = aligned(position + recordAlignBytes);
-  for (let at = from; at + recordHeaderBytes <= segment.byteLength; at += recordAlignBytes) {
+  for (let at = from; at + recordHeaderBytes <= bytes.byteLength; at += recordAlignBytes) {
     if (readHeader(segment, at) !== undefined) {
       return damaged(`it is not readable, and a later record stands at offset ${at}`);
     }
   }
-  const recordEnd = payloadEnd === undefined ? segment.byteLength : aligned(payloadEnd + endMarkBytes);
-  if (!isZero(segment, recordEnd, segment.byteLength)) {
+  const recordEnd = payloadEnd === undefined ? bytes.byteLength : aligned(payloadEnd + endMarkBytes);
+  if (!isZero(bytes, recordEnd, bytes.byteLength)) {
     return damaged("it is not readable, and something was written behind it");
   }
   return { kind: "torn" };

@@ -4,7 +4,8 @@ import type { BlockDisk } from "../../runtime/disk.ts";
 import { type WalBatch, decodeBatch } from "./codec.ts";
 import type { Seal } from "./seal.ts";
 import { Watermark } from "./watermark.ts";
-import { type WalRecord, readRecord } from "./wal-record.ts";
+import { type WalRecord, readRecord, segmentBytes } from "./wal-record.ts";
+import { type NumberReader, readerOf } from "./wire.ts";
 
 const suffix = ".wal";
 const lengthBytes = 4;
@@ -110,7 +111,7 @@ class Scan {
   #sequence = 0;
   #chain = 0;
   #isTorn = false;
-  #tail: ScannedLog["tail"];
+  #last: { readonly position: number; readonly end: number; readonly bytes: Uint8Array } | undefined;
 
   constructor(directory: string, seal: Seal) {
     this.#directory = directory;
@@ -161,18 +162,26 @@ class Scan {
       position: this.#position,
       sequence: this.#sequence,
       chain: this.#chain,
-      tail: this.#tail,
+      tail: this.#tail(),
       isTorn: this.#isTorn,
     };
   }
 
+  #tail(): ScannedLog["tail"] {
+    if (this.#last === undefined) return undefined;
+    const { position, end, bytes } = this.#last;
+    return { position, bytes: bytes.subarray(position, end) };
+  }
+
   /** @returns where the good records end; 0 when there is none. */
   #replaySegment(path: string, bytes: Uint8Array, segment: Segment): { end: number; isTorn: boolean } {
+    const read = segmentBytes(bytes);
+    const plain = new PlainRecords(bytes.byteLength);
     for (let position = 0; ;) {
       // What comes before the oldest segment was released, so its first record is taken as it is.
       const first = position === 0 && this.#segments.length === 0;
       const expected = first ? undefined : { sequence: this.#sequence + 1, chain: this.#chain };
-      const result = readRecord(bytes, position, expected);
+      const result = readRecord(read, position, expected);
       switch (result.kind) {
         case "end":
           return { end: position, isTorn: false };
@@ -192,19 +201,23 @@ class Scan {
           if ((position === 0) !== (record.kind === "start")) {
             throw damaged(path, position, `a record of kind ${record.kind} does not belong there`);
           }
-          this.#take(path, position, record, segment);
-          this.#tail = { position, bytes: bytes.subarray(position, record.end) };
+          this.#take(path, position, record, { segment, plain });
+          this.#last = { position, end: record.end, bytes };
           position = record.end;
         }
       }
     }
   }
 
-  #take(path: string, position: number, record: WalRecord, segment: Segment): void {
+  #take(
+    path: string,
+    position: number,
+    record: WalRecord,
+    { segment, plain }: { segment: Segment; plain: PlainRecords },
+  ): void {
     try {
-      const plain = this.#seal.open(record.payload, record.keyId, sealContext(record.sequence));
-      for (const body of unpackBatches(plain)) {
-        const batch = decodeBatch(body);
+      plain.begin(this.#seal.open(record.payload, record.keyId, sealContext(record.sequence)));
+      for (let batch = plain.next(); batch !== undefined; batch = plain.next()) {
         this.#replay.add(batch);
         segment.lastIndex = Math.max(segment.lastIndex, batch.entries.at(-1)?.index ?? 0);
       }
@@ -214,6 +227,44 @@ class Scan {
     segment.keyIds.add(record.keyId);
     this.#sequence = record.sequence;
     this.#chain = record.crc;
+  }
+}
+
+/**
+ * What the records of one segment hold, gathered in one stretch of memory that all their entries point into: a buffer for
+ * each of a million records takes the collector longer than everything else.
+ */
+class PlainRecords {
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  readonly #reader: NumberReader;
+  #end = 0;
+
+  /** @param bytes - Of the segment: sealed, its records take more than what they hold. */
+  constructor(bytes: number) {
+    this.#bytes = new Uint8Array(bytes);
+    this.#view = new DataView(this.#bytes.buffer);
+    this.#reader = readerOf(this.#bytes);
+  }
+
+  /** Goes on behind the record before. */
+  begin(plain: Uint8Array): void {
+    this.#bytes.set(plain, this.#end);
+    this.#reader.pos = this.#end;
+    this.#end += plain.byteLength;
+  }
+
+  /** The next batch of this record (see {@link packBatches}); undefined after the last. */
+  next(): WalBatch | undefined {
+    const from = this.#reader.pos + lengthBytes;
+    if (from > this.#end) {
+      if (this.#reader.pos < this.#end) throw new Error("a batch is cut off");
+      return undefined;
+    }
+    const byteLength = this.#view.getUint32(from - lengthBytes, true);
+    if (from + byteLength > this.#end) throw new Error("a batch is longer than its record");
+    this.#reader.pos = from;
+    return decodeBatch(this.#reader, byteLength);
   }
 }
 
@@ -237,16 +288,6 @@ class Replay implements WalState {
     }
     this.entries.length = Math.max(0, first.index - base);
     for (const entry of batch.entries) this.entries.push(entry);
-  }
-}
-
-function* unpackBatches(payload: Uint8Array): Generator<Uint8Array> {
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  for (let at = 0; at < payload.byteLength;) {
-    const from = at + lengthBytes;
-    at = from + view.getUint32(at, true);
-    if (at > payload.byteLength) throw new Error("a batch is longer than its record");
-    yield payload.subarray(from, at);
   }
 }
 

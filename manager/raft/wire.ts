@@ -16,7 +16,7 @@ class NumberWriter extends BinaryWriter {
   }
 }
 
-class NumberReader extends BinaryReader {
+export class NumberReader extends BinaryReader {
   readonly #bytes: Uint8Array;
 
   constructor(bytes: Uint8Array) {
@@ -38,6 +38,13 @@ class NumberReader extends BinaryReader {
     }
     return super.uint64();
   }
+
+  /** For decoders of our own. @throws {RangeError} beyond what a number holds exactly. */
+  number(): number {
+    const value = Number(this.uint64());
+    if (!Number.isSafeInteger(value)) throw new RangeError(`${value} is too large`);
+    return value;
+  }
 }
 
 let shared = new NumberWriter();
@@ -52,6 +59,6 @@ export function encodeWith(write: (writer: BinaryWriter) => BinaryWriter): Uint8
 }
 
 /** For the generated `decode`. */
-export function readerOf(bytes: Uint8Array): BinaryReader {
+export function readerOf(bytes: Uint8Array): NumberReader {
   return new NumberReader(bytes);
 }

@@ -71,6 +71,10 @@ export class MemoryStorage implements Storage {
       first.index >= this.firstIndex() && first.index <= this.lastIndex() + 1,
       () => `append at ${first.index}: the log holds ${this.firstIndex()}..${this.lastIndex()}`,
     );
+    if (first.index === this.firstIndex()) {
+      this.#entries = entries.slice(); // At once: a member that starts brings a whole log.
+      return;
+    }
     this.#entries.length = first.index - this.firstIndex();
     for (const entry of entries) this.#entries.push(entry);
   }
