@@ -22,6 +22,13 @@ export type Outcome<T> =
   | { readonly kind: "allocated"; readonly value: T }
   | { readonly kind: "refused"; readonly reason: string };
 
+/** What else there is when a service is given what it lacks. */
+export interface AllocationScene {
+  readonly network: (id: NetworkId) => Network | undefined;
+  /** Keys of all ports that services open on their own hosts. */
+  readonly hostPorts: () => ReadonlySet<string>;
+}
+
 interface KnownNetwork {
   readonly network: Network;
   readonly block: CidrBlock;
@@ -115,7 +122,7 @@ export class AllocationBook {
   allocateService(
     service: Service,
     wanted: readonly NetworkId[],
-    find: (id: NetworkId) => Network | undefined,
+    { network: find, hostPorts }: AllocationScene,
   ): Outcome<ServiceEndpoint> {
     const held = this.#services.get(service.id) ?? nothing;
     const made: VirtualIp[] = [];
@@ -134,7 +141,7 @@ export class AllocationBook {
       made.push({ networkId, address: address.value });
       virtualIps.push({ networkId, address: address.value });
     }
-    const ports = this.#allocatePorts(service);
+    const ports = this.#allocatePorts(service, hostPorts);
     if (ports.kind === "refused") {
       this.#releaseAll(made);
       return ports;
@@ -216,7 +223,10 @@ export class AllocationBook {
     };
   }
 
-  #allocatePorts({ id, spec, endpoint }: Service): Outcome<readonly PortSpec[]> {
+  #allocatePorts(
+    { id, spec, endpoint }: Service,
+    hostPorts: AllocationScene["hostPorts"],
+  ): Outcome<readonly PortSpec[]> {
     const { ports } = spec.endpoint;
     const given = new Map<number, PortSpec>();
     const refuse = (reason: string): Outcome<readonly PortSpec[]> => {
@@ -229,7 +239,9 @@ export class AllocationBook {
       const { protocol } = port;
       const isFree = (number: number): boolean => !hasPort([...given.values()], protocol, number);
       const asked =
-        port.publishedPort || earlierPort(endpoint, port, isFree) || this.#ports.pick(protocol, id);
+        port.publishedPort ||
+        earlierPort(endpoint, port, isFree) ||
+        this.#ports.pick(protocol, id, hostPorts());
       if (asked === undefined) return refuse(`no ${protocol} port is left to publish ${port.targetPort} on`);
       if (!this.#ports.claim(protocol, asked, id)) {
         const holder = this.#ports.ownerOf(protocol, asked);

@@ -23,15 +23,20 @@ export class PortBook<Owner extends string> {
     return true;
   }
 
-  /** The next free one of the dynamic range, in turn, so that a freed one rests as long as possible. */
-  pick(protocol: PortProtocol, owner: Owner): number | undefined {
+  /**
+   * The next free one of the dynamic range, in turn, so that a freed one rests as long as possible.
+   *
+   * @param onHosts - Keys of ports that services open on their own hosts, where it could not be open as well.
+   */
+  pick(protocol: PortProtocol, owner: Owner, onHosts: ReadonlySet<string>): number | undefined {
     const count = lastDynamicPort - firstDynamicPort + 1;
     let cursor = this.#cursors.get(protocol) ?? lastDynamicPort;
     for (let tries = 0; tries < count; tries += 1) {
       cursor = cursor >= lastDynamicPort ? firstDynamicPort : cursor + 1;
-      if (this.#owners.has(portKey({ protocol, publishedPort: cursor }))) continue;
+      const key = portKey({ protocol, publishedPort: cursor });
+      if (this.#owners.has(key) || onHosts.has(key)) continue;
       this.#cursors.set(protocol, cursor);
-      this.#owners.set(portKey({ protocol, publishedPort: cursor }), owner);
+      this.#owners.set(key, owner);
       return cursor;
     }
     return undefined;

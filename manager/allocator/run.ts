@@ -2,13 +2,13 @@ import { defaultAddressPools, defaultSubnetBits } from "../../model/defaults.ts"
 import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
 import type { Service, ServiceEndpoint } from "../../model/service.ts";
-import { isTerminal, isWanted, type NetworkAttachment, type Task } from "../../model/task.ts";
+import { isTerminal, isWanted, type NetworkAttachment, portKey, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
 import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
-import { AllocationBook, isAllocated, type Outcome } from "./book.ts";
+import { AllocationBook, type AllocationScene, isAllocated, type Outcome } from "./book.ts";
 import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
 
 export interface AllocatorDeps extends LoopDeps {
@@ -160,6 +160,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       else log.warn({ network: network.spec.name, reason: outcome.reason }, "network gets no subnet");
     }
     waitingNetworks.clear();
+    const scene = sceneOf(view);
     for (const id of waitingServices) {
       const service = view.services.get(id);
       if (service === undefined) continue;
@@ -167,7 +168,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       const outcome =
         wanted === undefined
           ? ({ kind: "refused", reason: noIngressText } as const)
-          : book.allocateService(service, wanted, (networkId) => view.networks.get(networkId));
+          : book.allocateService(service, wanted, scene);
       if (outcome.kind === "allocated") {
         refusedServices.delete(id);
         grants.push({ kind: "service", id, specVersion: service.specVersion, endpoint: outcome.value });
@@ -233,6 +234,21 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       }
     });
   }
+}
+
+/** Host ports are gathered when one is first asked about, once per pass. */
+function sceneOf(view: StoreView): AllocationScene {
+  let ports: ReadonlySet<string> | undefined;
+  return {
+    network: (id) => view.networks.get(id),
+    hostPorts: () =>
+      (ports ??= new Set(
+        view.services
+          .list()
+          .flatMap(({ spec }) => spec.endpoint.ports.filter(({ publishMode }) => publishMode === "host"))
+          .map(portKey),
+      )),
+  };
 }
 
 /** @returns False when the object has moved on and the grant is void. */

@@ -8,7 +8,7 @@ import { type Call, empty, json, param, type Reply, type Route } from "./call.ts
 import type { ApiDeps } from "./deps.ts";
 import type { Json } from "./json-writer.ts";
 import { parseNodeSpec, printNode } from "./node-json.ts";
-import { anyOf, hasPrefix, labelsMatch, requireVersion } from "./query.ts";
+import { anyOf, hasPrefix, requireVersion, swarmLabelsMatch } from "./query.ts";
 import { resolveNode } from "./resolve.ts";
 import { tlsInfo } from "./tls-info.ts";
 
@@ -45,8 +45,8 @@ function listNodes(deps: ApiDeps, call: Call): Reply {
           ) &&
           anyOf(filters, "role", (wanted) => wanted === node.spec.role) &&
           anyOf(filters, "membership", (wanted) => wanted === "accepted") &&
-          labelsMatch(node.description?.engineLabels ?? {}, filters.get("label")) &&
-          labelsMatch(node.spec.labels, filters.get("node.label")),
+          swarmLabelsMatch(node.description?.engineLabels ?? {}, filters.get("label")) &&
+          swarmLabelsMatch(node.spec.labels, filters.get("node.label")),
       );
     return json(nodes.map((node) => print(deps, view, node)));
   });

@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import { ClusterError } from "../../model/errors.ts";
 import type { Config, PayloadSpec, Secret } from "../../model/payload.ts";
 import type { Service } from "../../model/service.ts";
-import { parseFilters } from "../../runtime/http.ts";
+import { type Filters, parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
 import type { NamedTableView, StoreView, TableWrites, Transaction } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
@@ -16,7 +16,7 @@ import {
   type PayloadKind,
   printPayload,
 } from "./payload-json.ts";
-import { anyOf, hasPrefix, labelsMatch, requireVersion } from "./query.ts";
+import { hasPrefix, requireVersion, swarmLabelsMatch } from "./query.ts";
 import { resolve } from "./resolve.ts";
 
 /** What both tables hold, but for the brand of the id. */
@@ -66,14 +66,21 @@ function list({ kind, filterKeys, objects }: Kind, { store }: ApiDeps, call: Cal
         .list()
         .filter(
           ({ id, spec }) =>
-            anyOf(filters, "id", hasPrefix(id)) &&
-            anyOf(filters, "name", hasPrefix(spec.name)) &&
-            anyOf(filters, "names", (wanted) => wanted === spec.name) &&
-            labelsMatch(spec.labels, filters.get("label")),
+            isNamed(filters, { id, name: spec.name }) &&
+            swarmLabelsMatch(spec.labels, filters.get("label")),
         )
         .map((object) => printPayload(kind, object)),
     ),
   );
+}
+
+/** One of all the ids and names that are asked for is enough. */
+function isNamed(filters: Filters, { id, name }: { readonly id: string; readonly name: string }): boolean {
+  const ids = filters.get("id") ?? [];
+  const prefixes = filters.get("name") ?? [];
+  const names = filters.get("names") ?? [];
+  if (ids.length + prefixes.length + names.length === 0) return true;
+  return ids.some(hasPrefix(id)) || prefixes.some(hasPrefix(name)) || names.includes(name);
 }
 
 /** `GET /secrets/{id}`, `GET /configs/{id}` */

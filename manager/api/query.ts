@@ -82,6 +82,14 @@ export function labelsMatch(labels: Labels, wanted: readonly string[] | undefine
   });
 }
 
+/** As {@link labelsMatch}, but "key=" asks for the label alone: so it is with all that swarms have but networks. */
+export function swarmLabelsMatch(labels: Labels, wanted: readonly string[] | undefined): boolean {
+  return labelsMatch(
+    labels,
+    wanted?.map((text) => text.replace(/=$/, "")),
+  );
+}
+
 /** True when the key is not filtered on or `accepts` one of its values. */
 export function anyOf(filters: Filters, key: string, accepts: (wanted: string) => boolean): boolean {
   const wanted = filters.get(key);

@@ -11,7 +11,7 @@ import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { present } from "./parse.ts";
-import { anyOf, hasPrefix, labelsMatch, requireVersion, strictFlag } from "./query.ts";
+import { anyOf, hasPrefix, requireVersion, strictFlag, swarmLabelsMatch } from "./query.ts";
 import { resolve } from "./resolve.ts";
 import { checkService, refuseTakenPorts } from "./service-check.ts";
 import { parseServiceSpec } from "./service-json.ts";
@@ -48,7 +48,7 @@ async function listServices({ store, clock }: ApiDeps, call: Call): Promise<Repl
           anyOf(filters, "name", hasPrefix(spec.name)) &&
           anyOf(filters, "mode", (wanted) => wanted === spec.mode.kind) &&
           anyOf(filters, "runtime", (wanted) => wanted === "container") &&
-          labelsMatch(spec.labels, filters.get("label")),
+          swarmLabelsMatch(spec.labels, filters.get("label")),
       ),
   );
   const printed: unknown[] = [];

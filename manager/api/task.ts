@@ -8,7 +8,7 @@ import { isTaskDirty } from "../orchestrator/dirty.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
-import { anyOf, hasPrefix, labelsMatch } from "./query.ts";
+import { anyOf, hasPrefix, swarmLabelsMatch } from "./query.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
 import { printTask, type TaskJoin, taskText } from "./task-json.ts";
 
@@ -102,7 +102,7 @@ function selectTasks(view: StoreView, filters: Filters): Task[] {
         ...service?.spec.labels,
         ...revision?.task.container.labels,
       };
-      if (!labelsMatch(labels, filters.get("label"))) return false;
+      if (!swarmLabelsMatch(labels, filters.get("label"))) return false;
     }
     return (
       anyOf(filters, "id", hasPrefix(task.id)) &&

@@ -24,11 +24,14 @@ export function decideReplicated(scene: Scene): Plan {
   const surplus = alive.length > mode.replicas ? scaleDownOrder(alive).slice(mode.replicas) : [];
   const leaving = new Set(surplus);
   const kept = alive.filter((slot) => !leaving.has(slot));
-  const added = freeSlots(alive, mode.replicas - alive.length).map(createReplica);
+  const filled = new Set(freeSlots(alive, mode.replicas - alive.length));
+  const added = [...filled].map(createReplica);
+  // A slot that is filled again keeps its history; why it failed before may be all that a user has to go by.
+  const given = dead.filter(({ slot }) => !filled.has(slot));
   const steps: Step[] = [
     ...added,
     ...surplus.map(removeAll),
-    ...dead.map(removeAll).filter((step) => step.length > 0),
+    ...given.map(removeAll).filter((step) => step.length > 0),
   ];
   return mergePlans([{ steps, wakeAtMs: undefined }, settleSlots(scene, kept, added.length > 0)]);
 }
@@ -68,7 +71,7 @@ export function countsAsReplica(scene: Scene, slot: Slot): boolean {
   return !mayRestart(scene, slot, newest);
 }
 
-/** The lowest free numbers; those of dead slots come first in line and keep their history. */
+/** The lowest free numbers; those of dead slots come first in line. */
 function freeSlots(alive: readonly Slot[], count: number): number[] {
   const taken = new Set(alive.map((slot) => slot.slot));
   const free: number[] = [];

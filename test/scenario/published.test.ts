@@ -68,6 +68,23 @@ t.test("ports left to the cluster come from 30000 up, each protocol for itself, 
   t.strictSame(c.errors, []);
 });
 
+t.test("no port is chosen that a service opens on its own hosts", async (t) => {
+  await using c = await started();
+  const onHost = port(30_000, { publishMode: "host" });
+  await c.create("dns", serviceSpec(publishing(port(30_001, { publishMode: "host", protocol: "udp" }))));
+  await c.create("web", serviceSpec(publishing(port(30_001, { publishMode: "host" }))));
+  await c.create(
+    "both",
+    serviceSpec(publishing(onHost, port(0, { targetPort: 9 }), port(0, { protocol: "udp" }))),
+  );
+  await c.until(() => c.running("both").length === 1);
+  t.strictSame(
+    c.service("both").endpoint?.ports.map(({ publishedPort }) => publishedPort),
+    [30_000, 30_002, 30_000],
+  );
+  t.strictSame(c.errors, []);
+});
+
 t.test("what a service gives up, another may have", async (t) => {
   await using c = await started();
   await c.create("a", serviceSpec(publishing(port(80))));

@@ -1,5 +1,5 @@
 import t from "tap";
-import { labelsMatch, parseDurationMs, parseTime } from "../../../manager/api/query.ts";
+import { labelsMatch, swarmLabelsMatch, parseDurationMs, parseTime } from "../../../manager/api/query.ts";
 import { templateProblem } from "../../../model/template-syntax.ts";
 
 const nowMs = 1_700_000_000_000;
@@ -43,6 +43,10 @@ t.test("a label is wanted by presence or by value, and all must be there", (t) =
   t.ok(labelsMatch(labels, ["a=1", "b="]));
   t.notOk(labelsMatch(labels, ["a=1", "b=x"]));
   t.notOk(labelsMatch(labels, ["constructor"]));
+  t.notOk(labelsMatch(labels, ["a="]), "the empty value is a value");
+  t.ok(swarmLabelsMatch(labels, ["a=", "b="]), "but not for swarm objects, where it is none");
+  t.notOk(swarmLabelsMatch(labels, ["z="]));
+  t.notOk(swarmLabelsMatch(labels, ["a=2"]));
   t.end();
 });
 

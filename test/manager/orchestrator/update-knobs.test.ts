@@ -224,12 +224,12 @@ const cases: readonly Case[] = [
     want: "updating; +1",
   },
   {
-    name: "rollback: what was given up before it gets another try",
-    tasks: "1=failed/shutdown@n1:v5+500",
+    name: "rollback: what was given up before it gets another try, and its history stays",
+    tasks: "1=failed/shutdown@n1:v5+500 3=failed/shutdown@n1:v5+500",
     spec: { replicas: 1, task: onlyOnce, rollback: policy },
     status: rollingBack,
     nowMs: 1600,
-    want: "+1; xt1",
+    want: "+1; xt2",
   },
   {
     name: "rollback: its own try is the only one where nothing is restarted",
