@@ -66,8 +66,7 @@ function list({ kind, filterKeys, objects }: Kind, { store }: ApiDeps, call: Cal
         .list()
         .filter(
           ({ id, spec }) =>
-            isNamed(filters, { id, name: spec.name }) &&
-            swarmLabelsMatch(spec.labels, filters.get("label")),
+            isNamed(filters, { id, name: spec.name }) && swarmLabelsMatch(spec.labels, filters.get("label")),
         )
         .map((object) => printPayload(kind, object)),
     ),

@@ -186,7 +186,12 @@ function concerned(view: StoreView, events: readonly StoreEvent[]): Set<ServiceI
         if (!ids.has(event.object.serviceId) && matters(view, event)) ids.add(event.object.serviceId);
         break;
       case "nodes":
-        if (event.kind === "updated" && isSameToServices(event.previous, event.object)) break;
+        if (event.kind === "updated" && isSameToServices(event.previous, event.object)) {
+          if (hasComeReady(event.previous, event.object))
+            for (const service of view.services.list())
+              if (service.spec.mode.kind === "global-job") ids.add(service.id);
+          break;
+        }
         for (const task of view.tasks.byNode(event.object.id)) ids.add(task.serviceId);
         for (const service of view.services.list()) {
           if (isPerNode(service)) ids.add(service.id);
@@ -249,6 +254,11 @@ function isReplacing(view: StoreView, task: Task): boolean {
 
 function isUpdating(service: Service): boolean {
   return service.updateStatus?.state === "updating" || service.updateStatus?.state === "rollback_started";
+}
+
+/** A job begins only on nodes that are heard; everything else takes them for what they were before. */
+function hasComeReady(before: Node, node: Node): boolean {
+  return before.status.state !== "ready" && node.status.state === "ready";
 }
 
 function isSameToServices(a: Node, b: Node): boolean {

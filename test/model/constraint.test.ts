@@ -7,6 +7,13 @@ const parsed = [
   { text: "  node.labels.Zone  !=  east 1 ", want: "node.labels.Zone!=east 1" },
   { text: "node.ip==10.0.0.0/8", want: "node.ip==10.0.0.0/8" },
   { text: "engine.labels.a_b-c.d==x*y", want: "engine.labels.a_b-c.d==x*y" },
+  { text: "node.labels.A.b-c_d==Up/Down 1.2", want: "node.labels.A.b-c_d==Up/Down 1.2" },
+  { text: "_private==x", want: "_private==x" },
+  { text: "node.id== a b ", want: "node.id==a b" },
+  { text: "node.id!=a==b", want: "key 'node.id!=a' is invalid" },
+  { text: "n==a", want: "key 'n' is invalid" },
+  { text: "node.id==#1", want: "value '#1' is invalid" },
+  { text: "=", want: "constraint expected one operator from ==, !=" },
   { text: "", want: "constraint expected one operator from ==, !=" },
   { text: "node.id=abc", want: "constraint expected one operator from ==, !=" },
   { text: "node.id~abc", want: "constraint expected one operator from ==, !=" },
@@ -53,9 +60,36 @@ const matched = [
   { text: "node.ip!=10.1.0.0/16", want: false },
   { text: "node.ip==fd00::/8", want: false },
   { text: "node.ip!=nonsense", want: false },
+  { text: "node.ip==10.1.2.300", want: false },
+  { text: "node.ip!=10.1.2.0/33", want: false },
+  { text: "node.ip!=10.1.2.4", want: true },
+  { text: "node.id==HOST100000000000000000000", want: true },
+  { text: "node.id!=host2", want: true },
   { text: "node.unknown==x", want: false },
   { text: "node.unknown!=x", want: false },
 ] as const;
+
+const overSix = { ...node, status: { ...node.status, address: "fd00::12" } } as const;
+const matchedOverSix = [
+  { text: "node.ip==fd00::12", want: true },
+  { text: "node.ip==FD00:0:0::0012", want: true },
+  { text: "node.ip==fd00::/8", want: true },
+  { text: "node.ip!=fd00::/8", want: false },
+  { text: "node.ip==10.0.0.0/8", want: false },
+] as const;
+for (const { text, want } of matchedOverSix) {
+  t.test(`${text} is ${want ? "met" : "not met"} by a node with an IPv6 address`, (t) => {
+    t.equal(nodeMeets([text], overSix), want);
+    t.end();
+  });
+}
+
+t.test("a node that has not described itself has empty values", (t) => {
+  const { description: _unknown, ...silent } = node;
+  t.equal(nodeMeets(["node.hostname!=x", "node.platform.os!=linux", "engine.labels.a!=b"], silent), true);
+  t.equal(nodeMeets(["node.platform.os==linux"], silent), false);
+  t.end();
+});
 
 for (const { text, want } of matched) {
   t.test(`${text} is ${want ? "met" : "not met"}`, (t) => {

@@ -8,6 +8,7 @@ import { jobOf, replaceSpec, rollbackService } from "../../manager/orchestrator/
 import { runRebalancer } from "../../manager/scheduler/run-rebalance.ts";
 import { runScheduler } from "../../manager/scheduler/run.ts";
 import type { Store } from "../../manager/store/store.ts";
+import type { Transaction } from "../../manager/store/transaction.ts";
 import { silentLog, type Log } from "../../runtime/log.ts";
 import { seededRandom } from "../../runtime/random.ts";
 import { VirtualClock, settle } from "../sim/clock.ts";
@@ -79,9 +80,16 @@ export class ScenarioCluster implements AsyncDisposable {
     );
   }
 
-  /** Another manager leads from here on: nothing of the old loops' memory remains. */
-  async changeLeader(term: number): Promise<void> {
+  /**
+   * Another manager leads from here on: nothing of the old loops' memory remains.
+   *
+   * @param meanwhile - Is written between the two, when no loop looks.
+   */
+  async changeLeader(term: number, meanwhile: (tx: Transaction) => void = () => {}): Promise<void> {
     await this.#endLoops();
+    this.#stopAgents();
+    await this.store.update(meanwhile);
+    this.#startAgents();
     this.store.setLeading(undefined);
     this.store.setLeading(term);
     this.startLoops();

@@ -19,4 +19,5 @@ export const clusterSeeds: readonly { readonly seed: number; readonly found: str
     seed: 41022,
     found: "a task was given to a node that lost the label it asks for while that was on its way",
   },
+  { seed: 100429, found: "a global job never began on a node that became eligible while it was not heard" },
 ];

@@ -1,6 +1,6 @@
 /** Rules that need several objects: what is taken by whom, what may be removed when, what is counted. */
 import t from "tap";
-import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { NodeId, TaskId } from "../../../model/ids.ts";
 import type { DesiredState, TaskState } from "../../../model/task.ts";
 import { createTask } from "../../../manager/store/revisions.ts";
 import { newId } from "../../../runtime/random.ts";
@@ -276,7 +276,7 @@ for (const { name, mode, tasks, want } of counted) {
     if (tasks.some((text) => text.startsWith("~")))
       t.equal(await update(harness, "x", plainService("x", { Mode: mode })), "ok");
     await harness.store.update((tx) => {
-      const stored = tx.services.get(service as ServiceId);
+      const stored = tx.services.get(service);
       if (stored === undefined) throw new Error("no service");
       for (const [at, text] of tasks.entries()) {
         const [state, desired] = text.replace("~", "").split("/") as [TaskState, DesiredState];

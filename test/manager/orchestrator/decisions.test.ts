@@ -1,6 +1,5 @@
 import t from "tap";
 import type { RestartPolicy, UpdatePolicy, UpdateStatus } from "../../../model/service.ts";
-import { decideEvictions } from "../../../manager/orchestrator/constraint.ts";
 import { isEqual, isTaskDirty } from "../../../manager/orchestrator/dirty.ts";
 import { decideTrim, isForgotten } from "../../../manager/orchestrator/reaper.ts";
 import { decideReplicated } from "../../../manager/orchestrator/replicated.ts";
@@ -498,24 +497,6 @@ t.test("reaper: history keeps the newest, counts the living, and follows attempt
     gone.map((task) => isForgotten(task, true)),
     [false, true, true, false],
   );
-  t.end();
-});
-
-t.test("enforcer: the newest of what no longer fits has to go, the rest stays", (t) => {
-  const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
-  const node = { ...nodeObject("n1", { nanoCpus: 2e9 }), meta };
-  const placement = taskSpec().placement;
-  const placed = parseTasks("1=running@n1+30 2=running@n1+10 3=running@n1+20 4=failed@n1").map((task) => ({
-    task,
-    reservations: { nanoCpus: 1e9 },
-    placement,
-  }));
-  t.strictSame(
-    decideEvictions(node, placed).map((task) => task.slot),
-    [1],
-  );
-  const paused = { ...node, spec: { ...node.spec, availability: "pause" as const } };
-  t.strictSame(decideEvictions(paused, placed), []);
   t.end();
 });
 
