@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import { type ChannelCredentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import * as x509 from "@peculiar/x509";
 import { splitHostPort } from "../model/address.ts";
-import { ClusterError, errorText } from "../model/errors.ts";
+import { ClusterError, type ErrorCode, errorText } from "../model/errors.ts";
 import type { ClusterId, NodeId } from "../model/ids.ts";
 import { parseJoinToken, rootDigestOf } from "../model/join-token.ts";
 import type { Availability, NodeRole } from "../model/node.ts";
@@ -143,6 +143,9 @@ function unary<Response>(
   });
 }
 
+/** Failures that say nothing of the next manager: it may be there, be quicker, or know the leader. */
+const ofOneManager: ReadonlySet<ErrorCode> = new Set(["unavailable", "deadline-exceeded", "no-leader"]);
+
 /** Tries one manager after another; the last failure is the one worth telling. */
 async function firstOf<Result>(
   remotes: readonly string[],
@@ -157,7 +160,7 @@ async function firstOf<Result>(
     } catch (cause) {
       const code = cause instanceof ClusterError ? cause.code : "unavailable";
       last = new ClusterError(code, failureText(remote, code, cause), { cause });
-      if (code !== "unavailable" && code !== "no-leader") break; // Another manager would say the same.
+      if (!ofOneManager.has(code)) break; // Another manager would say the same.
     }
   }
   throw last;
@@ -166,10 +169,13 @@ async function firstOf<Result>(
 /** How OpenSSL words that the other side speaks something else, or wants a certificate that only managers have. */
 const tlsFailure = /SSL routines|\bEPROTO\b|socket disconnected before secure TLS connection/;
 
-function failureText(remote: string, code: string, cause: unknown): string {
+function failureText(remote: string, code: ErrorCode, cause: unknown): string {
   const text = errorText(cause);
   if (tlsFailure.test(text)) {
     return `cannot join by ${remote}: what listens there is no manager's cluster port (its answer is not the TLS of one); the usual port is 2377`;
+  }
+  if (code === "deadline-exceeded") {
+    return `no manager answered at ${remote} within ${callTimeoutMs / 1_000} s: is shoald running there, does the firewall let 2377/tcp pass, or is that host overloaded?`;
   }
   if (code !== "unavailable") return `manager ${remote}: ${text}`;
   // gRPC wraps the system's own words in many of its own.

@@ -46,6 +46,10 @@ export const defaultHealthRetries = 3;
 export const defaultTaskHistoryLimit = 5;
 /** Nodes are heard every second and given up after `heartbeatGrace` of these. */
 export const defaultHeartbeatPeriodMs = 1_000;
+/** Faster ones would take nodes for lost that a busy host merely let wait. */
+export const minimumHeartbeatPeriodMs = 100;
+/** Longer than this nobody wants to wait for a lost node. */
+export const maximumHeartbeatPeriodMs = 24 * 3_600_000;
 /** Missed heartbeats until a node is down: survives a lost packet and a short pause. */
 export const heartbeatGrace = 3;
 /** 90 days. */

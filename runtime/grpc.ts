@@ -8,6 +8,11 @@ import { type Peer, peerOfSocket, serverContextOptions, type TlsKeeper } from ".
 export const messageLimitBytes = 8 * 1024 * 1024;
 const handshakeTimeoutMs = 10_000;
 const connectionLimit = 20_000;
+/**
+ * Of connections without a certificate that we believe: joiners, who are done within seconds, and whoever finds the port. Each costs
+ * some 100 kB, so they may be neither many nor long, and never keep a node from its manager.
+ */
+const defaultStrangers: StrangerLimits = { count: 1_024, lifeMs: 30_000 };
 /** How long streams may take to end by themselves when a listener closes. */
 const drainMs = 500;
 
@@ -48,6 +53,11 @@ export function createGrpcServer(): Server {
   });
 }
 
+interface StrangerLimits {
+  readonly count: number;
+  readonly lifeMs: number;
+}
+
 /** A gRPC listener on which callers with and without a certificate are told apart. */
 export interface GrpcListener {
   /** As bound; differs from what was asked for when that was 0. */
@@ -73,8 +83,10 @@ export async function listenGrpc(options: {
   readonly log: Log;
   /** Protocols (ALPN names) other than gRPC that are served on the same port, behind the same handshake. */
   readonly protocols?: ReadonlyMap<string, (socket: TLSSocket, peer: Peer) => void>;
+  readonly strangers?: StrangerLimits;
 }): Promise<GrpcListener> {
-  const { server, keeper, log, protocols = new Map<string, never>() } = options;
+  const { server, keeper, log, protocols = new Map<string, never>(), strangers = defaultStrangers } = options;
+  let strangerCount = 0;
   const injector: ConnectionInjector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const peers = new Map<string, Peer>();
   const sockets = new Set<TLSSocket>();
@@ -95,6 +107,19 @@ export async function listenGrpc(options: {
     }
     const key = `${socket.remoteAddress}:${socket.remotePort}`; // As grpc-js prints a call's peer.
     const peer = peerOfSocket(socket);
+    if (peer.kind !== "verified") {
+      if (strangerCount >= strangers.count) {
+        log.debug({ address: peer.address }, "too many connections without a certificate");
+        socket.destroy();
+        return;
+      }
+      strangerCount += 1;
+      const timer = setTimeout(() => socket.destroy(), strangers.lifeMs);
+      socket.once("close", () => {
+        clearTimeout(timer);
+        strangerCount -= 1;
+      });
+    }
     peers.set(key, peer);
     sockets.add(socket);
     socket.once("close", () => {

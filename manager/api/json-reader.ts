@@ -17,6 +17,8 @@ export interface JsonObject {
   /** 0 when absent; refused when JavaScript cannot hold it exactly. */
   integer(name: string): number;
   optionalInteger(name: string): number | undefined;
+  /** An integer that is not negative. */
+  optionalCount(name: string): number | undefined;
   number(name: string): number;
   /** Integer nanoseconds on the wire, milliseconds here (with fraction). */
   optionalMs(name: string): number | undefined;
@@ -64,6 +66,13 @@ export function jsonObject(value: unknown, path: string): JsonObject {
         throw wrongKind(at(name), "an integer", found);
       if (!Number.isSafeInteger(found)) {
         throw invalid(`invalid JSON: ${at(name)} is ${found}: at most 2^53-1 is supported`);
+      }
+      return found;
+    },
+    optionalCount(name) {
+      const found = reader.optionalInteger(name);
+      if (found !== undefined && found < 0) {
+        throw invalid(`invalid JSON: ${at(name)} is ${found}: it cannot be negative`);
       }
       return found;
     },

@@ -60,7 +60,7 @@ function parseTask(json: JsonObject, networks: readonly JsonObject[]): TaskSpec 
     restart: parseRestart(json.object("RestartPolicy")),
     placement: parsePlacement(json.object("Placement")),
     networks: networks.map(parseNetworkReference),
-    forceUpdate: json.integer("ForceUpdate"),
+    forceUpdate: json.optionalCount("ForceUpdate") ?? 0,
     ...present({
       logDriver: parseNamedOptions(json.object("LogDriver")),
     }),

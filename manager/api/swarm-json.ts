@@ -4,7 +4,9 @@ import { clusterLabelProblems } from "../../model/cluster-labels.ts";
 import {
   defaultCertificateValidityMs,
   defaultClusterSpec,
+  maximumHeartbeatPeriodMs,
   minimumCertificateValidityMs,
+  minimumHeartbeatPeriodMs,
 } from "../../model/defaults.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { JsonObject } from "./json-reader.ts";
@@ -40,6 +42,9 @@ export function parseClusterSpec(json: JsonObject): ClusterSpec {
   const heartbeatPeriodMs =
     json.object("Dispatcher").optionalMs("HeartbeatPeriod") || defaultClusterSpec.heartbeatPeriodMs;
   if (heartbeatPeriodMs < 0) throw invalid("heartbeat time period cannot be a negative duration");
+  if (heartbeatPeriodMs < minimumHeartbeatPeriodMs || heartbeatPeriodMs > maximumHeartbeatPeriodMs) {
+    throw invalid("heartbeat time period must be between 100ms and 24h0m0s");
+  }
   if (json.object("EncryptionConfig").flag("AutoLockManagers"))
     throw later("auto-lock (EncryptionConfig.AutoLockManagers)");
   const labels = json.labels("Labels");
@@ -53,9 +58,9 @@ export function parseClusterSpec(json: JsonObject): ClusterSpec {
     heartbeatPeriodMs,
     certificateValidityMs,
     snapshotIntervalEntries:
-      raft.optionalInteger("SnapshotInterval") || defaultClusterSpec.snapshotIntervalEntries,
+      raft.optionalCount("SnapshotInterval") || defaultClusterSpec.snapshotIntervalEntries,
     slowFollowerEntries:
-      raft.optionalInteger("LogEntriesForSlowFollowers") ?? defaultClusterSpec.slowFollowerEntries,
+      raft.optionalCount("LogEntriesForSlowFollowers") ?? defaultClusterSpec.slowFollowerEntries,
     autoLockManagers: false,
     ...present({
       logDriver: parseNamedOptions(json.object("TaskDefaults").object("LogDriver")),

@@ -27,7 +27,7 @@ export function sessionInfo(
 }
 
 export function heartbeatPeriodMs(view: StoreView): number {
-  return view.cluster?.spec.heartbeatPeriodMs ?? defaultHeartbeatPeriodMs;
+  return Math.ceil(view.cluster?.spec.heartbeatPeriodMs ?? defaultHeartbeatPeriodMs); // The API takes nanoseconds.
 }
 
 /** Whether a node's change shows in the information of every session. */

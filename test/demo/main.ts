@@ -8,7 +8,8 @@ import { sleep } from "../lab/shell.ts";
 import { nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
 
 const examples = fileURLToPath(new URL("../../../examples/", import.meta.url));
-const stepLimitMs = 60_000;
+/** Generous: a busy machine is slow, and a step that is still getting on has not failed. */
+const stepLimitMs = 180_000;
 const lookEveryMs = 100;
 /** Between two drawings; where each one stays as lines of text, fewer are better. */
 const drawEveryMs = process.stdout.isTTY ? 150 : 1_000;

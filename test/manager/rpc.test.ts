@@ -1,7 +1,8 @@
 import { Client, Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { X509Certificate } from "node:crypto";
+import { once } from "node:events";
 import { type AddressInfo, connect as connectTcp, createServer, type Socket } from "node:net";
-import { connect } from "node:tls";
+import { connect, type TLSSocket } from "node:tls";
 import t, { type Test } from "tap";
 import { createRoot } from "../../manager/ca/root.ts";
 import { callManager, ManagerChannels } from "../../manager/peers.ts";
@@ -110,6 +111,31 @@ t.test("over real sockets, every RPC refuses whoever it is not for", async (t) =
     new X509Certificate(renewed.certificatePem).serialNumber,
     "the new certificate is shown",
   );
+});
+
+t.test("who shows no certificate does not stay, and never keeps a node out", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener } = await serve(t, root, undefined, { count: 2, lifeMs: 1_500 });
+  const open = async (identity?: TlsIdentity): Promise<TLSSocket> => {
+    const shown = identity && { cert: identity.certificatePem, key: identity.keyPem };
+    const trust = { rejectUnauthorized: false, ALPNProtocols: ["h2"] };
+    const socket = connect({ port: listener.port, host: "127.0.0.1", ...trust, ...shown });
+    t.teardown(() => socket.destroy());
+    socket.on("error", () => {}).resume();
+    await once(socket, "secureConnect");
+    return socket;
+  };
+  const expected = await identityOf(root, ids.worker, "worker");
+  const strangers = [await open(), await open()];
+  const left = Promise.all(strangers.map((socket) => once(socket, "close")));
+  const third = await open();
+  if (!third.closed) await once(third, "close"); // One too many, refused at once.
+  t.notOk(strangers.some(({ closed }) => closed));
+  const node = await open(expected);
+  await left;
+  t.notOk(node.closed, "a node stays");
+  const next = await open();
+  t.notOk(next.closed, "their places are free again");
 });
 
 t.test("a client speaks only to a manager of its own cluster", async (t) => {
@@ -226,6 +252,7 @@ async function serve(
   t: Test,
   root: Awaited<ReturnType<typeof createRoot>>,
   forward = async (): Promise<ForwardResponse> => ForwardResponse.create(),
+  strangers?: Parameters<typeof listenGrpc>[0]["strangers"],
 ) {
   const identity: TlsIdentity = await identityOf(root, ids.server, "manager");
   const keeper = new TlsKeeper(identity);
@@ -249,7 +276,8 @@ async function serve(
   server.addService(DispatcherService, {
     session: bidi(doors, "/shoal.v1.Dispatcher/Session", async () => {}),
   });
-  listener = await listenGrpc({ server, keeper, host: "127.0.0.1", port: 0, log: silentLog });
+  const options = { server, keeper, host: "127.0.0.1", port: 0, log: silentLog };
+  listener = await listenGrpc(strangers === undefined ? options : { ...options, strangers });
   const closing = listener;
   t.teardown(() => closing.close());
   return { listener, keeper };

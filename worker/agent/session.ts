@@ -1,3 +1,4 @@
+import { minimumHeartbeatPeriodMs } from "../../model/defaults.ts";
 import { errorText } from "../../model/errors.ts";
 import { taskStates } from "../../model/task.ts";
 import type { NodeDescription } from "../../model/node.ts";
@@ -156,7 +157,8 @@ function runSession(
   const client = deps.connect(address);
   const stream = client.session();
   return new Promise((resolve) => {
-    const timers: (() => void)[] = [];
+    let beatMs = 0;
+    let cancelBeat: () => void = () => {};
     let isOpen = false;
     let hasEnded = false;
     const cancelFirst = clock.after(patienceMs, () => lost("it does not answer", true));
@@ -191,11 +193,20 @@ function runSession(
         cancelFirst();
         managers.succeeded(address);
         log.info({ manager: address, session: info.sessionId }, "session opened");
-        timers.push(clock.every(Math.max(100, info.heartbeatPeriodMs), heartbeat));
         line.open((message) => stream.write(message));
       }
+      followPeriod(info.heartbeatPeriodMs);
       handlers.onInfo(info, isNew);
       if (isNew) reporter.restart();
+    }
+
+    /** A longer one would end after the grace that the last heartbeat was given, so another follows at once. */
+    function followPeriod(periodMs: number): void {
+      if (periodMs === beatMs) return;
+      if (beatMs !== 0) heartbeat();
+      beatMs = periodMs;
+      cancelBeat();
+      cancelBeat = clock.every(Math.max(minimumHeartbeatPeriodMs, periodMs), heartbeat);
     }
 
     function heartbeat(): void {
@@ -214,7 +225,7 @@ function runSession(
       if (hasEnded) return;
       hasEnded = true;
       cancelFirst();
-      for (const cancel of timers) cancel();
+      cancelBeat();
       signal.removeEventListener("abort", onAbort);
       line.close();
       stream.removeAllListeners("data");

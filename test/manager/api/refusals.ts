@@ -393,6 +393,27 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
       400,
       "minimum certificate expiry time is: 1h0m0s",
     ],
+    ...[1, 1_500_000, 5_000_000_000_000_000].map(
+      (nanoseconds) =>
+        [
+          "POST /swarm/update?version=1",
+          { Dispatcher: { HeartbeatPeriod: nanoseconds } },
+          400,
+          "heartbeat time period must be between 100ms and 24h0m0s",
+        ] as const,
+    ),
+    [
+      "POST /swarm/update?version=1",
+      { Raft: { SnapshotInterval: -1 } },
+      400,
+      "invalid JSON: Raft.SnapshotInterval is -1: it cannot be negative",
+    ],
+    [
+      "POST /services/create",
+      template({ ForceUpdate: -1 }),
+      400,
+      "invalid JSON: TaskTemplate.ForceUpdate is -1: it cannot be negative",
+    ],
     [
       "GET /events?since=yesterday",
       undefined,

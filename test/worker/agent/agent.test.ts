@@ -361,6 +361,21 @@ t.test("a gap in the assignments makes a new session with a complete set", async
   t.equal(world.manager.latest.get("t1")?.state, "running", "the stale message was not acted on");
 });
 
+t.test("an open session follows a changed heartbeat period, and one heartbeat comes at once", async (t) => {
+  const world = await World.make(t);
+  const { manager } = world;
+  manager.heartbeatPeriodMs = 3_600_000;
+  await world.start();
+  await manager.until("a session", () => manager.sessionCount === 1);
+  manager.heartbeatPeriodMs = 7_200_000;
+  manager.sendInfo();
+  await manager.until("one at once", () => manager.heartbeatCount === 1);
+  manager.heartbeatPeriodMs = 100;
+  manager.sendInfo();
+  await manager.until("many", () => manager.heartbeatCount >= 4);
+  t.equal(manager.sessionCount, 1);
+});
+
 t.test("networks are in place before a task of theirs, and the set is then confirmed", async (t) => {
   const world = await World.make(t);
   world.manager.extra = {

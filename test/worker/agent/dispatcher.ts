@@ -3,7 +3,12 @@ import type { ServerDuplexStream } from "@grpc/grpc-js";
 import type { TaskState } from "../../../model/task.ts";
 import { taskStates } from "../../../model/task.ts";
 import { Assignments, DispatcherClient, DispatcherService } from "../../../proto/gen/shoal/dispatcher.ts";
-import type { DeepPartial, ManagerMessage, WorkerMessage } from "../../../proto/gen/shoal/dispatcher.ts";
+import type {
+  DeepPartial,
+  ManagerMessage,
+  SessionInfo,
+  WorkerMessage,
+} from "../../../proto/gen/shoal/dispatcher.ts";
 import type { TlsIdentity } from "../../../runtime/tls.ts";
 import type { Assignment } from "../../../worker/agent/assignment.ts";
 
@@ -19,6 +24,7 @@ export class FakeDispatcher {
   acknowledges = true;
   sessionCount = 0;
   heartbeatCount = 0;
+  heartbeatPeriodMs = 100;
   readonly applied: number[] = [];
   /** Every status as it came: "task=state". */
   readonly seen: string[] = [];
@@ -141,16 +147,7 @@ export class FakeDispatcher {
     }
     this.sessionCount += 1;
     this.#streams.add(stream);
-    const info = {
-      sessionId: `s${this.sessionCount}`,
-      heartbeatPeriodMs: 100,
-      managers: [{ nodeId: "m", address: this.address, leader: true }],
-      rootPem: "root",
-      desiredRole: "worker",
-      certificateGeneration: 0,
-      clusterId: "c",
-    };
-    stream.write({ body: { $case: "info", value: info } });
+    stream.write({ body: { $case: "info", value: this.#info() } });
     if (this.tasks === undefined) return;
     this.#sequence = 1;
     const value = Assignments.fromPartial({
@@ -160,6 +157,23 @@ export class FakeDispatcher {
       tasks: this.tasks.map(printTask),
     });
     stream.write({ body: { $case: "assignments", value } });
+  }
+
+  /** Tells every session what it should know of the cluster, as managers do whenever that changes. */
+  sendInfo(): void {
+    for (const stream of this.#streams) stream.write({ body: { $case: "info", value: this.#info() } });
+  }
+
+  #info(): SessionInfo {
+    return {
+      sessionId: `s${this.sessionCount}`,
+      heartbeatPeriodMs: this.heartbeatPeriodMs,
+      managers: [{ nodeId: "m", address: this.address, leader: true }],
+      rootPem: "root",
+      desiredRole: "worker",
+      certificateGeneration: 0,
+      clusterId: "c",
+    };
   }
 }
 
