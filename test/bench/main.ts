@@ -10,7 +10,8 @@ import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
 import { benchStorage, type StorageBenchOptions } from "./raft-storage.ts";
 import { machine, markdownTable } from "./report.ts";
-import { benchScale, figuresTable, type ScaleBenchOptions } from "./scale.ts";
+import { benchLoops, loopsTable, type LoopsBenchOptions } from "./scale-loops.ts";
+import { benchScale, figuresTable, type ScaleBenchOptions, scaleSteps, type ScaleStep } from "./scale.ts";
 import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
 interface Flags {
@@ -159,7 +160,8 @@ program
   .option("--services <n>", "", count, 10)
   .option("--replicas <n>", "of each service", count, 100)
   .option("--timeout-seconds <n>", "of each step", count, 400)
-  .option("--profile <directory>", "for V8 profiles of the managers")
+  .option("--steps <names>", `any of ${scaleSteps.join(",")}`, stepList, [...scaleSteps].slice(1))
+  .option("--profile <directory>", "for V8 profiles of all processes")
   .option("--markdown <file>", "also write the table there")
   .action(async ({ markdown, ...options }: ScaleBenchOptions & { readonly markdown?: string }) => {
     const figures = await benchScale(options, (line) => console.log(line));
@@ -167,6 +169,16 @@ program
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
   });
+
+program
+  .command("scale-loops")
+  .description(
+    "the leader's loops alone on one core, and a follower's store: processor time and memory for a task",
+  )
+  .option("--workers <n>", "", count, 1_000)
+  .option("--services <n>", "", count, 50)
+  .option("--replicas <n>", "of each service", count, 1_000)
+  .action(async (options: LoopsBenchOptions) => console.log(loopsTable(await benchLoops(options))));
 
 program
   .command("raft-stalls")
@@ -215,6 +227,14 @@ async function driveFile(
 /** Such as "1,64,1000". */
 function counts(value: string): number[] {
   return value.split(",").map(count);
+}
+
+function stepList(value: string): ScaleStep[] {
+  return value.split(",").map((name) => {
+    const step = scaleSteps.find((each) => each === name);
+    if (step === undefined) throw new InvalidArgumentError(`any of ${scaleSteps.join(",")} is accepted.`);
+    return step;
+  });
 }
 
 function count(value: string): number {

@@ -48,6 +48,8 @@ export interface WorkersView {
 }
 
 export interface WorkersAnswer {
+  /** Of the request. */
+  readonly id: number;
   readonly view: WorkersView;
   readonly error?: string;
 }
@@ -62,17 +64,19 @@ const gibibyte = 2 ** 30;
 
 const log = createLog("simulated", "error");
 const workers: SimulatedWorker[] = [];
+let openCount = 0;
+const openNow = (): number => openCount;
 
-process.on("message", (request: WorkersRequest) => {
+process.on("message", ({ id, request }: { readonly id: number; readonly request: WorkersRequest }) => {
   carryOut(request).then(
-    () => answer(),
-    (error: unknown) => answer(error instanceof Error ? (error.stack ?? error.message) : String(error)),
+    () => answer(id),
+    (error: unknown) => answer(id, error instanceof Error ? (error.stack ?? error.message) : String(error)),
   );
 });
 process.on("disconnect", () => process.exit(0));
 
-function answer(error?: string): void {
-  const whole: WorkersAnswer = { view: look(), ...(error === undefined ? {} : { error }) };
+function answer(id: number, error?: string): void {
+  const whole: WorkersAnswer = { id, view: look(), ...(error === undefined ? {} : { error }) };
   process.send?.(whole);
 }
 
@@ -81,9 +85,8 @@ async function carryOut(request: WorkersRequest): Promise<void> {
     case "certify":
       return certify(request);
     case "connect":
-      for (const worker of workers) {
-        while (workers.filter(({ isStarted, isOpen }) => isStarted && !isOpen).length >= opensUnderWay)
-          await systemClock.sleep(openPollMs);
+      for (const [started, worker] of workers.entries()) {
+        while (started - openNow() >= opensUnderWay) await systemClock.sleep(openPollMs);
         worker.start();
       }
       return;
@@ -148,7 +151,6 @@ class SimulatedWorker {
   readonly #reporter: Reporter = new Reporter(() => this.#sender.schedule(this.#reporter));
   readonly #tasks = new Set<TaskId>();
   #sequence = 0;
-  isStarted = false;
   isOpen = false;
   lostCount = 0;
 
@@ -172,7 +174,6 @@ class SimulatedWorker {
   }
 
   start(): void {
-    this.isStarted = true;
     const deps = {
       clock: systemClock,
       random: systemRandom,
@@ -185,12 +186,14 @@ class SimulatedWorker {
       description: () => this.#description(),
       dataPathAddress: "127.0.0.1",
       onInfo: (info: { readonly managers: readonly { readonly address: string }[] }): void => {
+        if (!this.isOpen) openCount += 1;
         this.isOpen = true;
         this.#managers.replace(info.managers.map(({ address }) => address));
       },
       onAssignments: (message: Assignments) => this.#take(message),
       onEnd: () => {
         this.isOpen = false;
+        openCount -= 1;
         this.lostCount += 1;
       },
     };
