@@ -1,4 +1,4 @@
-import { Index, Table, type Row } from "./tables.ts";
+import { Index, indexesOf, type Row, type Table } from "./tables.ts";
 
 /** What both committed tables and overlays answer. */
 export interface Reads<T extends Row> {
@@ -41,14 +41,15 @@ export interface OverlayEntry<T extends Row> {
 export class Overlay<T extends Row> implements Reads<T> {
   readonly base: Table<T>;
   readonly #entries = new Map<string, OverlayEntry<T>>();
-  /** Present objects of `#entries`, with indexes of their own. */
-  readonly #present: Table<T>;
+  /** Present objects of `#entries`. */
+  readonly #present = new Map<string, T>();
+  /** Over `#present`; each is made when it is first asked for, as most transactions ask for none. */
+  readonly #indexes = new Map<string, Index<T>>();
   readonly #undo: { readonly id: string; readonly before: OverlayEntry<T> | undefined }[] = [];
   #countDelta = 0;
 
   constructor(base: Table<T>) {
     this.base = base;
-    this.#present = new Table(base.definition);
   }
 
   get count(): number {
@@ -67,7 +68,7 @@ export class Overlay<T extends Row> implements Reads<T> {
 
   *values(): Iterable<T> {
     for (const [id, object] of this.base.rows) if (!this.#entries.has(id)) yield object;
-    yield* this.#present.rows.values();
+    yield* this.#present.values();
   }
 
   lookup(index: string, key: string): readonly T[] {
@@ -77,8 +78,8 @@ export class Overlay<T extends Row> implements Reads<T> {
       const object = this.base.rows.get(id);
       if (object !== undefined) found.push(object);
     }
-    for (const id of this.#present.index(index).ids(key)) {
-      const object = this.#present.rows.get(id);
+    for (const id of this.#index(index).ids(key)) {
+      const object = this.#present.get(id);
       if (object !== undefined) found.push(object);
     }
     return found;
@@ -86,8 +87,8 @@ export class Overlay<T extends Row> implements Reads<T> {
 
   lookupCount(index: string, key: string): number {
     if (this.#entries.size === 0) return this.base.index(index).count(key);
-    const inBase: Index = this.base.index(index);
-    let count = this.#present.index(index).count(key);
+    const inBase = this.base.index(index);
+    let count = this.#index(index).count(key);
     if (inBase.count(key) <= this.#entries.size) {
       for (const id of inBase.ids(key)) if (!this.#entries.has(id)) count += 1;
       return count;
@@ -131,9 +132,27 @@ export class Overlay<T extends Row> implements Reads<T> {
     const was = this.get(id) !== undefined;
     if (entry === undefined) this.#entries.delete(id);
     else this.#entries.set(id, entry);
-    if (entry?.object === undefined) this.#present.remove(id);
-    else this.#present.put(entry.object);
+    const before = this.#present.get(id);
+    const object = entry?.object;
+    if (object === undefined) this.#present.delete(id);
+    else this.#present.set(id, object);
+    for (const index of this.#indexes.values()) {
+      if (object !== undefined) index.put(object, before);
+      else if (before !== undefined) index.remove(before);
+    }
     const is = this.get(id) !== undefined;
     this.#countDelta += Number(is) - Number(was);
+  }
+
+  #index(name: string): Index<T> {
+    const known = this.#indexes.get(name);
+    if (known !== undefined) return known;
+    const definition = indexesOf(this.base.definition)[name];
+    if (definition === undefined)
+      throw new Error(`assertion failed: no index ${name} of ${this.base.definition.noun}`);
+    const index = new Index(definition);
+    for (const object of this.#present.values()) index.put(object, undefined);
+    this.#indexes.set(name, index);
+    return index;
   }
 }

@@ -405,13 +405,11 @@ function putInto(tables: Tables, change: Change): ObjectEvent | undefined {
   // Table and object belong together by construction; the union of all tables cannot show it.
   const table = tables[change.table] as unknown as Table<Row>;
   if (change.kind === "remove") {
-    const previous = table.rows.get(change.id);
+    const previous = table.remove(change.id);
     if (previous === undefined) return undefined;
-    table.remove(change.id);
     return { kind: "removed", table: change.table, object: previous } as ObjectEvent;
   }
-  const previous = table.rows.get(change.object.id);
-  table.put(change.object);
+  const previous = table.put(change.object);
   if (previous === undefined)
     return { kind: "created", table: change.table, object: change.object } as ObjectEvent;
   return { kind: "updated", table: change.table, object: change.object, previous } as ObjectEvent;

@@ -42,21 +42,43 @@ export interface Row {
   readonly meta: Meta;
 }
 
-/** The keys under which an object is found in one index; most have exactly one. */
-type KeysOf<T> = (object: T) => readonly string[];
+export interface IndexDefinition<T> {
+  /** The keys under which an object is found; most have exactly one. */
+  readonly keys: (object: T) => readonly string[];
+  /** Whether two states of one object surely have the same keys: most writes move nothing, and making keys costs more. */
+  readonly same: (before: T, after: T) => boolean;
+}
 
 export interface TableDefinition<T extends Row> {
   /** What one object is called in messages. */
   readonly noun: string;
   /** Names are unique without regard to case. */
   readonly nameOf?: (object: T) => string;
-  readonly indexes: Readonly<Record<string, KeysOf<T>>>;
+  readonly indexes: Readonly<Record<string, IndexDefinition<T>>>;
 }
 
 const nothing: readonly string[] = [];
 /** The one key of the index of ingress networks, of which there is at most one. */
 export const ingressKey = "ingress";
-const theIngress: readonly string[] = [ingressKey];
+
+/** By a field that holds one key, or none. */
+function byField<T extends Row>(fieldOf: (object: T) => string | undefined): IndexDefinition<T> {
+  return {
+    keys: (object) => {
+      const key = fieldOf(object);
+      return key === undefined ? nothing : [key];
+    },
+    same: (before, after) => fieldOf(before) === fieldOf(after),
+  };
+}
+
+/** By keys that change only when one of these fields does. */
+function byKeys<T extends Row>(
+  keys: (object: T) => readonly string[],
+  ...fields: readonly (keyof T)[]
+): IndexDefinition<T> {
+  return { keys, same: (before, after) => fields.every((field) => before[field] === after[field]) };
+}
 
 export const definitions: { readonly [Name in TableName]: TableDefinition<Objects[Name]> } = {
   cluster: { noun: "cluster", indexes: {} },
@@ -64,31 +86,45 @@ export const definitions: { readonly [Name in TableName]: TableDefinition<Object
     noun: "service",
     nameOf: (service) => service.spec.name,
     indexes: {
-      network: (service) => service.endpoint?.virtualIps.map(({ networkId }) => networkId) ?? nothing,
+      network: byKeys(
+        ({ endpoint }) => endpoint?.virtualIps.map(({ networkId }) => networkId) ?? nothing,
+        "endpoint",
+      ),
     },
   },
   tasks: {
     noun: "task",
     indexes: {
-      service: (task) => [task.serviceId],
-      node: (task) => (task.nodeId === undefined ? nothing : [task.nodeId]),
-      slot: (task) => (task.slot === 0 ? nothing : [slotIndexKey(task.serviceId, task.slot)]),
-      network: (task) => task.networks.map((attachment) => attachment.networkId),
-      revision: (task) => [revisionKey(task.serviceId, task.specVersion)],
+      service: byField((task) => task.serviceId),
+      node: byField((task) => task.nodeId),
+      slot: byKeys(
+        ({ serviceId, slot }) => (slot === 0 ? nothing : [slotIndexKey(serviceId, slot)]),
+        "serviceId",
+        "slot",
+      ),
+      network: byKeys(
+        ({ networks }) => (networks.length === 0 ? nothing : networks.map(({ networkId }) => networkId)),
+        "networks",
+      ),
+      revision: byKeys(
+        ({ serviceId, specVersion }) => [revisionKey(serviceId, specVersion)],
+        "serviceId",
+        "specVersion",
+      ),
     },
   },
   nodes: {
     noun: "node",
-    indexes: { hostname: (node) => [(node.description?.hostname ?? "").toLowerCase()] },
+    indexes: { hostname: byField((node) => (node.description?.hostname ?? "").toLowerCase()) },
   },
   networks: {
     noun: "network",
     nameOf: (network) => network.spec.name,
-    indexes: { ingress: (network) => (network.spec.ingress ? theIngress : nothing) },
+    indexes: { ingress: byField((network) => (network.spec.ingress ? ingressKey : undefined)) },
   },
   secrets: { noun: "secret", nameOf: (secret) => secret.spec.name, indexes: {} },
   configs: { noun: "config", nameOf: (config) => config.spec.name, indexes: {} },
-  revisions: { noun: "revision", indexes: { service: (revision) => [revision.serviceId] } },
+  revisions: { noun: "revision", indexes: { service: byField((revision) => revision.serviceId) } },
 };
 
 export function slotIndexKey(serviceId: string, slot: number): string {
@@ -101,27 +137,32 @@ export const nameIndex = "name";
 /** All indexes of a table, the name index included, as one record. */
 export function indexesOf<T extends Row>(
   definition: TableDefinition<T>,
-): Readonly<Record<string, KeysOf<T>>> {
+): Readonly<Record<string, IndexDefinition<T>>> {
   const nameOf = definition.nameOf;
   if (nameOf === undefined) return definition.indexes;
-  return { ...definition.indexes, [nameIndex]: (object) => [nameOf(object).toLowerCase()] };
+  return { ...definition.indexes, [nameIndex]: byField((object) => nameOf(object).toLowerCase()) };
 }
 
-/** Key → ids. A key with one id, by far the most common, costs no set. */
-export class Index {
+/** Key → ids, over the objects that it is told of. A key with one id, by far the most common, costs no set. */
+export class Index<T extends Row> {
+  readonly #definition: IndexDefinition<T>;
   readonly #buckets = new Map<string, string | Set<string>>();
 
-  add(key: string, id: string): void {
-    const bucket = this.#buckets.get(key);
-    if (bucket === undefined) this.#buckets.set(key, id);
-    else if (typeof bucket !== "string") bucket.add(id);
-    else if (bucket !== id) this.#buckets.set(key, new Set([bucket, id]));
+  constructor(definition: IndexDefinition<T>) {
+    this.#definition = definition;
   }
 
-  remove(key: string, id: string): void {
-    const bucket = this.#buckets.get(key);
-    if (bucket === id) this.#buckets.delete(key);
-    else if (typeof bucket === "object" && bucket.delete(id) && bucket.size === 0) this.#buckets.delete(key);
+  /** @param before - The same object as it was known until now. */
+  put(object: T, before: T | undefined): void {
+    if (before !== undefined) {
+      if (this.#definition.same(before, object)) return;
+      this.remove(before);
+    }
+    for (const key of this.#definition.keys(object)) this.#add(key, object.id);
+  }
+
+  remove(object: T): void {
+    for (const key of this.#definition.keys(object)) this.#drop(key, object.id);
   }
 
   /** The ids under a key, in the order they came. */
@@ -136,56 +177,58 @@ export class Index {
     if (bucket === undefined) return 0;
     return typeof bucket === "string" ? 1 : bucket.size;
   }
+
+  #add(key: string, id: string): void {
+    const bucket = this.#buckets.get(key);
+    if (bucket === undefined) this.#buckets.set(key, id);
+    else if (typeof bucket !== "string") bucket.add(id);
+    else if (bucket !== id) this.#buckets.set(key, new Set([bucket, id]));
+  }
+
+  #drop(key: string, id: string): void {
+    const bucket = this.#buckets.get(key);
+    if (bucket === id) this.#buckets.delete(key);
+    else if (typeof bucket === "object" && bucket.delete(id) && bucket.size === 0) this.#buckets.delete(key);
+  }
 }
 
 /** Rows by id and a set of indexes over them, kept current with every write. */
 export class Table<T extends Row> {
   readonly definition: TableDefinition<T>;
   readonly rows = new Map<string, T>();
-  readonly #keysOf: readonly (readonly [string, KeysOf<T>])[];
-  readonly #indexes: ReadonlyMap<string, Index>;
+  readonly #indexes: ReadonlyMap<string, Index<T>>;
+  /** The same once more, for a walk with every write. */
+  readonly #indexList: readonly Index<T>[];
 
   constructor(definition: TableDefinition<T>) {
     this.definition = definition;
-    this.#keysOf = Object.entries(indexesOf(definition));
-    this.#indexes = new Map(this.#keysOf.map(([name]) => [name, new Index()]));
+    const definitions = Object.entries(indexesOf(definition));
+    this.#indexes = new Map(definitions.map(([name, each]) => [name, new Index(each)]));
+    this.#indexList = [...this.#indexes.values()];
   }
 
-  put(object: T): void {
-    const old = this.rows.get(object.id);
+  /** @returns What the row was before. */
+  put(object: T): T | undefined {
+    const before = this.rows.get(object.id);
     this.rows.set(object.id, object);
-    for (const [name, keysOf] of this.#keysOf) {
-      const keys = keysOf(object);
-      const index = this.index(name);
-      if (old !== undefined) {
-        const oldKeys = keysOf(old);
-        if (sameKeys(keys, oldKeys)) continue;
-        for (const key of oldKeys) index.remove(key, old.id);
-      }
-      for (const key of keys) index.add(key, object.id);
-    }
+    for (const index of this.#indexList) index.put(object, before);
+    return before;
   }
 
-  remove(id: string): void {
-    const old = this.rows.get(id);
-    if (old === undefined) return;
+  /** @returns What the row was. */
+  remove(id: string): T | undefined {
+    const before = this.rows.get(id);
+    if (before === undefined) return undefined;
     this.rows.delete(id);
-    for (const [name, keysOf] of this.#keysOf) {
-      for (const key of keysOf(old)) this.index(name).remove(key, id);
-    }
+    for (const index of this.#indexList) index.remove(before);
+    return before;
   }
 
-  index(name: string): Index {
+  index(name: string): Index<T> {
     const index = this.#indexes.get(name);
     if (index === undefined) throw new Error(`assertion failed: no index ${name} of ${this.definition.noun}`);
     return index;
   }
-}
-
-function sameKeys(a: readonly string[], b: readonly string[]): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
 }
 
 export type Tables = { readonly [Name in TableName]: Table<Objects[Name]> };
