@@ -5,7 +5,7 @@ import type { Service, ServiceEndpoint } from "../../model/service.ts";
 import { isTerminal, isWanted, type NetworkAttachment, portKey, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
 import type { StoreEvent } from "../store/change.ts";
-import { revisionOfTask } from "../store/revisions.ts";
+import { pending, revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { AllocationBook, type AllocationScene, isAllocated, type Outcome } from "./book.ts";
@@ -272,17 +272,6 @@ function carryOut(tx: Transaction, item: Grant): boolean {
     tx.tasks.update({ ...task, status: { ...task.status, error: item.reason } });
     return true;
   }
-  tx.tasks.update({
-    ...task,
-    networks: item.networks,
-    status: {
-      ...task.status,
-      state: "pending",
-      atMs: tx.nowMs,
-      appliedAtMs: tx.nowMs,
-      message: "pending task scheduling",
-      error: "",
-    },
-  });
+  tx.tasks.update({ ...task, networks: item.networks, status: pending(tx) });
   return true;
 }

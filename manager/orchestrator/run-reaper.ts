@@ -84,7 +84,7 @@ function changedTasks(view: StoreView, events: readonly StoreEvent[]): Iterable<
 
 /** A fresh task in a slot that has had others. */
 function isReplacement(view: StoreView, task: Task): boolean {
-  return task.status.state === "new" && slotOf(view, task).length > 1;
+  return task.meta.version === task.meta.createdVersion && slotOf(view, task).length > 1;
 }
 
 function slotKey(task: Task): string {

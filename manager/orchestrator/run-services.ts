@@ -245,11 +245,15 @@ function isPerNode({ spec: { mode } }: Service): boolean {
 
 /** Another task of its slot stayed until this one runs. */
 function isReplacing(view: StoreView, task: Task): boolean {
-  const ofNode = task.nodeId === undefined ? [] : view.tasks.byNode(task.nodeId);
-  const ofSlot = task.slot > 0 ? view.tasks.bySlot(task.serviceId, task.slot) : ofNode;
-  return ofSlot.some(
+  return slotMates(view, task).some(
     (other) => other.id !== task.id && other.serviceId === task.serviceId && isWanted(other),
   );
+}
+
+/** All tasks of its slot; of a global service, all that are on its node. */
+function slotMates(view: StoreView, { serviceId, slot, nodeId }: Task): readonly Task[] {
+  if (slot > 0) return view.tasks.bySlot(serviceId, slot);
+  return nodeId === undefined ? [] : view.tasks.byNode(nodeId);
 }
 
 function isUpdating(service: Service): boolean {

@@ -1,6 +1,6 @@
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
-import type { DesiredState, Task } from "../../model/task.ts";
+import type { DesiredState, Task, TaskStatus } from "../../model/task.ts";
 import type { StoreView, Transaction } from "./transaction.ts";
 
 export interface NewTask {
@@ -13,7 +13,10 @@ export interface NewTask {
   readonly crashes?: number;
 }
 
-/** Creates a task on the service's current spec, and the revision it refers to when it is the first. */
+/**
+ * Creates a task on the service's current spec, and the revision it refers to when it is the first. One that needs
+ * nothing from the allocator is open to the scheduler at once, which spares a write for each of them.
+ */
 export function createTask(tx: Transaction, service: Service, task: NewTask): Task {
   const key = revisionKey(service.id, service.specVersion);
   if (!tx.revisions.has(key)) tx.revisions.create(revisionOf(service));
@@ -24,12 +27,27 @@ export function createTask(tx: Transaction, service: Service, task: NewTask): Ta
     slot: task.slot,
     ...(task.nodeId === undefined ? {} : { nodeId: task.nodeId }),
     desiredState: task.desiredState,
-    status: { state: "new", atMs: tx.nowMs, message: "created", error: "", appliedAtMs: 0 },
+    status: needsAllocation(service) ? created(tx) : pending(tx),
     networks: [],
     ...(service.job === undefined ? {} : { jobIteration: service.job.iteration }),
     ...(task.restarts === undefined || task.restarts === 0 ? {} : { restarts: task.restarts }),
     ...(task.crashes === undefined || task.crashes === 0 ? {} : { crashes: task.crashes }),
   });
+}
+
+/** Whether its tasks wait for addresses, or for what the service itself is still to get or to lose. */
+function needsAllocation({ spec, endpoint }: Service): boolean {
+  if (spec.task.networks.length > 0 || spec.endpoint.ports.length > 0) return true;
+  return endpoint !== undefined && (endpoint.virtualIps.length > 0 || endpoint.ports.length > 0);
+}
+
+function created({ nowMs }: Transaction): TaskStatus {
+  return { state: "new", atMs: nowMs, message: "created", error: "", appliedAtMs: 0 };
+}
+
+/** Of a task that the scheduler may take. */
+export function pending({ nowMs }: Transaction): TaskStatus {
+  return { state: "pending", atMs: nowMs, message: "pending task scheduling", error: "", appliedAtMs: nowMs };
 }
 
 /** Removes a task's record and, with the last task of a revision that is not current, the revision. */
