@@ -156,5 +156,5 @@ function response(
 }
 
 function managerAddresses(view: StoreView): string[] {
-  return view.nodes.list().flatMap(({ member }) => (member === undefined ? [] : [member.address]));
+  return view.nodes.members().flatMap(({ member }) => (member === undefined ? [] : [member.address]));
 }

@@ -113,6 +113,16 @@ export class NodeAssignments {
     if (this.#payloadUsers.has(id)) this.#markedPayloads.add(id);
   }
 
+  /** Something of networks is to be compared and perhaps told. */
+  get hasMarkedNetworks(): boolean {
+    return (
+      this.#markedNetworks.size > 0 ||
+      this.#markedEndpoints.size > 0 ||
+      this.#markedServices.size > 0 ||
+      this.#markedHosts.size > 0
+    );
+  }
+
   /** Marks everything there is and everything that was sent; for the start, and when events were lost. */
   markAll(view: StoreView): void {
     for (const task of view.tasks.byNode(this.#nodeId)) this.markTask(task.id, "compare");
@@ -124,7 +134,7 @@ export class NodeAssignments {
       for (const { id } of view.services.byNetwork(networkId)) this.markService(networkId, id);
       for (const id of this.#services.get(networkId)?.keys() ?? []) this.markService(networkId, id);
     }
-    for (const { id } of view.nodes.list()) this.markHost(id);
+    if (this.#ingress !== undefined) for (const { id } of view.nodes.list()) this.markHost(id);
     for (const id of this.#hosts.keys()) this.markHost(id);
     for (const id of this.#payloadUsers.keys()) this.#markedPayloads.add(id);
   }
@@ -327,6 +337,15 @@ function addTo<Key, Item>(sets: Map<Key, Set<Item>>, key: Key, item: Item): void
 
 function isEmpty(difference: Difference): boolean {
   return Object.values(difference).every((items: readonly unknown[]) => items.length === 0);
+}
+
+/** Whether the worker has to change its host's network. */
+export function concernsNetworks(difference: Difference): boolean {
+  const { networks, endpoints, services, hosts } = difference;
+  const { removedNetworks, removedEndpoints, removedServices, removedHosts } = difference;
+  const parts = [networks, endpoints, services, hosts];
+  const removed = [removedNetworks, removedEndpoints, removedServices, removedHosts];
+  return [...parts, ...removed].some((items) => items.length > 0);
 }
 
 /** What a piece of assignments may weigh; far below what a message may. */

@@ -18,6 +18,7 @@ import { readDescription } from "./description.ts";
 import { NodeAssignments } from "./difference.ts";
 import { changesManagers, sessionInfo } from "./info.ts";
 import { NodeStates } from "./node-states.ts";
+import { Rounds } from "./rounds.ts";
 import { Session } from "./session.ts";
 import { applyReport, readReports, refuseStranger } from "./status.ts";
 import { Withdrawals, withdraws } from "./withdrawals.ts";
@@ -54,6 +55,7 @@ export class Dispatcher {
   readonly #sessions = new Map<NodeId, Session>();
   readonly #sessionsOf = new Map<NetworkId, Set<Session>>();
   readonly #withdrawals: Withdrawals;
+  readonly #rounds: Rounds;
 
   /** @param signal - The leadership; when it aborts every session ends with a redirect. */
   constructor(deps: DispatcherDeps, signal: AbortSignal) {
@@ -69,6 +71,7 @@ export class Dispatcher {
       signal,
     );
     this.#withdrawals = new Withdrawals(deps.clock, (taskId) => this.#tell(taskId));
+    this.#rounds = new Rounds(deps.clock, (session) => deps.store.view((view) => session.flush(view)));
     signal.addEventListener("abort", () => this.#endAll(), { once: true });
   }
 
@@ -78,31 +81,36 @@ export class Dispatcher {
 
   /** The leader's loop: watches the clock for silent nodes and the store for what workers must be told. */
   async run(signal: AbortSignal): Promise<void> {
-    const { store, log } = this.#deps;
-    using watch = store.watch(
-      ["services", "tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
-      signal,
-    );
+    const { log } = this.#deps;
+    const over = new AbortController();
     const stopWatching = this.#states.start();
     try {
-      for (const session of this.#sessions.values()) this.#markAll(session);
-      store.view((view) => {
-        for (const session of this.#sessions.values()) session.flush(view);
-      });
-      for await (const events of watch) {
-        const touched = new Set<Session>();
-        let everyone = false;
-        for (const event of events) if (this.#mark(event, touched)) everyone = true;
-        if (everyone) for (const session of this.#sessions.values()) this.#inform(session);
-        store.view((view) => {
-          for (const session of touched) session.flush(view);
-        });
-        for (const event of events) this.#withdraw(event);
-      }
+      const ended = AbortSignal.any([signal, over.signal]);
+      await Promise.all([this.#follow(ended), this.#rounds.run(ended)]);
+    } catch (error) {
+      if (!signal.aborted) throw error;
     } finally {
+      over.abort(new Error("the dispatcher's loop ends"));
       stopWatching();
       this.#withdrawals.clear();
       log.debug({}, "dispatcher ended");
+    }
+  }
+
+  async #follow(signal: AbortSignal): Promise<void> {
+    using watch = this.#deps.store.watch(
+      ["services", "tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
+      signal,
+    );
+    for (const session of this.#sessions.values()) this.#markAll(session);
+    this.#rounds.add(this.#sessions.values(), "in time");
+    for await (const events of watch) {
+      const touched = new Set<Session>();
+      let everyone = false;
+      for (const event of events) if (this.#mark(event, touched)) everyone = true;
+      if (everyone) for (const session of this.#sessions.values()) this.#inform(session);
+      this.#rounds.add(touched, this.#withdrawals.isHolding ? "urgent" : "in time");
+      for (const event of events) this.#withdraw(event);
     }
   }
 
@@ -198,6 +206,7 @@ export class Dispatcher {
       case "heartbeat":
         return;
       case "applied":
+        session.applied = body.value.sequence;
         this.#withdrawals.applied(session, body.value.sequence);
         return;
       case "hello":

@@ -10,7 +10,7 @@ export function sessionInfo(
   session: { readonly sessionId: string; readonly nodeId: NodeId; readonly leaderId: NodeId },
 ): SessionInfo {
   const managers = view.nodes
-    .list()
+    .members()
     .flatMap(({ id, member }) =>
       member === undefined ? [] : [{ nodeId: id, address: member.address, leader: id === session.leaderId }],
     )

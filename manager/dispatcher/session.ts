@@ -2,7 +2,13 @@ import type { NodeId } from "../../model/ids.ts";
 import type { Assignments, ManagerMessage, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { sameJson } from "./assignments.ts";
-import { emptyDifference, type NodeAssignments, pieceLimitBytes, toMessages } from "./difference.ts";
+import {
+  concernsNetworks,
+  emptyDifference,
+  type NodeAssignments,
+  pieceLimitBytes,
+  toMessages,
+} from "./difference.ts";
 
 /** The sending half of the stream; grpc-js's `ServerDuplexStream` is one. */
 export interface SessionStream {
@@ -26,10 +32,14 @@ export class Session {
   #queue: Assignments[] = [];
   #info: SessionInfo | undefined;
   #sequence = 0;
+  /** Of the last message that told something of networks. */
+  #networkSequence = 0;
   #full = false;
   #started = false;
   /** Batches of statuses that wait for their commit. */
   statusesInFlight = 0;
+  /** What the worker says its host's network is brought to; it says so when it was told something of networks. */
+  applied = 0;
 
   constructor(options: {
     readonly sessionId: string;
@@ -66,13 +76,14 @@ export class Session {
     this.assignments.markAll(view);
     const difference = this.assignments.take(view) ?? emptyDifference();
     this.#sequence = 1;
+    if (concernsNetworks(difference)) this.#networkSequence = 1;
     this.#queue = toMessages(difference, { complete: true, appliesTo: 0, resultsIn: 1 }, pieceLimitBytes);
     this.flush(view);
   }
 
-  /** The sequence with which the worker has all that is marked by now. */
+  /** The sequence with which the worker has all that is marked by now of its networks. */
   get sequenceOfMarked(): number {
-    return this.#full ? this.#sequence + 1 : this.#sequence;
+    return this.assignments.hasMarkedNetworks ? this.#sequence + 1 : this.#networkSequence;
   }
 
   /** Sends the information if it differs from what was sent. */
@@ -98,6 +109,7 @@ export class Session {
       if (difference === undefined) return;
       const appliesTo = this.#sequence;
       this.#sequence += 1;
+      if (concernsNetworks(difference)) this.#networkSequence = this.#sequence;
       const sequence = { complete: false, appliesTo, resultsIn: this.#sequence };
       this.#queue = toMessages(difference, sequence, pieceLimitBytes);
     }

@@ -40,15 +40,24 @@ export class Withdrawals {
     return this.#held.has(taskId);
   }
 
+  /** Somebody waits to be told. */
+  get isHolding(): boolean {
+    return this.#held.size > 0;
+  }
+
   /** From here on the task is not told. */
   hold(taskId: TaskId): void {
     if (!this.#held.has(taskId)) this.#held.set(taskId, undefined);
   }
 
-  /** Everything marked was sent to the sessions: whoever has applied that has withdrawn the task. */
+  /** That the task is withdrawn is marked for these sessions: whoever has applied what is marked has withdrawn it. */
   sent(taskId: TaskId, sessions: Iterable<Session>): void {
     if (!this.#held.has(taskId) || this.#held.get(taskId) !== undefined) return;
-    const waiting = new Map([...sessions].map((session) => [session, session.sequenceOfMarked]));
+    const waiting = new Map<Session, number>();
+    for (const session of sessions) {
+      const needed = session.sequenceOfMarked;
+      if (session.applied < needed) waiting.set(session, needed);
+    }
     const cancel = this.#clock.after(withdrawalLimitMs, () => this.#end(taskId));
     this.#held.set(taskId, { waiting, cancel });
     if (waiting.size === 0) this.#end(taskId);

@@ -10,6 +10,7 @@ export interface Scene {
   readonly service: Service;
   /** Every task of the service, dead ones included. */
   readonly tasks: readonly Task[];
+  /** All of them for a service with a task on each node, none for the others. */
   readonly nodes: readonly Node[];
   readonly node: (id: NodeId) => Node | undefined;
   readonly revision: (specVersion: number) => Revision | undefined;

@@ -101,7 +101,7 @@ export async function runServices(
     const plan = decide({
       service,
       tasks: view.tasks.byService(id).map((task) => inOwnTime(task, { nowMs, leadsSinceMs })),
-      nodes: view.nodes.list(),
+      nodes: isPerNode(service) ? view.nodes.list() : [],
       node: (nodeId) => view.nodes.get(nodeId),
       revision: (specVersion) => view.revisions.get(revisionKey(id, specVersion)),
       ranSinceMs: (taskId) => ranSinceMs.get(taskId),

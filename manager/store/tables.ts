@@ -60,6 +60,8 @@ export interface TableDefinition<T extends Row> {
 const nothing: readonly string[] = [];
 /** The one key of the index of ingress networks, of which there is at most one. */
 export const ingressKey = "ingress";
+/** The one key of the index of nodes that are members of the consensus group. */
+export const memberKey = "member";
 
 /** By a field that holds one key, or none. */
 function byField<T extends Row>(fieldOf: (object: T) => string | undefined): IndexDefinition<T> {
@@ -115,7 +117,10 @@ export const definitions: { readonly [Name in TableName]: TableDefinition<Object
   },
   nodes: {
     noun: "node",
-    indexes: { hostname: byField((node) => (node.description?.hostname ?? "").toLowerCase()) },
+    indexes: {
+      hostname: byField((node) => (node.description?.hostname ?? "").toLowerCase()),
+      member: byField((node) => (node.member === undefined ? undefined : memberKey)),
+    },
   },
   networks: {
     noun: "network",

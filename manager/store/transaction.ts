@@ -7,7 +7,15 @@ import type { Config, Secret } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import type { Task } from "../../model/task.ts";
 import type { Overlay, Reads } from "./overlay.ts";
-import { ingressKey, nameIndex, slotIndexKey, type Objects, type Row, type TableName } from "./tables.ts";
+import {
+  ingressKey,
+  memberKey,
+  nameIndex,
+  slotIndexKey,
+  type Objects,
+  type Row,
+  type TableName,
+} from "./tables.ts";
 
 /** Reads of one table. Lists are in no promised order. */
 export interface TableView<Id extends string, T> {
@@ -49,6 +57,8 @@ export interface NetworkTableView extends NamedTableView<NetworkId, Network> {
 export interface NodeTableView extends TableView<NodeId, Node> {
   /** Hostnames need not be unique; without regard to case. */
   byHostname(hostname: string): readonly Node[];
+  /** Managers that are members of the consensus group. */
+  members(): readonly Node[];
 }
 
 export interface RevisionTableView extends TableView<string, Revision> {
@@ -231,6 +241,10 @@ class NetworkReader extends NamedReader<NetworkId, Network> implements NetworkTa
 class NodeReader extends Reader<NodeId, Node> implements NodeTableView {
   byHostname(hostname: string): readonly Node[] {
     return this.reads.lookup("hostname", hostname.toLowerCase());
+  }
+
+  members(): readonly Node[] {
+    return this.reads.lookup("member", memberKey);
   }
 }
 

@@ -9,6 +9,7 @@ import { runLoop } from "../../runtime/loop.ts";
 import type { Random } from "../../runtime/random.ts";
 import { aborted } from "../../runtime/signal.ts";
 import type { TlsKeeper } from "../../runtime/tls.ts";
+import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import { printConfig } from "./config.ts";
 
@@ -106,7 +107,7 @@ export async function superviseFabric(
     using commits = deps.store.watch(["nodes"], loop);
     let known = "";
     for await (const events of commits) {
-      if (events.length === 0) continue;
+      if (!events.some(changesRoles)) continue;
       const { managers, workers } = nodesOf(deps.store);
       const current = `${managers.join()} ${workers.join()}`;
       if (current !== known) await refresh();
@@ -126,6 +127,12 @@ export async function superviseFabric(
     await write();
     child?.kill("SIGHUP"); // nats-server reads its configuration and certificates again; connections stay.
   }
+}
+
+/** Whether it can show in who is a manager and who a worker; most changes of nodes are other news of theirs. */
+function changesRoles(event: StoreEvent): boolean {
+  if (event.kind !== "updated" || event.table !== "nodes") return true;
+  return event.object.role !== event.previous.role;
 }
 
 function nodesOf(store: Store): { managers: string[]; workers: string[] } {

@@ -218,7 +218,6 @@ class SimulatedWorker {
       this.#tasks.delete(id as TaskId);
       this.#reporter.forget(id as TaskId);
     }
-    this.#line.send({ $case: "applied", value: { sequence: this.#sequence } });
     return "taken";
   }
 

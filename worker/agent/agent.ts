@@ -361,8 +361,7 @@ export class Agent {
   /** Brings the host's network to the newest set; while it works, newer sets wait and are taken together. */
   #applyNetwork(hasChanged: boolean): void {
     if (!hasChanged && this.#networkWork === undefined) {
-      this.#networkDone = this.#set.sequence;
-      this.#line.send({ $case: "applied", value: { sequence: this.#set.sequence } });
+      this.#networkDone = this.#set.sequence; // No manager waits to hear of it.
       return;
     }
     this.#networkWanted += 1;

@@ -15,11 +15,11 @@ export interface Report {
 export class Reporter {
   readonly #latest = new Map<TaskId, TaskStatus>();
   readonly #unsent = new Set<TaskId>();
-  readonly #inFlight = new Map<number, readonly Report[]>();
+  #inFlight: { readonly sequence: number; readonly reports: readonly Report[] } | undefined;
   readonly #onUnsent: () => void;
   #sequence = 0;
 
-  /** @param onUnsent - Called whenever something waits to be sent; may be called again before it was. */
+  /** @param onUnsent - Called whenever there is something to take; may be called again before it was. */
   constructor(onUnsent: () => void) {
     this.#onUnsent = onUnsent;
   }
@@ -30,7 +30,7 @@ export class Reporter {
     if (known !== undefined && taskStates[status.state] < taskStates[known.state]) return false;
     this.#latest.set(taskId, status);
     this.#unsent.add(taskId);
-    this.#onUnsent();
+    this.#tellUnsent();
     return true;
   }
 
@@ -46,13 +46,17 @@ export class Reporter {
 
   /** A session opened: its leader may have missed anything, so everything is sent again. */
   restart(): void {
-    this.#inFlight.clear();
+    this.#inFlight = undefined;
     for (const taskId of this.#latest.keys()) this.#unsent.add(taskId);
-    if (this.#unsent.size > 0) this.#onUnsent();
+    this.#tellUnsent();
   }
 
-  /** Up to `limit` statuses as one batch with its number; undefined when nothing waits. */
+  /**
+   * Up to `limit` statuses as one batch with its number; undefined when nothing waits. Nor does it give one while an
+   * earlier batch is not acknowledged: a busy leader gets fewer and fuller batches, and no status that is outdated.
+   */
   take(limit: number): { readonly sequence: number; readonly reports: readonly Report[] } | undefined {
+    if (this.#inFlight !== undefined) return undefined;
     const reports: Report[] = [];
     for (const taskId of this.#unsent) {
       if (reports.length >= limit) break;
@@ -62,21 +66,23 @@ export class Reporter {
     }
     if (reports.length === 0) return undefined;
     this.#sequence += 1;
-    this.#inFlight.set(this.#sequence, reports);
-    return { sequence: this.#sequence, reports };
+    this.#inFlight = { sequence: this.#sequence, reports };
+    return this.#inFlight;
   }
 
   /** The leader has stored every batch up to this number. */
   acknowledge(sequence: number): void {
-    for (const known of this.#inFlight.keys()) {
-      if (known <= sequence) this.#inFlight.delete(known);
-    }
+    if (this.#inFlight === undefined || this.#inFlight.sequence > sequence) return;
+    this.#inFlight = undefined;
+    this.#tellUnsent();
   }
 
   /** Statuses that no leader has acknowledged, sent or not. */
   get unacknowledgedCount(): number {
-    let count = this.#unsent.size;
-    for (const reports of this.#inFlight.values()) count += reports.length;
-    return count;
+    return this.#unsent.size + (this.#inFlight?.reports.length ?? 0);
+  }
+
+  #tellUnsent(): void {
+    if (this.#inFlight === undefined && this.#unsent.size > 0) this.#onUnsent();
   }
 }

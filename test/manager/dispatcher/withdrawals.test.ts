@@ -10,8 +10,8 @@ import { id } from "../../sim/objects.ts";
 const task = id<TaskId>("t1");
 
 /** All that is looked at of a session. */
-function sessionAt(sequenceOfMarked: number): Session {
-  return { sequenceOfMarked } as Session;
+function sessionAt(sequenceOfMarked: number, applied = 0): Session {
+  return { sequenceOfMarked, applied } as Session;
 }
 
 function opened(): { clock: VirtualClock; told: TaskId[]; withdrawals: Withdrawals } {
@@ -40,6 +40,13 @@ t.test("who is gone is not waited for", async (t) => {
   withdrawals.hold(task);
   withdrawals.sent(task, [one]);
   withdrawals.applied(one, Infinity);
+  t.strictSame(told, [task]);
+});
+
+t.test("a host that has it already is not waited for", async (t) => {
+  const { told, withdrawals } = opened();
+  withdrawals.hold(task);
+  withdrawals.sent(task, [sessionAt(7, 7)]);
   t.strictSame(told, [task]);
 });
 
