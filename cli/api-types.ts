@@ -52,8 +52,8 @@ export interface ApiContainerSpec {
   Healthcheck?: Record<string, unknown>;
   Hosts?: string[];
   DNSConfig?: { Nameservers?: string[]; Search?: string[]; Options?: string[] };
-  Secrets?: object[];
-  Configs?: object[];
+  Secrets?: ApiPayloadReference[];
+  Configs?: ApiPayloadReference[];
   Sysctls?: Record<string, string>;
   CapabilityAdd?: string[];
   CapabilityDrop?: string[];
@@ -134,6 +134,26 @@ export interface ApiNode extends Versioned {
   Description: { Hostname: string; Engine: { EngineVersion?: string } };
   Status: { State: string; Addr?: string };
   ManagerStatus?: { Leader?: boolean; Reachability: string; Addr: string };
+}
+
+export interface Named extends Versioned {
+  Spec: { Name: string };
+}
+
+/** A secret (first two) or config (next two) as a service uses it. */
+export interface ApiPayloadReference {
+  SecretID?: string;
+  SecretName?: string;
+  ConfigID?: string;
+  ConfigName?: string;
+  File: { Name: string; UID: string; GID: string; Mode: number };
+}
+
+export interface ApiPayload extends Named {
+  CreatedAt: string;
+  UpdatedAt: string;
+  /** `Data` is base64, and comes back for configs alone. */
+  Spec: { Name: string; Labels?: Record<string, string> | null; Driver?: { Name: string }; Data?: string };
 }
 
 export interface ApiNetwork {

@@ -79,7 +79,7 @@ class Sources {
       orNothing(this.#client.get<ApiTask>(`/tasks/${id("task")}`)),
       orNothing(this.#client.get<ApiNode>(`/nodes/${id("node")}`)),
     ]);
-    const slot = task?.Slot ?? id("node");
+    const slot = task?.Slot ?? 0; // As docker shows tasks of global services.
     const taskId = this.#options.trunc ? id("task").slice(0, shortTaskId) : id("task");
     const name = `${service?.Spec.Name ?? id("service")}.${slot}${this.#options.taskIds ? `.${taskId}` : ""}`;
     const label = `${name}@${node?.Description.Hostname ?? id("node")}`;

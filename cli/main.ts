@@ -11,6 +11,8 @@ const groups: Readonly<Record<string, { readonly description: string; load(): Pr
   node: { description: "Manage nodes", load: () => import("./commands/node.ts") },
   service: { description: "Manage services", load: () => import("./commands/service.ts") },
   stack: { description: "Manage stacks of services", load: () => import("./commands/stack.ts") },
+  secret: { description: "Manage secrets", load: () => import("./commands/payload.ts") },
+  config: { description: "Manage configs", load: () => import("./commands/payload.ts") },
   network: { description: "Manage networks", load: () => import("./commands/network.ts") },
   info: { description: "Show what this host is and belongs to", load: () => import("./commands/system.ts") },
   version: {

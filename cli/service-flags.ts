@@ -1,5 +1,6 @@
 import { readNamedFile } from "./files.ts";
 import type { ApiServiceSpec, ApiUpdateConfig } from "./api-types.ts";
+import { parsePayload, type PayloadKind } from "./payloads.ts";
 import {
   parseGenericResource,
   parseMount,
@@ -27,6 +28,8 @@ export interface ListFlag {
   remove(spec: ApiServiceSpec, key: string): void;
   /** What `--NAME-rm` takes, where it is not the value itself. */
   readonly removes?: string;
+  /** Update has `--NAME` too, in place of `--NAME-add` and `--NAME-rm`. */
+  readonly oneWord?: true;
 }
 
 /** A switch: `--NAME` turns it on, `--NAME=false` off. */
@@ -275,6 +278,8 @@ export const listFlags: readonly ListFlag[] = [
     parseNetwork,
     (entry) => entry.Target,
   ),
+  payloads("secret", "Secrets", "SecretName"),
+  payloads("config", "Configs", "ConfigName"),
   list(
     "host",
     "<host:ip>",
@@ -301,22 +306,8 @@ export const listFlags: readonly ListFlag[] = [
     same,
   ),
   list("dns-option", "<option>", "Set DNS options", (spec) => (dns(spec).Options ??= []), same, same),
-  list(
-    "cap-add",
-    "<capability>",
-    "Add Linux capabilities",
-    (spec) => (container(spec).CapabilityAdd ??= []),
-    same,
-    same,
-  ),
-  list(
-    "cap-drop",
-    "<capability>",
-    "Drop Linux capabilities",
-    (spec) => (container(spec).CapabilityDrop ??= []),
-    same,
-    same,
-  ),
+  capabilities("cap-add", "Add Linux capabilities", "CapabilityAdd", "CapabilityDrop"),
+  capabilities("cap-drop", "Drop Linux capabilities", "CapabilityDrop", "CapabilityAdd"),
   list(
     "ulimit",
     "<ulimit>",
@@ -381,6 +372,48 @@ function list<Entry>(
     remove(spec, key) {
       const current = entries(spec);
       current.splice(0, current.length, ...current.filter((entry) => keyOf(entry) !== key));
+    },
+  };
+}
+
+/** A capability is in one of the two lists: whoever names it last moves it. */
+function capabilities(
+  name: string,
+  description: string,
+  into: "CapabilityAdd" | "CapabilityDrop",
+  outOf: "CapabilityAdd" | "CapabilityDrop",
+): ListFlag {
+  const plain = (capability: string) => capability.toUpperCase().replace(/^CAP_/, "");
+  const without = (list: string[] | undefined, capability: string) =>
+    (list ?? []).filter((other) => plain(other) !== plain(capability));
+  return {
+    name,
+    value: "<capability>",
+    description,
+    oneWord: true,
+    add: (spec, text) => {
+      container(spec)[into] = [...without(container(spec)[into], text), text];
+      container(spec)[outOf] = without(container(spec)[outOf], text);
+    },
+    remove: (spec, key) => void (container(spec)[into] = without(container(spec)[into], key)),
+  };
+}
+
+/** Secrets or configs by name; `fillPayloadIds` looks up their ids before the specification is sent. */
+function payloads(
+  kind: PayloadKind,
+  list: "Secrets" | "Configs",
+  nameKey: "SecretName" | "ConfigName",
+): ListFlag {
+  return {
+    name: kind,
+    value: `<${kind}>`,
+    description: `Specify ${kind}s to expose to the service`,
+    add: (spec, text) => {
+      container(spec)[list] = [...(container(spec)[list] ?? []), parsePayload(kind, text)];
+    },
+    remove: (spec, key) => {
+      container(spec)[list] = container(spec)[list]?.filter((entry) => entry[nameKey] !== key) ?? [];
     },
   };
 }

@@ -4,11 +4,13 @@ import { type Client, filters } from "../client.ts";
 import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
 import { showLogs } from "../logs.ts";
+import { fillPayloadIds } from "../payloads.ts";
 import { familiarImage, naturalOrder, shortId, table, write } from "../print.ts";
 import { showProgress } from "../progress.ts";
 import { nodeName } from "../resolve.ts";
 import {
   listFlags,
+  type ListFlag,
   readEnvFile,
   scalarFlags,
   setLogOptions,
@@ -50,7 +52,7 @@ export function register(program: Command, client: () => Client): void {
       new Option("--mode <mode>", "service mode").choices(Object.keys(emptyModes)).default("replicated"),
     )
     .option("--env-file <file>", "read in a file of environment variables", collect, []);
-  addSpecFlags(create, (name) => [{ name, entry: "add" }]);
+  addSpecFlags(create, ({ name }) => [{ name, entry: "add" }]);
   create.action((image: string, command: string[], options: CommonOptions) =>
     createService(client(), image, command, options, create),
   );
@@ -62,10 +64,14 @@ export function register(program: Command, client: () => Client): void {
     .option("--args <command>", "service command args")
     .option("--force", "force update even if no changes require it", false)
     .option("--rollback", "roll back to the previous specification", false);
-  addSpecFlags(update, (name) => [
-    { name: `${name}-add`, entry: "add" },
-    { name: `${name}-rm`, entry: "remove" },
-  ]);
+  addSpecFlags(update, ({ name, oneWord }) =>
+    oneWord
+      ? [{ name, entry: "add" }]
+      : [
+          { name: `${name}-add`, entry: "add" },
+          { name: `${name}-rm`, entry: "remove" },
+        ],
+  );
   update.action((name: string, options: CommonOptions) => updateService(client(), name, options, update));
 
   service
@@ -189,7 +195,7 @@ export async function printServices(
 
 function addSpecFlags(
   command: Command,
-  listNames: (name: string) => readonly { readonly name: string; readonly entry: "add" | "remove" }[],
+  listNames: (flag: ListFlag) => readonly { readonly name: string; readonly entry: "add" | "remove" }[],
 ): void {
   command
     .option("-d, --detach", "exit immediately instead of waiting for the service to converge", false)
@@ -200,10 +206,11 @@ function addSpecFlags(
   for (const { name, description } of switchFlags) command.option(`--${name}`, description);
   const short: Readonly<Record<string, string>> = { env: "-e, ", label: "-l, ", publish: "-p, " };
   for (const flag of listFlags) {
-    for (const { name, entry } of listNames(flag.name)) {
+    for (const { name, entry } of listNames(flag)) {
       const value = entry === "add" ? flag.value : (flag.removes ?? flag.value);
       const head = name === flag.name ? (short[flag.name] ?? "") : "";
-      const text = entry === "add" ? flag.description : `Remove from: ${flag.description.toLowerCase()}`;
+      const text =
+        entry === "add" ? flag.description : `Take away by ${value}, as given to --${flag.name}-add`;
       command.option(`${head}--${name} ${value}`, text, collect, []);
     }
   }
@@ -252,6 +259,7 @@ async function createService(
   const fromFiles = (options["envFile"] as string[]).flatMap(readEnvFile);
   if (fromFiles.length > 0) spec.TaskTemplate.ContainerSpec.Env = fromFiles;
   applyFlags(spec, options, flags);
+  await fillPayloadIds(client, spec);
   if (options.resolveImage) await pinImage(client, spec);
   const { ID, Warnings } = await client.post<{ ID: string; Warnings?: string[] | null }>(
     "/services/create",
@@ -274,6 +282,7 @@ async function updateService(
   } else {
     await change(client, name, async (spec) => {
       applyFlags(spec, options, flags);
+      await fillPayloadIds(client, spec);
       const container = spec.TaskTemplate.ContainerSpec;
       if (options["args"] !== undefined) container.Args = words(options["args"] as string);
       if (options["image"] !== undefined) {

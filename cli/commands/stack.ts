@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { readNamedFile } from "../files.ts";
-import type { ApiInfo, ApiNetwork, ApiService, ApiServiceSpec, Versioned } from "../api-types.ts";
+import type { ApiInfo, ApiNetwork, ApiService, ApiServiceSpec, Named } from "../api-types.ts";
 import { type Client, filters } from "../client.ts";
 import { convertStack, type StackNetwork, type StackPayload } from "../compose/convert.ts";
 import { namespaceLabel } from "../compose/names.ts";
@@ -9,6 +9,7 @@ import type { NamedReference, StackService } from "../compose/types.ts";
 import { loadCompose } from "../compose/load.ts";
 import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
+import { fillPayloadIds, type PayloadKind, payloadReference } from "../payloads.ts";
 import { naturalOrder, table, write } from "../print.ts";
 import { showProgress } from "../progress.ts";
 import { orNothing } from "../resolve.ts";
@@ -24,10 +25,6 @@ interface DeployOptions {
   prune: boolean;
   resolveImage: "always" | "changed" | "never";
   detach: boolean;
-}
-
-interface Named extends Versioned {
-  Spec: { Name: string };
 }
 
 export function register(program: Command, client: () => Client): void {
@@ -129,8 +126,11 @@ async function deployService(
     envFiles.map((path) => resolve(folder, path)),
   );
   const container = spec.TaskTemplate.ContainerSpec;
-  if (secrets.length > 0) container.Secrets = await references(client, "secret", secrets);
-  if (configs.length > 0) container.Configs = await references(client, "config", configs);
+  const named = (kind: PayloadKind, list: readonly NamedReference[]) =>
+    list.map(({ object, file }) => payloadReference(kind, object, file));
+  if (secrets.length > 0) container.Secrets = named("secret", secrets);
+  if (configs.length > 0) container.Configs = named("config", configs);
+  await fillPayloadIds(client, spec);
   const unchanged = current?.Spec.Labels["com.docker.stack.image"] === image;
   if (when === "always" || (when === "changed" && !unchanged)) {
     await pinImage(client, spec);
@@ -212,23 +212,6 @@ async function ensurePayloads(
         });
     }
   }
-}
-
-async function references(
-  client: Client,
-  kind: "secret" | "config",
-  wanted: readonly NamedReference[],
-): Promise<object[]> {
-  const names = wanted.map(({ object }) => object);
-  const found = await client.get<Named[]>(`/${kind}s`, { filters: filters({ name: names }) });
-  const idOf = new Map(found.map((object) => [object.Spec.Name, object.ID]));
-  return wanted.map(({ object, file }) => {
-    const id = idOf.get(object);
-    if (id === undefined) throw new Error(`${kind} not found: ${object}`);
-    return kind === "secret"
-      ? { SecretID: id, SecretName: object, File: file }
-      : { ConfigID: id, ConfigName: object, File: file };
-  });
 }
 
 async function prune(client: Client, stack: string, wanted: readonly StackService[]): Promise<void> {

@@ -111,6 +111,13 @@ const steps: ListrTask[] = [
   }),
 ];
 
+const left =
+  "The lab is left as it is: look with 'npm run lab -- status', remove it with 'npm run lab -- down'.";
+process.once("SIGINT", () => {
+  console.error(`\ndemo: interrupted\n${left}`);
+  process.exit(130);
+});
+
 try {
   await new Listr(steps, {
     concurrent: false,
@@ -122,9 +129,7 @@ try {
   console.log(goOn(lab.host("host1"), await webAddress()));
 } catch (error) {
   console.error(`\ndemo: ${error instanceof Error ? error.message : String(error)}`);
-  console.error(
-    "The lab is left as it is: look with 'npm run lab -- status', remove it with 'npm run lab -- down'.",
-  );
+  console.error(left);
   process.exitCode = 1;
 }
 
