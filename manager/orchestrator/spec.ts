@@ -7,7 +7,7 @@ import {
   type ServiceSpec,
 } from "../../model/service.ts";
 import { dropUnusedRevision } from "../store/revisions.ts";
-import type { Transaction } from "../store/transaction.ts";
+import type { StoreView, Transaction } from "../store/transaction.ts";
 
 /** The iteration that begins with a spec; services that are no jobs have none. */
 export function jobOf(
@@ -49,18 +49,41 @@ export function replaceSpec(
   return replaced;
 }
 
+/** Names of secrets, configs and networks that the spec refers to and that are gone; empty when it can be carried out. */
+export function missingReferences(view: StoreView, { task: { container, networks } }: ServiceSpec): string[] {
+  return [
+    ...container.secrets
+      .filter(({ secretId, secretName }) => view.secrets.get(secretId)?.spec.name !== secretName)
+      .map(({ secretName }) => `secret ${secretName}`),
+    ...container.configs
+      .filter(({ configId, configName }) => view.configs.get(configId)?.spec.name !== configName)
+      .map(({ configName }) => `config ${configName}`),
+    ...networks
+      .filter(({ networkId }) => !view.networks.has(networkId))
+      .map(({ networkId }) => `network ${networkId}`),
+  ];
+}
+
 /**
  * A user's rollback: spec and previous spec change places, so that a second one returns to the newer.
- * @throws {ClusterError} `failed-precondition` without a previous spec.
+ * @throws {ClusterError} `failed-precondition` without a previous spec, or when what that refers to is gone.
  */
 export function rollbackService(tx: Transaction, service: Service): Service {
   if (service.previous === undefined) {
     throw new ClusterError("failed-precondition", `service ${service.id} does not have a previous spec`);
   }
+  const missing = missingReferences(tx, service.previous.spec);
+  if (missing.length > 0)
+    throw new ClusterError("failed-precondition", `cannot roll back: ${notFoundText(missing)}`);
   return rollBackTo(tx, service, service.previous, {
     message: "manually requested rollback",
     keepReplaced: true,
   });
+}
+
+/** Why a rollback cannot be, from {@link missingReferences}. */
+export function notFoundText(missing: readonly string[]): string {
+  return `${missing.join(", ")} not found, to which the previous spec refers`;
 }
 
 /** Puts `target` in place and marks the rollback as begun; a job merely runs again. */

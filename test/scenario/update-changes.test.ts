@@ -1,6 +1,6 @@
 /** Which changes of a service replace which tasks, and what updates do to one another. */
 import t from "tap";
-import type { TaskId } from "../../model/ids.ts";
+import type { SecretId, TaskId } from "../../model/ids.ts";
 import type { ServiceSpec, UpdatePolicy } from "../../model/service.ts";
 import { enforcerMessage, isTerminal } from "../../model/task.ts";
 import { id, networkObject, nodeObject, serviceSpec, taskSpec } from "../sim/objects.ts";
@@ -227,3 +227,24 @@ t.test(
     t.strictSame(c.errors, []);
   },
 );
+
+t.test("nothing is rolled back to a secret that is gone: the update pauses and says so", async (t) => {
+  await using c = await started(["n1"]);
+  const secretId = id<SecretId>("key");
+  await c.store.update((tx) =>
+    tx.secrets.create({ id: secretId, spec: { name: "key", labels: {}, data: "eA==" } }),
+  );
+  const file = { name: "key", uid: "0", gid: "0", mode: 292 };
+  const withKey = container({ secrets: [{ secretId, secretName: "key", file }] });
+  const update: UpdatePolicy = { ...policy, failureAction: "rollback" };
+  await c.create("web", withKey(serviceSpec({ replicas: 1, update })));
+  await c.until(() => c.running("web").length === 1);
+  await c.update("web", (spec) => image("bad:1")(container({ secrets: [] })(spec)));
+  await c.store.update((tx) => tx.secrets.remove(secretId));
+  await c.until(() => c.service("web").updateStatus?.state === "paused");
+  const why = "cannot roll back: secret key not found, to which the previous spec refers";
+  t.match(c.service("web").updateStatus?.message, new RegExp(`^update paused due to failure .*; ${why}$`));
+  await t.rejects(c.rollback("web"), { message: why });
+  t.equal(c.service("web").spec.task.container.image, "bad:1");
+  t.strictSame(c.errors, []);
+});

@@ -1,14 +1,16 @@
 import type { Call, Reply, Route } from "../../manager/api/call.ts";
-import type { ApiDeps } from "../../manager/api/deps.ts";
 import { jsonObject } from "../../manager/api/json-reader.ts";
 import { nodeRoutes } from "../../manager/api/node.ts";
+import { payloadRoutes } from "../../manager/api/payload.ts";
 import { serviceRoutes } from "../../manager/api/service.ts";
 import { ClusterError, noLeaderText } from "../../model/errors.ts";
 import type { NodeId, ServiceId } from "../../model/ids.ts";
-import { silentLog } from "../../runtime/log.ts";
+import { apiDeps, passOn } from "./cluster-front.ts";
+import { drawPayloadRequest, withGoods } from "./cluster-goods.ts";
 import type { SimManager } from "./cluster-manager.ts";
 import type { ClusterPlan } from "./cluster-plan.ts";
 import { drawSpec, modes, type ServiceDraft } from "./cluster-services.ts";
+import type { ClusterWire } from "./cluster-wire.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
 import type { Trace } from "./raft-trace.ts";
 
@@ -16,6 +18,7 @@ export interface ClientDeps {
   readonly schedule: Schedule;
   readonly random: SimRandom;
   readonly trace: Trace;
+  readonly wire: ClusterWire;
   readonly managers: readonly SimManager[];
   readonly violate: (rule: string, text: string) => void;
 }
@@ -47,6 +50,9 @@ const expectedRefusals = [
   "name-conflict",
   "failed-precondition",
 ];
+
+/** What others have or have taken away since the request was thought of. */
+const expectedOfGoods = / not found: | is in use by | is already in use by /;
 
 /** Users with their services and nodes, through the API's own handlers at whoever leads. */
 export class ClusterClients {
@@ -103,6 +109,7 @@ export class ClusterClients {
 
   async #act(): Promise<void> {
     const { random } = this.#deps;
+    if (this.#plan.extent === "whole" && random.chance(0.12)) return this.#changePayload();
     const mayChangeNodes = this.#plan.day !== "stop-first";
     if (mayChangeNodes && random.chance(0.3)) return this.#changeNode();
     const known = random.pick(this.known);
@@ -137,7 +144,7 @@ export class ClusterClients {
     }
     this.#marker += 1;
     const marker = `${this.#marker}`;
-    const body = drawSpec(random, this.#plan.day, draft, this.#marker);
+    const body = this.#draw(draft);
     const query = { version: `${version}` };
     this.#wrote(known, await this.#ask("POST", path, { params: { id: service.id }, query, body }), marker);
   }
@@ -145,7 +152,7 @@ export class ClusterClients {
   async #create(known: Known): Promise<void> {
     this.#marker += 1;
     const marker = `${this.#marker}`;
-    const body = drawSpec(this.#deps.random, this.#plan.day, known.draft, this.#marker);
+    const body = this.#draw(known.draft);
     const answer = await this.#ask("POST", "/services/create", { body });
     this.#wrote(known, answer, marker);
     if (answer.kind === "done") known.id = (answer.value as { readonly ID: ServiceId }).ID;
@@ -158,6 +165,28 @@ export class ClusterClients {
       known.previous = new Set([...known.possible, ...known.previous]);
       known.possible = new Set([marker]);
     } else known.possible = new Set([...known.possible, marker]);
+  }
+
+  async #changePayload(): Promise<void> {
+    this.#marker += 1;
+    const request = this.#leader()?.replica?.store.view((view) =>
+      drawPayloadRequest(this.#deps.random, view, this.#marker),
+    );
+    if (request === undefined) return;
+    const { method, path, id, body } = request;
+    await this.#ask(method, path, {
+      ...(id !== undefined && { params: { id } }),
+      ...(body !== undefined && { body }),
+    });
+  }
+
+  /** A spec with a marker of its own. */
+  #draw(draft: ServiceDraft): Record<string, unknown> {
+    const { random } = this.#deps;
+    const body = drawSpec(random, this.#plan.day, draft, this.#marker);
+    if (this.#plan.extent !== "whole") return body;
+    const store = this.#leader()?.replica?.store;
+    return store?.view((view) => withGoods(random, view, this.#plan.day, body)) ?? body;
   }
 
   async #changeNode(): Promise<void> {
@@ -207,8 +236,9 @@ export class ClusterClients {
     },
   ): Promise<Answer> {
     const { random, managers, schedule, trace } = this.#deps;
-    const manager = random.chance(0.9) ? this.#leader() : random.pick(managers);
-    const route = [...serviceRoutes, ...nodeRoutes].find(
+    const isWhole = this.#plan.extent === "whole";
+    const manager = random.chance(isWhole ? 0.5 : 0.9) ? this.#leader() : random.pick(managers);
+    const route = [...serviceRoutes, ...nodeRoutes, ...payloadRoutes].find(
       (each) => each.method === method && each.path === path,
     );
     const { main } = manager ?? {};
@@ -242,8 +272,10 @@ export class ClusterClients {
       main.run(() => {
         const { replica } = manager;
         if (replica === undefined) return answer({ kind: "refused", text: "still starting" });
-        const deps = apiDeps(manager, replica, this.#deps.random, main.clock);
-        void (async () => route.handle(deps, call))().then(
+        const handle = isWhole
+          ? () => passOn(this.#deps, { manager, replica, route, call })
+          : async () => route.handle(apiDeps(manager, replica, random, main.clock), call);
+        void handle().then(
           (reply: Reply) => answer({ kind: "done", value: reply.kind === "json" ? reply.value : undefined }),
           (error: unknown) => answer(this.#failure(error)),
         );
@@ -257,6 +289,8 @@ export class ClusterClients {
       return { kind: "unknown" };
     }
     const { code, message } = error;
+    if (code === "invalid-argument" && this.#plan.extent === "whole" && expectedOfGoods.test(message))
+      return { kind: "refused", text: message };
     if (code === "no-leader" && message !== noLeaderText) return { kind: "unknown" };
     if (expectedRefusals.includes(code)) return { kind: "refused", text: `${code}: ${message}` };
     if (code === "unavailable" || code === "deadline-exceeded" || code === "resource-exhausted")
@@ -264,32 +298,4 @@ export class ClusterClients {
     this.#deps.violate("a sound request was refused", `${code}: ${message}`);
     return { kind: "refused", text: message };
   }
-}
-
-function apiDeps(
-  { nodeId }: SimManager,
-  replica: NonNullable<SimManager["replica"]>,
-  random: SimRandom,
-  clock: ApiDeps["clock"],
-): ApiDeps {
-  return {
-    store: replica.store,
-    clock,
-    random,
-    log: silentLog,
-    nodeId,
-    cluster: {
-      isLeader: () => replica.isLeader,
-      leaderAddress: () => replica.leaderAddress,
-      leaderId: () => replica.leaderId,
-      readBarrier: (signal) => replica.readBarrier(signal),
-      reachable: (id) => replica.isReachable(id),
-      rotateDataKey: (signal) => replica.group.rotateDataKey(signal),
-    },
-    forward: () => Promise.reject(new ClusterError("no-leader", noLeaderText)),
-    logs: () => {
-      throw new ClusterError("unavailable", "there is no telemetry here");
-    },
-    joinTokens: { rotate: () => {} },
-  };
 }

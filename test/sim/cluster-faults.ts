@@ -23,6 +23,8 @@ export const faultKinds = [
   "slow",
   /** A container's process ends by itself. */
   "container-exit",
+  /** A manager's disk has no room, or hardly any. */
+  "full-disk",
 ] as const;
 
 export type FaultKind = (typeof faultKinds)[number];
@@ -68,6 +70,7 @@ export class ClusterFaults {
     network.mend();
     network.faulty = false;
     wire.mend();
+    for (const manager of managers) this.#makeRoom(manager);
     for (const manager of managers) if (!manager.isRunning) manager.start();
     for (const worker of workers) if (!worker.isRunning) worker.start();
   }
@@ -117,7 +120,15 @@ export class ClusterFaults {
         trace.note(worker.name, "container ends", container.taskId);
         return worker.engine.exit(container.containerId, random.integer(3));
       }
+      case "full-disk":
+        trace.note(manager.name, "disk is full");
+        manager.disk.capacityBytes = manager.disk.usedBytes + random.integer(4_096);
+        return this.#afterwards(() => this.#makeRoom(manager));
     }
+  }
+
+  #makeRoom(manager: SimManager): void {
+    manager.disk.capacityBytes = Number.MAX_SAFE_INTEGER;
   }
 
   #kill(manager: SimManager): void {

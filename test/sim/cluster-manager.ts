@@ -56,7 +56,7 @@ export class SimManager {
   readonly nodeId: NodeId;
   readonly #deps: ManagerDeps;
   readonly #plan: ManagerPlan;
-  readonly #disk: SimDisk;
+  readonly disk: SimDisk;
   readonly #skewMs: number;
   #life: Life | undefined;
 
@@ -67,7 +67,7 @@ export class SimManager {
     this.nodeId = name as NodeId;
     this.#skewMs = (deps.random.next() * 2 - 1) * plan.skewMs;
     const lane = new Lane(deps.schedule, 0); // The disk's own time never stops.
-    this.#disk = image.clone({
+    this.disk = image.clone({
       clock: lane.clock,
       whenStopped: "hang",
       onCall: (call) => this.#onCall(call),
@@ -143,8 +143,8 @@ export class SimManager {
     life.main.end();
     life.detach(how);
     this.#deps.wire.ended(life.main, this.name, how);
-    if (loss !== undefined) this.#disk.losePower(loss);
-    else this.#disk.killProcess();
+    if (loss !== undefined) this.disk.losePower(loss);
+    else this.disk.killProcess();
   }
 
   pause(thread: "raft" | "main" | "both", ms: number): void {
@@ -189,7 +189,7 @@ export class SimManager {
     } satisfies RaftGroupOptions & { readonly segmentBytes: number };
     const { random, network, log } = this.#deps;
     const begin = async (): Promise<void> => {
-      const recovered = await recover({ disk: this.#disk, log: log(this.name), random }, options);
+      const recovered = await recover({ disk: this.disk, log: log(this.name), random }, options);
       if (this.#life !== life) return;
       member = new Member(
         {

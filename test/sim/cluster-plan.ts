@@ -10,8 +10,21 @@ import { type SimRandom, simRandom } from "./raft-schedule.ts";
  */
 export type Day = "rough" | "start-first" | "stop-first";
 
+/**
+ * - `services`: services of bare containers, through requests to whoever leads; what histories were before the others;
+ * - `whole`: networks, published ports, secrets and configs as well, requests that followers pass on, and full disks.
+ */
+export type Extent = (typeof extents)[number];
+export const extents = ["services", "whole"] as const;
+
+export interface PlanOptions {
+  readonly day?: Day | undefined;
+  readonly extent?: Extent | undefined;
+}
+
 /** Everything about a history that is fixed before it begins. */
 export interface ClusterPlan {
+  readonly extent: Extent;
   readonly day: Day;
   readonly managers: number;
   /** Hosts that only work; managers' hosts work too. */
@@ -36,8 +49,8 @@ export interface ClusterPlan {
   readonly durationMs: number;
 }
 
-/** Drawn from the seed alone, but for the kind of day where that is given. */
-export function planOf(seed: number, wanted?: Day): ClusterPlan {
+/** Drawn from the seed alone, but for what is given. */
+export function planOf(seed: number, { day: wanted, extent = "whole" }: PlanOptions = {}): ClusterPlan {
   const random = simRandom(Math.imul(seed, 0x9e3779b1) ^ 0xc1a57e);
   const drawn = random.pick(["rough", "rough", "rough", "start-first", "stop-first"] as const) ?? "rough";
   const day = wanted ?? drawn;
@@ -48,6 +61,7 @@ export function planOf(seed: number, wanted?: Day): ClusterPlan {
     [1, 40],
   ] as const) ?? [0.1, 0.5];
   return {
+    extent,
     day,
     managers: random.chance(0.8) ? 3 : 5,
     workers: random.chance(0.04) ? 10 + random.integer(41) : 3 + random.integer(5),
@@ -73,7 +87,7 @@ export function planOf(seed: number, wanted?: Day): ClusterPlan {
     services: 1 + random.integer(4),
     requestEveryMs: random.pick([400, 1200, 3000]) ?? 1200,
     faults: {
-      kinds: drawKinds(random, isRough),
+      kinds: drawKinds(random, isRough, extent),
       everyMs: random.pick([1500, 4000, 9000]) ?? 4000,
       lastsMs: random.pick([500, 2500, 8000]) ?? 2500,
     },
@@ -84,8 +98,9 @@ export function planOf(seed: number, wanted?: Day): ClusterPlan {
 const calmKinds: readonly FaultKind[] = ["manager-kill", "leader-kill", "manager-pause"];
 
 /** Some of all kinds, so that each kind also happens without the others getting in its way. */
-function drawKinds(random: SimRandom, isRough: boolean): readonly FaultKind[] {
-  const possible = isRough ? faultKinds : calmKinds;
+function drawKinds(random: SimRandom, isRough: boolean, extent: Extent): readonly FaultKind[] {
+  const rough = faultKinds.filter((kind) => extent === "whole" || kind !== "full-disk");
+  const possible = isRough ? rough : calmKinds;
   const drawn = possible.filter(() => random.chance(0.4));
   return drawn.length > 0 ? drawn : [random.pick(possible) ?? "leader-kill"];
 }

@@ -3,6 +3,7 @@ import { nodeMeets } from "../../model/constraint.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
+import { equipmentProblem, filesProblem, waitsForGoods } from "./cluster-goods.ts";
 import { soundImages } from "./cluster-services.ts";
 import { isHeld, nameOf } from "./cluster-witness.ts";
 import type { SimWorker } from "./cluster-worker.ts";
@@ -30,13 +31,15 @@ export function unsettled(view: StoreView, workers: readonly SimWorker[]): strin
 function strayContainer(view: StoreView, workers: readonly SimWorker[]): string | undefined {
   const where = new Map<string, string>();
   for (const worker of workers) {
-    for (const { taskId } of worker.containers()) {
+    for (const { taskId, containerId } of worker.containers()) {
       where.set(taskId, worker.name);
       const task = view.tasks.list().find(({ id }) => id === taskId);
       if (task === undefined) return `${worker.name} runs a container of task ${taskId}, which is gone`;
       if (task.nodeId !== worker.nodeId) return `${worker.name} runs a container of ${nameOf(task)}`;
       if (isTerminal(task))
         return `${worker.name} runs a container of ${nameOf(task)}, which is ${task.status.state}`;
+      const files = filesProblem(view, task, worker.engine.request(containerId));
+      if (files !== undefined) return `${nameOf(task)} on ${worker.name}: ${files}`;
     }
   }
   for (const task of view.tasks.list()) {
@@ -61,6 +64,11 @@ function serviceProblem(view: StoreView, service: Service): string | undefined {
   for (const slot of slots.values()) {
     const problem = doubled(slot) ?? unexplained(slot);
     if (problem !== undefined) return problem;
+  }
+  for (const task of tasks) {
+    if (task.status.state !== "running") continue;
+    const problem = equipmentProblem(view, service, task);
+    if (problem !== undefined) return `${nameOf(task)}: ${problem}`;
   }
   const isPaused = state === "paused" || state === "rollback_paused";
   const isStrict = isSound && !isPaused;
@@ -185,6 +193,7 @@ function isSpent({ spec }: Service, slot: readonly Task[]): boolean {
 /** It waits, says so, and there is indeed no node with room for it. */
 function isStuck(view: StoreView, service: Service, slot: readonly Task[]): boolean {
   const task = slot.find((each) => isWanted(each) && !isTerminal(each));
+  if (task !== undefined && waitsForGoods(view, service, task)) return true;
   if (task === undefined || task.status.state !== "pending" || task.status.error === "") return false;
   const nodes = task.slot > 0 ? view.nodes.list() : view.nodes.list().filter(({ id }) => id === task.nodeId);
   return !nodes.some((node) => isEligible(service, node) && hasRoom(view, node, task));

@@ -88,7 +88,7 @@ export class ClusterWire {
     const wire = {
       ...this.#deps,
       window: this.#plan.windowMessages,
-      latencyMs: () => this.#latency(worker.name, manager),
+      latencyMs: () => this.latencyBetween(worker.name, manager),
       isCut: (direction: Direction) =>
         direction === "up" ? this.isCut(worker.name, manager) : this.isCut(manager, worker.name),
     };
@@ -106,7 +106,7 @@ export class ClusterWire {
     return client as unknown as DispatcherClient; // The agent uses no more of it.
   }
 
-  #latency(a: string, b: string): number {
+  latencyBetween(a: string, b: string): number {
     const [least, most] = this.#plan.latencyMs;
     const slowMs = Math.max(this.#slowMs.get(a) ?? 0, this.#slowMs.get(b) ?? 0);
     return least + this.#deps.random.next() * (most - least + slowMs);

@@ -9,6 +9,8 @@ import type { Node } from "../../model/node.ts";
 import { revisionKey, type Revision } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task, taskStates } from "../../model/task.ts";
 import { seededRandom } from "../../runtime/random.ts";
+import { goodsProblem } from "./cluster-goods.ts";
+import type { ClusterPlan } from "./cluster-plan.ts";
 import { Lane } from "./lane.ts";
 import type { Schedule } from "./raft-schedule.ts";
 
@@ -18,14 +20,16 @@ type Violate = (rule: string, text: string) => void;
 export class Witness {
   readonly store: Store;
   readonly #violate: Violate;
+  readonly #isWhole: boolean;
   readonly #watch: ReturnType<Store["watch"]>;
   /** Nodes as they were before the entry, where it changed them. */
   #before: ReadonlyMap<NodeId, Node> = new Map();
   /** Called after each entry that changed anything. */
   onChange: (events: readonly StoreEvent[]) => void = () => {};
 
-  constructor(schedule: Schedule, violate: Violate) {
+  constructor(schedule: Schedule, { extent }: Pick<ClusterPlan, "extent">, violate: Violate) {
     this.#violate = violate;
+    this.#isWhole = extent === "whole";
     this.store = new Store({
       clock: new Lane(schedule, 0).clock,
       random: seededRandom(1),
@@ -34,7 +38,7 @@ export class Witness {
         confirmLeader: () => Promise.reject(new Error("a witness leads nobody")),
       },
     });
-    this.#watch = this.store.watch(["tasks", "nodes", "services"]);
+    this.#watch = this.store.watch(["tasks", "nodes", "services", "networks", "secrets", "configs"]);
   }
 
   view<T>(read: (view: StoreView) => T): T {
@@ -50,6 +54,8 @@ export class Witness {
       const events = this.#watch.take();
       this.#before = nodesBefore(events);
       for (const event of events) this.view((view) => this.#check(view, event));
+      const problem = this.#isWhole && events.length > 0 ? this.view(goodsProblem) : undefined;
+      if (problem !== undefined) this.#violate(problem.rule, problem.text);
       if (events.length > 0) this.onChange(events);
     }
     if (index > this.store.appliedIndex) this.store.apply(index, new Uint8Array());

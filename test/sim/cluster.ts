@@ -6,8 +6,9 @@ import { type Log, silentLog } from "../../runtime/log.ts";
 import { AvailabilityChecker } from "./cluster-availability.ts";
 import { absent, ClusterClients } from "./cluster-clients.ts";
 import { ClusterFaults } from "./cluster-faults.ts";
+import { writeGoods } from "./cluster-goods.ts";
 import { SimManager } from "./cluster-manager.ts";
-import { type ClusterPlan, type Day, planOf } from "./cluster-plan.ts";
+import { type ClusterPlan, type Day, type Extent, planOf } from "./cluster-plan.ts";
 import { registryOf } from "./cluster-services.ts";
 import { describe, unsettled } from "./cluster-settled.ts";
 import { ClusterWire } from "./cluster-wire.ts";
@@ -48,6 +49,8 @@ export interface ClusterOptions {
   readonly seed: number;
   /** The kind of day; drawn from the seed when it is not given. */
   readonly day?: Day;
+  /** How much of the product takes part; all of it when it is not given. */
+  readonly extent?: Extent;
   readonly keep?: "lines" | "digest";
 }
 
@@ -59,9 +62,10 @@ export interface ClusterOptions {
 export async function simulateCluster({
   seed,
   day,
+  extent,
   keep = "digest",
 }: ClusterOptions): Promise<ClusterResult> {
-  const plan = planOf(seed, day);
+  const plan = planOf(seed, { day, extent });
   const images = await foundedDisks(plan.managers);
   if ("violations" in images) throw new Error("the group of managers could not be founded");
   const { stackTraceLimit } = Error;
@@ -98,7 +102,7 @@ class World {
     const trace = new Trace(() => schedule.nowMs, keep);
     this.#trace = trace;
     const violate = (rule: string, text: string): void => this.#violate(rule, text);
-    this.#witness = new Witness(schedule, violate);
+    this.#witness = new Witness(schedule, plan, violate);
     const network = new SimNetwork({ schedule, random, trace, onSend: () => {} }, plan.network);
     const wire = new ClusterWire({ schedule, random, trace }, plan.wire);
     const log = (who: string): Log => this.#log(who);
@@ -128,7 +132,7 @@ class World {
     );
     const nodes = this.#workers.map(({ nodeId }) => nodeId);
     this.#clients = new ClusterClients(
-      { schedule, random, trace, managers: this.#managers, violate },
+      { schedule, random, trace, wire, managers: this.#managers, violate },
       plan,
       nodes,
     );
@@ -195,6 +199,7 @@ class World {
     tx.clusters.create(
       clusterObject({ snapshotIntervalEntries: snapshotEntries, slowFollowerEntries: keepEntries }),
     );
+    if (this.#plan.extent === "whole") writeGoods(tx);
     const zones = ["a", "b", "c"] as const;
     for (const [index, { name }] of this.#workers.entries()) {
       const isManager = this.#managers.some((manager) => manager.name === name);
@@ -318,7 +323,7 @@ class World {
     const say =
       (level: string) =>
       (fields: Readonly<Record<string, unknown>>, text: string): void => {
-        if ((level === "error" || level === "fatal") && !isLossOfLeadership(fields))
+        if ((level === "error" || level === "fatal") && !isLossOfLeadership(fields) && !isFullDisk(fields))
           this.#violate("an error was logged", `${who}: ${text} ${print(fields)}`);
         if (this.#keep === "lines") this.#trace.remark(who, `${level} ${text} ${print(fields)}`);
       };
@@ -344,15 +349,21 @@ function isLossOfLeadership({ error }: Readonly<Record<string, unknown>>): boole
   return error instanceof ClusterError && error.code === "no-leader";
 }
 
+/** Somebody has to make room: that is an error, and a fault here. */
+function isFullDisk({ error }: Readonly<Record<string, unknown>>): boolean {
+  return error instanceof ClusterError && error.message.includes("the disk of this manager is full");
+}
+
 function print(fields: Readonly<Record<string, unknown>>): string {
   return JSON.stringify(fields, (_key, value: unknown) =>
     value instanceof Error ? (value.stack ?? value.message) : value,
   );
 }
 
-function allObjects({ clusters, services, tasks, nodes, revisions }: StoreView): Map<string, string> {
+function allObjects(view: StoreView): Map<string, string> {
+  const { clusters, services, tasks, nodes, revisions, networks, secrets, configs } = view;
   return new Map(
-    [clusters, services, tasks, nodes, revisions].flatMap((table) =>
+    [clusters, services, tasks, nodes, revisions, networks, secrets, configs].flatMap((table) =>
       table.list().map((object) => [object.id, canonical(object)]),
     ),
   );

@@ -1,7 +1,8 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { type ClusterResult, simulateCluster } from "./cluster.ts";
+import { type Extent, extents } from "./cluster-plan.ts";
 import { type RaftResult, simulateRaft } from "./raft.ts";
 
 interface Flags {
@@ -10,6 +11,7 @@ interface Flags {
   readonly seed?: number;
   readonly jobs: number;
   readonly trace: boolean;
+  readonly extent?: Extent;
 }
 
 const progressEvery = 1000;
@@ -28,15 +30,21 @@ interface Outcome {
 
 type Kind = "raft" | "cluster";
 
-const simulations: Readonly<Record<Kind, (seed: number, keep: "lines" | "digest") => Promise<Outcome>>> = {
-  async raft(seed, keep) {
+interface Asked {
+  readonly keep: "lines" | "digest";
+  /** Of clusters. */
+  readonly extent?: Extent | undefined;
+}
+
+const simulations: Readonly<Record<Kind, (seed: number, asked: Asked) => Promise<Outcome>>> = {
+  async raft(seed, { keep }) {
     const result = await simulateRaft({ seed, keep });
     const { lines, violations, events, operations, acknowledged, virtualMs } = result;
     const counts = { events, operations, "writes acknowledged": acknowledged };
     return { lines, summary: summary(result), failed: violations.length > 0, counts, virtualMs };
   },
-  async cluster(seed, keep) {
-    const result = await simulateCluster({ seed, keep });
+  async cluster(seed, { keep, extent }) {
+    const result = await simulateCluster({ seed, keep, ...(extent !== undefined && { extent }) });
     const { lines, violations, events, requests, acknowledged, virtualMs } = result;
     const counts = { events, requests, "requests acknowledged": acknowledged };
     return { lines, summary: clusterSummary(result), failed: violations.length > 0, counts, virtualMs };
@@ -57,15 +65,21 @@ function addCommand(kind: Kind, description: string): void {
     .option("--seed <seed>", "only this one", natural)
     .option("--jobs <n>", "processes", count, 1)
     .option("--trace", "print everything that happens", false)
-    .action(async ({ seeds, from, seed, jobs, trace }: Flags) => {
-      if (seed !== undefined) process.exitCode = await runOne(kind, seed, trace);
-      else if (jobs > 1) process.exitCode = await runInProcesses(kind, { seeds, from, jobs });
-      else process.exitCode = await runMany(kind, { seeds, from, trace });
+    .addOption(new Option("--extent <extent>", "what takes part in a cluster").choices(extents))
+    .action(async ({ seeds, from, seed, jobs, trace, extent }: Flags) => {
+      if (seed !== undefined) process.exitCode = await runOne(kind, seed, { trace, extent });
+      else if (jobs > 1) process.exitCode = await runInProcesses(kind, { seeds, from, jobs, extent });
+      else process.exitCode = await runMany(kind, { seeds, from, trace, extent });
     });
 }
 
-async function runOne(kind: Kind, seed: number, trace: boolean): Promise<number> {
-  const { lines, summary: text, failed } = await simulations[kind](seed, "lines");
+interface How {
+  readonly trace: boolean;
+  readonly extent: Extent | undefined;
+}
+
+async function runOne(kind: Kind, seed: number, { trace, extent }: How): Promise<number> {
+  const { lines, summary: text, failed } = await simulations[kind](seed, { keep: "lines", extent });
   if (trace || failed) for (const line of lines) console.log(line);
   console.log(text);
   return failed ? 1 : 0;
@@ -73,7 +87,7 @@ async function runOne(kind: Kind, seed: number, trace: boolean): Promise<number>
 
 async function runMany(
   kind: Kind,
-  { seeds, from, trace }: { seeds: number; from: number; trace: boolean },
+  { seeds, from, trace, extent }: How & { readonly seeds: number; readonly from: number },
 ): Promise<number> {
   const startedMs = performance.now();
   const totals = new Map<string, number>();
@@ -81,7 +95,7 @@ async function runMany(
   let virtualMs = 0;
   for (let done = 1; done <= seeds; done += 1) {
     const seed = from + done - 1;
-    const outcome = await simulations[kind](seed, trace ? "lines" : "digest");
+    const outcome = await simulations[kind](seed, { keep: trace ? "lines" : "digest", extent });
     for (const line of outcome.lines) console.log(line);
     if (trace) console.log(outcome.summary);
     if (outcome.failed) {
@@ -108,13 +122,22 @@ async function runMany(
 
 async function runInProcesses(
   kind: Kind,
-  { seeds, from, jobs }: { seeds: number; from: number; jobs: number },
+  { seeds, from, jobs, extent }: Omit<How, "trace"> & { seeds: number; from: number; jobs: number },
 ): Promise<number> {
   const share = Math.ceil(seeds / jobs);
   const codes = Array.from({ length: jobs }, (_, job) => {
     const first = from + job * share;
     const own = Math.min(share, from + seeds - first);
-    return own <= 0 ? Promise.resolve(0) : runProcess([kind, "--seeds", `${own}`, "--from", `${first}`]);
+    return own <= 0
+      ? Promise.resolve(0)
+      : runProcess([
+          kind,
+          "--seeds",
+          `${own}`,
+          "--from",
+          `${first}`,
+          ...(extent === undefined ? [] : ["--extent", extent]),
+        ]);
   });
   return Math.max(...(await Promise.all(codes)));
 }
