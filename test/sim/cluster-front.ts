@@ -53,7 +53,7 @@ export function apiDeps(
   };
 }
 
-/** A write as any manager takes it: carried out where it leads, passed on to the leader where not. */
+/** A write at whichever manager it comes to: carried out where that leads, passed on to the leader where not. */
 export async function passOn(deps: FrontDeps, { manager, replica, route, call }: Asked): Promise<Reply> {
   const { main } = manager;
   if (main === undefined) throw new ClusterError("unavailable", "the manager has ended");
@@ -117,7 +117,7 @@ function carry<R>(
       there.run(() => {
         ask(to).then(
           (value) => back(() => resolve(value)),
-          (error: unknown) => back(() => reject(error as Error)),
+          (error: unknown) => back(() => reject(error)),
         );
       }),
     );
