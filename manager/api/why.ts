@@ -4,7 +4,9 @@ import type { Node } from "../../model/node.ts";
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
-import { demandOfService, indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
+import { newestFirst } from "../orchestrator/plan.ts";
+import { demandOf } from "../scheduler/demand.ts";
+import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
@@ -68,6 +70,8 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
   if (stuck !== undefined) return { ...whyTask(view, stuck, nowMs), Subject };
   const lost = whyLost(view, live, counted);
   if (lost !== undefined) return { Subject, ...lost };
+  const over = whyOver(service, all, counted);
+  if (over !== undefined) return { Subject, ...over };
   const waiting = live.find((task) => task.desiredState === "ready" && !isTerminal(task));
   const wait = waiting === undefined ? undefined : waitOf(view, waiting);
   if (wait !== undefined) {
@@ -88,13 +92,7 @@ type Rest = Omit<Answer, "Subject">;
 function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined {
   const { mode } = spec;
   if (mode.kind !== "replicated-job" && mode.kind !== "global-job") return undefined;
-  const slots = new Map<string | number, Task[]>();
-  for (const task of all) {
-    if ((task.jobIteration ?? 0) !== (job?.iteration ?? 0)) continue;
-    const key = task.slot > 0 ? task.slot : (task.nodeId ?? task.id);
-    slots.set(key, [...(slots.get(key) ?? []), task]);
-  }
-  const places = [...slots.values()];
+  const places = slotsOf(all.filter((task) => (task.jobIteration ?? 0) === (job?.iteration ?? 0)));
   const isComplete = (tasks: readonly Task[]): boolean =>
     tasks.some(({ status }) => status.state === "complete");
   const complete = places.filter(isComplete).length;
@@ -113,6 +111,35 @@ function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined 
     Evidence: failures(all),
     Next: `shoal service logs --tail 20 ${spec.name}, then shoal service update --force ${spec.name}`,
   };
+}
+
+/** What ended and is not started again, so that the service is short of it; `undefined` when nothing is. */
+function whyOver({ spec }: Service, all: readonly Task[], counted: string): Rest | undefined {
+  if (spec.mode.kind !== "replicated" && spec.mode.kind !== "global") return undefined;
+  const newest = slotsOf(all).flatMap((tasks) => tasks.toSorted(newestFirst).slice(0, 1));
+  const over = newest.filter(
+    ({ desiredState, status: { state } }) =>
+      desiredState === "shutdown" && (state === "failed" || state === "rejected" || state === "complete"),
+  );
+  if (over.length === 0) return undefined;
+  const finished = over.filter(({ status }) => status.state === "complete").length;
+  const what = finished === over.length ? "finished" : "given up";
+  return {
+    Cause: `${what}: ${counted}; the restart policy allows no other task for ${over.length} of ${newest.length}`,
+    Evidence: failures(all),
+    Next: `shoal service logs --tail 20 ${spec.name}, then shoal service update --force ${spec.name}`,
+  };
+}
+
+function slotsOf(tasks: readonly Task[]): Task[][] {
+  const slots = new Map<string | number, Task[]>();
+  for (const task of tasks) {
+    const key = task.slot > 0 ? task.slot : (task.nodeId ?? task.id);
+    const slot = slots.get(key);
+    if (slot === undefined) slots.set(key, [task]);
+    else slot.push(task);
+  }
+  return [...slots.values()];
 }
 
 /** Tasks of nodes that are down: nobody knows whether they run. */
@@ -144,6 +171,10 @@ export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {
   if (state === "pending") {
     const Cause = `pending: ${error === "" ? "the scheduler has not looked at it yet" : error}`;
     return { Subject, Cause, ...refusalEvidence(view, task, name, nowMs) };
+  }
+  if (state === "new" && isWanted(task)) {
+    const Cause = `new: ${error === "" ? "it has not been given its addresses yet" : error}`;
+    return { Subject, Cause, Evidence: [], Next: error === "" ? "" : `shoal service inspect ${name}` };
   }
   const node = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
   const Evidence = [
@@ -201,9 +232,12 @@ function refusalEvidence(
   name: string,
   nowMs: number,
 ): Pick<Answer, "Evidence" | "Next"> {
-  const demand = demandOfService(view, task.serviceId);
-  if (demand === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
-  const refusals = [...refusalsByNode(indexOf(view), demand, nowMs)];
+  const revision = revisionOfTask(view, task);
+  if (revision === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
+  const own = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
+  const refusals = [...refusalsByNode(indexOf(view), demandOf(revision), nowMs)].filter(
+    ([host]) => own === undefined || host === hostOf(own),
+  );
   const Evidence = refusals.slice(0, shownNodes).map(([host, filter]) => `${host}: ${filter}`);
   if (refusals.length > shownNodes) Evidence.push(`and ${refusals.length - shownNodes} more nodes`);
   const counts = new Map<string, number>();

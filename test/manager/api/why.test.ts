@@ -155,3 +155,75 @@ for (const { name, states, cause } of jobs) {
     t.equal(answer?.Cause, cause);
   });
 }
+
+const ended = [
+  {
+    name: "given up",
+    states: ["running", "failed"],
+    want: {
+      Cause: "given up: 1 of 1 wanted tasks run; the restart policy allows no other task for 1 of 2",
+      Next: "shoal service logs --tail 20 web, then shoal service update --force web",
+    },
+  },
+  {
+    name: "finished",
+    states: ["complete", "complete"],
+    want: { Cause: "finished: 0 of 0 wanted tasks run; the restart policy allows no other task for 2 of 2" },
+  },
+  {
+    name: "given up, beside one that waits for its addresses",
+    states: ["failed", "new"],
+    want: { Cause: "new: no address is left on network tiny", Next: "shoal service inspect web" },
+  },
+] as const;
+for (const { name, states, want } of ended) {
+  t.test(`a service whose tasks are ${name} says so`, async (t) => {
+    const { store } = await makeHarness({ clock: new VirtualClock() });
+    await store.update((tx) => {
+      const service = tx.services.create({
+        id: id("web"),
+        spec: serviceSpec({ replicas: 2 }),
+        specVersion: 0,
+      });
+      for (const [i, state] of states.entries()) {
+        const isOver = state === "failed" || state === "complete";
+        const task = createTask(tx, service, {
+          id: id<TaskId>(`t${i}`),
+          slot: i + 1,
+          desiredState: "running",
+        });
+        tx.tasks.update({
+          ...task,
+          desiredState: isOver ? "shutdown" : "running",
+          status: {
+            ...task.status,
+            state,
+            error: state === "new" ? "no address is left on network tiny" : "",
+          },
+        });
+      }
+    });
+    const answer = store.view((view) => {
+      const service = view.services.byName("web");
+      return service === undefined ? undefined : whyService(view, service, 0);
+    });
+    t.match(answer, want);
+  });
+}
+
+t.test("a task is asked about with what it was made for, on the node that was chosen for it", async (t) => {
+  const error = "no suitable node (scheduling constraints not satisfied on 1 node)";
+  const { store } = await withTask({ state: "pending", error }, "node.labels.zone==a");
+  await store.update((tx) => {
+    const service = tx.services.byName("web");
+    const [task] = tx.tasks.list();
+    if (service === undefined || task === undefined) throw new Error("nothing is there");
+    tx.services.update({ ...service, spec: serviceSpec(), specVersion: service.meta.version });
+    tx.tasks.update({ ...task, nodeId: id("w1") });
+  });
+  const answer = store.view((view) => {
+    const [task] = view.tasks.list();
+    return task === undefined ? undefined : whyTask(view, task, 0);
+  });
+  t.strictSame(answer?.Evidence, ["w1: constraint"]);
+});
