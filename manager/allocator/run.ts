@@ -28,7 +28,7 @@ type Grant =
   | { readonly kind: "refusal"; readonly id: TaskId; readonly reason: string };
 
 /** Tasks that are looked at in one go; other work of the main thread gets its turn before the next ones. */
-const passLimit = 2_000;
+const passLimit = 1_000;
 
 /**
  * Gives overlays their subnet, services their virtual IPs and published ports, and tasks their addresses, and lets a task

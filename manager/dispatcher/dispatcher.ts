@@ -290,13 +290,10 @@ export class Dispatcher {
         const { object: task } = event;
         const before = previous as typeof task | undefined;
         if (before !== undefined && withdraws(task, before)) this.#withdrawals.hold(task.id);
-        for (const nodeId of new Set([task.nodeId, before?.nodeId])) {
-          const session = nodeId && this.#sessions.get(nodeId);
-          if (!session) continue;
-          session.assignments.markTask(task.id, "compare");
-          touched.add(session);
-        }
-        if (before !== undefined && !changesEndpoints(task, before)) return false;
+        this.#markTask(task.id, task.nodeId, touched);
+        if (before !== undefined && before.nodeId !== task.nodeId)
+          this.#markTask(task.id, before.nodeId, touched);
+        if (before === undefined ? task.networks.length === 0 : !changesEndpoints(task, before)) return false;
         for (const networkId of new Set([...networksOf(task), ...(before ? networksOf(before) : [])])) {
           for (const session of this.#sessionsOf.get(networkId) ?? []) {
             session.assignments.markEndpoint(networkId, task.id);
@@ -357,6 +354,13 @@ export class Dispatcher {
         return false;
       }
     }
+  }
+
+  #markTask(taskId: TaskId, nodeId: NodeId | undefined, touched: Set<Session>): void {
+    const session = nodeId && this.#sessions.get(nodeId);
+    if (!session) return;
+    session.assignments.markTask(taskId, "compare");
+    touched.add(session);
   }
 
   #resend(tasks: Iterable<Task>, touched: Set<Session>): void {

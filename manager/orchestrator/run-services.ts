@@ -38,9 +38,9 @@ type Work =
   | { readonly kind: "sweep"; readonly serviceId: ServiceId };
 
 /** Steps that are planned before the first of them are committed, so that no service waits for all others. */
-const plannedLimit = 2_000;
+const plannedLimit = 1_000;
 /** Tasks that are looked at before other work of the main thread gets its turn. */
-const lookedLimit = 20_000;
+const lookedLimit = 5_000;
 
 /**
  * Keeps every service as its spec says. Events only name the services to look at again; what is done

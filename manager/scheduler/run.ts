@@ -22,7 +22,7 @@ type Decision =
   | { readonly kind: "explain"; readonly id: TaskId; readonly reason: string };
 
 /** A pass ends once it has placed so many; other work of the main thread gets its turn before the next one. */
-const passLimit = 2_000;
+const passLimit = 1_000;
 
 const assignedMessage = "scheduler assigned task to node";
 const confirmedMessage = "scheduler confirmed task can run on preassigned node";

@@ -16,7 +16,7 @@ import {
  * stretch of work on the main thread, together with all who then look at it; this many changes keep it short.
  */
 export const entryLimitBytes = 500_000;
-export const entryLimitChanges = 1_500;
+export const entryLimitChanges = 500;
 /**
  * One transaction larger than this is refused, and one that would make its entry larger goes into the next. The
  * consensus group takes 1.5 MiB at a time, and refuses all that is in an entry together.
@@ -92,7 +92,10 @@ export class Group {
   encoded(): readonly Uint8Array[] {
     return this.changes().map((change) => {
       const id = change.kind === "put" ? change.object.id : change.id;
-      return this.#encoded.get(change.table)?.get(id) ?? encodeChange(change);
+      return (
+        this.#encoded.get(change.table)?.get(id) ??
+        encodeChange(change, this.#overlays[change.table].base.rows.get(id))
+      );
     });
   }
 
@@ -119,7 +122,7 @@ export class Group {
           object === undefined
             ? { kind: "remove", table, id }
             : { kind: "put", table, object: object as StoredObject };
-        const encoded = encodeChange(change);
+        const encoded = encodeChange(change, overlay.base.rows.get(id) as StoredObject | undefined);
         fresh.push({ table, id, bytes: encoded });
         bytes += encoded.length + changeOverheadBytes;
       }

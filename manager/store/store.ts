@@ -3,7 +3,7 @@ import { StoreEntry } from "../../proto/gen/shoal/store.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { newId, systemRandom, type Random } from "../../runtime/random.ts";
 import type { Change, ObjectEvent } from "./change.ts";
-import { decodeChange } from "./codec.ts";
+import { decodeChange, type Known } from "./codec.ts";
 import { Group, GroupFull } from "./group.ts";
 import { tableReads } from "./overlay.ts";
 import { SnapshotReader, writeSnapshot } from "./snapshot.ts";
@@ -178,12 +178,8 @@ export class Store {
 
   #restoring(): { push(part: Uint8Array): void; finish(): void } {
     const tables = emptyTables();
-    const reader = new SnapshotReader((bytes) =>
-      putInto(
-        tables,
-        decodeChange(bytes, (id) => canonicalId(tables, id)),
-      ),
-    );
+    const known = knownIn(tables);
+    const reader = new SnapshotReader((bytes) => putInto(tables, decodeChange(bytes, known)));
     return {
       push: (part) => reader.push(part),
       finish: () => {
@@ -366,9 +362,8 @@ export class Store {
       // Another entry came between; every manager skips this one alike. Ours is decided anew.
       if (own !== undefined) this.#queue = [...own.updates, ...this.#queue];
     } else {
-      const changes =
-        own?.group.changes() ??
-        entry.changes.map((bytes) => decodeChange(bytes, (id) => canonicalId(this.#tables, id)));
+      const known = knownIn(this.#tables);
+      const changes = own?.group.changes() ?? entry.changes.map((bytes) => decodeChange(bytes, known));
       this.#basis = index;
       this.#version = Math.max(this.#version, entry.version);
       this.#publish(changes);
@@ -379,11 +374,16 @@ export class Store {
 
   #publish(changes: readonly Change[]): void {
     const events: ObjectEvent[] = [];
+    const changed = new Set<TableName>();
     for (const change of changes) {
       const event = putInto(this.#tables, change);
-      if (event !== undefined) events.push(event);
+      if (event === undefined) continue;
+      events.push(event);
+      changed.add(event.table);
     }
-    for (const watch of this.#watches) watch.push(events.filter((event) => watch.tables.has(event.table)));
+    const isAll = ({ tables }: Watch): boolean => [...changed].every((table) => tables.has(table));
+    for (const watch of this.#watches)
+      watch.push(isAll(watch) ? events : events.filter(({ table }) => watch.tables.has(table)));
   }
 }
 
@@ -415,10 +415,11 @@ function putInto(tables: Tables, change: Change): ObjectEvent | undefined {
   return { kind: "updated", table: change.table, object: change.object, previous } as ObjectEvent;
 }
 
-/** The stored string equal to `id`, so that tasks share the ids they name. */
-function canonicalId(tables: Tables, id: string): string {
-  const holder = tables.services.rows.get(id) ?? tables.nodes.rows.get(id) ?? tables.networks.rows.get(id);
-  return holder?.id ?? id;
+function knownIn({ tasks, services, nodes, networks }: Tables): Known {
+  return {
+    canonical: (id) => (services.rows.get(id) ?? nodes.rows.get(id) ?? networks.rows.get(id))?.id ?? id,
+    task: (id) => tasks.rows.get(id),
+  };
 }
 
 function asBuffer(bytes: Uint8Array): Buffer {

@@ -32,6 +32,8 @@ export interface LoopsFigures {
   /** Main heap after a collection, where `--expose-gc` allows one, for one task. */
   readonly leaderHeapBytes: number;
   readonly followerHeapBytes: number;
+  /** Most of the process until every task ran, with the log that it keeps. */
+  readonly leaderResidentBytes: number;
   readonly logBytes: number;
   readonly entries: number;
   readonly messagesSent: number;
@@ -101,6 +103,7 @@ export async function benchLoops(options: LoopsBenchOptions): Promise<LoopsFigur
   });
   while (count("running") < tasks) await sleep(lookEveryMs);
   const leaderMicros = microsSince(cpu) / tasks;
+  const leaderResidentBytes = process.resourceUsage().maxRSS * 1024;
   const leaderHeapBytes = (collectedHeap() - heapBefore) / tasks;
   ended.abort(new Error("done"));
   await Promise.allSettled(loops);
@@ -116,6 +119,7 @@ export async function benchLoops(options: LoopsBenchOptions): Promise<LoopsFigur
     leaderMicros,
     followerMicros,
     leaderHeapBytes,
+    leaderResidentBytes,
     followerHeapBytes: (collectedHeap() - followerHeap) / tasks,
     logBytes: entries.slice(setUp).reduce((sum, { length }) => sum + length, 0) / tasks,
     entries: entries.length - setUp,
@@ -131,6 +135,7 @@ export function loopsTable(figures: LoopsFigures): string {
     ["a follower's store, processor time a task", `${figures.followerMicros.toFixed(1)} µs`],
     ["leader's heap a task", `${whole(figures.leaderHeapBytes)} bytes`],
     ["a follower's heap a task", `${whole(figures.followerHeapBytes)} bytes`],
+    ["leader's resident memory, most", `${whole(figures.leaderResidentBytes / 2 ** 20)} MiB`],
     ["log a task", `${whole(figures.logBytes)} bytes`],
     ["entries of the log", whole(figures.entries)],
     [

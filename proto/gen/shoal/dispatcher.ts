@@ -201,6 +201,7 @@ export interface AssignedPayload {
   templating: string;
 }
 
+/** The host's network is as the assignments up to `sequence` say; sent for those that told something of networks. */
 export interface AssignmentsApplied {
   sequence: number;
 }

@@ -28,7 +28,12 @@ export interface StoreChange {
   body: { $case: "task"; value: TaskRecord } | { $case: "object"; value: ObjectRecord } | {
     $case: "removed";
     value: RemovedRecord;
-  } | undefined;
+  } | //
+  /**
+   * A stored task of which nothing but node, desired state, status and version changed; the rest is absent. In entries
+   * only: it says nothing without the task.
+   */
+  { $case: "step"; value: TaskRecord } | undefined;
 }
 
 export interface ObjectRecord {
@@ -236,6 +241,9 @@ export const StoreChange: MessageFns<StoreChange> = {
       case "removed":
         RemovedRecord.encode(message.body.value, writer.uint32(26).fork()).join();
         break;
+      case "step":
+        TaskRecord.encode(message.body.value, writer.uint32(34).fork()).join();
+        break;
     }
     return writer;
   },
@@ -277,6 +285,14 @@ export const StoreChange: MessageFns<StoreChange> = {
             message.body = { $case: "removed", value: RemovedRecord.decode(reader, reader.uint32()) };
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.body = { $case: "step", value: TaskRecord.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -310,6 +326,12 @@ export const StoreChange: MessageFns<StoreChange> = {
       case "removed": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "removed", value: RemovedRecord.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "step": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "step", value: TaskRecord.fromPartial(object.body.value) };
         }
         break;
       }

@@ -2,6 +2,8 @@ import t from "tap";
 import { entryLimitChanges } from "../../../manager/store/group.ts";
 import { ClusterError } from "../../../model/errors.ts";
 import type { ServiceId, TaskId } from "../../../model/ids.ts";
+import type { Task, TaskStatus } from "../../../model/task.ts";
+import { StoreEntry } from "../../../proto/gen/shoal/store.ts";
 import { maxProposalBytes } from "../../../manager/raft/group.ts";
 import { Store } from "../../../manager/store/store.ts";
 import { createTask, removeTask } from "../../../manager/store/revisions.ts";
@@ -10,6 +12,7 @@ import { loneStore } from "../../sim/lone-store.ts";
 import { clusterObject, id, nodeObject, serviceObject, serviceSpec } from "../../sim/objects.ts";
 
 const web = id<ServiceId>("web");
+const noData = new Uint8Array();
 
 function heldStore(): { store: Store; proposals: { data: Uint8Array; settle: (error?: unknown) => void }[] } {
   const proposals: { data: Uint8Array; settle: (error?: unknown) => void }[] = [];
@@ -345,6 +348,66 @@ t.test("indexes follow every change, inside a transaction and after it", async (
     0,
     "an old revision goes with its last task",
   );
+});
+
+t.test("a follower takes a task step by step, and what is no step as a whole", async (t) => {
+  const clock = new VirtualClock();
+  const { store, log } = loneStore(clock);
+  const follower = new Store({
+    clock,
+    proposer: { propose: () => Promise.reject(new Error("no")), confirmLeader: async () => undefined },
+  });
+  const service = await store.update((tx) => {
+    tx.nodes.create(nodeObject("n1"));
+    return tx.services.create(serviceObject("web", serviceSpec()));
+  });
+  const taskId = id<TaskId>("t1");
+  await store.update((tx) => createTask(tx, service, { id: taskId, slot: 3, desiredState: "ready" }));
+  const current = (of: Store): Task | undefined => of.view((view) => view.tasks.get(taskId));
+  const sizes: number[] = [];
+  const change = async (next: (task: Task) => Task): Promise<void> => {
+    await clock.advance(7);
+    await store.update((tx) => {
+      const task = tx.tasks.get(taskId);
+      if (task !== undefined) tx.tasks.update(next(task));
+    });
+    for (let i = follower.appliedIndex; i < log.length; i += 1) follower.apply(i + 1, log[i] ?? noData);
+    t.strictSame(current(follower), current(store));
+    t.strictSame(
+      follower.view((view) => view.tasks.byNode(id("n1"))),
+      store.view((view) => view.tasks.byNode(id("n1"))),
+    );
+    sizes.push(log.at(-1)?.length ?? 0);
+  };
+  const status = (change: Partial<TaskStatus>) => (task: Task) => ({
+    ...task,
+    status: { ...task.status, ...change },
+  });
+  await change((task) => ({ ...status({ state: "assigned", atMs: clock.now() })(task), nodeId: id("n1") }));
+  await change(status({ state: "running", atMs: clock.now() + 3, message: "started", pid: 7 }));
+  await change((task) => ({ ...task, desiredState: "shutdown" }));
+  await change(status({ state: "failed", error: "killed", exitCode: 137, containerId: "odd" }));
+  const largestStep = Math.max(...sizes);
+  await change((task) => ({ ...task, moving: true }));
+  await change((task) => ({
+    ...task,
+    networks: [{ networkId: id("net"), address: "10.0.1.2/24", aliases: [] }],
+  }));
+  await change(({ nodeId: _nodeId, ...rest }) => rest);
+  t.ok(largestStep < (sizes.at(-1) ?? 0));
+});
+
+t.test("a step of a task that is not there stops the manager", async (t) => {
+  const { store, log } = loneStore(new VirtualClock());
+  const service = await store.update((tx) => tx.services.create(serviceObject("web", serviceSpec())));
+  const task = await store.update((tx) =>
+    createTask(tx, service, { id: id<TaskId>("t1"), slot: 1, desiredState: "running" }),
+  );
+  await store.update((tx) => tx.tasks.update({ ...task, desiredState: "shutdown" }));
+  const step = StoreEntry.decode(log.at(-1) ?? noData);
+  const other = loneStore(new VirtualClock()).store;
+  const whole = StoreEntry.encode({ ...step, basis: 0 }).finish();
+  t.throws(() => other.apply(1, whole), { code: "data-loss", message: /not there/ });
 });
 
 t.test("a follower and a restored snapshot hold exactly what the leader holds", async (t) => {
