@@ -68,6 +68,9 @@ export interface NetworkAttachment {
   readonly aliases: readonly string[];
 }
 
+/** Most tasks need none; they share this list of them. */
+export const noNetworks: readonly NetworkAttachment[] = [];
+
 /**
  * One placement of one replica. It does not copy the service's spec: `(serviceId, specVersion)` names
  * the revision it runs, kept as a `Revision` while any task needs it.

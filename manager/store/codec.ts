@@ -3,6 +3,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { GenericClaim } from "../../model/generic-resource.ts";
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import {
+  noNetworks,
   taskStates,
   type DesiredState,
   type NetworkAttachment,
@@ -18,6 +19,7 @@ import {
   type TaskRecord,
 } from "../../proto/gen/shoal/store.ts";
 import type { Change } from "./change.ts";
+import type { Metas } from "./metas.ts";
 import { isTableName, type StoredObject } from "./tables.ts";
 
 /** Texts most statuses carry, by their number in the stored form. Append only. */
@@ -58,6 +60,7 @@ export function encodeChange(change: Change, before?: StoredObject): Uint8Array 
 
 /** What the store holds that a change may refer to. */
 export interface Known {
+  readonly metas: Metas;
   /** Given an id, the equal string that the store holds: a million tasks share the ids of their services and nodes. */
   readonly canonical: (id: string) => string;
   readonly task: (id: string) => Task | undefined;
@@ -131,7 +134,7 @@ function isStep(task: Task, before: Task): boolean {
   return keptFields.every((field) => task[field] === before[field]);
 }
 
-function fromStep(record: TaskRecord, { canonical, task }: Known): Task {
+function fromStep(record: TaskRecord, { canonical, task, metas }: Known): Task {
   const before = task(record.id);
   if (before === undefined)
     throw new ClusterError(
@@ -139,14 +142,10 @@ function fromStep(record: TaskRecord, { canonical, task }: Known): Task {
       `store entry cannot be read: a step of task ${record.id}, which is not there`,
     );
   const { createdVersion, createdAtMs } = before.meta;
+  const updatedAtMs = createdAtMs + record.updatedAfterMs;
   return {
     ...before,
-    meta: {
-      version: record.version,
-      createdVersion,
-      createdAtMs,
-      updatedAtMs: createdAtMs + record.updatedAfterMs,
-    },
+    meta: metas.share({ version: record.version, createdVersion, createdAtMs, updatedAtMs }, before.meta),
     ...(record.nodeId === "" ? {} : { nodeId: canonical(record.nodeId) as NodeId }),
     // The ladder's number was written from a DesiredState.
     desiredState: stateOf(record.desiredState) as DesiredState,
@@ -203,16 +202,17 @@ function toClaim({ kind, count, names = [] }: GenericClaim): TaskGenericClaim {
   return { kind, count, names: [...names] };
 }
 
-function fromRecord(record: TaskRecord, { canonical }: Known): Task {
+function fromRecord(record: TaskRecord, known: Known): Task {
+  const { canonical, metas } = known;
   const createdAtMs = record.createdAtMs;
   return {
     id: record.id as TaskId,
-    meta: {
+    meta: metas.share({
       version: record.version,
       createdVersion: record.version - record.versionsSinceCreated,
       createdAtMs,
       updatedAtMs: createdAtMs + record.updatedAfterMs,
-    },
+    }),
     serviceId: canonical(record.serviceId) as ServiceId,
     specVersion: record.specVersion,
     slot: record.slot,
@@ -220,11 +220,10 @@ function fromRecord(record: TaskRecord, { canonical }: Known): Task {
     // The ladder's number was written from a DesiredState.
     desiredState: stateOf(record.desiredState) as DesiredState,
     status: fromStatus(record, createdAtMs),
-    networks: record.networks.map(({ networkId, address, aliases }) => ({
-      networkId: canonical(networkId) as NetworkId,
-      address,
-      aliases,
-    })),
+    networks:
+      record.networks.length === 0
+        ? noNetworks
+        : record.networks.map((attachment) => fromAttachment(attachment, known)),
     ...(record.jobIteration === undefined ? {} : { jobIteration: record.jobIteration }),
     ...(record.restarts === 0 ? {} : { restarts: record.restarts }),
     ...(record.crashes === 0 ? {} : { crashes: record.crashes }),
@@ -247,6 +246,13 @@ function fromStatus(record: TaskRecord, createdAtMs: number): TaskStatus {
     ...(record.hasPorts ? { ports: record.ports.map(fromPort) } : {}),
     appliedAtMs: record.appliedAfterMs === undefined ? 0 : createdAtMs + record.appliedAfterMs,
   };
+}
+
+function fromAttachment(
+  { networkId, address, aliases }: TaskAttachment,
+  { canonical }: Known,
+): NetworkAttachment {
+  return { networkId: canonical(networkId) as NetworkId, address, aliases };
 }
 
 function fromPort(port: { protocol: string; targetPort: number; publishedPort: number }): PublishedPort {

@@ -1,6 +1,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { Change } from "./change.ts";
 import { encodeChange } from "./codec.ts";
+import { Metas } from "./metas.ts";
 import { Overlay } from "./overlay.ts";
 import { tableNames, type Row, type StoredObject, type TableName, type Tables } from "./tables.ts";
 import {
@@ -54,7 +55,7 @@ export class Group {
       configs: new Overlay(tables.configs),
       revisions: new Overlay(tables.revisions),
     };
-    this.#scope = { stamp, open: false };
+    this.#scope = { stamp, metas: new Metas(), open: false };
     this.#transaction = makeTransaction(this.#overlays, this.#scope);
   }
 

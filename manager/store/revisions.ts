@@ -1,6 +1,6 @@
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
-import type { DesiredState, Task, TaskStatus } from "../../model/task.ts";
+import { noNetworks, type DesiredState, type Task, type TaskStatus } from "../../model/task.ts";
 import type { StoreView, Transaction } from "./transaction.ts";
 
 export interface NewTask {
@@ -28,7 +28,7 @@ export function createTask(tx: Transaction, service: Service, task: NewTask): Ta
     ...(task.nodeId === undefined ? {} : { nodeId: task.nodeId }),
     desiredState: task.desiredState,
     status: needsAllocation(service) ? created(tx) : pending(tx),
-    networks: [],
+    networks: noNetworks,
     ...(service.job === undefined ? {} : { jobIteration: service.job.iteration }),
     ...(task.restarts === undefined || task.restarts === 0 ? {} : { restarts: task.restarts }),
     ...(task.crashes === undefined || task.crashes === 0 ? {} : { crashes: task.crashes }),

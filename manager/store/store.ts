@@ -5,6 +5,7 @@ import { newId, systemRandom, type Random } from "../../runtime/random.ts";
 import type { Change, ObjectEvent } from "./change.ts";
 import { decodeChange, type Known } from "./codec.ts";
 import { Group, GroupFull } from "./group.ts";
+import { Metas } from "./metas.ts";
 import { tableReads } from "./overlay.ts";
 import { SnapshotReader, writeSnapshot } from "./snapshot.ts";
 import { emptyTables, tableNames, type Row, type Table, type TableName, type Tables } from "./tables.ts";
@@ -415,8 +416,10 @@ function putInto(tables: Tables, change: Change): ObjectEvent | undefined {
   return { kind: "updated", table: change.table, object: change.object, previous } as ObjectEvent;
 }
 
+/** For one entry, or one snapshot. */
 function knownIn({ tasks, services, nodes, networks }: Tables): Known {
   return {
+    metas: new Metas(),
     canonical: (id) => (services.rows.get(id) ?? nodes.rows.get(id) ?? networks.rows.get(id))?.id ?? id,
     task: (id) => tasks.rows.get(id),
   };

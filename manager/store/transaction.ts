@@ -6,6 +6,7 @@ import type { Node } from "../../model/node.ts";
 import type { Config, Secret } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import type { Task } from "../../model/task.ts";
+import type { Metas } from "./metas.ts";
 import type { Overlay, Reads } from "./overlay.ts";
 import {
   ingressKey,
@@ -116,6 +117,7 @@ export interface Stamp {
 /** Guards against a transaction that is used after its function returned. */
 export interface Scope {
   readonly stamp: Stamp;
+  readonly metas: Metas;
   open: boolean;
 }
 
@@ -295,7 +297,12 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       // The one field that Omit took away is put back, which the compiler cannot see for a generic T.
       const stamped = {
         ...object,
-        meta: { version, createdVersion: version, createdAtMs: nowMs, updatedAtMs: nowMs },
+        meta: scope.metas.share({
+          version,
+          createdVersion: version,
+          createdAtMs: nowMs,
+          updatedAtMs: nowMs,
+        }),
       } as unknown as T;
       if (overlay.get(stamped.id) !== undefined) {
         throw new ClusterError("conflict", `${noun} ${stamped.id} already exists`);
@@ -311,10 +318,8 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       }
       const { version, nowMs } = scope.stamp;
       const { createdVersion, createdAtMs } = stored.meta;
-      return put({
-        ...object,
-        meta: { version, createdVersion, createdAtMs, updatedAtMs: nowMs },
-      });
+      const meta = { version, createdVersion, createdAtMs, updatedAtMs: nowMs };
+      return put({ ...object, meta: scope.metas.share(meta, stored.meta) });
     },
     remove(id: Id): void {
       requireOpen();
