@@ -4,11 +4,10 @@
  * them again by their policy, probes their health and connects them to the host's network.
  */
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
-import type { ContainerRecord, ExitStatus } from "../engine/engine.ts";
+import type { ContainerRecord } from "../engine/engine.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import { signalNumber } from "../engine/signals.ts";
 import type { HostNetwork } from "../network/network.ts";
@@ -16,17 +15,16 @@ import { type CreateRequest, type Limits, parseCreate, type RestartPolicy } from
 import { devicesOf } from "./devices.ts";
 import type { Fields } from "./fields.ts";
 import { Execs } from "./execs.ts";
-import { Entry, type Outcome, outcomeOf } from "./entry.ts";
+import { type Entry, type Outcome, outcomeOf } from "./entry.ts";
 import { heldCapabilities } from "./held.ts";
 import { createdNetwork, hostnameOf, withTag } from "./identity.ts";
 import { mergedLimits } from "./limits.ts";
 import { plannedMounts } from "./mounts.ts";
-import { probeHealth } from "./probes.ts";
 import { Names } from "./names.ts";
-import { borrowedMounts, partnerOf, startFacts } from "./partners.ts";
-import { restartDelayMs } from "./restart.ts";
-import { atStart, inSandbox, joinedConfig, limitsOf, specOf } from "./sandbox.ts";
-import { type LocalRecord, LocalStore } from "./store.ts";
+import { borrowedMounts, partnerOf } from "./partners.ts";
+import { Runs } from "./runs.ts";
+import { inSandbox, joinedConfig, limitsOf, specOf } from "./sandbox.ts";
+import type { LocalRecord } from "./store.ts";
 import { validate, validateLimits, type ValidationFacts } from "./validate.ts";
 
 export interface LocalDeps {
@@ -57,24 +55,21 @@ const removedPollMs = 100;
 export class LocalContainers {
   readonly #deps: LocalDeps;
   readonly execs: Execs;
-  readonly #store: LocalStore;
-  readonly #entries = new Map<string, Entry>();
+  readonly #runs: Runs;
   readonly #names: Names;
-  readonly #closing = new AbortController();
-  readonly #background = new Set<Promise<void>>();
   #listener: (event: LocalEvent) => void = () => undefined;
 
   private constructor(deps: LocalDeps) {
     this.#deps = deps;
     this.#names = new Names(deps);
     this.execs = new Execs({ ...deps, emit: (id, action, attributes) => this.emit(id, action, attributes) });
-    this.#store = new LocalStore(deps.directory);
+    this.#runs = new Runs({ ...deps, emit: (id, action) => this.emit(id, action) });
   }
 
   /** Takes up what an earlier process left: watches what runs, and decides about what ended meanwhile. */
   static async open(deps: LocalDeps): Promise<LocalContainers> {
     const containers = new LocalContainers(deps);
-    await containers.#load();
+    await containers.#runs.load();
     return containers;
   }
 
@@ -89,11 +84,11 @@ export class LocalContainers {
 
   /** Undefined for the container of a task. */
   record(id: string): LocalRecord | undefined {
-    return this.#entries.get(id)?.record;
+    return this.#runs.entry(id)?.record;
   }
 
   isRestarting(id: string): boolean {
-    return this.#entries.get(id)?.isRestarting === true;
+    return this.#runs.entry(id)?.isRestarting === true;
   }
 
   /** @throws {ClusterError} `not-found` for the image, `conflict` for the name, `invalid-argument`. */
@@ -128,7 +123,7 @@ export class LocalContainers {
     try {
       const spec = specOf(asked);
       // First, so that no container is ever without it; a record without a container is dropped.
-      await this.#store.save(record);
+      await this.#runs.store.save(record);
       await engine.create(
         {
           id,
@@ -147,9 +142,9 @@ export class LocalContainers {
         },
         signal,
       );
-      this.#entries.set(id, new Entry(record));
+      this.#runs.add(record);
     } catch (error) {
-      await this.#store.remove(id);
+      await this.#runs.store.remove(id);
       throw error;
     } finally {
       this.#names.release(taken);
@@ -172,13 +167,13 @@ export class LocalContainers {
         }
         return false;
       }
-      this.#cancelRestart(entry);
-      await this.#save(entry, { wantsToRun: true, restartCount: 0, restartDelayMs: 0 });
+      this.#runs.cancelRestart(entry);
+      await this.#runs.save(entry, { wantsToRun: true, restartCount: 0, restartDelayMs: 0 });
       try {
-        await this.#launch(entry, signal);
+        await this.#runs.launch(entry, signal);
       } catch (error) {
-        await this.#save(entry, { wantsToRun: false });
-        if (entry.record.hostConfig.AutoRemove) await this.#removeNow(entry, "removed");
+        await this.#runs.save(entry, { wantsToRun: false });
+        if (entry.record.hostConfig.AutoRemove) await this.#runs.removeNow(entry, "removed");
         throw error;
       }
       return true;
@@ -194,9 +189,9 @@ export class LocalContainers {
     const { engine } = this.#deps;
     if (signal !== undefined) signalNumber(signal);
     const record = await engine.inspect(id);
-    const entry = this.#entries.get(id);
+    const entry = this.#runs.entry(id);
     if (entry !== undefined) await this.#noteStop(entry);
-    if (record?.status.state !== "running") return entry !== undefined && this.#cancelRestart(entry);
+    if (record?.status.state !== "running") return entry !== undefined && this.#runs.cancelRestart(entry);
     const stopping = engine.stop(
       id,
       { graceMs: timeoutMs ?? this.#graceMs(entry), ...(signal !== undefined && { signal }) },
@@ -204,7 +199,7 @@ export class LocalContainers {
     );
     if (record.status.paused === true) await this.#resumeQuietly(id);
     await stopping;
-    await this.#settle(entry);
+    await this.#runs.settle(entry);
     return true;
   }
 
@@ -233,7 +228,7 @@ export class LocalContainers {
     const { engine } = this.#deps;
     const number = signalNumber(signal);
     const record = await engine.inspect(id);
-    const entry = this.#entries.get(id);
+    const entry = this.#runs.entry(id);
     const isRunning = record?.status.state === "running";
     const endsIt = number === 9 || (record !== undefined && number === signalNumber(record.stopSignal));
     if (entry !== undefined && isRunning && endsIt) await this.#noteStop(entry);
@@ -244,11 +239,11 @@ export class LocalContainers {
     // As with Docker, who is told of the kill finds the container ended.
     if (number === 9) {
       await engine
-        .wait(id, AbortSignal.any([this.#closing.signal, AbortSignal.timeout(defaultStopMs)]))
+        .wait(id, AbortSignal.any([this.#runs.closing, AbortSignal.timeout(defaultStopMs)]))
         .catch((error: unknown) =>
           this.#deps.log.warn({ id, error: errorText(error) }, "a killed container has not ended yet"),
         );
-      await this.#settle(entry);
+      await this.#runs.settle(entry);
     }
   }
 
@@ -278,7 +273,7 @@ export class LocalContainers {
     const { engine } = this.#deps;
     const record = await engine.inspect(id);
     if (record === undefined) throw new ClusterError("not-found", `No such container: ${id}`);
-    const entry = this.#entries.get(id);
+    const entry = this.#runs.entry(id);
     if (entry?.isRemoving === true) {
       throw new ClusterError("conflict", `removal of container ${id} is already in progress`);
     }
@@ -295,7 +290,7 @@ export class LocalContainers {
     }
     if (entry === undefined) return engine.remove(id);
     entry.isRemoving = true;
-    await entry.locked(() => this.#removeNow(entry, options.volumes));
+    await entry.locked(() => this.#runs.removeNow(entry, options.volumes));
   }
 
   async rename(id: string, name: string): Promise<void> {
@@ -312,7 +307,7 @@ export class LocalContainers {
     const taken = await this.#names.take(plain);
     try {
       await this.#deps.engine.rename(id, taken);
-      await this.#save(entry, { name: taken });
+      await this.#runs.save(entry, { name: taken });
     } finally {
       this.#names.release(taken);
     }
@@ -344,7 +339,7 @@ export class LocalContainers {
     if (record?.status.state === "running")
       await engine.update(id, { devices: [], ...limitsOf(limits, facts) });
     const policy = changes.policy ?? hostConfig.RestartPolicy;
-    await this.#save(entry, { hostConfig: { ...hostConfig, ...limits, RestartPolicy: policy } });
+    await this.#runs.save(entry, { hostConfig: { ...hostConfig, ...limits, RestartPolicy: policy } });
     await this.emit(id, "update");
     return warnings;
   }
@@ -352,8 +347,8 @@ export class LocalContainers {
   /** Settles when the condition holds; `not-found` for a container that is not there. */
   async wait(id: string, condition: WaitCondition, signal: AbortSignal): Promise<Outcome> {
     const { engine, clock } = this.#deps;
-    const either = AbortSignal.any([signal, this.#closing.signal]);
-    const entry = this.#entries.get(id);
+    const either = AbortSignal.any([signal, this.#runs.closing]);
+    const entry = this.#runs.entry(id);
     if (entry === undefined) {
       const exit = await engine.wait(id, either);
       if (condition !== "removed") return outcomeOf(exit);
@@ -371,7 +366,7 @@ export class LocalContainers {
         return outcomeOf(status.state === "stopped" ? status.exit : undefined);
       }
       outcome = await entry.nextExit(either);
-      await this.#settle(entry);
+      await this.#runs.settle(entry);
     }
   }
 
@@ -382,182 +377,12 @@ export class LocalContainers {
   }
 
   /** Containers run on; restarts that are due come with the next process. */
-  async close(): Promise<void> {
-    this.#closing.abort(new ClusterError("unavailable", "the worker is ending"));
-    for (const entry of this.#entries.values()) {
-      this.#cancelRestart(entry);
-      entry.endProbes();
-    }
-    await Promise.allSettled(this.#background);
-  }
-
-  async #load(): Promise<void> {
-    const { engine, network } = this.#deps;
-    for (const record of await this.#store.load()) {
-      if ((await engine.inspect(record.id)) === undefined) await this.#store.remove(record.id);
-      else this.#entries.set(record.id, new Entry(record));
-    }
-    for (const { taskId, containerId } of await network.list()) {
-      if (taskId !== containerId) continue; // A task's.
-      const record = await engine.inspect(containerId);
-      if (record?.status.state !== "running") await network.detach(taskId, this.#closing.signal);
-    }
-    for (const entry of this.#entries.values()) {
-      const { status } = (await engine.inspect(entry.record.id)) ?? {};
-      if (status?.state === "running") this.#watch(entry);
-      else if (status?.state === "stopped") {
-        entry.lastExit = status.exit;
-        const isOver = entry.record.wantsToRun || entry.record.hostConfig.AutoRemove;
-        if (isOver) this.#inBackground(entry, this.#ended(entry, status.exit));
-      }
-    }
-  }
-
-  /** Network, namespaces of others, process; then it is watched. */
-  async #launch(entry: Entry, signal: AbortSignal): Promise<void> {
-    const { engine, network } = this.#deps;
-    const { id } = entry.record;
-    await entry.settled; // The network of its last run.
-    try {
-      const facts = await startFacts(this.#deps, entry.record, signal);
-      await engine.start(id, signal, (spec) => atStart(spec, facts));
-    } catch (error) {
-      await network.detach(id as TaskId, this.#closing.signal);
-      throw error;
-    }
-    this.#watch(entry);
-  }
-
-  #watch(entry: Entry): void {
-    const { engine, log } = this.#deps;
-    const { id } = entry.record;
-    this.#probe(entry);
-    const watching = engine.wait(id, this.#closing.signal).then(
-      (exit) => {
-        entry.tellExit(exit);
-        entry.settled = this.#ended(entry, exit);
-        return entry.settled;
-      },
-      (error: unknown) => {
-        const isGone = error instanceof ClusterError && error.code === "not-found";
-        if (!isGone && !this.#closing.signal.aborted)
-          log.error({ id, error }, "a container is no longer watched");
-      },
-    );
-    this.#inBackground(entry, watching);
-  }
-
-  /** It has ended: its network goes, and it is started again, removed, or left as it is. */
-  async #ended(entry: Entry, exit: ExitStatus): Promise<void> {
-    const { engine, network, clock } = this.#deps;
-    const { id } = entry.record;
-    entry.endProbes();
-    if (entry.isRemoving || this.#closing.signal.aborted) return;
-    const record = await engine.inspect(id);
-    const startedAtMs = record?.status.state === "stopped" ? record.status.startedAtMs : undefined;
-    const { hostConfig, restartCount, restartDelayMs: lastDelayMs } = entry.record;
-    const delayMs = restartDelayMs({
-      policy: hostConfig.RestartPolicy,
-      exitCode: exit.exitCode,
-      wasStopped: !entry.record.wantsToRun,
-      restartCount,
-      ranMs: startedAtMs === undefined ? 0 : exit.atMs - startedAtMs,
-      lastDelayMs,
-    });
-    entry.isRestarting = delayMs !== undefined;
-    await network.detach(id as TaskId, this.#closing.signal);
-    if (delayMs === undefined) {
-      await this.#save(entry, { wantsToRun: false });
-      if (hostConfig.AutoRemove && !entry.isRemoving) {
-        entry.isRemoving = true;
-        this.#inBackground(
-          entry,
-          entry.locked(() => this.#removeNow(entry, "removed")),
-        );
-      }
-      return;
-    }
-    if (!entry.record.wantsToRun || entry.isRemoving) {
-      entry.isRestarting = false; // Stopped meanwhile.
-      return;
-    }
-    entry.cancelRestart = clock.after(delayMs, () => {
-      this.#inBackground(entry, this.#restartByPolicy(entry, delayMs));
-    });
-  }
-
-  #restartByPolicy(entry: Entry, delayMs: number): Promise<void> {
-    return entry.locked(async () => {
-      if (!entry.isRestarting || entry.isRemoving || this.#closing.signal.aborted) return;
-      await this.#save(entry, { restartCount: entry.record.restartCount + 1, restartDelayMs: delayMs });
-      try {
-        await this.#launch(entry, this.#closing.signal);
-        entry.isRestarting = false;
-      } catch (error) {
-        if (this.#closing.signal.aborted) return;
-        entry.isRestarting = false;
-        const { log, engine } = this.#deps;
-        log.warn({ id: entry.record.id, error: errorText(error) }, "a container could not be started again");
-        const record = await engine.inspect(entry.record.id);
-        if (record?.status.state === "stopped") await this.#ended(entry, record.status.exit);
-      }
-    });
-  }
-
-  /** Under the entry's lock. */
-  async #removeNow(entry: Entry, volumes: "kept" | "removed"): Promise<void> {
-    const { engine, network } = this.#deps;
-    const { id } = entry.record;
-    entry.isRemoving = true;
-    this.#cancelRestart(entry);
-    entry.endProbes();
-    try {
-      const record = await engine.inspect(id);
-      await engine.remove(id, volumes);
-      // Killed by its removal: nobody else has seen its end.
-      const atMs = this.#deps.clock.now();
-      if (record?.status.state === "running")
-        entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
-      await network.detach(id as TaskId, this.#closing.signal);
-      await this.#store.remove(id);
-      this.#entries.delete(id);
-      entry.tellRemoved();
-    } catch (error) {
-      entry.isRemoving = false;
-      throw error;
-    }
-  }
-
-  #probe(entry: Entry): void {
-    const { log } = this.#deps;
-    const { id } = entry.record;
-    const run = new AbortController();
-    entry.endProbes();
-    entry.endProbes = () => run.abort();
-    const onStatus = (status: string): void => {
-      this.#inBackground(entry, this.emit(id, `health_status: ${status}`));
-      this.#inBackground(entry, this.#store.save(entry.record));
-    };
-    probeHealth(this.#deps, entry, onStatus, run.signal).catch((error: unknown) => {
-      if (!run.signal.aborted) log.error({ id, error }, "a container's health is no longer looked at");
-    });
+  close(): Promise<void> {
+    return this.#runs.close();
   }
 
   async #noteStop(entry: Entry): Promise<void> {
-    if (entry.record.wantsToRun) await this.#save(entry, { wantsToRun: false });
-  }
-
-  /** @returns Whether one was waited for. */
-  #cancelRestart(entry: Entry): boolean {
-    const wasRestarting = entry.isRestarting;
-    entry.cancelRestart();
-    entry.isRestarting = false;
-    return wasRestarting;
-  }
-
-  async #settle(entry: Entry | undefined): Promise<void> {
-    await Promise.resolve(); // Whoever waits for the engine is told in the same turn as we are.
-    await entry?.settled.catch(() => undefined); // Its failure is in the log.
+    if (entry.record.wantsToRun) await this.#runs.save(entry, { wantsToRun: false });
   }
 
   async #resumeQuietly(id: string): Promise<void> {
@@ -572,23 +397,8 @@ export class LocalContainers {
     return seconds < 0 ? foreverMs : seconds * 1_000;
   }
 
-  async #save(entry: Entry, changes: Partial<LocalRecord>): Promise<void> {
-    entry.record = { ...entry.record, ...changes };
-    await this.#store.save(entry.record);
-  }
-
-  #inBackground(entry: Entry, work: Promise<void>): void {
-    const done: Promise<void> = work
-      .catch((error: unknown) => {
-        if (!this.#closing.signal.aborted)
-          this.#deps.log.error({ id: entry.record.id, error }, "work on a container failed");
-      })
-      .finally(() => this.#background.delete(done));
-    this.#background.add(done);
-  }
-
   #require(id: string): Entry {
-    const entry = this.#entries.get(id);
+    const entry = this.#runs.entry(id);
     if (entry !== undefined) return entry;
     throw new ClusterError(
       "conflict",

@@ -1,0 +1,249 @@
+/**
+ * The runs of local containers: each is launched, watched to its end, and then started again by its
+ * policy, removed, or left as it is. Keeps the records of those that exist.
+ */
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { TaskId } from "../../model/ids.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Log } from "../../runtime/log.ts";
+import type { ExitStatus } from "../engine/engine.ts";
+import type { LocalEngine } from "../engine/local.ts";
+import type { HostNetwork } from "../network/network.ts";
+import { Entry } from "./entry.ts";
+import { startFacts } from "./partners.ts";
+import { probeHealth } from "./probes.ts";
+import { restartDelayMs } from "./restart.ts";
+import { atStart } from "./sandbox.ts";
+import { type LocalRecord, LocalStore } from "./store.ts";
+
+export interface RunsDeps {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly engine: LocalEngine;
+  readonly network: HostNetwork;
+  /** `<stateDir>/local` */
+  readonly directory: string;
+  readonly facts: { readonly swapLimit: boolean };
+  emit(id: string, action: string): Promise<void>;
+}
+
+export class Runs {
+  readonly #deps: RunsDeps;
+  readonly store: LocalStore;
+  readonly #entries = new Map<string, Entry>();
+  readonly #closing = new AbortController();
+  readonly #background = new Set<Promise<void>>();
+
+  constructor(deps: RunsDeps) {
+    this.#deps = deps;
+    this.store = new LocalStore(deps.directory);
+  }
+
+  /** Aborts when this process is to end. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /** Undefined for the container of a task. */
+  entry(id: string): Entry | undefined {
+    return this.#entries.get(id);
+  }
+
+  add(record: LocalRecord): void {
+    this.#entries.set(record.id, new Entry(record));
+  }
+
+  /** Containers run on; restarts that are due come with the next process. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ClusterError("unavailable", "the worker is ending"));
+    for (const entry of this.#entries.values()) {
+      this.cancelRestart(entry);
+      entry.endProbes();
+    }
+    await Promise.allSettled(this.#background);
+  }
+
+  async load(): Promise<void> {
+    const { engine, network } = this.#deps;
+    for (const record of await this.store.load()) {
+      if ((await engine.inspect(record.id)) === undefined) await this.store.remove(record.id);
+      else this.#entries.set(record.id, new Entry(record));
+    }
+    for (const { taskId, containerId } of await network.list()) {
+      if (taskId !== containerId) continue; // A task's.
+      const record = await engine.inspect(containerId);
+      if (record?.status.state !== "running") await network.detach(taskId, this.#closing.signal);
+    }
+    for (const entry of this.#entries.values()) {
+      const { status } = (await engine.inspect(entry.record.id)) ?? {};
+      if (status?.state === "running") this.#watch(entry);
+      else if (status?.state === "stopped") {
+        entry.lastExit = status.exit;
+        const { wantsToRun, hostConfig } = entry.record;
+        // As with Docker: a stop by hand ends "always" only until the engine starts again, "unless-stopped" for good.
+        if (!wantsToRun && hostConfig.RestartPolicy.Name === "always")
+          await this.save(entry, { wantsToRun: true, restartCount: 0, restartDelayMs: 0 });
+        const isOver = entry.record.wantsToRun || hostConfig.AutoRemove;
+        if (isOver) this.#inBackground(entry, this.#ended(entry, status.exit));
+      }
+    }
+  }
+
+  /** Network, namespaces of others, process; then it is watched. */
+  async launch(entry: Entry, signal: AbortSignal): Promise<void> {
+    const { engine, network } = this.#deps;
+    const { id } = entry.record;
+    await entry.settled; // The network of its last run.
+    try {
+      const facts = await startFacts(this.#deps, entry.record, signal);
+      await engine.start(id, signal, (spec) => atStart(spec, facts));
+    } catch (error) {
+      await network.detach(id as TaskId, this.#closing.signal);
+      throw error;
+    }
+    this.#watch(entry);
+  }
+
+  #watch(entry: Entry): void {
+    const { engine, log } = this.#deps;
+    const { id } = entry.record;
+    this.#probe(entry);
+    const watching = engine.wait(id, this.#closing.signal).then(
+      (exit) => {
+        entry.tellExit(exit);
+        entry.settled = this.#ended(entry, exit);
+        return entry.settled;
+      },
+      (error: unknown) => {
+        const isGone = error instanceof ClusterError && error.code === "not-found";
+        if (!isGone && !this.#closing.signal.aborted)
+          log.error({ id, error }, "a container is no longer watched");
+      },
+    );
+    this.#inBackground(entry, watching);
+  }
+
+  /** It has ended: its network goes, and it is started again, removed, or left as it is. */
+  async #ended(entry: Entry, exit: ExitStatus): Promise<void> {
+    const { engine, network, clock } = this.#deps;
+    const { id } = entry.record;
+    entry.endProbes();
+    if (entry.isRemoving || this.#closing.signal.aborted) return;
+    const record = await engine.inspect(id);
+    const startedAtMs = record?.status.state === "stopped" ? record.status.startedAtMs : undefined;
+    const { hostConfig, restartCount, restartDelayMs: lastDelayMs } = entry.record;
+    const delayMs = restartDelayMs({
+      policy: hostConfig.RestartPolicy,
+      exitCode: exit.exitCode,
+      wasStopped: !entry.record.wantsToRun,
+      restartCount,
+      ranMs: startedAtMs === undefined ? 0 : exit.atMs - startedAtMs,
+      lastDelayMs,
+    });
+    entry.isRestarting = delayMs !== undefined;
+    await network.detach(id as TaskId, this.#closing.signal);
+    if (delayMs === undefined) {
+      await this.save(entry, { wantsToRun: false });
+      if (hostConfig.AutoRemove && !entry.isRemoving) {
+        entry.isRemoving = true;
+        this.#inBackground(
+          entry,
+          entry.locked(() => this.removeNow(entry, "removed")),
+        );
+      }
+      return;
+    }
+    if (!entry.record.wantsToRun || entry.isRemoving) {
+      entry.isRestarting = false; // Stopped meanwhile.
+      return;
+    }
+    entry.cancelRestart = clock.after(delayMs, () => {
+      this.#inBackground(entry, this.#restartByPolicy(entry, delayMs));
+    });
+  }
+
+  #restartByPolicy(entry: Entry, delayMs: number): Promise<void> {
+    return entry.locked(async () => {
+      if (!entry.isRestarting || entry.isRemoving || this.#closing.signal.aborted) return;
+      await this.save(entry, { restartCount: entry.record.restartCount + 1, restartDelayMs: delayMs });
+      try {
+        await this.launch(entry, this.#closing.signal);
+        entry.isRestarting = false;
+      } catch (error) {
+        if (this.#closing.signal.aborted) return;
+        entry.isRestarting = false;
+        const { log, engine } = this.#deps;
+        log.warn({ id: entry.record.id, error: errorText(error) }, "a container could not be started again");
+        const record = await engine.inspect(entry.record.id);
+        if (record?.status.state === "stopped") await this.#ended(entry, record.status.exit);
+      }
+    });
+  }
+
+  /** Under the entry's lock. */
+  async removeNow(entry: Entry, volumes: "kept" | "removed"): Promise<void> {
+    const { engine, network } = this.#deps;
+    const { id } = entry.record;
+    entry.isRemoving = true;
+    this.cancelRestart(entry);
+    entry.endProbes();
+    try {
+      const record = await engine.inspect(id);
+      await engine.remove(id, volumes);
+      // Killed by its removal: nobody else has seen its end.
+      const atMs = this.#deps.clock.now();
+      if (record?.status.state === "running")
+        entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
+      await network.detach(id as TaskId, this.#closing.signal);
+      await this.store.remove(id);
+      this.#entries.delete(id);
+      entry.tellRemoved();
+    } catch (error) {
+      entry.isRemoving = false;
+      throw error;
+    }
+  }
+
+  #probe(entry: Entry): void {
+    const { log } = this.#deps;
+    const { id } = entry.record;
+    const run = new AbortController();
+    entry.endProbes();
+    entry.endProbes = () => run.abort();
+    const onStatus = (status: string): void => {
+      this.#inBackground(entry, this.#deps.emit(id, `health_status: ${status}`));
+      this.#inBackground(entry, this.store.save(entry.record));
+    };
+    probeHealth(this.#deps, entry, onStatus, run.signal).catch((error: unknown) => {
+      if (!run.signal.aborted) log.error({ id, error }, "a container's health is no longer looked at");
+    });
+  }
+
+  /** @returns Whether one was waited for. */
+  cancelRestart(entry: Entry): boolean {
+    const wasRestarting = entry.isRestarting;
+    entry.cancelRestart();
+    entry.isRestarting = false;
+    return wasRestarting;
+  }
+
+  async settle(entry: Entry | undefined): Promise<void> {
+    await Promise.resolve(); // Whoever waits for the engine is told in the same turn as we are.
+    await entry?.settled.catch(() => undefined); // Its failure is in the log.
+  }
+
+  async save(entry: Entry, changes: Partial<LocalRecord>): Promise<void> {
+    entry.record = { ...entry.record, ...changes };
+    await this.store.save(entry.record);
+  }
+
+  #inBackground(entry: Entry, work: Promise<void>): void {
+    const done: Promise<void> = work
+      .catch((error: unknown) => {
+        if (!this.#closing.signal.aborted)
+          this.#deps.log.error({ id: entry.record.id, error }, "work on a container failed");
+      })
+      .finally(() => this.#background.delete(done));
+    this.#background.add(done);
+  }
+}
