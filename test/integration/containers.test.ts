@@ -162,6 +162,18 @@ await t.test("policies start again what has ended, and a stop by hand holds", as
   t.equal(await inspect("ends", "{{.State.Status}}"), "exited");
   await ok("start", "ends");
   await ok("rm", "-f", "fails", "ends");
+  for (const policy of ["always", "unless-stopped"]) {
+    await ok("run", "-d", "--name", policy, "--restart", policy, image, "sleep", "600");
+    await ok("stop", "-t", "0", policy);
+  }
+  await host.away(async () => undefined);
+  await until(async () => (await inspect("always", "{{.State.Status}}")) === "running");
+  t.equal(
+    await inspect("unless-stopped", "{{.State.Status}}"),
+    "exited",
+    "for good, over a start of the engine",
+  );
+  await ok("rm", "-f", "always", "unless-stopped");
 });
 
 await t.test("health is probed and told", async (t) => {

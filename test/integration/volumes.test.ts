@@ -131,13 +131,29 @@ await t.test("options of the driver: tmpfs and bind; content below a bind is nev
   await writeFile(join(outside, "kept"), "yes\n");
   await docker("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", `device=${outside}`, "bound");
   t.equal(await docker("volume", "inspect", "--format", "{{.Options.device}}", "bound"), outside);
+  const mounts = (): Promise<string> => readFile("/proc/self/mountinfo", "utf8");
+  const use = { type: "volume", readOnly: false, source: "bound", target: "/data" } as const;
+  const users = [newContainerId(systemRandom), newContainerId(systemRandom)];
+  const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+  for (const id of users) {
+    const spec = { ...plainSpec, command: ["sleep", "600"], mounts: [use] };
+    await engine.create({ id, name: id, image, spec, ...rest }, none);
+  }
+  t.notMatch(await mounts(), /_data/, "not before somebody runs with it");
+  for (const id of users) await engine.start(id, none);
+  for (const id of users) {
+    t.match(await mounts(), /_data/);
+    await engine.stop(id, { graceMs: 0 }, none);
+  }
+  t.notMatch(await mounts(), /_data/, "nor after the last has ended");
+  for (const id of users) await engine.remove(id);
   await engine.remove(
     await ran("grep yes /data/kept && echo new > /data/new", { source: "bound", target: "/data" }),
   );
   t.equal(await readFile(join(outside, "new"), "utf8"), "new\n");
   t.equal(await docker("volume", "rm", "bound"), "bound");
   t.equal(await readFile(join(outside, "kept"), "utf8"), "yes\n");
-  t.notMatch(await readFile("/proc/self/mountinfo", "utf8"), /_data/);
+  t.notMatch(await mounts(), /_data/);
 });
 
 await t.test("a bad option is refused, a mount that fails says what the kernel said", async (t) => {

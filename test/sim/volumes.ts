@@ -4,7 +4,7 @@ import type { VolumeRecord, Volumes, VolumeSettings } from "../../worker/mounts/
 export class FakeVolumes implements Volumes {
   readonly #volumes = new Map<string, VolumeRecord>();
 
-  async ensure(
+  async create(
     name: string,
     { labels, options = {}, anonymous }: VolumeSettings,
   ): Promise<VolumeRecord & { readonly fresh: boolean }> {
@@ -15,11 +15,13 @@ export class FakeVolumes implements Volumes {
     return { ...made, fresh: true };
   }
 
-  create(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }> {
-    return this.ensure(name, settings);
-  }
+  async use(): Promise<void> {}
 
-  async mount(): Promise<void> {}
+  async hold(): Promise<void> {}
+
+  async release(): Promise<void> {}
+
+  async releaseUnused(): Promise<void> {}
 
   async filled(): Promise<void> {}
 

@@ -15,9 +15,11 @@ import { Fields } from "../containers/fields.ts";
 import { attach, attachRoutes, sizeOf } from "./attach-routes.ts";
 import { parseTime } from "./time.ts";
 import type { Labels } from "../../model/meta.ts";
+import { commit } from "./commit.ts";
 import { findContainer, hasLabel } from "./container.ts";
+import { writeArchive } from "./container-archive.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { bodyOf, lifeOf, nameAndAction, queryOf, wildcard } from "./request.ts";
+import { bodyOf, lifeOf, nameAndAction, queryOf, type RouteContext, wildcard } from "./request.ts";
 
 export interface ContainerDeps extends FrontDoorDeps {
   readonly containers: LocalContainers;
@@ -30,7 +32,11 @@ const waitConditions = ["not-running", "next-exit", "removed"] as const;
 /** Docker's clients send at most "{}" with a start. */
 const startBodyLimitBytes = 7;
 
-export function containerRoutes(app: FastifyInstance, deps: ContainerDeps): void {
+export function containerRoutes(
+  app: FastifyInstance,
+  deps: ContainerDeps,
+  { publish }: Pick<RouteContext, "publish">,
+): void {
   attachRoutes(app, deps);
   app.post("/containers/prune", (request, reply) => prune(deps, request, reply));
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
@@ -41,6 +47,12 @@ export function containerRoutes(app: FastifyInstance, deps: ContainerDeps): void
     const { id } = await findContainer(deps, name);
     return handler(deps, { id, name, query: queryOf(request), request, reply });
   });
+  app.put("/containers/*", async (request, reply) => {
+    const { name, action } = nameAndAction(wildcard(request));
+    if (action !== "archive") throw new ClusterError("not-found", notFoundMessage);
+    return writeArchive(deps, name, request, reply);
+  });
+  app.post("/commit", (request, reply) => commit(deps, publish, request, reply));
   app.delete("/containers/*", async (request, reply) => {
     const query = queryOf(request);
     const { id } = await findContainer(deps, wildcard(request));
@@ -138,14 +150,17 @@ async function prune(
     (filters.get("label") ?? []).every((text) => hasLabel({ labels }, text)) &&
     !(filters.get("label!") ?? []).some((text) => hasLabel({ labels }, text));
   const ContainersDeleted: string[] = [];
+  let SpaceReclaimed = 0;
   for (const { id, status, labels, createdAtMs } of await engine.list()) {
     if (status.state === "running" || containers.record(id) === undefined || containers.isRestarting(id))
       continue;
     if (!isAsked(labels) || (untilMs !== undefined && createdAtMs >= untilMs)) continue;
+    const bytes = await containers.engine.files.diskBytes(id);
     await containers.remove(id, { force: false, volumes: "kept" });
     ContainersDeleted.push(id);
+    SpaceReclaimed += bytes;
   }
-  return sendJson(reply, 200, { ContainersDeleted, SpaceReclaimed: 0 });
+  return sendJson(reply, 200, { ContainersDeleted, SpaceReclaimed });
 }
 
 async function update(deps: ContainerDeps, { id, request, reply }: Call): Promise<FastifyReply> {

@@ -37,16 +37,35 @@ export async function listContainers(deps: FrontDoorDeps, query: URLSearchParams
     .filter((view) => all || view.record.status.state === "running" || view.isRestarting)
     .filter((view) => matches(view, filters, records));
   const listed = limit > 0 ? wanted.slice(0, limit) : wanted;
-  const sizes = queryFlag(query.get("size")) ? { SizeRw: 0, SizeRootFs: 0 } : {};
-  return listed.map((view) => ({ ...printListed(view, deps.clock.now()), ...sizes }));
+  const sizeOf = queryFlag(query.get("size")) ? await sizes(deps) : undefined;
+  const nowMs = deps.clock.now();
+  const printed: object[] = [];
+  for (const view of listed) printed.push({ ...printListed(view, nowMs), ...(await sizeOf?.(view.record)) });
+  return printed;
+}
+
+/** What a container has written, and that with its image. */
+async function sizes(
+  deps: FrontDoorDeps,
+): Promise<(record: ContainerRecord) => Promise<{ SizeRw: number; SizeRootFs: number }>> {
+  const images = new Map((await deps.engine.imageStore.list()).map(({ id, diskBytes }) => [id, diskBytes]));
+  return async ({ id, imageId }) => {
+    const SizeRw = (await deps.containers?.engine.files.diskBytes(id)) ?? 0;
+    return { SizeRw, SizeRootFs: SizeRw + (images.get(imageId) ?? 0) };
+  };
 }
 
 /** `GET /containers/{id}/json` */
-export async function inspectContainer(deps: FrontDoorDeps, name: string): Promise<object> {
+export async function inspectContainer(
+  deps: FrontDoorDeps,
+  name: string,
+  query: URLSearchParams,
+): Promise<object> {
   const record = await findContainer(deps, name);
   const [view] = await viewsOf(deps, [record]);
   if (view === undefined) throw missing(name);
-  return printInspected(view);
+  if (!queryFlag(query.get("size"))) return printInspected(view);
+  return { ...printInspected(view), ...(await (await sizes(deps))(record)) };
 }
 
 /** `GET /containers/{id}/logs`: the frames, one a line. */

@@ -161,7 +161,7 @@ export async function requireImage(deps: FrontDoorDeps, name: string): Promise<S
   throw new ClusterError("not-found", `No such image: ${shown}`);
 }
 
-function printListed({ id, image, tags, digests, diskBytes }: StoredImage, version: string): object {
+export function printListed({ id, image, tags, digests, diskBytes }: StoredImage, version: string): object {
   const isNameless = tags.length === 0 && digests.length === 0 && compareVersions(version, "1.43") < 0;
   return {
     Id: id,

@@ -24,11 +24,12 @@ export function stream(
   reply: FastifyReply,
   chunks: AsyncIterable<string | Uint8Array>,
   contentType: string,
+  headers: Readonly<Record<string, string>> = {},
 ): FastifyReply {
   const body = Readable.from(chunks, { objectMode: false, highWaterMark: 64 * 1024 });
   reply.hijack();
   const { raw } = reply;
-  raw.writeHead(200, { ...commonHeaders, "content-type": contentType });
+  raw.writeHead(200, { ...commonHeaders, ...headers, "content-type": contentType });
   raw.flushHeaders();
   body.on("error", () => raw.destroy()); // Headers are out: cutting the stream is the only way to tell.
   raw.once("close", () => body.destroy());

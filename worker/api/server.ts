@@ -3,17 +3,18 @@ import { chmod, rm } from "node:fs/promises";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
 import { createApiServer, sendJson } from "../../runtime/api-server.ts";
-import { compareVersions, jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import { jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
-import { containerStats, containerTop } from "./stats.ts";
-import { containerLogs, findContainer, inspectContainer, listContainers } from "./container.ts";
+import { listContainers } from "./container.ts";
+import { containerReadRoutes } from "./container-read-routes.ts";
 import type { FrontDoorDeps } from "./deps.ts";
+import { diskUsage } from "./disk-usage.ts";
 import { EventFeed, type LocalEvent } from "./events.ts";
 import { forward, isManager, requireManager } from "./forward.ts";
 import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
-import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, suffix, wildcard } from "./request.ts";
+import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, wildcard } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm, unlockSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 import { volumeRoutes } from "./volume-routes.ts";
@@ -98,33 +99,15 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     const lines = feed.read(queryOf(request), request.url, signal);
     return stream(reply, lines, jsonContentType);
   });
-  // Names may contain slashes, so these are told apart by how their path ends.
-  app.get("/containers/*", async (request, reply) => {
-    const path = wildcard(request);
-    const inspected = suffix(path, "/json");
-    if (inspected !== undefined) return sendJson(reply, 200, await inspectContainer(deps, inspected));
-    const { containers } = deps;
-    const measured = suffix(path, "/stats");
-    const listed = suffix(path, "/top");
-    if (containers !== undefined && (measured ?? listed) !== undefined) {
-      const own = { ...deps, containers, ending, versionOf };
-      const { id } = await findContainer(deps, measured ?? listed ?? "");
-      const query = queryOf(request);
-      if (measured === undefined)
-        return sendJson(reply, 200, await containerTop(own, id, query.get("ps_args") || "-ef"));
-      return stream(reply, containerStats(own, id, query, lifeOf(reply, ending)), jsonContentType);
-    }
-    const logged = suffix(path, "/logs");
-    if (logged === undefined) throw new ClusterError("not-found", notFoundMessage);
-    const { tty, frames } = await containerLogs(deps, logged, queryOf(request), lifeOf(reply, ending));
-    const isMultiplexed = !tty && compareVersions(versionOf(request), "1.42") >= 0;
-    return stream(reply, frames, `application/vnd.docker.${isMultiplexed ? "multiplexed" : "raw"}-stream`);
-  });
+  app.get("/system/df", async (request, reply) =>
+    sendJson(reply, 200, await diskUsage(deps, queryOf(request), versionOf(request))),
+  );
   const context = { ending, versionOf, publish: (event: LocalEvent) => feed.publish(event) };
   imageRoutes(app, deps, context);
   volumeRoutes(app, deps, context);
+  containerReadRoutes(app, deps, context);
   if (deps.containers !== undefined)
-    containerRoutes(app, { ...deps, containers: deps.containers, ending, versionOf });
+    containerRoutes(app, { ...deps, containers: deps.containers, ending, versionOf }, context);
   networkRoutes(app, deps);
   swarmRoutes(app, deps);
   return app;

@@ -26,6 +26,8 @@ export class Container {
   stdin: StdinPipe | undefined;
   /** Removal of the ended task and the last of its output; never rejects. */
   cleanup: Promise<void> = Promise.resolve();
+  /** Settles once nobody writes to its files from outside; never rejects. */
+  written: Promise<void> = Promise.resolve();
   #waiting: (() => void)[] = [];
 
   constructor(stored: StoredContainer, status: ContainerState) {

@@ -8,9 +8,10 @@ import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
 import type { ImageContent, Images } from "./images.ts";
-import { importImage, type LoadedImage, loadImages } from "./load.ts";
+import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { saveImages } from "./save.ts";
+import type { LoadedImage } from "./store-image.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
 import { spoolArchive, spoolFile } from "./spool.ts";
 

@@ -14,6 +14,8 @@ import type { LogReader } from "../logs/reader.ts";
 import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
 import { openVolumes, type Volumes } from "../mounts/volume.ts";
+import { type CommitRequest, commitContainer } from "./commit.ts";
+import { SnapshotFiles, viewsDirectory } from "./container-files.ts";
 import { Connection, toEngineError } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
 import { ContainerdImages } from "./containerd-images.ts";
@@ -52,6 +54,7 @@ import { type MonitorDeps, runMonitor } from "./monitor.ts";
 import { Records } from "./records.ts";
 import { Runtime } from "./runtime.ts";
 import { snapshotter } from "./snapshots.ts";
+import type { LoadedImage } from "./store-image.ts";
 import { Tasks, type TerminalSize } from "./task.ts";
 
 /** Opening goes on without containerd after this long; calls then fail until it is there. */
@@ -93,6 +96,7 @@ function archiveDirectory(stateDir: string): string {
 class ContainerdEngine implements LocalEngine {
   readonly imageStore: ImageStore;
   readonly volumes: Volumes;
+  readonly files: SnapshotFiles;
   readonly #deps: MonitorDeps & CreateDeps;
   readonly #containers = new Map<string, Container>();
   readonly #images: Images;
@@ -124,6 +128,13 @@ class ContainerdEngine implements LocalEngine {
       directory: archiveDirectory(stateDir),
       users: (imageId) => this.#usersOf(imageId),
       emit: (event) => this.#events.send({ kind: "image", atMs: clock.now(), ...event }),
+    });
+    this.files = new SnapshotFiles({
+      connection,
+      warn,
+      volumes: this.volumes,
+      directory: viewsDirectory(runDir),
+      require: (id) => this.#require(id),
     });
     this.#deps = {
       clock,
@@ -206,11 +217,7 @@ class ContainerdEngine implements LocalEngine {
 
   async start(id: string, signal: AbortSignal, adjust?: (spec: OciSpec) => OciSpec): Promise<Started> {
     signal.throwIfAborted();
-    const container = this.#require(id);
-    for (const { type, name } of container.record.mounts) {
-      if (type === "volume" && name !== undefined) await this.volumes.mount(name);
-    }
-    return startContainer(this.#deps, container, adjust);
+    return startContainer(this.#deps, this.#require(id), adjust);
   }
 
   async stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined> {
@@ -236,6 +243,15 @@ class ContainerdEngine implements LocalEngine {
     const { name, image, labels } = container.stored;
     const atMs = this.#deps.clock.now();
     this.#events.send({ kind: "container", action: "destroy", atMs, id, name, image, labels });
+  }
+
+  async commit(id: string, request: CommitRequest, signal: AbortSignal): Promise<LoadedImage> {
+    const { connection } = this.#deps;
+    const { imageId } = this.#require(id).stored;
+    const image = await this.#images.find(imageId);
+    if (image === undefined) throw new ClusterError("not-found", `No such image: ${imageId}`);
+    const content = await this.#images.content(image);
+    return commitContainer({ connection, names: this.#images.names }, id, content, request, signal);
   }
 
   async rename(id: string, name: string): Promise<void> {
@@ -356,6 +372,7 @@ class ContainerdEngine implements LocalEngine {
     await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>
       warn("cannot clear what filling a volume left", error),
     );
+    await this.files.clear().catch((error: unknown) => warn("cannot clear views of containers", error));
     const { containers, remains } = await records.load();
     for (const { container: stored, state } of containers) {
       const container = new Container(stored, statusOfStored(state));
@@ -369,7 +386,14 @@ class ContainerdEngine implements LocalEngine {
         container.status.state === "running" ? "running" : "waiting",
       );
       this.#containers.set(stored.id, container);
+      if (container.status.state !== "running") continue;
+      for (const { type, name } of stored.mounts) {
+        if (type === "volume" && name !== undefined) await volumes.hold(name, stored.id);
+      }
     }
+    await volumes
+      .releaseUnused()
+      .catch((error: unknown) => warn("cannot unmount volumes that nobody uses", error));
     for (const id of remains) {
       await payloads.remove(id);
       this.#deps.remains.add(id);

@@ -14,7 +14,7 @@ import { Container } from "./container.ts";
 import type { ContainerCreate, Image } from "./engine.ts";
 import { hostsText, resolvConfText } from "./files.ts";
 import { apparmorProfile, type HostDescription } from "./host.ts";
-import { emitContainer, type LifecycleDeps, removeFromContainerd } from "./lifecycle.ts";
+import { emitContainer, type LifecycleDeps, releaseVolumes, removeFromContainerd } from "./lifecycle.ts";
 import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
 import { readInLayers } from "./rootfs.ts";
@@ -45,8 +45,11 @@ export async function createContainer(
   const { id } = request;
   const made: ResolvedMount[] = [];
   try {
-    return await make(deps, request, image, made);
+    const container = await make(deps, request, image, made);
+    await releaseVolumes(deps, container); // Until it starts.
+    return container;
   } catch (error) {
+    for (const { record } of made) if (record.name !== undefined) await volumes.release(record.name, id);
     const undo = [
       removeFromContainerd(connection, tasks, id),
       payloads.remove(id),
@@ -85,7 +88,7 @@ async function make(
   const parts = await settled([
     prepared,
     userOf(deps, request, image, layers),
-    resolveAll(deps, planned, layers, made),
+    resolveAll(deps, id, planned, layers, made),
     payloads.write(id, request),
   ] as const);
   const [rootfs, user, mounts, payloadMounts] = parts;
@@ -212,11 +215,12 @@ export function fillDirectory(runDirectory: string): string {
 
 async function resolveAll(
   { random, volumes, runDirectory }: CreateDeps,
+  user: string,
   planned: readonly PlannedMount[],
   layers: () => Promise<string[]>,
   made: ResolvedMount[],
 ): Promise<readonly ResolvedMount[]> {
-  const deps = { random, volumes, temporaryDirectory: fillDirectory(runDirectory) };
+  const deps = { random, volumes, user, temporaryDirectory: fillDirectory(runDirectory) };
   // One after the other: two may name the same fresh volume.
   for (const mount of planned) made.push(await resolveMount(deps, mount, layers));
   return made;

@@ -2,7 +2,7 @@
 import type { RegistryAuth } from "../../model/service.ts";
 import type { Image } from "./engine.ts";
 import type { ImageDetails } from "./image-details.ts";
-import type { LoadedImage } from "./load.ts";
+import type { LoadedImage } from "./store-image.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { PushProgress } from "./push.ts";
 

@@ -67,6 +67,10 @@ export async function startContainer(
   container.activity = "starting";
   try {
     await container.cleanup;
+    await container.written;
+    for (const { type, name } of container.record.mounts) {
+      if (type === "volume" && name !== undefined) await deps.volumes.use(name, id);
+    }
     container.earlyExit = undefined;
     container.oomKilled = false;
     container.output?.reopen();
@@ -95,6 +99,7 @@ export async function startContainer(
       deps.warn(`cannot remove the task of ${id}`, reason),
     );
     const exit: ExitStatus = { exitCode, atMs: clock.now(), oomKilled: false, error: text };
+    await releaseVolumes(deps, container);
     container.output?.end();
     container.stdin?.reset();
     container.setStatus({ state: "stopped", exit });
@@ -102,6 +107,20 @@ export async function startContainer(
     throw new ClusterError("failed-precondition", text, { cause: error });
   } finally {
     container.activity = undefined;
+    container.wake();
+  }
+}
+
+/** What its volumes' options name is no longer mounted for it. */
+export async function releaseVolumes(
+  { volumes, warn }: Pick<LifecycleDeps, "volumes" | "warn">,
+  { id, record }: Container,
+): Promise<void> {
+  for (const { type, name } of record.mounts) {
+    if (type !== "volume" || name === undefined) continue;
+    await volumes
+      .release(name, id)
+      .catch((error: unknown) => warn(`cannot unmount volume ${name}, which nobody uses any more`, error));
   }
 }
 
@@ -207,6 +226,7 @@ export async function endContainer(
     await tasks.delete(id);
     container.output?.end();
     container.stdin?.reset();
+    await releaseVolumes(deps, container);
   })()
     // The next comparison finds the task again.
     .catch((error: unknown) => {
@@ -295,6 +315,8 @@ export async function removeContainer(
   container.activity = "removing";
   try {
     await container.cleanup;
+    await container.written;
+    await releaseVolumes(deps, container);
     await call(
       Promise.all([removeFromContainerd(connection, deps.tasks, id), payloads.remove(id)]),
       `cannot remove container ${id}`,

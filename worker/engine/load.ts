@@ -1,11 +1,9 @@
 /** Images out of an archive of `save`, ours or Docker's old and new forms, and root file systems of `import`. */
-import { createHash, randomUUID } from "node:crypto";
+import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
 
 import { ClusterError } from "../../model/errors.ts";
 import { writeBlob } from "./blobs.ts";
-import { type Connection, unlessGone } from "./connection.ts";
-import { type ImageNames, untaggedName } from "./image-names.ts";
 import {
   configLimitBytes,
   type Descriptor,
@@ -16,25 +14,12 @@ import {
 } from "./manifest.ts";
 import { parseReference, printReference } from "./reference.ts";
 import { digestOf } from "./save.ts";
-import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
-import { compressionOf, gunzipped, readSpooled, type Spool, type SpooledFile } from "./spool.ts";
+import { chainIds, unpackLayer } from "./snapshots.ts";
+import { type LoadedImage, type StoreDeps, storeImage, underLease } from "./store-image.ts";
+import { readSpooled, type Spool, type SpooledFile } from "./spool.ts";
+import { compressionOf, gunzipped } from "./tar-stream.ts";
 
-/** Long enough for the slowest disk; what an interrupted load stored is then collected. */
-const leaseLifetimeMs = 6 * 3_600_000;
 const imageLimit = 1_000;
-const manifestType = "application/vnd.oci.image.manifest.v1+json";
-const configType = "application/vnd.oci.image.config.v1+json";
-
-export interface LoadDeps {
-  readonly connection: Connection;
-  readonly names: ImageNames;
-}
-
-export interface LoadedImage {
-  readonly id: string;
-  /** Full names that it has now; empty for none. */
-  readonly names: readonly string[];
-}
 
 interface Part {
   readonly descriptor: Descriptor;
@@ -54,7 +39,7 @@ interface ArchivedImage {
  * @throws {ClusterError} `invalid-argument` for what is no such archive; `data-loss` for layers that are not the image's.
  */
 export async function loadImages(
-  deps: LoadDeps,
+  deps: StoreDeps,
   spool: Spool,
   report: (layer: string) => void,
   signal: AbortSignal,
@@ -66,13 +51,13 @@ export async function loadImages(
       "invalid archive: it has neither manifest.json nor index.json",
     );
   const loaded: LoadedImage[] = [];
-  for (const image of images) loaded.push(await storeImage(deps, image, report, signal));
+  for (const image of images) loaded.push(await storeArchived(deps, image, report, signal));
   return loaded;
 }
 
 /** A root file system becomes an image of one layer. */
 export async function importImage(
-  deps: LoadDeps,
+  deps: StoreDeps,
   file: SpooledFile,
   settings: { readonly config: object; readonly names: readonly string[] },
   signal: AbortSignal,
@@ -82,11 +67,12 @@ export async function importImage(
   const configBytes = Buffer.from(
     JSON.stringify({ ...settings.config, rootfs: { type: "layers", diff_ids: [diffId] } }),
   );
-  return storeImage(deps, { configBytes, layers: [layer], names: settings.names }, () => undefined, signal);
+  const image = { configBytes, layers: [layer], names: settings.names };
+  return storeArchived(deps, image, () => undefined, signal);
 }
 
-async function storeImage(
-  { connection, names }: LoadDeps,
+async function storeArchived(
+  deps: StoreDeps,
   { configBytes, layers, names: wanted }: ArchivedImage,
   report: (layer: string) => void,
   signal: AbortSignal,
@@ -98,79 +84,24 @@ async function storeImage(
       `invalid archive: ${layers.length} layers, ${diffIds.length} in the image's configuration`,
     );
   }
-  const config: Descriptor = {
-    mediaType: configType,
-    digest: digestOf(configBytes),
-    size: configBytes.length,
-  };
-  const manifestBytes = Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: manifestType,
-      config,
-      layers: layers.map(({ descriptor }) => descriptor),
-    }),
-  );
-  const target = { mediaType: manifestType, digest: digestOf(manifestBytes), size: manifestBytes.length };
   const chain = chainIds(diffIds);
-  const lease = `shoal-load-${randomUUID()}`;
-  const expire = new Date(Date.now() + leaseLifetimeMs).toISOString();
-  const { leases } = connection;
-  await connection.call(
-    leases,
-    "create",
-    { id: lease, labels: { "containerd.io/gc.expire": expire } },
-    { signal },
+  return underLease(
+    deps.connection,
+    async (lease) => {
+      for (const [index, { descriptor, file }] of layers.entries()) {
+        const { digest, size } = descriptor;
+        const blob = { digest, size, lease, source: (offset: number) => readSpooled(file, offset) };
+        await writeBlob(deps.connection, blob, signal);
+        const [diffId = "", chainId = "", parent = ""] = [diffIds[index], chain[index], chain[index - 1]];
+        const unpack = { layer: descriptor, diffId, chainId, parent, lease };
+        const outcome = await unpackLayer(deps.connection, unpack, signal);
+        if (outcome === "unpacked") report(diffId.slice("sha256:".length, "sha256:".length + 12));
+      }
+      const descriptors = layers.map(({ descriptor }) => descriptor);
+      return storeImage(deps, { configBytes, layers: descriptors, names: wanted }, lease, signal);
+    },
+    signal,
   );
-  try {
-    for (const [index, { descriptor, file }] of layers.entries()) {
-      const { digest, size } = descriptor;
-      await writeBlob(
-        connection,
-        { digest, size, lease, source: (offset) => readSpooled(file, offset) },
-        signal,
-      );
-      const [diffId = "", chainId = "", parent = ""] = [diffIds[index], chain[index], chain[index - 1]];
-      const outcome = await unpackLayer(
-        connection,
-        { layer: descriptor, diffId, chainId, parent, lease },
-        signal,
-      );
-      if (outcome === "unpacked") report(diffId.slice("sha256:".length, "sha256:".length + 12));
-    }
-    const top = chain.at(-1);
-    await store(
-      config,
-      configBytes,
-      top === undefined ? {} : { [`containerd.io/gc.ref.snapshot.${snapshotter}`]: top },
-    );
-    await store(target, manifestBytes, {
-      "containerd.io/gc.ref.content.config": config.digest,
-      ...Object.fromEntries(
-        layers.map(({ descriptor }, index) => [`containerd.io/gc.ref.content.l.${index}`, descriptor.digest]),
-      ),
-    });
-    const given = wanted.length > 0 ? wanted : [untaggedName(target.digest)];
-    for (const name of given) {
-      // What a registry has said of the same content stays said.
-      if ((await names.get(name))?.target.digest !== target.digest)
-        await names.put({ name, target, local: true, platform: "" });
-    }
-  } finally {
-    await unlessGone(connection.call(leases, "delete", { id: lease, sync: false }));
-  }
-  return { id: config.digest, names: wanted };
-
-  async function store(
-    { digest, size }: Descriptor,
-    bytes: Buffer,
-    labels: Readonly<Record<string, string>>,
-  ): Promise<void> {
-    async function* source(offset: number): AsyncGenerator<Buffer> {
-      yield bytes.subarray(offset);
-    }
-    await writeBlob(connection, { digest, size, lease, labels, source }, signal);
-  }
 }
 
 /** Docker's own list, which its archives have in all versions. */

@@ -3,12 +3,22 @@
  * to, attached to, paused and changed. Implemented by `containerd.ts`.
  */
 import type { OutputChunk, RawOptions } from "../logs/raw.ts";
+import type { CommitRequest } from "./commit.ts";
+import type { ContainerFiles } from "./container-files.ts";
 import type { Engine, Started } from "./engine.ts";
 import type { ExecSession, SessionRequest } from "./exec-session.ts";
 import type { OciResources, OciSpec } from "./oci.ts";
+import type { LoadedImage } from "./store-image.ts";
 import type { TerminalSize } from "./task.ts";
 
 export interface LocalEngine extends Engine {
+  readonly files: ContainerFiles;
+  /**
+   * Its image with one more layer, of what it has written; running or not.
+   *
+   * @throws {ClusterError} `not-found` for an image that is there no more.
+   */
+  commit(id: string, request: CommitRequest, signal: AbortSignal): Promise<LoadedImage>;
   /** @param adjust - Changes the specification for this start and those that follow. Pure. */
   start(id: string, signal: AbortSignal, adjust?: (spec: OciSpec) => OciSpec): Promise<Started>;
   /** @param volumes - What becomes of those made for this container alone; default: removed. */

@@ -3,15 +3,11 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, mkdtemp, open, readFile, rm, statfs } from "node:fs/promises";
 import { dirname, join, posix } from "node:path";
-import { Readable } from "node:stream";
-import { createGunzip } from "node:zlib";
 
-import { ClusterError, errorText } from "../../model/errors.ts";
-import { parsePax, parseTarHeader, tarBlockBytes, type TarHeader } from "./tar.ts";
+import { ClusterError } from "../../model/errors.ts";
+import { decompressed, readTar } from "./tar-stream.ts";
 
 const entryLimit = 20_000;
-/** Of pax and long-name entries. */
-const metadataLimitBytes = 1 << 20;
 /** An archive never takes the last of the disk; others write there as well. */
 const reservedDiskBytes = 512 * 2 ** 20;
 const spaceCheckBytes = 64 * 2 ** 20;
@@ -81,39 +77,18 @@ export async function spoolArchive(
   };
 
   async function read(): Promise<void> {
-    const input = new ByteReader(await decompressed(body));
     await requireRoom(own);
-    let longName: string | undefined;
-    let longLink: string | undefined;
-    let pax = new Map<string, string>();
-    for (let count = 0; ; count++) {
+    let count = 0;
+    for await (const { header, content } of readTar(await decompressed(body))) {
       signal.throwIfAborted();
-      if (count > entryLimit)
+      if (++count > entryLimit)
         throw new ClusterError("resource-exhausted", `the archive has more than ${entryLimit} entries`);
-      const block = await input.take(tarBlockBytes);
-      const header = block === undefined ? undefined : parseTarHeader(block);
-      if (header === undefined) {
-        if (count === 0) throw new ClusterError("invalid-argument", "the archive is empty");
-        return input.drain();
-      }
-      if (["x", "g", "L", "K"].includes(header.type)) {
-        const data = await small(input, header);
-        if (header.type === "x") pax = parsePax(data);
-        if (header.type === "L") longName = data.toString("utf8").replace(/\0.*$/s, "");
-        if (header.type === "K") longLink = data.toString("utf8").replace(/\0.*$/s, "");
-        continue;
-      }
-      const name = inside(pax.get("path") ?? longName ?? header.name);
-      const link = pax.get("linkpath") ?? longLink ?? header.link;
-      const paxSize = pax.get("size");
-      const sizeBytes = paxSize === undefined ? header.sizeBytes : Number(paxSize);
-      if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0)
-        throw new ClusterError("invalid-argument", "invalid size in a pax header");
-      [pax, longName, longLink] = [new Map<string, string>(), undefined, undefined];
+      const name = inside(header.name);
+      const { link } = header;
       switch (header.type) {
         case "0":
         case "7":
-          files.set(name, await writeSpooled(join(own, String(count)), input.pieces(sizeBytes), signal));
+          files.set(name, await writeSpooled(join(own, String(count)), content, signal));
           break;
         case "1":
           links.set(name, inside(link));
@@ -130,6 +105,7 @@ export async function spoolArchive(
           );
       }
     }
+    if (count === 0) throw new ClusterError("invalid-argument", "the archive is empty");
   }
 }
 
@@ -193,14 +169,6 @@ async function requireRoom(directory: string): Promise<void> {
   }
 }
 
-async function small(input: ByteReader, { sizeBytes }: TarHeader): Promise<Buffer> {
-  if (sizeBytes > metadataLimitBytes)
-    throw new ClusterError("invalid-argument", `a name in the archive has ${sizeBytes} bytes`);
-  const pieces: Buffer[] = [];
-  for await (const piece of input.pieces(sizeBytes)) pieces.push(piece);
-  return Buffer.concat(pieces);
-}
-
 /** A path below the archive's root. */
 function inside(name: string, shown = name): string {
   const path = posix.normalize(name);
@@ -211,116 +179,4 @@ function inside(name: string, shown = name): string {
     );
   }
   return path.replace(/\/$/, "");
-}
-
-/** Plain, or unpacked when it begins as gzip does; other compressions are refused by name. */
-async function decompressed(body: AsyncIterable<Buffer>): Promise<AsyncIterable<Buffer>> {
-  const iterator = body[Symbol.asyncIterator]();
-  let head = Buffer.alloc(0);
-  while (head.length < 6) {
-    const next = await iterator.next();
-    if (next.done === true) break;
-    head = Buffer.concat([head, next.value]);
-  }
-  const whole = (async function* () {
-    yield head;
-    for (;;) {
-      const next = await iterator.next();
-      if (next.done === true) return;
-      yield next.value;
-    }
-  })();
-  const kind = compressionOf(head);
-  if (kind === "none") return whole;
-  if (kind !== "gzip") {
-    throw new ClusterError(
-      "invalid-argument",
-      `the archive is compressed with ${kind}: plain or gzip is accepted`,
-    );
-  }
-  return gunzipped(whole);
-}
-
-export async function* gunzipped(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  const unpacked = createGunzip();
-  const input = Readable.from(source);
-  input.on("error", (error) => unpacked.destroy(error));
-  input.pipe(unpacked);
-  try {
-    for await (const piece of unpacked) yield piece as Buffer;
-  } catch (cause) {
-    throw new ClusterError("invalid-argument", `the archive is damaged: ${errorText(cause)}`, { cause });
-  } finally {
-    input.destroy();
-    unpacked.destroy();
-  }
-}
-
-export function compressionOf(head: Buffer): "none" | "gzip" | "zstd" | "bzip2" | "xz" {
-  if (head[0] === 0x1f && head[1] === 0x8b) return "gzip";
-  if (head.subarray(0, 4).equals(Buffer.from([0x28, 0xb5, 0x2f, 0xfd]))) return "zstd";
-  if (head.toString("latin1", 0, 3) === "BZh") return "bzip2";
-  if (head.subarray(0, 6).equals(Buffer.from([0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]))) return "xz";
-  return "none";
-}
-
-/** Cuts a stream into the lengths that a tar archive has. */
-class ByteReader {
-  readonly #source: AsyncIterator<Buffer>;
-  #rest: Buffer = Buffer.alloc(0);
-
-  constructor(source: AsyncIterable<Buffer>) {
-    this.#source = source[Symbol.asyncIterator]();
-  }
-
-  /** Undefined at the end of the stream. */
-  async take(count: number): Promise<Buffer | undefined> {
-    const pieces: Buffer[] = [];
-    let left = count;
-    while (left > 0) {
-      const piece = await this.#next();
-      if (piece === undefined) {
-        if (left === count) return undefined;
-        throw new ClusterError("invalid-argument", "the archive ends in the middle of an entry");
-      }
-      const taken = piece.subarray(0, left);
-      this.#rest = piece.subarray(taken.length);
-      pieces.push(taken);
-      left -= taken.length;
-    }
-    return Buffer.concat(pieces, count);
-  }
-
-  /** The content of an entry, without the zeros after it. */
-  async *pieces(sizeBytes: number): AsyncGenerator<Buffer> {
-    let left = sizeBytes;
-    while (left > 0) {
-      const piece = await this.#next();
-      if (piece === undefined)
-        throw new ClusterError("invalid-argument", "the archive ends in the middle of an entry");
-      const taken = piece.subarray(0, left);
-      this.#rest = piece.subarray(taken.length);
-      left -= taken.length;
-      yield taken;
-    }
-    await this.take((tarBlockBytes - (sizeBytes % tarBlockBytes)) % tarBlockBytes);
-  }
-
-  /** Reads what follows the end of the archive, as clients expect all of it to be taken. */
-  async drain(): Promise<void> {
-    this.#rest = Buffer.alloc(0);
-    for (;;) {
-      const next = await this.#source.next();
-      if (next.done === true) return;
-    }
-  }
-
-  async #next(): Promise<Buffer | undefined> {
-    if (this.#rest.length > 0) return this.#rest;
-    for (;;) {
-      const next = await this.#source.next();
-      if (next.done === true) return undefined;
-      if (next.value.length > 0) return next.value;
-    }
-  }
 }

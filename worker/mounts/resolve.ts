@@ -14,6 +14,8 @@ import type { Volumes } from "./volume.ts";
 export interface ResolveDeps {
   readonly random: Random;
   readonly volumes: Volumes;
+  /** Id of the container, which holds what is mounted until it releases it. */
+  readonly user: string;
   /** For the short life of mounts while an image's content is copied. */
   readonly temporaryDirectory: string;
 }
@@ -54,16 +56,17 @@ async function resolveVolume(
   mount: Extract<PlannedMount, { type: "volume" }>,
   layers: () => Promise<readonly string[]>,
 ): Promise<ResolvedMount> {
-  const { volumes, random } = deps;
+  const { volumes, random, user } = deps;
   const { target, readOnly, volume } = mount;
   const anonymous = mount.name === "";
   const name = anonymous ? newContainerId(random) : mount.name;
-  const { fresh, mountpoint } = await volumes.ensure(name, {
+  const { fresh, mountpoint } = await volumes.create(name, {
     labels: volume.labels ?? {},
     options: volume.driverOptions ?? {},
     anonymous,
   });
   try {
+    await volumes.use(name, user);
     if (fresh) {
       if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());
       await volumes.filled(name);
@@ -74,6 +77,7 @@ async function resolveVolume(
       record: { type: "volume", name, source: mountpoint, target, readOnly, anonymous },
     };
   } catch (error) {
+    await volumes.release(name, user);
     if (anonymous) await volumes.remove(name);
     throw error;
   }

@@ -30,16 +30,21 @@ export interface VolumeSettings {
 }
 
 export interface Volumes {
-  /**
-   * Makes it if need be, and mounts what its options name; `fresh` when it did, or when nobody has filled it yet.
-   *
-   * @throws {ClusterError} `invalid-argument` for a bad name or option, `failed-precondition` when the mount fails.
-   */
-  ensure(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }>;
-  /** As `ensure`, but what its options name is mounted only for the first container. */
+  /** Makes it if need be; `fresh` when it did, or when nobody has filled it yet. @throws {ClusterError} `invalid-argument`. */
   create(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }>;
-  /** Mounts what its options name, unless it is; for containers that start again after the host did. */
-  mount(name: string): Promise<void>;
+  /**
+   * Mounts what its options name, unless it is, and keeps it so until each user has released it. The same user
+   * again is one. A plain directory needs none of it.
+   *
+   * @throws {ClusterError} `failed-precondition` when the mount fails.
+   */
+  use(name: string, user: string): Promise<void>;
+  /** As `use` for what was mounted for this user by a former process; mounts nothing. */
+  hold(name: string, user: string): Promise<void>;
+  /** The last one's release takes the mount away. For whoever does not use it: no-op. */
+  release(name: string, user: string): Promise<void>;
+  /** Takes away the mounts that nobody uses, which a former process left. */
+  releaseUnused(): Promise<void>;
   /** The image's content has been copied, or is not to be. */
   filled(name: string): Promise<void>;
   get(name: string): Promise<VolumeRecord | undefined>;
@@ -72,22 +77,41 @@ interface StoredVolume {
 export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
   /** What is under way, by name: mounting and removing the same volume must not meet. */
   const busy = new Map<string, Promise<unknown>>();
+  /** Of what is mounted for them, by name. */
+  const users = new Map<string, Set<string>>();
 
   return {
-    ensure: (name, settings) =>
-      alone(name, async () => {
-        const volume = await made(name, settings);
-        await mounted(name, volume.options);
-        return volume;
-      }),
-
     create: (name, settings) => alone(name, () => made(name, settings)),
 
-    mount: (name) =>
+    use: (name, user) =>
       alone(name, async () => {
-        const stored = await load(name);
-        if (stored !== undefined) await mounted(name, stored.options ?? {});
+        const options = (await load(name))?.options ?? {};
+        if (Object.keys(options).length === 0) return;
+        await mounted(name, options);
+        addUser(name, user);
       }),
+
+    hold: (name, user) =>
+      alone(name, async () => {
+        if (Object.keys((await load(name))?.options ?? {}).length > 0) addUser(name, user);
+      }),
+
+    async release(name, user) {
+      if (users.get(name)?.has(user) !== true) return;
+      await alone(name, async () => {
+        users.get(name)?.delete(user);
+        await unmountUnused(name);
+      });
+    },
+
+    async releaseUnused() {
+      for (const name of await readdir(directory).catch(noneIfMissing)) {
+        await alone(name, async () => {
+          const options = (await load(name))?.options ?? {};
+          if (Object.keys(options).length > 0) await unmountUnused(name);
+        });
+      }
+    },
 
     filled: (name) =>
       alone(name, async () => {
@@ -136,7 +160,8 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
       alone(name, async () => {
         requireVolumeName(name);
         // Before anything is removed: what is mounted there is not ours to empty.
-        while (await isMounted(name)) await runTool("umount", [dataOf(name)]);
+        users.delete(name);
+        await unmountUnused(name);
         const inside = await mountsBelow(name);
         if (inside.length > 0)
           throw new ClusterError(
@@ -184,6 +209,16 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
         { cause },
       );
     }
+  }
+
+  function addUser(name: string, user: string): void {
+    users.set(name, (users.get(name) ?? new Set()).add(user));
+  }
+
+  async function unmountUnused(name: string): Promise<void> {
+    if ((users.get(name)?.size ?? 0) > 0) return;
+    users.delete(name);
+    while (await isMounted(name)) await runTool("umount", [dataOf(name)]);
   }
 
   async function isMounted(name: string): Promise<boolean> {

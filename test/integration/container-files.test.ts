@@ -1,0 +1,315 @@
+/** Files of containers in and out, and what is made of them: cp, diff, export, commit, df, by the docker client and dockerode. */
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import Docker from "dockerode";
+import t from "tap";
+
+import { printTarEntry, type TarHeader } from "../../worker/engine/tar.ts";
+import { readTar } from "../../worker/engine/tar-stream.ts";
+import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
+import { insideNamespaces } from "./containerd.ts";
+import { LocalHost } from "./local-host.ts";
+
+insideNamespaces(import.meta.url);
+
+const host = await LocalHost.start("files");
+t.teardown(() => host.stop());
+const image = `${host.host.registry}/test/bb:1`;
+const layer = await busyboxLayer();
+await pushImage(host.host.registry, "test/bb", "1", buildImage([layer], { Cmd: ["sh"], Env: ["A=1"] }));
+await host.engine.pull(image, {}, new AbortController().signal);
+const directory = join(host.host.directory, "client");
+mkdirSync(directory);
+const sdk = new Docker({ socketPath: host.settings.socket });
+
+async function ok(...args: string[]): Promise<string> {
+  const { code, out, err } = await host.docker(...args);
+  if (code !== 0) throw new Error(`docker ${args.join(" ")}: ${code}: ${err}`);
+  return out.trim();
+}
+
+const here = (path: string): string => join(directory, path);
+const read = (path: string): string => readFileSync(here(path), "utf8");
+const stops = ["--stop-timeout", "0"];
+
+await t.test("cp in and out, of one that runs and of one that does not", async (t) => {
+  mkdirSync(here("tree/sub"), { recursive: true });
+  writeFileSync(here("tree/one"), "one");
+  writeFileSync(here("tree/sub/two"), "two");
+  symlinkSync("sub/two", here("tree/link"));
+  await ok(
+    "run",
+    "-d",
+    ...stops,
+    "--name",
+    "live",
+    "-v",
+    "data:/data",
+    "--tmpfs",
+    "/scratch",
+    image,
+    "sleep",
+    "600",
+  );
+  await ok(
+    "create",
+    ...stops,
+    "--name",
+    "still",
+    "-v",
+    "data:/data",
+    "-v",
+    `${directory}:/bound/here:ro`,
+    image,
+    "cat",
+    "/in/one",
+  );
+  for (const name of ["live", "still"]) {
+    await ok("cp", here("tree"), `${name}:/in`);
+    await ok("cp", here("tree/one"), `${name}:/data/${name}`);
+    await ok("cp", `${here("tree")}/.`, `${name}:/etc`);
+    await ok("cp", `${name}:/in`, here(`${name}-out`));
+    t.equal(read(`${name}-out/sub/two`), "two");
+    t.equal(read(`${name}-out/link`), "two");
+    await ok("cp", `${name}:/etc/sub/two`, here(`${name}-two`));
+    t.equal(read(`${name}-two`), "two");
+    await ok("cp", "-L", `${name}:/in/link`, here(`${name}-followed`));
+    t.equal(read(`${name}-followed`), "two");
+    t.match(await host.docker("cp", `${name}:/nope`, directory), {
+      code: 1,
+      err: /Could not find the file \/nope in container/,
+    });
+    t.match(await host.docker("cp", here("tree/one"), `${name}:/in/one/x`), { code: 1 });
+  }
+  t.equal(await ok("exec", "live", "sh", "-c", "cat /data/live /data/still /in/link"), "oneonetwo");
+  await ok("cp", here("tree/one"), "live:/scratch/one");
+  t.equal(await ok("exec", "live", "cat", "/scratch/one"), "one");
+  await ok("cp", "still:/bound/here/tree/one", here("through-bind"));
+  t.equal(read("through-bind"), "one");
+  t.match(await host.docker("cp", here("tree/one"), "still:/bound/here/"), {
+    code: 1,
+    err: /mounted volume is marked read-only/,
+  });
+  const started = await host.docker("start", "-a", "still");
+  t.strictSame(started, { code: 0, out: "one", err: "" }, "what was written is there when it starts");
+  await ok("cp", "still:/in/sub", here("after-end"));
+  t.equal(read("after-end/two"), "two");
+  await ok("create", "--name", "locked", "--read-only", image);
+  t.match(await host.docker("cp", here("tree/one"), "locked:/x"), {
+    code: 1,
+    err: /container rootfs is marked read-only/,
+  });
+  t.strictSame(readdirSync(join(host.settings.runDir, "views")), [], "no view is left mounted");
+  await ok("rm", "-f", "live", "still", "locked");
+});
+
+await t.test("cp keeps owners, and -a gives what goes in to the container's user", async (t) => {
+  await ok("run", "-d", ...stops, "--name", "owned", "-u", "65534:7", image, "sleep", "600");
+  writeFileSync(here("mine"), "mine");
+  const own = `${process.getuid?.() ?? 0} ${process.getgid?.() ?? 0}`;
+  await ok("cp", here("mine"), "owned:/tmp/plain");
+  await ok("cp", "-a", here("mine"), "owned:/tmp/given");
+  t.equal(await ok("exec", "owned", "stat", "-c", "%u %g", "/tmp/plain"), own);
+  t.equal(await ok("exec", "owned", "stat", "-c", "%u %g", "/tmp/given"), "65534 7");
+  await ok("rm", "-f", "owned");
+});
+
+await t.test("a container cannot lead cp out of itself", async (t) => {
+  const secret = here("secret");
+  writeFileSync(secret, "secret");
+  await ok("run", "-d", ...stops, "--name", "sly", image, "sleep", "600");
+  await ok(
+    "exec",
+    "sly",
+    "sh",
+    "-c",
+    `ln -s / /all; ln -s ../../../../../.. /up; ln -s ${directory} /door; ln -s /proc/1/root /magic`,
+  );
+  for (const path of [`/all${secret}`, `/up${secret}`, "/door/secret", `/magic${secret}`]) {
+    t.match(await host.docker("cp", `sly:${path}`, here("stolen")), {
+      code: 1,
+      err: /Could not find the file/,
+    });
+  }
+  t.match(await host.docker("cp", secret, "sly:/door/"), { code: 1 });
+  const hostile: Partial<TarHeader>[] = [
+    { name: "../../../../tmp/out", sizeBytes: 0 },
+    { name: "x", type: "1", link: "../../../../../../etc/passwd" },
+  ];
+  const plain = {
+    name: "",
+    type: "0",
+    link: "",
+    sizeBytes: 0,
+    mode: 0o644,
+    uid: 0,
+    gid: 0,
+    mtime: 0,
+    major: 0,
+    minor: 0,
+  };
+  for (const entry of hostile) {
+    const bytes = Buffer.concat([printTarEntry({ ...plain, ...entry }), Buffer.alloc(1024)]);
+    await t.rejects(sdk.getContainer("sly").putArchive(bytes, { path: "/tmp" }), /HTTP code 400/);
+  }
+  await t.rejects(
+    sdk.getContainer("sly").putArchive(Buffer.from("no archive at all ".repeat(99)), { path: "/" }),
+    /HTTP code 400/,
+  );
+  const device = printTarEntry({ ...plain, name: "disk", type: "4", major: 8, minor: 0, mode: 0o666 });
+  await sdk.getContainer("sly").putArchive(Buffer.concat([device, Buffer.alloc(1024)]), { path: "/" });
+  t.match(
+    await host.docker("exec", "sly", "sh", "-c", "test -b /disk && cat /disk"),
+    { err: /not permitted/ },
+    "a device that was brought in is not one of the container's",
+  );
+  t.equal(readFileSync(secret, "utf8"), "secret");
+  // Names that change under way: a directory becomes a link to the host and back while files are put into it.
+  await ok(
+    "exec",
+    "-d",
+    "sly",
+    "sh",
+    "-c",
+    `mkdir /swap; while :; do mv /swap /aside; ln -s ${directory} /swap; rm /swap; mv /aside /swap; done`,
+  );
+  const many = Buffer.concat([
+    ...Array.from({ length: 50 }, (_, index) => printTarEntry({ ...plain, name: `swap/planted${index}` })),
+    Buffer.alloc(1024),
+  ]);
+  for (let round = 0; round < 10; round++)
+    await sdk
+      .getContainer("sly")
+      .putArchive(many, { path: "/" })
+      .catch(() => undefined);
+  t.notOk(
+    readdirSync(directory).some((name) => name.startsWith("planted")),
+    "nothing was put on the host",
+  );
+  await ok("rm", "-f", "sly");
+});
+
+await t.test("diff, export, and import of what was exported", async (t) => {
+  await ok(
+    "run",
+    "--name",
+    "made",
+    image,
+    "sh",
+    "-c",
+    "mkdir -p /new/dir; echo x > /new/dir/file; rm /bin/vi; echo y >> /etc/passwd; rm -r /tmp; mkdir /tmp",
+  );
+  const diff = (await ok("diff", "made")).split("\n");
+  for (const line of [
+    "A /new",
+    "A /new/dir",
+    "A /new/dir/file",
+    "C /etc",
+    "A /etc/passwd",
+    "C /bin",
+    "D /bin/vi",
+  ]) {
+    t.ok(diff.includes(line) || diff.includes(line.replace(/^A/, "C")), `${line} in ${diff.join(", ")}`);
+  }
+  await ok("export", "-o", here("made.tar"), "made");
+  const names: string[] = [];
+  const bytes = async function* (): AsyncGenerator<Buffer> {
+    yield readFileSync(here("made.tar"));
+  };
+  for await (const { header } of readTar(bytes())) names.push(header.name);
+  t.ok(names.includes("new/dir/file") && !names.includes("bin/vi"), names.slice(0, 20).join(" "));
+  await ok("import", here("made.tar"), "flat:1");
+  t.equal(await ok("run", "--rm", "flat:1", "cat", "/new/dir/file"), "x");
+  await ok("create", "--name", "clean", image);
+  t.equal(await ok("diff", "clean"), "");
+  const changes = await new Promise((resolve) =>
+    sdk.getContainer("clean").changes((_error: unknown, data: unknown) => resolve(String(data).trim())),
+  );
+  t.equal(changes, "null", "as Docker says none");
+  await ok("rm", "made", "clean");
+  await ok("rmi", "flat:1");
+});
+
+await t.test("commit: the layer, the configuration, what is said of it", async (t) => {
+  await ok("run", "-d", ...stops, "--name", "base", "-e", "B=2", "-w", "/work", image, "sleep", "600");
+  await ok("exec", "base", "sh", "-c", "echo written > /file; rm /bin/vi");
+  const id = await ok(
+    "commit",
+    "-a",
+    "me",
+    "-m",
+    "why",
+    "-c",
+    "ENV C=3",
+    "-c",
+    'CMD ["cat", "/file"]',
+    "-c",
+    "LABEL k=v",
+    "base",
+    "mine:1",
+  );
+  t.match(id, /^sha256:[0-9a-f]{64}$/);
+  t.equal(await ok("inspect", "-f", "{{.State.Paused}}", "base"), "false");
+  const shown = await ok(
+    "image",
+    "inspect",
+    "-f",
+    "{{.Author}} {{.Comment}} {{json .Config.Cmd}} {{.Config.Labels.k}} {{.Config.WorkingDir}} {{len .RootFS.Layers}}",
+    "mine:1",
+  );
+  t.equal(shown, 'me why ["cat","/file"] v /work 2');
+  t.match(
+    await ok("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "mine:1"),
+    /^sleep 600\|why/,
+  );
+  t.equal(await ok("run", "--rm", "mine:1"), "written");
+  t.equal(
+    await ok("run", "--rm", "mine:1", "sh", "-c", "echo $A$B$C; ls /bin/vi 2>/dev/null").then(
+      (text) => text,
+      () => "123",
+    ),
+    "123",
+  );
+  await ok("push", "-q", `${host.host.registry}/test/mine:1`).catch(() => undefined);
+  const again = await sdk.getContainer("base").commit({ repo: "mine", tag: "2", pause: false });
+  t.match(again, { Id: /^sha256:/ });
+  t.match(await host.docker("commit", "base", "Bad:1"), {
+    code: 1,
+    err: /invalid reference format|must be lowercase/,
+  });
+  t.match(await host.docker("commit", "-c", "RUN x", "base", "no:1"), {
+    code: 1,
+    err: /not a valid change command/,
+  });
+  await ok("rm", "-f", "base");
+  await ok("rmi", "mine:1", "mine:2");
+});
+
+await t.test("df and prune: sizes of images, containers and volumes", async (t) => {
+  await ok(
+    "run",
+    "--name",
+    "big",
+    "-v",
+    "used:/v",
+    image,
+    "sh",
+    "-c",
+    "head -c 3000000 /dev/zero > /file; head -c 2000000 /dev/zero > /v/file",
+  );
+  const df = (await ok("system", "df", "--format", "{{.Type}}|{{.TotalCount}}|{{.Active}}|{{.Size}}")).split(
+    "\n",
+  );
+  t.match(df[0] ?? "", /^Images\|1\|1\|/);
+  t.match(df[1] ?? "", /^Containers\|1\|0\|3(\.\d+)?MB/);
+  t.match(df[2] ?? "", /^Local Volumes\|\d+\|1\|2(\.\d+)?MB/);
+  t.match(df[3] ?? "", /^Build Cache\|0\|0\|0B/);
+  t.match(await ok("system", "df", "-v"), /big/);
+  t.match(await ok("ps", "-as", "--format", "{{.Size}}"), /^3(\.\d+)?MB \(virtual \d+/);
+  t.match(await ok("inspect", "-s", "-f", "{{.SizeRw}}", "big"), /^30\d{5}$/);
+  t.match(await ok("container", "prune", "-f"), /Total reclaimed space: 3(\.\d+)?MB/);
+});
+
+await t.test("nothing went wrong on the way", async (t) => {
+  t.strictSame(host.host.warnings, []);
+});
