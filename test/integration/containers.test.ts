@@ -219,6 +219,7 @@ await t.test("what ends while no worker is there is decided on by the next", asy
     "echo up; exec sleep 600",
   );
   await ok("run", "-d", "--name", "runs", image, "sleep", "600");
+  await ok("exec", "-d", "runs", "sh", "-c", "sleep 1; echo over > /tmp/over");
   await ok("run", "-d", "--name", "ended", image, "sleep", "600");
   await ok("run", "-d", "--rm", "--name", "vanishes", image, "sleep", "600");
   const pids = await Promise.all(
@@ -235,6 +236,8 @@ await t.test("what ends while no worker is there is decided on by the next", asy
   t.equal(await inspect("runs", "{{.State.Pid}} {{.State.StartedAt}}"), before);
   t.equal(await ok("port", "stays"), "80/tcp -> 0.0.0.0:18080");
   t.equal(await ok("exec", "runs", "echo", "here"), "here");
+  t.equal(await inspect("runs", "{{.ExecIDs}}"), "[]", "commands of a former worker are nobody's");
+  await until(async () => (await docker("exec", "runs", "cat", "/tmp/over")).out === "over\n");
   await ok("rm", "-f", "stays", "runs", "ended");
 });
 
@@ -280,6 +283,20 @@ await t.test("the sandbox is what was asked for", async (t) => {
     await run(["--tmpfs", "/t:size=1m"], "grep ' /t ' /proc/mounts"),
     /tmpfs.*nosuid,nodev,noexec.*size=1024k/,
   );
+  t.match(
+    await run(["--mount", "type=tmpfs,dst=/o,tmpfs-size=1m"], "grep ' /o ' /proc/mounts"),
+    /nosuid,nodev,noexec.*size=1024k/,
+  );
+  t.match(
+    await run(
+      [
+        "--mount",
+        `type=bind,src=${host.host.directory},dst=/b,ro,bind-recursive=readonly,bind-propagation=rprivate`,
+      ],
+      "touch /b/x || echo refused",
+    ),
+    /refused/,
+  );
   t.match(await run(["--read-only"], "touch /x || echo refused"), /refused/);
   t.equal(
     await run(["--hostname", "me", "--add-host", "db:10.1.2.3"], "hostname; grep db /etc/hosts"),
@@ -301,6 +318,29 @@ await t.test("the sandbox is what was asked for", async (t) => {
   const own = await ok("exec", "first", "readlink", "/proc/self/ns/net");
   t.equal(await run(["--network", "container:first"], "readlink /proc/self/ns/net"), own);
   t.equal(await run(["--pid", "container:first"], "cat /proc/1/comm"), "sleep");
+  t.match(await docker("run", "--rm", "--ipc", "container:first", image, "true"), {
+    code: 125,
+    err: /can't join IPC of container [0-9a-f]{64}: non-shareable IPC/,
+  });
+  await ok("run", "-d", "--name", "donor", "--ipc", "shareable", "--shm-size", "1m", image, "sleep", "600");
+  await run(["--ipc", "container:donor"], "echo shared > /dev/shm/x");
+  t.equal(
+    await ok(
+      "exec",
+      "donor",
+      "sh",
+      "-c",
+      "cat /dev/shm/x; df -k /dev/shm | tail -1 | cut -c1-80 | tr -s ' ' | cut -d' ' -f2",
+    ),
+    "shared\n1024",
+  );
+  await ok("restart", "-t", "0", "donor");
+  t.match(
+    await docker("exec", "donor", "cat", "/dev/shm/x"),
+    { code: 1 },
+    "each run begins with an empty one",
+  );
+  await ok("rm", "-f", "donor");
   await run(["--volumes-from", "first"], "echo kept > /data/file");
   t.equal(await run(["-v", "named:/d:ro"], "cat /d/file; touch /d/x || echo refused"), "kept\nrefused");
   t.equal(await run(["-v", `${host.host.directory}/made:/m`], "echo new > /m/file; cat /m/file"), "new");
@@ -327,6 +367,24 @@ await t.test("what cannot be is refused in Docker's words", async (t) => {
     [["-w", "nope"], "the working directory 'nope' is invalid, it needs to be an absolute path"],
     [["--name", "?"], "Invalid container name (?), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"],
     [["--log-driver", "nope"], "logger: no log driver named 'nope' is registered"],
+    [["--gpus", "all"], 'could not select device driver "" with capabilities: [[gpu]]'],
+    [
+      ["--storage-opt", "size=1g"],
+      "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+    ],
+    [["--runtime", "kata"], "unknown or invalid runtime name: kata"],
+    [["--volume-driver", "nope", "-v", "x:/x"], 'plugin "nope" not found'],
+    [["--cgroup-parent", "/x"], "--cgroup-parent is not supported"],
+    [["--link", "x:y"], "--link is not supported"],
+    [["--device-cgroup-rule", "c 1:3"], "c 1:3"],
+    [["--device-read-bps", "/dev/null:1mb"], '"/dev/null": not a block device'],
+    [["--blkio-weight-device", "/dev/nope:100"], '"/dev/nope": no such file or directory'],
+    [["--stop-signal", "SIGNOPE"], "SIGNOPE"],
+    [["--mount", "type=image,src=x,dst=/x"], "image"],
+    [
+      ["--security-opt", "apparmor=nope"],
+      "AppArmor is not supported on this host, but the profile 'nope' was specified",
+    ],
     [["--oom-score-adj", "2000"], "Invalid value 2000, range for oom score adj is [-1000, 1000]"],
   ] as const;
   for (const [options, text] of cases) {

@@ -145,8 +145,8 @@ await t.test("options of the driver: tmpfs and bind; content below a bind is nev
     t.match(await mounts(), /_data/);
     await engine.stop(id, { graceMs: 0 }, none);
   }
-  t.notMatch(await mounts(), /_data/, "nor after the last has ended");
   for (const id of users) await engine.remove(id);
+  t.notMatch(await mounts(), /_data/, "nor after the last has ended");
   await engine.remove(
     await ran("grep yes /data/kept && echo new > /data/new", { source: "bound", target: "/data" }),
   );

@@ -1,5 +1,5 @@
 /** What a local container was asked to be, as `docker inspect` prints it. */
-import type { ContainerConfig, HostConfig, MountRequest } from "../containers/config.ts";
+import type { ContainerConfig, DeviceLimit, HostConfig, MountRequest } from "../containers/config.ts";
 import type { HealthCheck } from "../../model/service.ts";
 
 const nsPerMs = 1e6;
@@ -31,7 +31,7 @@ export function printHostConfig(host: HostConfig): object {
   return {
     ...rest,
     Binds: list(host.Binds),
-    ContainerIDFile: "",
+    ContainerIDFile: host.ContainerIDFile ?? "",
     VolumeDriver: "",
     VolumesFrom: list(host.VolumesFrom),
     ...(Mounts.length > 0 && { Mounts: Mounts.map(printMountRequest) }),
@@ -52,11 +52,11 @@ export function printHostConfig(host: HostConfig): object {
     Isolation: "",
     ...(Init !== undefined && { Init }),
     CgroupParent: "",
-    BlkioWeightDevice: [],
-    BlkioDeviceReadBps: [],
-    BlkioDeviceWriteBps: [],
-    BlkioDeviceReadIOps: [],
-    BlkioDeviceWriteIOps: [],
+    BlkioWeightDevice: (host.BlkioWeightDevice ?? []).map(({ Path, Value }) => ({ Path, Weight: Value })),
+    BlkioDeviceReadBps: printRates(host.BlkioDeviceReadBps),
+    BlkioDeviceWriteBps: printRates(host.BlkioDeviceWriteBps),
+    BlkioDeviceReadIOps: printRates(host.BlkioDeviceReadIOps),
+    BlkioDeviceWriteIOps: printRates(host.BlkioDeviceWriteIOps),
     DeviceCgroupRules: list(host.DeviceCgroupRules),
     DeviceRequests: null,
     MemorySwap: host.MemorySwap === 0 ? host.Memory * 2 : host.MemorySwap,
@@ -79,11 +79,15 @@ function printMountRequest(mount: MountRequest): object {
     Target: mount.Target,
     ...(mount.ReadOnly && { ReadOnly: true }),
     ...(mount.Type === "bind" &&
-      (mount.Propagation !== "" || mount.NonRecursive || mount.CreateMountpoint) && {
+      (mount.Propagation !== "" ||
+        mount.NonRecursive ||
+        mount.CreateMountpoint ||
+        mount.ReadOnlyForceRecursive === true) && {
         BindOptions: {
           ...(mount.Propagation !== "" && { Propagation: mount.Propagation }),
           ...(mount.NonRecursive && { NonRecursive: true }),
           ...(mount.CreateMountpoint && { CreateMountpoint: true }),
+          ...(mount.ReadOnlyForceRecursive === true && { ReadOnlyForceRecursive: true }),
         },
       }),
     ...(mount.Type === "volume" && {
@@ -98,6 +102,9 @@ function printMountRequest(mount: MountRequest): object {
       TmpfsOptions: {
         ...(mount.SizeBytes > 0 && { SizeBytes: mount.SizeBytes }),
         ...(mount.Mode !== undefined && { Mode: mount.Mode }),
+        ...((mount.Options ?? []).length > 0 && {
+          Options: mount.Options?.map((option) => option.split("=")),
+        }),
       },
     }),
   };
@@ -117,4 +124,8 @@ function printHealthcheck(check: HealthCheck): object {
 
 function keys(names: readonly string[]): Record<string, object> {
   return Object.fromEntries(names.map((name) => [name, {}]));
+}
+
+function printRates(limits: readonly DeviceLimit[] = []): object[] {
+  return limits.map(({ Path, Value }) => ({ Path, Rate: Value }));
 }

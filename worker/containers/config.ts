@@ -6,6 +6,7 @@ import type { HealthCheck } from "../../model/service.ts";
 import type { Labels } from "../../model/meta.ts";
 import { ClusterError } from "../../model/errors.ts";
 import { Fields } from "./fields.ts";
+import { refuseUnsupported } from "./unsupported.ts";
 
 export interface ContainerConfig {
   readonly Hostname: string;
@@ -44,6 +45,8 @@ export interface MountRequest {
   readonly ReadOnly: boolean;
   readonly Propagation: string;
   readonly NonRecursive: boolean;
+  /** Absent in records of older versions. */
+  readonly ReadOnlyForceRecursive?: boolean;
   readonly CreateMountpoint: boolean;
   readonly NoCopy: boolean;
   readonly Labels: Labels;
@@ -52,12 +55,29 @@ export interface MountRequest {
   readonly DriverOptions: Labels;
   readonly SizeBytes: number;
   readonly Mode: number | undefined;
+  /** Of a tmpfs: "noexec" or "uid=1000"; absent in records of older versions. */
+  readonly Options?: readonly string[];
 }
 
 export interface DeviceMapping {
   readonly PathOnHost: string;
   readonly PathInContainer: string;
   readonly CgroupPermissions: string;
+}
+
+/** A limit for one block device of the host. */
+export interface DeviceLimit {
+  readonly Path: string;
+  readonly Value: number;
+}
+
+/** What a runtime takes when the container starts; absent in records of older versions. */
+export interface DeviceLimits {
+  readonly BlkioWeightDevice?: readonly DeviceLimit[];
+  readonly BlkioDeviceReadBps?: readonly DeviceLimit[];
+  readonly BlkioDeviceWriteBps?: readonly DeviceLimit[];
+  readonly BlkioDeviceReadIOps?: readonly DeviceLimit[];
+  readonly BlkioDeviceWriteIOps?: readonly DeviceLimit[];
 }
 
 export interface Limits {
@@ -83,7 +103,10 @@ export interface RestartPolicy {
   readonly MaximumRetryCount: number;
 }
 
-export interface HostConfig extends Limits {
+export interface HostConfig extends Limits, DeviceLimits {
+  /** Where the client has written the id; only shown again. */
+  readonly ContainerIDFile?: string;
+  readonly KernelMemoryTCP?: number;
   readonly Binds: readonly string[];
   readonly Mounts: readonly MountRequest[];
   readonly Tmpfs: Labels;
@@ -236,10 +259,14 @@ export function parseRestartPolicy(from: Fields): RestartPolicy {
 }
 
 function parseHostConfig(from: Fields): HostConfig {
+  refuseUnsupported(from);
   const log = from.object("LogConfig");
   const mode = from.text("NetworkMode");
   return {
     ...parseLimits(from),
+    ...parseDeviceLimits(from),
+    ContainerIDFile: from.text("ContainerIDFile"),
+    KernelMemoryTCP: from.whole("KernelMemoryTCP"),
     Binds: from.texts("Binds"),
     Mounts: from.objects("Mounts").map(parseMount),
     Tmpfs: from.labels("Tmpfs"),
@@ -286,6 +313,32 @@ function parseHostConfig(from: Fields): HostConfig {
   };
 }
 
+function parseDeviceLimits(from: Fields): DeviceLimits {
+  const limits = (name: string, value: "Rate" | "Weight"): DeviceLimit[] =>
+    from.objects(name).map((each) => ({ Path: each.text("Path"), Value: each.whole(value) }));
+  return {
+    BlkioWeightDevice: limits("BlkioWeightDevice", "Weight"),
+    BlkioDeviceReadBps: limits("BlkioDeviceReadBps", "Rate"),
+    BlkioDeviceWriteBps: limits("BlkioDeviceWriteBps", "Rate"),
+    BlkioDeviceReadIOps: limits("BlkioDeviceReadIOps", "Rate"),
+    BlkioDeviceWriteIOps: limits("BlkioDeviceWriteIOps", "Rate"),
+  };
+}
+
+/** [["uid", "1000"], ["noexec"]], as the API has them. */
+function parseTmpfsOption(option: unknown): string {
+  const isList = Array.isArray(option) && option.every((part) => typeof part === "string");
+  if (
+    !isList ||
+    option.length < 1 ||
+    option.length > 2 ||
+    option.some((part) => /[,\0]/.test(part as string))
+  ) {
+    throw new ClusterError("invalid-argument", "invalid option array, only 1 or 2 elements allowed");
+  }
+  return option.join("=");
+}
+
 function parseMount(from: Fields): MountRequest {
   const bind = from.object("BindOptions");
   const volume = from.object("VolumeOptions");
@@ -298,6 +351,7 @@ function parseMount(from: Fields): MountRequest {
     ReadOnly: from.flag("ReadOnly"),
     Propagation: bind.text("Propagation"),
     NonRecursive: bind.flag("NonRecursive"),
+    ReadOnlyForceRecursive: bind.flag("ReadOnlyForceRecursive"),
     CreateMountpoint: bind.flag("CreateMountpoint"),
     NoCopy: volume.flag("NoCopy"),
     Labels: volume.labels("Labels"),
@@ -306,6 +360,7 @@ function parseMount(from: Fields): MountRequest {
     DriverOptions: driver.labels("Options"),
     SizeBytes: tmpfs.whole("SizeBytes"),
     Mode: tmpfs.optionalWhole("Mode"),
+    Options: tmpfs.list("Options").map(parseTmpfsOption),
   };
 }
 

@@ -12,7 +12,7 @@ import type { LocalEngine } from "../engine/local.ts";
 import { signalNumber } from "../engine/signals.ts";
 import type { HostNetwork } from "../network/network.ts";
 import { type CreateRequest, type Limits, parseCreate, type RestartPolicy } from "./config.ts";
-import { devicesOf } from "./devices.ts";
+import { blockLimitsOf, devicesOf } from "./devices.ts";
 import type { Fields } from "./fields.ts";
 import { Execs } from "./execs.ts";
 import { type Entry, type Outcome, outcomeOf } from "./entry.ts";
@@ -35,7 +35,7 @@ export interface LocalDeps {
   readonly network: HostNetwork;
   /** `<stateDir>/local` */
   readonly directory: string;
-  readonly facts: ValidationFacts & { readonly swapLimit: boolean; readonly cgroupVersion: 1 | 2 };
+  readonly facts: ValidationFacts;
 }
 
 /** What happens to a local container beyond the engine's own events. */
@@ -108,6 +108,7 @@ export class LocalContainers {
     const { hostConfig, config } = request;
     const partner = await partnerOf(this.#deps, hostConfig.NetworkMode);
     const devices = await devicesOf(hostConfig);
+    await blockLimitsOf(hostConfig); // Looked up at each start; what cannot be is refused now.
     const held = await heldCapabilities(facts.lastCapability);
     const borrowed = await borrowedMounts(this.#deps, hostConfig.VolumesFrom);
     const taken = await this.#names.take(name);

@@ -5,7 +5,8 @@ import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
 import { cleanPath } from "../mounts/plan.ts";
-import type { HostConfig } from "./config.ts";
+import type { OciResources, OciThrottle } from "../engine/oci.ts";
+import type { DeviceLimit, DeviceLimits, HostConfig } from "./config.ts";
 import type { SandboxFacts } from "./sandbox.ts";
 
 type Device = SandboxFacts["devices"][number];
@@ -43,6 +44,42 @@ export async function devicesOf({ Privileged, Devices }: HostConfig): Promise<De
     else throw missing(PathOnHost, "not a device node");
   }
   return [...found.values()];
+}
+
+/**
+ * Limits of single block devices, by their numbers; undefined when there are none.
+ *
+ * @throws {ClusterError} `invalid-argument` for what is no block device of the host.
+ */
+export async function blockLimitsOf(limits: DeviceLimits): Promise<OciResources["blockIO"]> {
+  const of = async (list: readonly DeviceLimit[] = []): Promise<OciThrottle[]> =>
+    Promise.all(
+      list.map(async ({ Path, Value }) => {
+        const info = await stat(Path).catch(() => undefined);
+        if (info === undefined) throw invalid(`${JSON.stringify(Path)}: no such file or directory`);
+        if (!info.isBlockDevice()) throw invalid(`${JSON.stringify(Path)}: not a block device`);
+        if (!(Value >= 0)) throw invalid(`invalid limit ${Value} of ${Path}`);
+        const { major, minor } = deviceOf(info, Path, "rwm");
+        return { major, minor, rate: Value };
+      }),
+    );
+  const [weights, readBytes, writeBytes, reads, writes] = await Promise.all([
+    of(limits.BlkioWeightDevice),
+    of(limits.BlkioDeviceReadBps),
+    of(limits.BlkioDeviceWriteBps),
+    of(limits.BlkioDeviceReadIOps),
+    of(limits.BlkioDeviceWriteIOps),
+  ]);
+  const found = {
+    ...(weights.length > 0 && {
+      weightDevice: weights.map(({ rate, ...device }) => ({ ...device, weight: rate })),
+    }),
+    ...(readBytes.length > 0 && { throttleReadBpsDevice: readBytes }),
+    ...(writeBytes.length > 0 && { throttleWriteBpsDevice: writeBytes }),
+    ...(reads.length > 0 && { throttleReadIOPSDevice: reads }),
+    ...(writes.length > 0 && { throttleWriteIOPSDevice: writes }),
+  };
+  return Object.keys(found).length > 0 ? found : undefined;
 }
 
 async function collect(

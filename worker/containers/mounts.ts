@@ -98,12 +98,18 @@ function planMount(mount: MountRequest): PlannedMount {
       if (propagation !== undefined && !propagations.includes(propagation)) {
         throw refuse(`invalid propagation mode: ${propagation}`);
       }
+      const isForced = mount.ReadOnlyForceRecursive === true;
+      if (isForced && (!readOnly || mount.NonRecursive))
+        throw refuse("ReadOnlyForceRecursive needs a read-only and recursive mount");
+      if (isForced && propagation !== undefined && propagation !== "rprivate")
+        throw refuse('ReadOnlyForceRecursive is only supported with "rprivate" propagation');
+      const options = bindOptions(readOnly, propagation, !mount.NonRecursive);
       return {
         type: "bind",
         source: cleanPath(mount.Source),
         target,
         readOnly,
-        options: bindOptions(readOnly, propagation, !mount.NonRecursive),
+        options: isForced ? options.map((option) => (option === "ro" ? "rro" : option)) : options,
         createSource: mount.CreateMountpoint,
       };
     }
@@ -130,7 +136,7 @@ function planMount(mount: MountRequest): PlannedMount {
         type: "tmpfs",
         target,
         readOnly,
-        options: [...tmpfsDefaults, readOnly ? "ro" : "rw", ...size, ...mode],
+        options: tmpfsOptions([readOnly ? "ro" : "rw", ...size, ...mode, ...(mount.Options ?? [])]),
       };
     }
     default:
@@ -141,14 +147,19 @@ function planMount(mount: MountRequest): PlannedMount {
 function planTmpfs(path: string, text: string): PlannedMount {
   const target = targetOf(path, path);
   const options = text.split(",").filter((option) => option !== "");
-  const opposite = (option: string): string => option.replace(/^no/, "");
-  const defaults = tmpfsDefaults.filter((option) => !options.includes(opposite(option)));
   return {
     type: "tmpfs",
     target,
     readOnly: options.includes("ro"),
-    options: [...new Set([...defaults, ...options])],
+    options: tmpfsOptions(options),
   };
+}
+
+/** Docker's own, where nothing says otherwise. */
+function tmpfsOptions(given: readonly string[]): string[] {
+  const opposite = (option: string): string => option.replace(/^no/, "");
+  const defaults = tmpfsDefaults.filter((option) => !given.includes(opposite(option)));
+  return [...new Set([...defaults, ...given])];
 }
 
 function borrow(mount: MountRecord): PlannedMount {

@@ -3,15 +3,19 @@ import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { ContainerRecord, Engine, MountRecord } from "../engine/engine.ts";
 import type { Attached, AttachRequest, HostNetwork } from "../network/network.ts";
+import { blockLimitsOf } from "./devices.ts";
 import { findRecord } from "./identity.ts";
 import { portBindings } from "./ports.ts";
-import { extraHosts, limitsOf, type StartFacts } from "./sandbox.ts";
+import { extraHosts, type StartFacts, startLimits } from "./sandbox.ts";
+import { isMounted, openSharedMemory, sharedMemoryPath } from "./shared-memory.ts";
 import type { LocalRecord } from "./store.ts";
 
 export interface PartnerDeps {
+  /** `<stateDir>/local` */
+  readonly directory: string;
   readonly engine: Engine;
   readonly network: HostNetwork;
-  readonly facts: { readonly swapLimit: boolean };
+  readonly facts: { readonly swapLimit: boolean; readonly cgroupVersion: 1 | 2 };
 }
 
 export async function startFacts(
@@ -21,9 +25,10 @@ export async function startFacts(
 ): Promise<StartFacts> {
   const { network, facts } = deps;
   const { hostConfig } = record;
-  const limits = limitsOf(hostConfig, facts);
+  const limits = startLimits(hostConfig, facts, await blockLimitsOf(hostConfig));
   const pid = await partnerOf(deps, hostConfig.PidMode, "running");
-  const ipc = await partnerOf(deps, hostConfig.IpcMode, "running");
+  const { ipc, shm } = await sharedMemoryOf(deps, record);
+  const rest = { limits, ...(shm !== undefined && { shm }) };
   const partner = await partnerOf(deps, hostConfig.NetworkMode, "running");
   const join = {
     ...(pid !== undefined && { pid: `/proc/${pid.pid}/ns/pid` }),
@@ -31,11 +36,32 @@ export async function startFacts(
   };
   if (partner !== undefined) {
     const { files } = (await attachedOf(deps, partner.id)) ?? {};
-    return { join: { ...join, network: `/proc/${partner.pid}/ns/net` }, network: "join", files, limits };
+    return { join: { ...join, network: `/proc/${partner.pid}/ns/net` }, network: "join", files, ...rest };
   }
   const attached = await network.attach(attachRequest(record), signal);
-  if (attached.kind === "host") return { join, network: "host", files: attached.files, limits };
-  return { join: { ...join, network: attached.path }, network: "join", files: attached.files, limits };
+  if (attached.kind === "host") return { join, network: "host", files: attached.files, ...rest };
+  return { join: { ...join, network: attached.path }, network: "join", files: attached.files, ...rest };
+}
+
+/** Whose IPC namespace and /dev/shm are joined, and its own where it shares them. */
+async function sharedMemoryOf(
+  deps: PartnerDeps,
+  { id, hostConfig }: LocalRecord,
+): Promise<{ readonly ipc?: { readonly pid: number }; readonly shm?: string }> {
+  const { IpcMode, ShmSize } = hostConfig;
+  if (IpcMode === "shareable") {
+    const shm = sharedMemoryPath(deps.directory, id);
+    await openSharedMemory(shm, ShmSize);
+    return { shm };
+  }
+  const ipc = await partnerOf(deps, IpcMode, "running");
+  if (ipc === undefined) return {};
+  const shm = sharedMemoryPath(deps.directory, ipc.id);
+  if (await isMounted(shm)) return { ipc, shm };
+  throw new ClusterError(
+    "conflict",
+    `can't join IPC of container ${ipc.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)`,
+  );
 }
 
 async function attachedOf({ network }: PartnerDeps, id: string): Promise<Attached | undefined> {

@@ -14,6 +14,7 @@ import { startFacts } from "./partners.ts";
 import { probeHealth } from "./probes.ts";
 import { restartDelayMs } from "./restart.ts";
 import { atStart } from "./sandbox.ts";
+import { closeSharedMemory, sharedMemoryPath } from "./shared-memory.ts";
 import { type LocalRecord, LocalStore } from "./store.ts";
 
 export interface RunsDeps {
@@ -23,7 +24,7 @@ export interface RunsDeps {
   readonly network: HostNetwork;
   /** `<stateDir>/local` */
   readonly directory: string;
-  readonly facts: { readonly swapLimit: boolean };
+  readonly facts: { readonly swapLimit: boolean; readonly cgroupVersion: 1 | 2 };
   emit(id: string, action: string): Promise<void>;
 }
 
@@ -142,6 +143,8 @@ export class Runs {
     });
     entry.isRestarting = delayMs !== undefined;
     await network.detach(id as TaskId, this.#closing.signal);
+    if (hostConfig.IpcMode === "shareable")
+      await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
     if (delayMs === undefined) {
       await this.save(entry, { wantsToRun: false });
       if (hostConfig.AutoRemove && !entry.isRemoving) {
@@ -195,6 +198,8 @@ export class Runs {
       if (record?.status.state === "running")
         entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
       await network.detach(id as TaskId, this.#closing.signal);
+      if (entry.record.hostConfig.IpcMode === "shareable")
+        await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
       await this.store.remove(id);
       this.#entries.delete(id);
       entry.tellRemoved();

@@ -1,8 +1,10 @@
 /** A container's host configuration put into its OCI specification. Pure. */
+import { ClusterError } from "../../model/errors.ts";
 import type { ContainerSpec } from "../../model/service.ts";
 import type { ImageConfig } from "../engine/engine.ts";
 import type { OciDevice, OciMount, OciResources, OciSpec } from "../engine/oci.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
+import { parseDeviceRule } from "./device-rule.ts";
 import { parseSecurityOption } from "./validate.ts";
 
 export interface SandboxFacts {
@@ -84,6 +86,7 @@ export function inSandbox(
         effective: givable(spec.process.capabilities.effective, facts),
         permitted: givable(spec.process.capabilities.permitted, facts),
       },
+      ...customProfile(spec, hostConfig),
       ...(config.Tty &&
         hostConfig.ConsoleSize.length === 2 && {
           consoleSize: { height: hostConfig.ConsoleSize[0] ?? 0, width: hostConfig.ConsoleSize[1] ?? 0 },
@@ -122,6 +125,20 @@ export function inSandbox(
   };
 }
 
+/** An AppArmor profile by its name; the host's default one is in place where AppArmor is. */
+function customProfile(
+  { process }: OciSpec,
+  { Privileged: isPrivileged, SecurityOpt }: HostConfig,
+): { apparmorProfile?: string } {
+  const option = SecurityOpt.map(parseSecurityOption).findLast(({ kind }) => kind === "apparmor");
+  if (option?.kind !== "apparmor" || isPrivileged || ["unconfined", ""].includes(option.value)) return {};
+  if (process.apparmorProfile !== undefined) return { apparmorProfile: option.value };
+  throw new ClusterError(
+    "invalid-argument",
+    `AppArmor is not supported on this host, but the profile '${option.value}' was specified`,
+  );
+}
+
 /** "ALL" means all there are to give. */
 function givable(names: readonly string[], { held }: SandboxFacts): string[] {
   return names.filter((name) => held.includes(name));
@@ -130,16 +147,18 @@ function givable(names: readonly string[], { held }: SandboxFacts): string[] {
 /** Limits that are not set are left out. */
 export function limitsOf(
   limits: Limits,
-  facts: Pick<SandboxFacts, "swapLimit">,
+  facts: Pick<SandboxFacts, "swapLimit" | "cgroupVersion">,
 ): Omit<OciResources, "devices"> {
   const { Memory, MemorySwap, MemoryReservation, NanoCpus, PidsLimit = 0 } = limits;
   const swap = MemorySwap === 0 ? Memory * 2 : MemorySwap;
+  const isFirst = facts.cgroupVersion === 1;
   const memory = {
     ...(Memory > 0 && { limit: Memory }),
     ...(Memory > 0 && facts.swapLimit && { swap }),
     ...(MemoryReservation > 0 && { reservation: MemoryReservation }),
-    ...(limits.MemorySwappiness !== undefined && { swappiness: limits.MemorySwappiness }),
-    ...(limits.OomKillDisable && { disableOOMKiller: true }),
+    // Version 2 has neither; who asks is warned.
+    ...(isFirst && limits.MemorySwappiness !== undefined && { swappiness: limits.MemorySwappiness }),
+    ...(isFirst && limits.OomKillDisable && { disableOOMKiller: true }),
   };
   const quota = NanoCpus > 0 ? Math.max(1_000, Math.round(NanoCpus / 10_000)) : limits.CpuQuota;
   const period = NanoCpus > 0 ? 100_000 : limits.CpuPeriod;
@@ -160,6 +179,22 @@ export function limitsOf(
   };
 }
 
+/** Limits of a start: with those that name devices of the host, whose numbers may change from one to the next. */
+export function startLimits(
+  hostConfig: HostConfig,
+  facts: Pick<SandboxFacts, "swapLimit" | "cgroupVersion">,
+  devices: OciResources["blockIO"],
+): Omit<OciResources, "devices"> {
+  const limits = limitsOf(hostConfig, facts);
+  const { KernelMemoryTCP = 0 } = hostConfig;
+  const hasTcp = KernelMemoryTCP > 0 && facts.cgroupVersion === 1;
+  return {
+    ...limits,
+    ...(hasTcp && { memory: { ...limits.memory, kernelTCP: KernelMemoryTCP } }),
+    ...(devices !== undefined && { blockIO: { ...limits.blockIO, ...devices } }),
+  };
+}
+
 /** What other containers and the host's network give at each start. */
 export interface StartFacts {
   /** Path of the namespace to join by type, such as "/proc/12/ns/pid". */
@@ -170,9 +205,11 @@ export interface StartFacts {
     | { readonly hosts: string; readonly resolvConf: string; readonly hostname: string }
     | undefined;
   readonly limits: Omit<OciResources, "devices">;
+  /** Where /dev/shm is on the host, of a container that shares it with others. */
+  readonly shm?: string;
 }
 
-export function atStart(spec: OciSpec, { join, network, files, limits }: StartFacts): OciSpec {
+export function atStart(spec: OciSpec, { join, network, files, limits, shm }: StartFacts): OciSpec {
   const kept = spec.linux.namespaces.filter(({ type }) => type !== "network");
   const own = network === "host" ? [] : [{ type: "network" }];
   const sources: Readonly<Record<string, string | undefined>> = {
@@ -183,6 +220,8 @@ export function atStart(spec: OciSpec, { join, network, files, limits }: StartFa
   return {
     ...spec,
     mounts: spec.mounts.map((mount) => {
+      if (shm !== undefined && mount.destination === "/dev/shm" && /^shm$|\.shm$/.test(mount.source))
+        return { ...mount, type: "bind", source: shm, options: ["bind", "rw", "nosuid", "nodev", "noexec"] };
       const source = mount.type === "bind" ? sources[mount.destination] : undefined;
       return source === undefined ? mount : { ...mount, source };
     }),
@@ -225,21 +264,6 @@ function standardMount(mount: OciMount, hostConfig: HostConfig): OciMount[] {
     default:
       return [mount];
   }
-}
-
-/** "c 1:3 rwm", "a *:* rwm"; what is no rule is refused by the runtime in its own words. */
-function parseDeviceRule(text: string): OciResources["devices"][number][] {
-  const [, type, major, minor, access] = /^([acb]) (\d+|\*):(\d+|\*) ([rwm]{1,3})$/.exec(text) ?? [];
-  if (type === undefined || major === undefined || minor === undefined || access === undefined) return [];
-  return [
-    {
-      allow: true,
-      type,
-      ...(major !== "*" && { major: Number(major) }),
-      ...(minor !== "*" && { minor: Number(minor) }),
-      access,
-    },
-  ];
 }
 
 /** The image's settings under those of the request, as `docker inspect` shows them. */

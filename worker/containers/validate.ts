@@ -2,11 +2,15 @@
 import { ClusterError } from "../../model/errors.ts";
 import { capabilitiesOf } from "../engine/process.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
+import { signalNumber } from "../engine/signals.ts";
+import { parseDeviceRule } from "./device-rule.ts";
 import { portBindings } from "./ports.ts";
 
 export interface ValidationFacts {
   readonly cpuCount: number;
   readonly lastCapability: number;
+  readonly swapLimit: boolean;
+  readonly cgroupVersion: 1 | 2;
 }
 
 const memoryFloorBytes = 6 * 2 ** 20;
@@ -51,11 +55,21 @@ export function validate({ config, hostConfig }: CreateRequest, facts: Validatio
     }
   }
   portBindings(config, hostConfig);
-  return validateLimits(hostConfig, facts);
+  if (config.StopSignal !== "") signalNumber(config.StopSignal);
+  hostConfig.DeviceCgroupRules.forEach(parseDeviceRule);
+  const warnings = validateLimits(hostConfig, facts);
+  if ((hostConfig.KernelMemoryTCP ?? 0) > 0 && facts.cgroupVersion === 2)
+    warnings.push(
+      "Your kernel does not support kernel memory TCP limit capabilities or the cgroup is not mounted. Kernel memory TCP limit discarded.",
+    );
+  return warnings;
 }
 
 /** @returns Warnings. */
-export function validateLimits(limits: Limits, { cpuCount }: Pick<ValidationFacts, "cpuCount">): string[] {
+export function validateLimits(
+  limits: Limits,
+  { cpuCount, swapLimit, cgroupVersion }: Omit<ValidationFacts, "lastCapability">,
+): string[] {
   const warnings: string[] = [];
   const { Memory, MemorySwap, MemoryReservation, MemorySwappiness, NanoCpus, CpuPeriod, CpuQuota } = limits;
   if (Memory !== 0 && Memory < memoryFloorBytes) throw invalid("Minimum memory limit allowed is 6MB");
@@ -74,7 +88,21 @@ export function validateLimits(limits: Limits, { cpuCount }: Pick<ValidationFact
   if (Memory > 0 && MemoryReservation > 0 && Memory < MemoryReservation) {
     throw invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
   }
-  if (limits.OomKillDisable && Memory === 0) {
+  if (Memory > 0 && MemorySwap > 0 && MemorySwap !== Memory && !swapLimit) {
+    warnings.push(
+      "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
+    );
+  }
+  if (cgroupVersion === 2 && MemorySwappiness !== undefined) {
+    warnings.push(
+      "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded.",
+    );
+  }
+  if (cgroupVersion === 2 && (limits.CpuRealtimePeriod !== 0 || limits.CpuRealtimeRuntime !== 0))
+    throw invalid("Your kernel does not support CPU real-time scheduler");
+  if (limits.OomKillDisable && cgroupVersion === 2) {
+    warnings.push("OomKillDisable is not supported on cgroup v2. OomKillDisable discarded.");
+  } else if (limits.OomKillDisable && Memory === 0) {
     warnings.push(
       "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.",
     );

@@ -6,7 +6,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import type { HostSettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import type { Random } from "../../runtime/random.ts";
+import { newContainerId, type Random } from "../../runtime/random.ts";
 import { OutputFile } from "../logs/file.ts";
 import { outputReader } from "../logs/follow.ts";
 import { openRaw, type OutputChunk, type RawOptions } from "../logs/raw.ts";
@@ -152,6 +152,7 @@ class ContainerdEngine implements LocalEngine {
       cgroupPath: (id) => join("/", cgroupParent, id),
       emit: (event) => this.#events.send(event),
       users: new Map(),
+      execPrefix: newContainerId(random).slice(0, 8),
       containers: this.#containers,
       remains: new Set(),
       connected: (version) => {

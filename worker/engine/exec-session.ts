@@ -4,10 +4,9 @@ import type { Socket } from "node:net";
 import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
-import { newContainerId } from "../../runtime/random.ts";
 import { detailOf, isAway, toEngineError, unlessGone } from "./connection.ts";
 import type { Container } from "./container.ts";
-import { type ExecDeps, processOf, type ProcessRequest, processType } from "./exec.ts";
+import { type ExecDeps, newExecId, processOf, type ProcessRequest, processType } from "./exec.ts";
 import { startRefusal } from "./runtime.ts";
 import { signalNumber } from "./signals.ts";
 import { makeFifos, OutputPipe, StdinPipe } from "./stdin.ts";
@@ -54,7 +53,7 @@ export async function openSession(
   const { id } = container;
   if (container.status.state !== "running")
     throw new ClusterError("conflict", `container ${id} is not running`);
-  const execId = newContainerId(deps.random).slice(0, 32);
+  const execId = newExecId(deps);
   const directory = join(deps.runDirectory, id);
   const path = (stream: string): string => join(directory, `exec-${execId}-${stream}`);
   const tty = request.tty ?? false;

@@ -31,6 +31,8 @@ export interface ExecDeps {
   readonly tasks: Tasks;
   /** For output files; in memory on most hosts. */
   readonly runDirectory: string;
+  /** Ids of this process's commands begin with it: those of a former one have nobody who waits for them. */
+  readonly execPrefix: string;
   readonly warn: (message: string, error: unknown) => void;
 }
 
@@ -44,7 +46,7 @@ export async function execInContainer(
   if (container.status.state !== "running") {
     throw new ClusterError("conflict", `container ${id} is not running`);
   }
-  const execId = newContainerId(deps.random).slice(0, 32);
+  const execId = newExecId(deps);
   const directory = join(deps.runDirectory, id);
   const output = join(directory, `exec-${execId}`);
   await mkdir(directory, { recursive: true, mode: 0o711 });
@@ -61,6 +63,10 @@ export async function execInContainer(
   } finally {
     await rm(output, { force: true });
   }
+}
+
+export function newExecId({ random, execPrefix }: Pick<ExecDeps, "random" | "execPrefix">): string {
+  return `${execPrefix}${newContainerId(random).slice(0, 24)}`;
 }
 
 async function run(
@@ -114,7 +120,9 @@ async function run(
     cancelLate();
     cancelBound();
     await unlessGone(connection.call(client, "deleteProcess", { containerId: id, execId })).catch(
-      (error: unknown) => warn(`cannot remove a command of ${id}`, error),
+      (error: unknown) => {
+        if (!isAway(error)) warn(`cannot remove a command of ${id}`, error);
+      },
     );
   }
 }

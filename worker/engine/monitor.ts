@@ -24,6 +24,7 @@ export interface MonitorDeps extends LifecycleDeps {
   readonly containers: ReadonlyMap<string, Container>;
   /** Directories without a record: containers that were being made or removed when we ended. */
   readonly remains: Set<string>;
+  readonly execPrefix: string;
   /** Called after every comparison that follows a new connection. */
   readonly connected: (version: { readonly version: string; readonly revision: string }) => void;
   readonly disconnected: () => void;
@@ -97,8 +98,13 @@ async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope)
   }
   const { containerId, id, exitStatus, exitedAt } = TaskExit.decode(event.value);
   const container = deps.containers.get(containerId);
-  // Commands inside containers end too; whoever ran them waits for them.
-  if (container === undefined || id !== containerId) return;
+  if (container === undefined) return;
+  if (id !== containerId) {
+    // A command inside; whoever ran it waits for it, unless that was a former process of ours.
+    if (!id.startsWith(deps.execPrefix))
+      await alone(deps, containerId, deps.tasks.deleteExec(containerId, id));
+    return;
+  }
   const exit = { exitCode: exitStatus, atMs: millisecondsOf(exitedAt), oomKilled: false, error: "" };
   // Not awaited: one that ends slowly must not hold up the others' news.
   endContainer(deps, container, exit).catch((error: unknown) =>

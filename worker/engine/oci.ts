@@ -74,6 +74,7 @@ export interface OciResources {
     readonly reservation?: number;
     readonly swappiness?: number;
     readonly disableOOMKiller?: boolean;
+    readonly kernelTCP?: number;
   };
   readonly cpu?: {
     readonly quota?: number;
@@ -84,9 +85,23 @@ export interface OciResources {
     readonly realtimeRuntime?: number;
     readonly realtimePeriod?: number;
   };
-  readonly blockIO?: { readonly weight?: number };
+  readonly blockIO?: {
+    readonly weight?: number;
+    readonly weightDevice?: readonly (OciDeviceNumber & { readonly weight: number })[];
+    readonly throttleReadBpsDevice?: readonly OciThrottle[];
+    readonly throttleWriteBpsDevice?: readonly OciThrottle[];
+    readonly throttleReadIOPSDevice?: readonly OciThrottle[];
+    readonly throttleWriteIOPSDevice?: readonly OciThrottle[];
+  };
   readonly pids?: { readonly limit: number };
 }
+
+export interface OciDeviceNumber {
+  readonly major: number;
+  readonly minor: number;
+}
+
+export type OciThrottle = OciDeviceNumber & { readonly rate: number };
 
 export interface OciSeccomp {
   readonly defaultAction: string;

@@ -111,6 +111,12 @@ export class Tasks {
     }
   }
 
+  /** Removes what is left of a command that has ended. */
+  async deleteExec(id: string, execId: string): Promise<void> {
+    const { tasks } = this.#connection;
+    await unlessGone(this.#connection.call(tasks, "deleteProcess", { containerId: id, execId }));
+  }
+
   async get(id: string): Promise<TaskView | undefined> {
     const { tasks } = this.#connection;
     try {

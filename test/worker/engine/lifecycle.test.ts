@@ -83,6 +83,7 @@ async function world(t: Test, status: ContainerState) {
     remains: new Set(),
     connected: () => undefined,
     disconnected: () => undefined,
+    execPrefix: "ours",
   };
   const folder = join(directory, id);
   mkdirSync(folder);

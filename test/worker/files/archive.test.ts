@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import t from "tap";
 
 import { printTarEntry, type TarHeader, tarPadding } from "../../../worker/engine/tar.ts";
