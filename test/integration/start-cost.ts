@@ -11,7 +11,12 @@ import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
-import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { createLog } from "../../runtime/log.ts";
+import { systemClock } from "../../runtime/clock.ts";
+import { LocalContainers } from "../../worker/containers/containers.ts";
+import type { LocalEngine } from "../../worker/engine/local.ts";
+import { openHostNetwork } from "../../worker/network/open.ts";
+import { hostSettings, insideNamespaces, startTestHost } from "./containerd.ts";
 
 insideNamespaces(import.meta.url);
 
@@ -20,7 +25,12 @@ const inFlight = Number(process.argv[3] ?? 8);
 const group = "/sys/fs/cgroup/cpuacct/shoal-test-cost";
 mkdirSync(group, { recursive: true });
 writeFileSync(join(group, "cgroup.procs"), String(process.pid));
+// containerd, and all that it starts, is counted apart from the tools that we start.
+const daemons = join(group, "containerd");
+mkdirSync(daemons, { recursive: true });
+writeFileSync(join(daemons, "cgroup.procs"), String(process.pid));
 const host = await startTestHost("cost");
+writeFileSync(join(group, "cgroup.procs"), String(process.pid));
 const none = new AbortController().signal;
 try {
   const image = `${host.registry}/bb:1`;
@@ -53,11 +63,48 @@ try {
   console.log(`idle    ${((cpuMs() - before) / 3).toFixed(1)} ms CPU per second with ${count} containers`);
   await step("stop", (id) => engine.stop(id, { graceMs: 0 }, none));
   await step("remove", (id) => engine.remove(id));
+  await localContainers(engine, image);
   console.log(`node    ${(process.memoryUsage.rss() / 2 ** 20).toFixed(0)} MiB`);
+
+  /** What `docker run` does, with a network each, short of its connection. */
+  async function localContainers(local: LocalEngine, reference: string): Promise<void> {
+    const deps = { clock: systemClock, random: systemRandom };
+    const warn = (text: string): void => console.log(text);
+    const network = await openHostNetwork({ ...deps, warn }, hostSettings(host), none);
+    const containers = await LocalContainers.open({
+      ...deps,
+      log: createLog("cost", "warn"),
+      engine: local,
+      network,
+      directory: join(host.settings.stateDir, "local"),
+      facts: await local.info(),
+    });
+    const made = new Map<string, string>();
+    const idOf = (key: string): string => made.get(key) ?? "";
+    const body = { Image: reference, Cmd: ["sleep", "600"] };
+    await step("local: create", async (key) => {
+      made.set(key, (await containers.create(undefined, body, none)).id);
+    });
+    await step("local: start", (key) => containers.start(idOf(key), none));
+    await step("local: rm -f", (key) => containers.remove(idOf(key), { force: true, volumes: "removed" }));
+    await step("local: run --rm true", async () => {
+      const { id } = await containers.create(
+        undefined,
+        { Image: reference, Cmd: ["true"], HostConfig: { AutoRemove: true } },
+        none,
+      );
+      const gone = containers.wait(id, "removed", none);
+      await containers.start(id, none);
+      await gone;
+    });
+    await containers.close();
+    await network.close();
+  }
 
   async function step(name: string, work: (id: string) => Promise<unknown>): Promise<void> {
     const places = new Limit(inFlight);
     const cpu = cpuMs();
+    const daemons = cpuMs("containerd");
     const own = process.cpuUsage();
     const start = performance.now();
     await Promise.all(ids.map((id) => places.run(() => work(id), none)));
@@ -65,16 +112,19 @@ try {
     const { user, system } = process.cpuUsage(own);
     const each = ((cpuMs() - cpu) / count).toFixed(1);
     const node = ((user + system) / 1000 / count).toFixed(1);
+    const theirs = ((cpuMs("containerd") - daemons) / count).toFixed(1);
+    const tools = (Number(each) - Number(theirs) - Number(node)).toFixed(1);
     console.log(
-      `${name.padEnd(7)} ${count} in ${(wallMs / 1000).toFixed(2)} s, ${each} ms CPU each, of which ours ${node}`,
+      `${name.padEnd(20)} ${count} in ${(wallMs / 1000).toFixed(2)} s, ${each} ms CPU each: ours ${node}, containerd with shims and runtime ${theirs}, tools and containers ${tools}`,
     );
   }
 } finally {
   await host.stop();
   writeFileSync("/sys/fs/cgroup/cpuacct/cgroup.procs", String(process.pid));
+  rmdirSync(daemons);
   rmdirSync(group);
 }
 
-function cpuMs(): number {
-  return Number(readFileSync(join(group, "cpuacct.usage"), "utf8")) / 1e6;
+function cpuMs(part = ""): number {
+  return Number(readFileSync(join(group, part, "cpuacct.usage"), "utf8")) / 1e6;
 }

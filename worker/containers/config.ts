@@ -328,12 +328,7 @@ function parseDeviceLimits(from: Fields): DeviceLimits {
 /** [["uid", "1000"], ["noexec"]], as the API has them. */
 function parseTmpfsOption(option: unknown): string {
   const isList = Array.isArray(option) && option.every((part) => typeof part === "string");
-  if (
-    !isList ||
-    option.length < 1 ||
-    option.length > 2 ||
-    option.some((part) => /[,\0]/.test(part as string))
-  ) {
+  if (!isList || option.length < 1 || option.length > 2 || option.some((part) => /[,\0]/.test(part))) {
     throw new ClusterError("invalid-argument", "invalid option array, only 1 or 2 elements allowed");
   }
   return option.join("=");

@@ -220,7 +220,7 @@ export function atStart(spec: OciSpec, { join, network, files, limits, shm }: St
   return {
     ...spec,
     mounts: spec.mounts.map((mount) => {
-      if (shm !== undefined && mount.destination === "/dev/shm" && /^shm$|\.shm$/.test(mount.source))
+      if (shm !== undefined && mount.destination === "/dev/shm" && /^tmpfs$|\.shm$/.test(mount.source))
         return { ...mount, type: "bind", source: shm, options: ["bind", "rw", "nosuid", "nodev", "noexec"] };
       const source = mount.type === "bind" ? sources[mount.destination] : undefined;
       return source === undefined ? mount : { ...mount, source };

@@ -2,7 +2,7 @@
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { OutputFile } from "../logs/file.ts";
 import type { ContainerRecord, ContainerState, ExitStatus } from "./engine.ts";
-import type { OciProcess } from "./oci.ts";
+import type { OciProcess, OciSpec } from "./oci.ts";
 import type { StoredContainer, StoredState } from "./records.ts";
 import type { StdinPipe } from "./stdin.ts";
 
@@ -19,6 +19,8 @@ export class Container {
   rootfs: readonly Mount[] | undefined;
   /** For commands run inside; read back from containerd after a restart. */
   process: OciProcess | undefined;
+  /** Of one that this process has made, until its first start. */
+  spec: OciSpec | undefined;
   /** An exit that came while it was being started. */
   earlyExit: ExitStatus | undefined;
   oomKilled = false;

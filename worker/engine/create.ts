@@ -18,13 +18,12 @@ import { emitContainer, type LifecycleDeps, releaseVolumes, removeFromContainerd
 import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
 import { readInLayers } from "./rootfs.ts";
-import { runtimeName } from "./runtime.ts";
+import { runtimeName, specType } from "./runtime.ts";
 import { hostnameOf, ociSpec } from "./spec.ts";
 import { StdinPipe } from "./stdin.ts";
 import { lowerDirectories, prepareSnapshot, snapshotter } from "./snapshots.ts";
 import { type ProcessUser, resolveUser } from "./user.ts";
 
-const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 const userCacheLimit = 256;
 const logDrivers = ["json-file", "local", "journald", ""];
 
@@ -126,6 +125,7 @@ async function make(
   container.output = output;
   container.rootfs = rootfs;
   container.process = oci.process;
+  container.spec = oci;
   container.stdin = stdinOf(deps, stored, "waiting");
   await container.stdin?.ensure();
   emitContainer(deps, container, "create");

@@ -12,7 +12,7 @@ import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts"
 import { readOomKills } from "./host.ts";
 import type { OciSpec } from "./oci.ts";
 import type { Records } from "./records.ts";
-import { type Runtime, startRefusal } from "./runtime.ts";
+import { type Runtime, specType, startRefusal } from "./runtime.ts";
 import { signalNumber } from "./signals.ts";
 import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
 import type { Tasks } from "./task.ts";
@@ -167,19 +167,25 @@ async function changeSpec(
   adjust: (spec: OciSpec) => OciSpec,
 ): Promise<void> {
   const { containers } = connection;
-  const { id } = container;
-  const { container: known } = await connection.call(containers, "get", { id });
-  const before = known?.spec?.value.toString("utf8");
-  if (known?.spec === undefined || before === undefined) {
-    throw new ClusterError("not-found", `container ${id} has no specification`);
-  }
-  const spec = adjust(JSON.parse(before) as OciSpec);
+  const before = container.spec ?? (await storedSpec(connection, container.id));
+  container.spec = undefined; // Large, and from here on containerd's word counts.
+  const spec = adjust(before);
   container.process = spec.process;
   const after = JSON.stringify(spec);
-  if (after === before) return;
-  await unlessGone(connection.call(containers, "delete", { id }));
-  const changed = { ...known, spec: { typeUrl: known.spec.typeUrl, value: Buffer.from(after) } };
-  await connection.call(containers, "create", { container: changed });
+  if (after === JSON.stringify(before)) return;
+  const changed = { id: container.id, spec: { typeUrl: specType, value: Buffer.from(after) } };
+  await connection.call(containers, "update", {
+    container: { labels: {}, image: "", runtime: undefined, snapshotter: "", snapshotKey: "", ...changed },
+    updateMask: ["spec"],
+  });
+}
+
+async function storedSpec(connection: Connection, id: string): Promise<OciSpec> {
+  const { container } = await connection.call(connection.containers, "get", { id });
+  if (container?.spec === undefined) {
+    throw new ClusterError("not-found", `container ${id} has no specification`);
+  }
+  return JSON.parse(container.spec.value.toString("utf8")) as OciSpec;
 }
 
 /** The runtime is also part of containerd's record, which its shim reads when it cleans up. */

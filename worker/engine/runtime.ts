@@ -3,6 +3,7 @@ import { Options } from "../../proto/gen/containerd/runc.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
 
 export const runtimeName = "io.containerd.runc.v2";
+export const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /** Where the shim and runtime refused because of the host, not the container. */
 const cannotRun = /cgroups in hybrid mode|exec: "[^"]*crun": executable file not found|fork\/exec [^ ]*crun/;
