@@ -307,7 +307,26 @@ await t.test("df and prune: sizes of images, containers and volumes", async (t) 
   t.match(await ok("system", "df", "-v"), /big/);
   t.match(await ok("ps", "-as", "--format", "{{.Size}}"), /^3(\.\d+)?MB \(virtual \d+/);
   t.match(await ok("inspect", "-s", "-f", "{{.SizeRw}}", "big"), /^30\d{5}$/);
+  const told = async (type: string, format: string): Promise<string> =>
+    ok("events", "--since", "1m", "--until", "0s", "--filter", `type=${type}`, "--format", format);
+  t.match(await told("volume", "{{.Action}} {{.Actor.ID}}"), /mount used\nunmount used/);
+  t.match(await told("container", "{{.Action}} {{.Actor.Attributes.execDuration}}"), /die \d+/);
   t.match(await ok("container", "prune", "-f"), /Total reclaimed space: 3(\.\d+)?MB/);
+});
+
+await t.test("a prune is told with what it gave back", async (t) => {
+  const told = await ok(
+    "events",
+    "--since",
+    "1m",
+    "--until",
+    "0s",
+    "--filter",
+    "event=prune",
+    "--format",
+    "{{.Type}} {{.Actor.Attributes.reclaimed}}",
+  );
+  t.match(told, /^container 30\d{5}$/);
 });
 
 await t.test("nothing went wrong on the way", async (t) => {

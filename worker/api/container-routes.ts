@@ -32,13 +32,9 @@ const waitConditions = ["not-running", "next-exit", "removed"] as const;
 /** Docker's clients send at most "{}" with a start. */
 const startBodyLimitBytes = 7;
 
-export function containerRoutes(
-  app: FastifyInstance,
-  deps: ContainerDeps,
-  { publish }: Pick<RouteContext, "publish">,
-): void {
+export function containerRoutes(app: FastifyInstance, deps: ContainerDeps, context: RouteContext): void {
   attachRoutes(app, deps);
-  app.post("/containers/prune", (request, reply) => prune(deps, request, reply));
+  app.post("/containers/prune", (request, reply) => prune(deps, context, request, reply));
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
   app.post("/containers/*", async (request, reply) => {
     const { name, action } = nameAndAction(wildcard(request));
@@ -52,7 +48,7 @@ export function containerRoutes(
     if (action !== "archive") throw new ClusterError("not-found", notFoundMessage);
     return writeArchive(deps, name, request, reply);
   });
-  app.post("/commit", (request, reply) => commit(deps, publish, request, reply));
+  app.post("/commit", (request, reply) => commit(deps, context.publish, request, reply));
   app.delete("/containers/*", async (request, reply) => {
     const query = queryOf(request);
     const { id } = await findContainer(deps, wildcard(request));
@@ -139,6 +135,7 @@ async function create(
 /** Local containers that do not run; those of services are their managers' to remove. */
 async function prune(
   deps: ContainerDeps,
+  { publishPruned }: RouteContext,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
@@ -160,6 +157,7 @@ async function prune(
     ContainersDeleted.push(id);
     SpaceReclaimed += bytes;
   }
+  publishPruned("container", SpaceReclaimed);
   return sendJson(reply, 200, { ContainersDeleted, SpaceReclaimed });
 }
 

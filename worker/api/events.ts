@@ -36,6 +36,8 @@ export interface LocalEvent {
   readonly atMs: number;
 }
 
+type ContainerEvent = Extract<EngineEvent, { kind: "container" }>;
+
 /** Listens to the engine once for all readers, and keeps the last events for those who ask about the past. */
 export class EventFeed {
   readonly #deps: FrontDoorDeps;
@@ -50,7 +52,27 @@ export class EventFeed {
   async run(signal: AbortSignal): Promise<void> {
     for await (const event of this.#deps.engine.events(signal)) {
       const local = toLocal(event);
-      if (local !== undefined) this.publish(local);
+      if (local === undefined) continue;
+      if (event.kind === "container" && event.action === "start") await this.#publishVolumes(event, "mount");
+      this.publish(local);
+      if (event.kind === "container" && event.action === "die") await this.#publishVolumes(event, "unmount");
+    }
+  }
+
+  /** What a prune gave back. */
+  publishPruned(type: LocalEvent["type"], reclaimedBytes: number): void {
+    const attributes = { reclaimed: String(reclaimedBytes) };
+    this.publish({ type, action: "prune", id: "", image: "", attributes, atMs: this.#deps.clock.now() });
+  }
+
+  /** Of a container that has gone meanwhile nothing is told. */
+  async #publishVolumes({ id, atMs }: ContainerEvent, action: "mount" | "unmount"): Promise<void> {
+    const record = await this.#deps.engine.inspect(id);
+    for (const { type, name = "", target, readOnly } of record?.mounts ?? []) {
+      if (type !== "volume") continue;
+      const more = { destination: target, propagation: "", "read/write": String(!readOnly) };
+      const attributes = { driver: "local", container: id, ...(action === "mount" && more) };
+      this.publish({ type: "volume", action, id: name, image: "", attributes, atMs });
     }
   }
 
@@ -160,12 +182,13 @@ export class EventFeed {
 function toLocal(event: EngineEvent): LocalEvent | undefined {
   switch (event.kind) {
     case "container": {
-      const { action, id, name, image, labels, exit, signal, atMs } = event;
+      const { action, id, name, image, labels, exit, ranMs, signal, atMs } = event;
       const attributes = {
         ...labels,
         image,
         name,
         ...(exit !== undefined && { exitCode: String(exit.exitCode) }),
+        ...(ranMs !== undefined && { execDuration: String(Math.round(ranMs / 1_000)) }),
         ...(signal !== undefined && { signal }),
       };
       return { type: "container", action, id, image, attributes, atMs };

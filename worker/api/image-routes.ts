@@ -21,7 +21,7 @@ import { headerOf, lifeOf, queryOf, required, type RouteContext, suffix, wildcar
 export function imageRoutes(
   app: FastifyInstance,
   deps: FrontDoorDeps,
-  { ending, versionOf }: RouteContext,
+  { ending, versionOf, publishPruned }: RouteContext,
 ): void {
   app.get("/images/json", async (request, reply) =>
     sendJson(reply, 200, await listImages(deps, queryOf(request), versionOf(request))),
@@ -45,7 +45,7 @@ export function imageRoutes(
     return pullImage(deps, pull, reply, lifeOf(reply, ending));
   });
   app.post("/images/prune", async (request, reply) =>
-    sendJson(reply, 200, await pruneImages(deps, queryOf(request))),
+    sendJson(reply, 200, await pruneImages(deps, queryOf(request), publishPruned)),
   );
   app.post("/images/load", (request, reply) => {
     const isQuiet = queryFlag(queryOf(request).get("quiet"));

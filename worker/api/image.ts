@@ -4,6 +4,7 @@ import { apiTime, compareVersions, type Filters, parseFilters } from "../../runt
 import type { Removal, StoredImage } from "../engine/image-store.ts";
 import { familiarName, parseReference, printReference } from "../engine/reference.ts";
 import type { FrontDoorDeps } from "./deps.ts";
+import type { RouteContext } from "./request.ts";
 import { parseTime } from "./time.ts";
 
 const listFilters = ["before", "dangling", "label", "reference", "since", "until"];
@@ -102,7 +103,11 @@ export async function removeImage(deps: FrontDoorDeps, name: string, force: bool
 }
 
 /** `POST /images/prune`: without a name, or with `dangling=false` all that no container uses. */
-export async function pruneImages(deps: FrontDoorDeps, query: URLSearchParams): Promise<object> {
+export async function pruneImages(
+  deps: FrontDoorDeps,
+  query: URLSearchParams,
+  publishPruned: RouteContext["publishPruned"],
+): Promise<object> {
   const filters = parseFilters(query.get("filters"), pruneFilters);
   const onlyDangling = flagOf(filters, "dangling") ?? true;
   const untilMs = timeFilter(deps, filters);
@@ -113,6 +118,7 @@ export async function pruneImages(deps: FrontDoorDeps, query: URLSearchParams): 
     if ((filters.get("label!") ?? []).some((value) => hasLabel(labels, value))) return false;
     return (filters.get("label") ?? []).every((value) => hasLabel(labels, value));
   });
+  publishPruned("image", reclaimedBytes);
   return {
     ImagesDeleted: records.length > 0 ? records.map(printRemoval) : null,
     SpaceReclaimed: reclaimedBytes,

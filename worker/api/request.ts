@@ -17,6 +17,8 @@ export interface RouteContext {
   readonly versionOf: (request: FastifyRequest) => string;
   /** Tells those who follow `/events` of what the engine itself does not tell. */
   readonly publish: (event: LocalEvent) => void;
+  /** The same of a prune, with what it gave back. */
+  readonly publishPruned: (type: LocalEvent["type"], reclaimedBytes: number) => void;
 }
 
 /** Headers go out at once: clients wait for them before they do anything else. */

@@ -9,12 +9,12 @@ import { listContainers } from "./container.ts";
 import { containerReadRoutes } from "./container-read-routes.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { diskUsage } from "./disk-usage.ts";
-import { EventFeed, type LocalEvent } from "./events.ts";
+import { EventFeed } from "./events.ts";
 import { forward, isManager, requireManager } from "./forward.ts";
 import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
-import { bodyOf, jsonLimitBytes, lifeOf, queryOf, stream, wildcard } from "./request.ts";
+import { bodyOf, jsonLimitBytes, lifeOf, queryOf, type RouteContext, stream, wildcard } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm, unlockSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 import { volumeRoutes } from "./volume-routes.ts";
@@ -102,7 +102,12 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   app.get("/system/df", async (request, reply) =>
     sendJson(reply, 200, await diskUsage(deps, queryOf(request), versionOf(request))),
   );
-  const context = { ending, versionOf, publish: (event: LocalEvent) => feed.publish(event) };
+  const context: RouteContext = {
+    ending,
+    versionOf,
+    publish: (event) => feed.publish(event),
+    publishPruned: (type, reclaimedBytes) => feed.publishPruned(type, reclaimedBytes),
+  };
   imageRoutes(app, deps, context);
   volumeRoutes(app, deps, context);
   containerReadRoutes(app, deps, context);

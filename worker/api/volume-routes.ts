@@ -6,11 +6,8 @@ import type { FrontDoorDeps } from "./deps.ts";
 import { bodyOf, queryOf, type RouteContext, required, wildcard } from "./request.ts";
 import { createVolume, inspectVolume, listVolumes, pruneVolumes, removeVolume } from "./volume.ts";
 
-export function volumeRoutes(
-  app: FastifyInstance,
-  deps: FrontDoorDeps,
-  { versionOf, publish }: RouteContext,
-): void {
+export function volumeRoutes(app: FastifyInstance, deps: FrontDoorDeps, context: RouteContext): void {
+  const { versionOf, publish } = context;
   app.get("/volumes", async (request, reply) =>
     sendJson(reply, 200, await listVolumes(deps, queryOf(request))),
   );
@@ -18,7 +15,7 @@ export function volumeRoutes(
     sendJson(reply, 201, await createVolume(deps, publish, await bodyOf(request))),
   );
   app.post("/volumes/prune", async (request, reply) =>
-    sendJson(reply, 200, await pruneVolumes(deps, publish, queryOf(request), versionOf(request))),
+    sendJson(reply, 200, await pruneVolumes(deps, context, queryOf(request), versionOf(request))),
   );
   app.get("/volumes/*", async (request, reply) =>
     sendJson(reply, 200, await inspectVolume(deps, required(wildcard(request)))),

@@ -5,6 +5,7 @@ import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { VolumeRecord } from "../mounts/volume.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import type { LocalEvent } from "./events.ts";
+import type { RouteContext } from "./request.ts";
 
 const listFilters = ["dangling", "driver", "label", "name"];
 const pruneFilters = ["all", "label", "label!"];
@@ -86,7 +87,7 @@ export async function removeVolume(
 /** `POST /volumes/prune`: anonymous ones, and with `all` the named ones as well. */
 export async function pruneVolumes(
   deps: FrontDoorDeps,
-  publish: (event: LocalEvent) => void,
+  { publish, publishPruned }: Pick<RouteContext, "publish" | "publishPruned">,
   query: URLSearchParams,
   version: string,
 ): Promise<object> {
@@ -106,6 +107,7 @@ export async function pruneVolumes(
     deleted.push(volume.name);
     reclaimedBytes += bytes;
   }
+  publishPruned("volume", reclaimedBytes);
   return { VolumesDeleted: deleted, SpaceReclaimed: reclaimedBytes };
 }
 

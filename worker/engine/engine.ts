@@ -277,6 +277,8 @@ export type EngineEvent =
       readonly labels: Labels;
       /** `die` only. */
       readonly exit?: ExitStatus;
+      /** `die` only: how long it ran. */
+      readonly ranMs?: number;
       /** `kill` only. */
       readonly signal?: string;
     }

@@ -45,7 +45,7 @@ export function emitContainer(
   { clock, emit }: Pick<LifecycleDeps, "clock" | "emit">,
   container: Container,
   action: ContainerEvent["action"],
-  extra: Pick<ContainerEvent, "exit" | "signal"> = {},
+  extra: Pick<ContainerEvent, "exit" | "ranMs" | "signal"> = {},
 ): void {
   const { id, name, image, labels } = container.stored;
   emit({ kind: "container", action, atMs: clock.now(), id, name, image, labels, ...extra });
@@ -226,7 +226,7 @@ export async function endContainer(
   const ended: ExitStatus = { ...exit, oomKilled, atMs: exit.atMs > 0 ? exit.atMs : deps.clock.now() };
   container.output?.look();
   container.setStatus({ state: "stopped", startedAtMs: status.startedAtMs, exit: ended });
-  emitContainer(deps, container, "die", { exit: ended });
+  emitContainer(deps, container, "die", { exit: ended, ranMs: Math.max(0, ended.atMs - status.startedAtMs) });
   container.cleanup = (async () => {
     await records.saveState(id, storedState(container.status));
     await tasks.delete(id);

@@ -1,0 +1,198 @@
+import {
+  anything,
+  array,
+  assert,
+  constantFrom,
+  dictionary,
+  oneof,
+  property,
+  record,
+  string,
+} from "fast-check";
+import t from "tap";
+
+import { ClusterError } from "../../../model/errors.ts";
+import { parseCreate } from "../../../worker/containers/config.ts";
+import { plannedMounts } from "../../../worker/containers/mounts.ts";
+import { inSandbox, limitsOf, specOf, startLimits } from "../../../worker/containers/sandbox.ts";
+import { validate, type ValidationFacts } from "../../../worker/containers/validate.ts";
+import { ociSpec } from "../../../worker/engine/spec.ts";
+
+const facts: ValidationFacts = { cpuCount: 2, lastCapability: 40, swapLimit: true, cgroupVersion: 1 };
+const second: ValidationFacts = { ...facts, cgroupVersion: 2, swapLimit: false };
+/** Inputs of each generated test; `FUZZ_RUNS` for longer ones. */
+const numRuns = Number(process.env["FUZZ_RUNS"] ?? 1_000);
+
+function parsed(hostConfig: object, config: object = {}) {
+  return parseCreate({ Image: "x", ...config, HostConfig: hostConfig });
+}
+
+t.test("what cannot be done is refused by name", (t) => {
+  const cases: readonly (readonly [object, string])[] = [
+    [{ VolumeDriver: "nope" }, 'plugin "nope" not found'],
+    [{ Runtime: "kata" }, "unknown or invalid runtime name: kata"],
+    [{ Isolation: "hyperv" }, "invalid isolation mode: hyperv"],
+    [{ Cgroup: "container:x" }, "invalid cgroup mode: container:x"],
+    [{ StorageOpt: { size: "1g" } }, "--storage-opt is supported only for overlay"],
+    [
+      { DeviceRequests: [{ Driver: "cdi", Capabilities: [["gpu", "nvidia"]] }] },
+      'could not select device driver "cdi" with capabilities: [[gpu nvidia]]',
+    ],
+    [{ CgroupParent: "/x" }, "--cgroup-parent is not supported"],
+    [{ Links: ["a:b"] }, "--link is not supported"],
+    [{ CpuPercent: 5 }, "CpuPercent is for Windows containers only"],
+    [{ DeviceCgroupRules: ["c 1:3"] }, "invalid device cgroup rule format: 'c 1:3'"],
+    [
+      { Mounts: [{ Type: "tmpfs", Target: "/x", TmpfsOptions: { Options: [["a", "b", "c"]] } }] },
+      "invalid option array",
+    ],
+  ];
+  for (const [hostConfig, text] of cases) {
+    t.throws(
+      () => validate(parsed(hostConfig), facts),
+      { message: new RegExp(text.replace(/[[\]()"]/g, "\\$&")) },
+      text,
+    );
+  }
+  for (const harmless of [
+    { Runtime: "runc" },
+    { Isolation: "default" },
+    { VolumeDriver: "local" },
+    { Links: [] },
+    { CpuCount: 0 },
+  ]) {
+    t.doesNotThrow(() => validate(parsed(harmless), facts), JSON.stringify(harmless));
+  }
+  t.throws(() => validate(parsed({}, { StopSignal: "SIGNOPE" }), facts), /SIGNOPE/);
+  t.end();
+});
+
+t.test("what the kernel does not have is warned of and left out, or refused", (t) => {
+  const hostConfig = {
+    Memory: 8e6,
+    MemorySwap: 9e6,
+    MemorySwappiness: 10,
+    OomKillDisable: true,
+    KernelMemoryTCP: 1e6,
+  };
+  const request = parsed(hostConfig);
+  t.strictSame(validate(request, facts), []);
+  t.equal(validate(request, second).length, 4);
+  t.match(startLimits(request.hostConfig, facts, undefined), {
+    memory: { limit: 8e6, swap: 9e6, swappiness: 10, disableOOMKiller: true, kernelTCP: 1e6 },
+  });
+  t.strictSame(startLimits(request.hostConfig, second, undefined), { memory: { limit: 8e6 } });
+  t.throws(() => validate(parsed({ CpuRealtimeRuntime: 1000 }), second), /real-time scheduler/);
+  t.strictSame(limitsOf(parsed({ BlkioWeight: 100 }).hostConfig, facts), { blockIO: { weight: 100 } });
+  const readBps = { throttleReadBpsDevice: [{ major: 8, minor: 0, rate: 5 }] };
+  t.strictSame(startLimits(parsed({ BlkioWeight: 100 }).hostConfig, facts, readBps).blockIO, {
+    weight: 100,
+    ...readBps,
+  });
+  t.end();
+});
+
+t.test("mounts: options of a tmpfs, read-only all the way down", (t) => {
+  const mounts = (mount: object) => plannedMounts(parsed({ Mounts: [{ Target: "/x", ...mount }] }), [], []);
+  t.match(mounts({ Type: "tmpfs", TmpfsOptions: { Options: [["exec"], ["uid", "7"]] } }), [
+    { options: ["nosuid", "nodev", "rw", "exec", "uid=7"] },
+  ]);
+  const bind = { Type: "bind", Source: "/s", ReadOnly: true };
+  t.match(mounts({ ...bind, BindOptions: { ReadOnlyForceRecursive: true } }), [
+    { options: ["rbind", "rro", "rprivate"] },
+  ]);
+  t.throws(
+    () => mounts({ ...bind, ReadOnly: false, BindOptions: { ReadOnlyForceRecursive: true } }),
+    /needs a read-only/,
+  );
+  t.throws(
+    () => mounts({ ...bind, BindOptions: { ReadOnlyForceRecursive: true, Propagation: "shared" } }),
+    /rprivate/,
+  );
+  t.end();
+});
+
+const names = [
+  "Image",
+  "Env",
+  "Cmd",
+  "Labels",
+  "Healthcheck",
+  "StopSignal",
+  "HostConfig",
+  "ExposedPorts",
+  "Volumes",
+  "User",
+  "Tty",
+];
+const hostNames = [
+  "Binds",
+  "Mounts",
+  "Tmpfs",
+  "Memory",
+  "NanoCpus",
+  "PortBindings",
+  "RestartPolicy",
+  "Devices",
+  "CapAdd",
+  "SecurityOpt",
+  "Ulimits",
+  "Sysctls",
+  "LogConfig",
+  "IpcMode",
+  "NetworkMode",
+  "DeviceRequests",
+  "StorageOpt",
+  "BlkioDeviceReadBps",
+];
+
+t.test("no body makes the parser do anything but refuse or read", (t) => {
+  const value = oneof(
+    anything({ maxDepth: 3 }),
+    string(),
+    array(string()),
+    array(dictionary(string(), anything())),
+  );
+  const host = dictionary(oneof(constantFrom(...hostNames), string()), value);
+  const body = oneof(
+    anything(),
+    record({ HostConfig: host }),
+    dictionary(oneof(constantFrom(...names), string()), oneof(value, host)),
+  );
+  assert(
+    property(body, (given) => {
+      try {
+        const request = parseCreate(JSON.parse(JSON.stringify(given) ?? "null"));
+        validate(request, facts);
+        plannedMounts(request, [], []);
+        const { config, hostConfig } = request;
+        const plain = ociSpec({
+          id: "f".repeat(64),
+          spec: specOf(request),
+          image: {
+            env: [],
+            entrypoint: [],
+            cmd: ["sh"],
+            user: "",
+            workingDir: "",
+            labels: {},
+            exposedPorts: [],
+            volumes: [],
+          },
+          resources: {},
+          network: { kind: "none" },
+          user: { uid: 0, gid: 0, additionalGids: [] },
+          mounts: [],
+          cgroupPath: "/x",
+          host: { ...facts, machine: "x86_64", apparmor: false, hostname: "h" },
+        });
+        inSandbox(plain, { config, hostConfig }, { held: [], ...facts, devices: [] });
+      } catch (error) {
+        return error instanceof ClusterError && error.code !== "internal";
+      }
+      return true;
+    }),
+    { numRuns },
+  );
+  t.end();
+});
