@@ -9,6 +9,7 @@ export function mergedLimits(before: Limits, changes: Limits, given: Fields): Li
     ([name, value]) =>
       given.has(name) && (name === "PidsLimit" || (value !== 0 && value !== "" && value !== false)),
   );
+  refuseBoth(before, changes);
   const { Memory, MemorySwap } = before;
   const keptSwap =
     changes.Memory > 0 && !given.has("MemorySwap") && MemorySwap > 0 && MemorySwap < changes.Memory;
@@ -36,4 +37,17 @@ export function mergedLimits(before: Limits, changes: Limits, given: Fields): Li
     BlkioWeight: before.BlkioWeight,
   };
   return { ...limits, ...Object.fromEntries(named) };
+}
+
+/** One way to say how much processor time: what was said the other way is not overruled. */
+function refuseBoth(before: Limits, changes: Limits): void {
+  const conflicts: readonly (readonly [boolean, string])[] = [
+    [changes.NanoCpus > 0 && before.CpuPeriod > 0, "Nano CPUs cannot be updated as CPU Period"],
+    [changes.NanoCpus > 0 && before.CpuQuota > 0, "Nano CPUs cannot be updated as CPU Quota"],
+    [changes.CpuPeriod > 0 && before.NanoCpus > 0, "CPU Period cannot be updated as NanoCPUs"],
+    [changes.CpuQuota > 0 && before.NanoCpus > 0, "CPU Quota cannot be updated as NanoCPUs"],
+  ];
+  const conflict = conflicts.find(([isGiven]) => isGiven);
+  if (conflict !== undefined)
+    throw new ClusterError("invalid-argument", `Conflicting options: ${conflict[1]} has already been set`);
 }

@@ -13,6 +13,8 @@ import t from "tap";
 
 import { ClusterError } from "../../../model/errors.ts";
 import { parseCreate } from "../../../worker/containers/config.ts";
+import { Fields } from "../../../worker/containers/fields.ts";
+import { mergedLimits } from "../../../worker/containers/limits.ts";
 import { plannedMounts } from "../../../worker/containers/mounts.ts";
 import { inSandbox, limitsOf, specOf, startLimits } from "../../../worker/containers/sandbox.ts";
 import { validate, type ValidationFacts } from "../../../worker/containers/validate.ts";
@@ -89,6 +91,21 @@ t.test("what the kernel does not have is warned of and left out, or refused", (t
     weight: 100,
     ...readBps,
   });
+  t.end();
+});
+
+t.test("an update keeps to the way in which processor time was given", (t) => {
+  const merged = (before: object, change: object) =>
+    mergedLimits(parsed(before).hostConfig, parsed(change).hostConfig, new Fields(change));
+  t.throws(() => merged({ CpuQuota: 50_000 }, { NanoCpus: 1e9 }), {
+    message: "Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set",
+  });
+  t.throws(() => merged({ NanoCpus: 1e9 }, { CpuPeriod: 50_000 }), {
+    message: "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set",
+  });
+  t.equal(merged({ NanoCpus: 1e9 }, { NanoCpus: 5e8 }).NanoCpus, 5e8);
+  t.equal(merged({ PidsLimit: 5 }, { PidsLimit: 0 }).PidsLimit, 0);
+  t.equal(merged({ CpuShares: 5 }, { CpuShares: 0 }).CpuShares, 5);
   t.end();
 });
 
