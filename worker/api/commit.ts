@@ -44,8 +44,8 @@ export async function commit(
   const config = joined(applyChanges(asked, query.getAll("changes")), own);
   const signal = lifeOf(reply, deps.ending);
   const { status } = record;
-  const isPaused = query.get("pause") !== null && /^(0|false|no|none)$/i.test(query.get("pause") ?? "");
-  const pauses = !isPaused && status.state === "running" && status.paused !== true;
+  const wantsPause = !/^(0|false|no|none)$/i.test(query.get("pause") ?? "");
+  const pauses = wantsPause && status.state === "running" && status.paused !== true;
   if (pauses) await containers.pause(id);
   try {
     const made = await containers.engine.commit(
@@ -72,7 +72,7 @@ export async function commit(
     return await sendJson(reply, 201, { Id: made.id });
   } finally {
     const now = await engine.inspect(id);
-    if (pauses && now?.status.state === "running") await containers.unpause(id);
+    if (pauses && now?.status.state === "running" && now.status.paused === true) await containers.unpause(id);
   }
 }
 

@@ -53,10 +53,12 @@ export async function readArchive(
   const signal = lifeOf(reply, deps.ending);
   const opened = await deps.containers.engine.files.open(id, "read", signal);
   let spot: Spot | undefined;
-  const close = async (): Promise<void> => {
-    await spot?.close();
-    await opened.close();
-  };
+  let closed: Promise<void> | undefined;
+  const close = (): Promise<void> =>
+    (closed ??= (async () => {
+      await spot?.close();
+      await opened.close();
+    })());
   try {
     spot = await opened.tree.walk(bytesOf(`/${path}`), { last: "kept" });
     const headers = { [statHeader]: await printStat(opened.tree, spot, path) };

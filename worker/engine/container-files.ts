@@ -69,9 +69,12 @@ export class SnapshotFiles implements ContainerFiles {
       if (container.activity === undefined) break;
       await container.change(signal);
     }
-    // The places where its mounts go are made by its first start.
-    const isWritten = purpose === "write" || container.status.state === "created";
-    return isWritten ? this.#openAlone(container) : this.#openStopped(container, "all");
+    if (purpose === "write") return this.#openAlone(container);
+    // The places where its mounts go are made by its first start, or here; whoever reads slowly must not hold up that start.
+    const { status } = container;
+    const hasRun = status.state === "stopped" && status.startedAtMs !== undefined;
+    if (!hasRun) await (await this.#openAlone(container)).close();
+    return this.#openStopped(container, "all");
   }
 
   async changes(id: string): Promise<readonly FileChange[]> {
