@@ -27,6 +27,7 @@ import type { HostInterface, NodeView } from "./api/deps.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
 import { LocalContainers } from "./containers/containers.ts";
+import { daemonRun } from "./containers/daemon-run.ts";
 import type { LocalEngine } from "./engine/local.ts";
 import type { HealthState } from "./health/state.ts";
 import type { LoggedTask } from "./logs/publish.ts";
@@ -97,6 +98,7 @@ export class Worker {
       engine,
       network,
       directory: `${settings.stateDir}/local`,
+      daemonRun: await daemonRun(),
       facts: await engine.info(),
     });
     worker.#containers = containers;

@@ -167,6 +167,8 @@ await t.test("policies start again what has ended, and a stop by hand holds", as
     await ok("stop", "-t", "0", policy);
   }
   await host.away(async () => undefined);
+  t.equal(await inspect("always", "{{.State.Status}}"), "exited", "a new worker is no start of the engine");
+  await host.away(async () => undefined, "restarted");
   await until(async () => (await inspect("always", "{{.State.Status}}")) === "running");
   t.equal(
     await inspect("unless-stopped", "{{.State.Status}}"),

@@ -29,6 +29,7 @@ export class LocalHost {
   #network!: HostNetwork;
   #containers!: LocalContainers;
   #door!: FrontDoor;
+  #daemonRuns = 1;
 
   private constructor(host: TestHost) {
     this.host = host;
@@ -50,9 +51,10 @@ export class LocalHost {
   }
 
   /** What happens while no worker is there; then a new one finds it. */
-  async away(meanwhile: () => Promise<void>): Promise<void> {
+  async away(meanwhile: () => Promise<void>, daemon: "kept" | "restarted" = "kept"): Promise<void> {
     await this.#close();
     await meanwhile();
+    if (daemon === "restarted") this.#daemonRuns += 1;
     await this.#open();
   }
 
@@ -109,6 +111,7 @@ export class LocalHost {
       engine,
       network: this.#network,
       directory: join(this.settings.stateDir, "local"),
+      daemonRun: String(this.#daemonRuns),
       facts: await engine.info(),
     });
     this.#door = await openFrontDoor({

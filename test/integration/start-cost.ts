@@ -77,6 +77,7 @@ try {
       engine: local,
       network,
       directory: join(host.settings.stateDir, "local"),
+      daemonRun: "1",
       facts: await local.info(),
     });
     const made = new Map<string, string>();

@@ -35,6 +35,8 @@ export interface LocalDeps {
   readonly network: HostNetwork;
   /** `<stateDir>/local` */
   readonly directory: string;
+  /** Which run of the daemon this process belongs to. */
+  readonly daemonRun: string;
   readonly facts: ValidationFacts;
 }
 

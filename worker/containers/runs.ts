@@ -24,6 +24,8 @@ export interface RunsDeps {
   readonly network: HostNetwork;
   /** `<stateDir>/local` */
   readonly directory: string;
+  /** Which run of the daemon this process belongs to: another one than last time is what Docker calls a start of the engine. */
+  readonly daemonRun: string;
   readonly facts: { readonly swapLimit: boolean; readonly cgroupVersion: 1 | 2 };
   emit(id: string, action: string): Promise<void>;
 }
@@ -66,7 +68,9 @@ export class Runs {
 
   async load(): Promise<void> {
     const { engine, network } = this.#deps;
-    for (const record of await this.store.load()) {
+    const records = await this.store.load();
+    const isNewRun = await this.store.noteDaemonRun(this.#deps.daemonRun);
+    for (const record of records) {
       if ((await engine.inspect(record.id)) === undefined) await this.store.remove(record.id);
       else this.#entries.set(record.id, new Entry(record));
     }
@@ -81,8 +85,9 @@ export class Runs {
       else if (status?.state === "stopped") {
         entry.lastExit = status.exit;
         const { wantsToRun, hostConfig } = entry.record;
-        // As with Docker: a stop by hand ends "always" only until the engine starts again, "unless-stopped" for good.
-        if (!wantsToRun && hostConfig.RestartPolicy.Name === "always")
+        // As with Docker: a stop by hand ends "always" until the engine starts again, which a new worker is not, and
+        // "unless-stopped" for good.
+        if (isNewRun && !wantsToRun && hostConfig.RestartPolicy.Name === "always")
           await this.save(entry, { wantsToRun: true, restartCount: 0, restartDelayMs: 0 });
         const isOver = entry.record.wantsToRun || hostConfig.AutoRemove;
         if (isOver) this.#inBackground(entry, this.#ended(entry, status.exit));

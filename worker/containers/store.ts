@@ -47,6 +47,19 @@ export class LocalStore {
     return records;
   }
 
+  /** Notes which run of the daemon this is; false when the last process belonged to the same one. */
+  async noteDaemonRun(run: string): Promise<boolean> {
+    const path = join(this.#directory, "daemon");
+    const before = await readFile(path, "utf8").catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+      throw error;
+    });
+    if (before === run) return false;
+    writeFileSync(`${path}.new`, run, { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+    return true;
+  }
+
   save(record: LocalRecord): Promise<void> {
     return this.#next(record.id, async () => {
       const path = join(this.#directory, `${record.id}.json`);
