@@ -378,7 +378,6 @@ await t.test("what cannot be is refused in Docker's words", async (t) => {
     [["--volume-driver", "nope", "-v", "x:/x"], 'plugin "nope" not found'],
     [["--cgroup-parent", "/x"], "--cgroup-parent is not supported"],
     [["--link", "x:y"], "--link is not supported"],
-    [["--device-cgroup-rule", "c 1:3"], "c 1:3"],
     [["--device-read-bps", "/dev/null:1mb"], '"/dev/null": not a block device'],
     [["--blkio-weight-device", "/dev/nope:100"], '"/dev/nope": no such file or directory'],
     [["--stop-signal", "SIGNOPE"], "SIGNOPE"],

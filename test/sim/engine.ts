@@ -289,6 +289,8 @@ export class FakeEngine implements Engine {
       version: "fake",
       revision: "",
       runtime: "fake",
+      runtimeVersion: "",
+      warnings: [],
       storageDriver: "memory",
       cgroupVersion: 2,
       kernelVersion: "6.0",

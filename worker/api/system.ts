@@ -43,7 +43,7 @@ export async function version(deps: FrontDoorDeps): Promise<object> {
     Components: [
       { Name: "Engine", Version: productVersion, Details: { ...details, Experimental: "false" } },
       { Name: "containerd", Version: info.version, Details: { GitCommit: info.revision } },
-      { Name: info.runtime, Version: "", Details: {} },
+      { Name: info.runtime, Version: info.runtimeVersion, Details: {} },
     ],
     ...common,
   };
@@ -59,11 +59,14 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     swarmInfo(deps),
   ]);
   const running = containers.filter(({ status }) => status.state === "running").length;
+  const paused = containers.filter(
+    ({ status }) => status.state === "running" && status.paused === true,
+  ).length;
   return {
     ID: createHash("sha256").update(`${settings.hostname}\n${settings.stateDir}`).digest("hex").slice(0, 32),
     Containers: containers.length,
-    ContainersRunning: running,
-    ContainersPaused: 0,
+    ContainersRunning: running - paused,
+    ContainersPaused: paused,
     ContainersStopped: containers.length - running,
     Images: new Set(images.map(({ id }) => id)).size,
     Driver: facts.storageDriver,
@@ -128,9 +131,12 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     RuncCommit: { ID: "" },
     InitCommit: { ID: "" },
     SecurityOptions: ["name=seccomp,profile=builtin"],
-    Warnings: facts.connected
-      ? []
-      : ["WARNING: containerd does not answer; containers run on, nothing can be started"],
+    Warnings: [
+      ...(facts.connected
+        ? []
+        : ["WARNING: containerd does not answer; containers run on, nothing can be started"]),
+      ...facts.warnings,
+    ],
   };
 }
 

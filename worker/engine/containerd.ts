@@ -13,6 +13,7 @@ import { openRaw, type OutputChunk, type RawOptions } from "../logs/raw.ts";
 import type { LogReader } from "../logs/reader.ts";
 import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
+import { runTool } from "../mounts/tool.ts";
 import { openVolumes, type Volumes } from "../mounts/volume.ts";
 import { type CommitRequest, commitContainer } from "./commit.ts";
 import { SnapshotFiles, viewsDirectory } from "./container-files.ts";
@@ -53,6 +54,7 @@ import {
 import { type MonitorDeps, runMonitor } from "./monitor.ts";
 import { Records } from "./records.ts";
 import { Runtime } from "./runtime.ts";
+import { parseRuntimeVersion, runtimeWarnings } from "./runtime-gate.ts";
 import { snapshotter } from "./snapshots.ts";
 import type { LoadedImage } from "./store-image.ts";
 import { Tasks, type TerminalSize } from "./task.ts";
@@ -106,6 +108,7 @@ class ContainerdEngine implements LocalEngine {
   readonly #closing = new AbortController();
   readonly #contact = new AbortController();
   readonly #creating = new Set<string>();
+  readonly #runtimeTexts = new Map<string, Promise<string>>();
   #monitor: Promise<void> = Promise.resolve();
   #connected = false;
   #version = { version: "", revision: "" };
@@ -330,10 +333,14 @@ class ContainerdEngine implements LocalEngine {
 
   async info(): Promise<EngineInfo> {
     const { cgroupVersion, kernelVersion, operatingSystem, machine, cpuCount, memoryBytes } = this.#host;
+    const { binary } = this.#deps.runtime;
+    const said = await this.#runtimeSays(binary);
     return {
       connected: this.#connected,
       ...this.#version,
-      runtime: this.#deps.runtime.binary,
+      runtime: binary,
+      runtimeVersion: parseRuntimeVersion(said)?.version ?? "",
+      warnings: runtimeWarnings(said),
       storageDriver: snapshotter,
       cgroupVersion,
       kernelVersion,
@@ -353,6 +360,13 @@ class ContainerdEngine implements LocalEngine {
     this.#deps.connection.close();
     await this.#monitor;
     for (const { output } of this.#containers.values()) output?.close();
+  }
+
+  /** Asked once of each; one that is missing is told of where it is needed. */
+  #runtimeSays(binary: string): Promise<string> {
+    const known = this.#runtimeTexts.get(binary) ?? runTool(binary, ["--version"]).catch(() => "");
+    this.#runtimeTexts.set(binary, known);
+    return known;
   }
 
   #usersOf(imageId: string): { id: string; running: boolean }[] {

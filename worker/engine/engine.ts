@@ -301,6 +301,10 @@ export interface EngineInfo {
   readonly revision: string;
   /** "crun" or "runc". */
   readonly runtime: string;
+  /** Such as "1.8.1"; empty when it does not say. */
+  readonly runtimeVersion: string;
+  /** What whoever runs this host should know of it, in sentences. */
+  readonly warnings: readonly string[];
   readonly storageDriver: string;
   readonly cgroupVersion: 1 | 2;
   readonly kernelVersion: string;
