@@ -95,6 +95,18 @@ export class Checkers {
     );
   }
 
+  /** A member was told that it has left the group, and throws away what it holds. */
+  onRemoved(id: MemberId): void {
+    const latest = [...this.#configurations.values()]
+      .filter(({ index, term }) => this.#committed.get(index)?.term === term)
+      .reduce((a, b) => (b.index > a.index ? b : a), noConfiguration);
+    if (!membersOf(latest.configuration).has(id)) return;
+    this.#world.violate(
+      "told to have left",
+      `${id} was told that it has left, the configuration at ${latest.index} is ${configurationText(latest.configuration)}`,
+    );
+  }
+
   onSend(from: MemberId, message: Message): void {
     const ledger = this.#world.ledgerOf(from);
     if (ledger === undefined) return;

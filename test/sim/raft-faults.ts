@@ -5,6 +5,9 @@ import type { Operator } from "./raft-operator.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
 import type { Trace } from "./raft-trace.ts";
 
+/** Drawn apart from the others, so that a day without them is as it was before there were any. */
+export const laterFaultKinds = ["stop-at-new-segment", "stale-leader"] as const;
+
 export const faultKinds = [
   "split",
   "one-way",
@@ -25,7 +28,12 @@ export const faultKinds = [
   "flip",
   "transfer",
   "orphan-change",
+  ...laterFaultKinds,
 ] as const;
+
+const lookEveryMs = 20;
+/** For the others to elect one of themselves. */
+const staleBoundMs = 1_500;
 
 export type FaultKind = (typeof faultKinds)[number];
 
@@ -80,6 +88,7 @@ export class Faults {
       host.disk.capacityBytes = Number.MAX_SAFE_INTEGER;
       host.failNextSync = false;
       host.stopInCalls = undefined;
+      host.stopAtNewSegment = undefined;
       if (host.state === "down") host.start("join");
     }
   }
@@ -154,6 +163,12 @@ export class Faults {
       case "stop-in-call":
         host.stopInCalls = { left: 1 + random.integer(30), how: random.chance(0.5) ? "power" : "process" };
         return;
+      case "stop-at-new-segment":
+        host.stopAtNewSegment = random.chance(0.5) ? "power" : "process";
+        return;
+      case "stale-leader":
+        this.#staleLeader(members, leader);
+        return;
       case "pause":
         host.pause(
           random.pick(["raft", "main", "both"] as const) ?? "both",
@@ -182,6 +197,31 @@ export class Faults {
         this.#flip(host);
         return;
     }
+  }
+
+  /**
+   * A leader that nobody hears but a host outside the group, and that believes in itself for as long as can be; the
+   * others elect one of themselves, which takes the newcomer in and hands it the leadership: it speaks to all it knows.
+   */
+  #staleLeader(members: readonly SimHost[], leader: SimHost | undefined): void {
+    const { random, hosts, operator, schedule } = this.#deps;
+    const newcomer = random.pick(hosts.filter(({ state }) => state === "unused"));
+    if (leader === undefined || newcomer === undefined || operator.isBusy) return;
+    this.#cutWhere((a, b) => (a === leader || b === leader) && a !== newcomer && b !== newcomer);
+    leader.clockRate = 4;
+    const look = (leftMs: number): void => {
+      if (this.#stopped || leftMs <= 0) return;
+      const next = members.find((host) => host !== leader && host.isUp && host.isLeader);
+      if (next === undefined) return void schedule.after(lookEveryMs, () => look(leftMs - lookEveryMs));
+      operator.joinBy(next, newcomer, () => handOver(next, staleBoundMs));
+    };
+    // Again and again: it is a learner first, and takes the leadership only once it votes.
+    const handOver = (next: SimHost, leftMs: number): void => {
+      if (this.#stopped || leftMs <= 0 || newcomer.isLeader) return;
+      next.transfer(newcomer.nodeId, () => {});
+      schedule.after(lookEveryMs, () => handOver(next, leftMs - lookEveryMs));
+    };
+    look(staleBoundMs);
   }
 
   /** Leaders are where most can go wrong. */

@@ -94,6 +94,8 @@ export class SimHost {
   clockRate = 1;
   /** A call after which the process or the machine stops. */
   stopInCalls: { left: number; readonly how: "process" | "power" } | undefined;
+  /** The next time that the log goes on in a new segment, it stops in one of the calls around that. */
+  stopAtNewSegment: "process" | "power" | undefined;
   failNextSync = false;
   slowDisk = 1;
   /** A fault of the disk has struck this process, so that it may stop. */
@@ -342,6 +344,7 @@ export class SimHost {
     const life = this.#life;
     this.#nextLife();
     this.stopInCalls = undefined;
+    this.stopAtNewSegment = undefined;
     this.failNextSync = false;
     this.isLeader = false;
     this.node = undefined;
@@ -446,12 +449,16 @@ export class SimHost {
   }
 
   #failed({ failure, removed }: ThreadOutput & { kind: "failed" }): void {
-    const { trace, schedule, violate } = this.#deps;
+    const { trace, schedule, violate, checkers } = this.#deps;
     trace.note(this.name, removed ? "was removed" : "failed", failure.message);
+    const { memberId } = this;
     this.#end("process");
     this.disk.killProcess();
     this.state = removed ? "removed" : "down";
-    if (removed) return;
+    if (removed) {
+      if (memberId !== undefined) checkers.onRemoved(memberId);
+      return;
+    }
     if (!this.excused)
       violate("a member stopped without a fault of its disk", `${this.name}: ${failure.message}`);
     const life = this.#life;
@@ -486,6 +493,15 @@ export class SimHost {
   #onCall(call: DiskCall): DiskFault | undefined {
     const { random, trace, schedule } = this.#deps;
     trace.note(this.name, "disk", call.kind, call.path.slice(call.path.lastIndexOf("/") + 1), call.bytes);
+    // A segment has begun once the log has said durably how far it reaches.
+    if (
+      this.stopAtNewSegment !== undefined &&
+      call.kind === "write-synced" &&
+      call.path.endsWith("/watermark")
+    ) {
+      this.stopInCalls = { left: 1 + random.integer(3), how: this.stopAtNewSegment };
+      this.stopAtNewSegment = undefined;
+    }
     if (this.stopInCalls !== undefined) {
       this.stopInCalls.left -= 1;
       if (this.stopInCalls.left <= 0) {

@@ -52,12 +52,28 @@ export class Operator {
 
   /** Adds a host that holds nothing yet: it starts, and then the leader is told. */
   join(host: SimHost, kind: "add" | "add-learner", done: (how: "added" | "not added") => void): void {
+    this.#join({ host, kind, leaderOf: () => this.leader() }, done);
+  }
+
+  /** The same, by this one of several that may believe they lead. */
+  joinBy(leader: SimHost, host: SimHost, done: (how: "added" | "not added") => void): void {
+    this.#join({ host, kind: "add", leaderOf: () => leader }, done);
+  }
+
+  #join(
+    {
+      host,
+      kind,
+      leaderOf,
+    }: { host: SimHost; kind: "add" | "add-learner"; leaderOf: () => SimHost | undefined },
+    done: (how: "added" | "not added") => void,
+  ): void {
     if (host.state === "unused") host.start("join");
     this.#when(
       () => host.isUp && host.memberId !== undefined,
       patienceMs,
       (isUp) => {
-        const leader = this.leader();
+        const leader = leaderOf();
         if (!isUp || leader === undefined || host.memberId === undefined) return done("not added");
         const { nodeId, memberId, address: raftAddress } = host;
         leader.change({ kind, nodeId, memberId, raftAddress }, (failure) => {

@@ -1,5 +1,5 @@
 import type { ClientPlan } from "./raft-clients.ts";
-import { type FaultKind, type FaultPlan, faultKinds } from "./raft-faults.ts";
+import { type FaultKind, type FaultPlan, faultKinds, laterFaultKinds } from "./raft-faults.ts";
 import type { HostPlan } from "./raft-host.ts";
 import type { NetworkPlan } from "./raft-network.ts";
 import { type SimRandom, simRandom } from "./raft-schedule.ts";
@@ -59,7 +59,7 @@ export function planOf(seed: number): RaftPlan {
       leaderRatio: random.pick([0.5, 0.8, 1]) ?? 0.8,
     },
     faults: {
-      kinds: drawKinds(random),
+      kinds: [...drawKinds(random), ...drawLaterKinds(seed)],
       everyMs: random.pick([100, 250, 600, 1200]) ?? 250,
       lastsMs: random.pick([150, 500, 1500]) ?? 500,
     },
@@ -71,5 +71,14 @@ export function planOf(seed: number): RaftPlan {
 /** Some of all kinds, so that each kind also happens without the others getting in its way. */
 function drawKinds(random: SimRandom): readonly FaultKind[] {
   const ratio = random.pick([0, 0.15, 0.35, 0.7, 1]) ?? 0.5;
-  return faultKinds.filter(() => random.chance(ratio));
+  return faultKinds.filter((kind) => !isLater(kind) && random.chance(ratio));
+}
+
+function drawLaterKinds(seed: number): readonly FaultKind[] {
+  const random = simRandom(seed ^ 0x1a7e);
+  return laterFaultKinds.filter(() => random.chance(0.15));
+}
+
+function isLater(kind: FaultKind): boolean {
+  return laterFaultKinds.some((later) => later === kind);
 }

@@ -204,4 +204,34 @@ export const plants: readonly Plant[] = [
     },
     seeds: 100,
   },
+  {
+    name: "a new segment begins with the hard state of the batch that comes after",
+    module: "manager/raft/wal",
+    changes: [
+      {
+        find: "const body = encodeBatch(batch);",
+        replace: "const body = encodeBatch(batch); this.#hardState = batch.hardState ?? this.#hardState;",
+      },
+    ],
+    plan: { ...orphanedLeaders, faults: { kinds: ["stop-at-new-segment"], everyMs: 150, lastsMs: 150 } },
+    seeds: 100,
+  },
+  {
+    name: "a leader speaks before its term is durable",
+    module: "raft-ts/src/state",
+    changes: [{ find: "return message.term === this.stableTerm;", replace: "return true;" }],
+    seeds: 100,
+  },
+  {
+    name: "a stale leader tells a newcomer that it was removed",
+    module: "manager/raft/member",
+    changes: [
+      {
+        find: "if (this.#departures.has(id))",
+        replace: "if (this.#departures.has(id) || this.#leadsSettled())",
+      },
+    ],
+    plan: { ...orphanedLeaders, hosts: 5, faults: { kinds: ["stale-leader"], everyMs: 1500, lastsMs: 3000 } },
+    seeds: 100,
+  },
 ];
