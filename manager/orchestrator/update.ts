@@ -92,7 +92,11 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], { restless, g
     return mergePlans([surplus, ...dirty.map((slot) => endReplaced(scene, slot))]);
   }
   const resolution = mergePlans(calm.map((slot) => resolve(turn, standings.get(slot))));
-  if (!inProgress && dirty.length === 0) return resolution;
+  if (!inProgress && dirty.length === 0) {
+    // An update that was replaced by this one may have left two older tasks where the try of this one was given up.
+    const left = calm.filter((slot) => standings.get(slot)?.kind === "dirty");
+    return mergePlans([resolution, ...left.map((slot) => endReplaced(scene, slot))]);
+  }
 
   const progress = new Map(slots.map((slot) => [slot, progressOf(turn, slot)]));
   const verdict = judge(turn, dirty, progress);

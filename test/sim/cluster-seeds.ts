@@ -64,4 +64,9 @@ export const clusterSeeds: readonly {
     extent: "services",
     found: "a global job never began on a node that became eligible while it was not heard",
   },
+  {
+    seed: 220101,
+    extent: "whole",
+    found: "an update that was given up left two older tasks in a slot",
+  },
 ];

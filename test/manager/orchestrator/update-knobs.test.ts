@@ -216,6 +216,14 @@ const cases: readonly Case[] = [
     want: "",
   },
   {
+    name: "a finished update leaves one of two older tasks where its own try was given up",
+    tasks: "1=failed/shutdown@n1:v5+1500 1=running@n1:v3+800 1=running@n1:v1",
+    spec: { replicas: 1, task: onlyOnce, update: { ...policy, order: "start-first" } },
+    status: { ...updating, state: "completed" },
+    nowMs: 9000,
+    want: "-t3",
+  },
+  {
     name: "a finished update begins again where it has not tried",
     tasks: "1=running@n1:v1",
     spec: { replicas: 1, update: { ...policy, order: "start-first" } },
