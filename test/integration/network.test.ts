@@ -175,14 +175,14 @@ await t.test(
 
     await t.rejects(
       three.attach({ taskId: task("q"), ports: [port(18080, 80)] }),
-      /port 18080\/tcp is already taken/,
+      /Bind for 0\.0\.0\.0:18080 failed: port is already allocated/,
     );
     const program = serve(three.netns, [...probe, "serve", "18081", "program"]);
     t.teardown(() => program.stop());
     await until(() => get(three.netns, "127.0.0.1", 18081) === "program", "the program listens");
     await t.rejects(
       three.attach({ taskId: task("q"), ports: [port(18081, 80)] }),
-      /18081\/tcp is already taken .* by another program/,
+      /failed to bind host port 0\.0\.0\.0:18081\/tcp: address already in use/,
     );
     t.strictSame(
       (await three.list()).map(({ taskId }) => taskId).toSorted(),

@@ -19,6 +19,16 @@ const addresses = (base: string): fc.Arbitrary<string[]> =>
     { maxLength: 12 },
   );
 
+const own = {
+  bridge: "shoal0",
+  subnet: "172.20.0.0/16",
+  internal: false,
+  ingress: false,
+  masquerade: true,
+  mutual: true,
+};
+const alone = { masquerade: false, mutual: false };
+
 const networks = fc
   .uniqueArray(number, { maxLength: 6 })
   .chain((numbers) =>
@@ -31,8 +41,10 @@ const networks = fc
       subnet: `10.0.${each}.0/24`,
       internal: index > 0 && internal[index] === true,
       ingress: index === 0,
+      masquerade: true,
+      mutual: true,
     })),
-    ...(withBridge ? [{ bridge: "shoal0", subnet: "172.20.0.0/16", internal: false, ingress: false }] : []),
+    ...(withBridge ? [own, { ...own, bridge: "br-1", subnet: "172.21.0.0/16", ...alone }] : []),
   ]);
 
 const mesh = fc.uniqueArray(
@@ -45,16 +57,20 @@ const mesh = fc.uniqueArray(
   { maxLength: 20, selector: (each: RulesMeshPort) => `${each.publishedPort}/${each.protocol}` },
 );
 
+const hostAddress = fc.constantFrom({}, { hostAddress: "127.0.0.1" });
+
 const states: fc.Arbitrary<RulesState> = fc.record({
   networks,
   mesh,
   ports: fc.uniqueArray(
-    fc.record({
-      protocol: fc.constantFrom("tcp" as const, "udp" as const),
-      publishedPort: port,
-      targetPort: port,
-      address: number.map((last) => `10.0.1.${last}`),
-    }),
+    fc
+      .record({
+        protocol: fc.constantFrom("tcp" as const, "udp" as const, "sctp" as const),
+        publishedPort: port,
+        targetPort: port,
+        address: number.map((last) => `10.0.1.${last}`),
+      })
+      .chain((each) => hostAddress.map((at) => ({ ...each, ...at }))),
     { maxLength: 8, selector: ({ publishedPort }) => publishedPort },
   ),
   services: fc.uniqueArray(

@@ -1,19 +1,40 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
+import type { HostSettings } from "../../proto/host.ts";
+import { systemClock } from "../../runtime/clock.ts";
+import { systemRandom } from "../../runtime/random.ts";
+import { LocalNetworks } from "../../worker/bridges/networks.ts";
 import type {
   Attached,
   AttachedRecord,
   AttachRequest,
+  BridgeNetwork,
   HostNetwork,
   WantedNetworks,
 } from "../../worker/network/network.ts";
+
+/** The networks of a host over such a network. */
+export async function fakeNetworks(
+  network: HostNetwork,
+  settings: Pick<HostSettings, "stateDir" | "hostname" | "bridgeSubnet">,
+): Promise<LocalNetworks> {
+  const networks = await LocalNetworks.open({
+    clock: systemClock,
+    random: systemRandom,
+    readRoutes: async () => "",
+    ...settings,
+  });
+  networks.use(network);
+  return networks;
+}
 
 const firstEphemeralPort = 49_152;
 
 /** A host's network without a kernel: it remembers what was asked and refuses what the real one would. */
 export class FakeNetwork implements HostNetwork {
   wanted: WantedNetworks | undefined;
+  bridges: readonly BridgeNetwork[] = [];
   applied = 0;
   closed = false;
   /** Consulted before every attach; what it returns is thrown. */
@@ -29,6 +50,16 @@ export class FakeNetwork implements HostNetwork {
     signal.throwIfAborted();
     this.wanted = wanted;
     this.applied += 1;
+  }
+
+  /** All of them are in place at once. */
+  async applyBridges(
+    bridges: readonly BridgeNetwork[],
+    signal: AbortSignal,
+  ): Promise<ReadonlyMap<string, string>> {
+    signal.throwIfAborted();
+    this.bridges = bridges;
+    return new Map();
   }
 
   async attach(request: AttachRequest, signal: AbortSignal): Promise<Attached> {
@@ -66,8 +97,14 @@ export class FakeNetwork implements HostNetwork {
       taskId: request.taskId,
       containerId: request.containerId,
       attached,
+      networks: request.networks,
     });
     return attached;
+  }
+
+  async change(request: AttachRequest, signal: AbortSignal): Promise<Attached> {
+    await this.detach(request.taskId, signal);
+    return this.attach(request, signal);
   }
 
   /** Nobody is ever connected to it. */
@@ -100,7 +137,7 @@ export class FakeNetwork implements HostNetwork {
           if (publishedPort !== 0) {
             throw new ClusterError(
               "conflict",
-              `port ${publishedPort}/${protocol} is already taken on this host`,
+              `Bind for 0.0.0.0:${publishedPort} failed: port is already allocated`,
             );
           }
           port = { ...port, publishedPort: port.publishedPort + 1 };

@@ -1,6 +1,7 @@
 /** Keeps the kernel's objects as wanted: reads them once, then remembers what it did. */
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { blockText, parseCidr } from "./addresses.ts";
 import type { Run } from "./command.ts";
 import { ownAddress, portName, wantedObjects } from "./objects.ts";
 import type { HostState, KernelObject, Observed } from "./objects.ts";
@@ -16,6 +17,8 @@ const defaultMtu = 1500;
 
 export interface SyncFailures {
   readonly tasks: ReadonlyMap<TaskId, string>;
+  /** By the bridge network's id. */
+  readonly bridges: ReadonlyMap<string, string>;
   /** Of no single task. */
   readonly overlay: readonly string[];
 }
@@ -58,12 +61,14 @@ export class Fabric {
     let failures = await this.#attempt(possible, dying);
     if (failures.length > 0) failures = await this.#attempt(possible, dying);
     const tasks = new Map<TaskId, string>();
+    const bridges = new Map<string, string>();
     const overlay = problem === undefined ? [] : [problem];
     for (const { object, text } of failures) {
-      if (object.taskId === undefined) overlay.push(text);
-      else tasks.set(object.taskId, text);
+      if (object.taskId !== undefined) tasks.set(object.taskId, text);
+      else if (object.bridgeId !== undefined) bridges.set(object.bridgeId, text);
+      else overlay.push(text);
     }
-    return { tasks, overlay };
+    return { tasks, bridges, overlay };
   }
 
   async #attempt(state: HostState, dying: ReadonlySet<string>): Promise<StepFailure[]> {
@@ -113,16 +118,23 @@ function underlayProblem({ wanted }: HostState, { devices }: Observed): string |
     : `overlay networks need the data path address ${own} on this host: its addresses are ${known}`;
 }
 
+const overlayDevice = /^(?:ov|vx)\d+$/;
+
 /** Before anybody said which overlays are wanted, those that are there stay, for the sake of running tasks. */
 function wantedOrKept(state: HostState, observed: Observed): Map<string, KernelObject> {
   const wanted = wantedObjects(state, observed);
   if (state.wanted !== undefined) return wanted;
   const ports = new Set(state.ports.map(({ taskId, bridge }) => portName(taskId, bridge)));
-  const kept = [...observed.objects].filter(
-    ([, { kind, device }]) => !(kind === "port" && !ports.has(device)),
-  );
-  return new Map([
-    ...kept.filter(([, object]) => object.kind !== "forward" || object.value !== "master"),
-    ...wanted,
-  ]);
+  const subnets = new Set<string>();
+  for (const { kind, key, device } of observed.objects.values()) {
+    const [, block = ""] = key.split(" ");
+    if (kind === "address" && overlayDevice.test(device)) subnets.add(blockText(parseCidr(block)));
+  }
+  const kept = [...observed.objects].filter(([, { kind, key, value, device }]) => {
+    if (kind === "port") return ports.has(device);
+    if (kind === "forward" && value === "master") return false;
+    // Those of bridges are all known by now.
+    return device === "" ? kind !== "route" || subnets.has(key) : overlayDevice.test(device);
+  });
+  return new Map([...kept, ...wanted]);
 }

@@ -4,23 +4,32 @@
  */
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { PublishedPort } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
-import { addressNumber, addressText, blockText, parseCidr } from "./addresses.ts";
+import { parseCidr } from "./addresses.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
 import { Fabric } from "./fabric.ts";
-import { hostsText, resolvConfText, sharedHostsText } from "./files.ts";
-import type { FileTexts, Journal, TaskRecord } from "./journal.ts";
-import type { Namespaces } from "./namespace.ts";
-import type { Attached, AttachedRecord, AttachRequest, HostNetwork, WantedNetworks } from "./network.ts";
+import type { Journal, TaskRecord } from "./journal.ts";
+import { LinkChooser } from "./link-chooser.ts";
+import type { NamespaceLink, Namespaces } from "./namespace.ts";
+import { ForwardAccepts } from "./accepts.ts";
+import { checkBridges, ownBridge } from "./bridges.ts";
+import type {
+  Attached,
+  AttachedRecord,
+  AttachRequest,
+  BridgeNetwork,
+  HostNetwork,
+  HostPort,
+  WantedNetworks,
+} from "./network.ts";
 import { Rules } from "./nftables.ts";
-import { hostBridge, portName } from "./objects.ts";
+import { portName } from "./objects.ts";
 import type { HostState } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
-import { hostPorts, prepareLinks, usesBridge } from "./prepare.ts";
-import type { BridgeSettings } from "./prepare.ts";
+import { hostPorts, usesBridge } from "./prepare.ts";
+import type { PreparedLink } from "./prepare.ts";
 import { inParallel, Rounds } from "./rounds.ts";
 import type { Job } from "./rounds.ts";
 import { Flows, untilUnused } from "./flows.ts";
@@ -28,6 +37,7 @@ import { MeshPorts } from "./mesh.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { rulesText } from "./rules.ts";
+import { TaskTexts } from "./task-texts.ts";
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
@@ -36,8 +46,9 @@ import {
   localNames,
   localPorts,
   meshPorts,
+  namedNetworks,
+  publishedTarget,
   rulesOf,
-  takenOnBridge,
 } from "./views.ts";
 
 export interface HostNetworkSettings {
@@ -49,6 +60,8 @@ export interface HostNetworkSettings {
   readonly resolvConf?: string;
   /** Default "/etc/hosts". */
   readonly hosts?: string;
+  /** Bridge networks that users made, from their records; default none. */
+  readonly bridges?: readonly BridgeNetwork[];
 }
 
 export interface HostParts {
@@ -66,7 +79,6 @@ export interface HostParts {
 
 /** How many namespaces are made at the same time; more only queue at the kernel's one lock. */
 const maxParallelNamespaces = 4;
-const bridgeMtu = 1500;
 
 /** What a round could not do. */
 interface Trouble {
@@ -74,6 +86,8 @@ interface Trouble {
   readonly all?: ClusterError;
   readonly overlay?: ClusterError;
   readonly tasks: ReadonlyMap<TaskId, string>;
+  /** By the bridge network's id. */
+  readonly bridges: ReadonlyMap<string, string>;
   /** Addresses on which no names are answered. */
   readonly gateways: ReadonlyMap<string, ClusterError>;
 }
@@ -86,11 +100,16 @@ export class KernelNetwork implements HostNetwork {
   readonly #names: NameServer;
   readonly #mesh: MeshPorts;
   readonly #flows: Flows;
+  readonly #accepts: ForwardAccepts;
+  readonly #texts: TaskTexts;
+  readonly #links = new LinkChooser();
   readonly #rounds = new Rounds((round) => this.#round(round));
   readonly #records = new Map<TaskId, TaskRecord>();
-  readonly #bridge: BridgeSettings;
+  readonly #own: BridgeNetwork;
+  /** Once a task was on it, it stays: the next one is soon there. */
+  #ownIsUsed = false;
+  #bridges: readonly BridgeNetwork[];
   #wanted: WantedNetworks | undefined;
-  #lastOnBridge = 0;
   /** Built when somebody asks, dropped when something changed. */
   #table: NameTable | undefined;
   #askers: ReadonlyMap<string, Asker> = new Map();
@@ -105,7 +124,9 @@ export class KernelNetwork implements HostNetwork {
     });
     this.#mesh = new MeshPorts(parts);
     this.#flows = new Flows(parts);
+    this.#accepts = new ForwardAccepts(parts);
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
+    this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
     this.#names = new NameServer({
       random: parts.random,
       upstream: this.#upstream,
@@ -114,8 +135,8 @@ export class KernelNetwork implements HostNetwork {
         asker: (gateway, address) => this.#askers.get(`${gateway} ${address}`),
       }),
     });
-    const block = parseCidr(parts.settings.bridgeSubnet);
-    this.#bridge = { subnet: blockText(block), gateway: addressText(block.first + 1), mtu: bridgeMtu };
+    this.#own = ownBridge(parts.settings.bridgeSubnet);
+    this.#bridges = parts.settings.bridges;
     for (const record of adopted) this.#records.set(record.request.taskId, record);
     this.#wanted = wanted;
   }
@@ -123,18 +144,51 @@ export class KernelNetwork implements HostNetwork {
   /** Brings the kernel in line with what was adopted; without it nothing is wrong yet, only old. */
   async open(): Promise<void> {
     await this.#fabric.open();
-    if (this.#wanted === undefined && this.#records.size === 0) return;
+    await this.#holdAgain();
+    if (this.#wanted === undefined && this.#records.size + this.#bridges.length === 0) return;
     this.#report("the network is not as it was before the restart", await this.#bringInLine());
+  }
+
+  /** The rules still lead to the tasks; a port that another program took meanwhile stays the task's. */
+  async #holdAgain(): Promise<void> {
+    const { ports, warn } = this.#parts;
+    for (const [taskId, { attached }] of this.#records) {
+      for (const port of attached.publishedPorts) {
+        const target = (): string | undefined => publishedTarget(this.#records, taskId);
+        await ports.hold(port, target).catch((reason: unknown) => warn(errorText(reason)));
+      }
+    }
   }
 
   async apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void> {
     await this.#rounds.enqueue({ kind: "apply", wanted }, signal);
   }
 
+  async applyBridges(
+    bridges: readonly BridgeNetwork[],
+    signal: AbortSignal,
+  ): Promise<ReadonlyMap<string, string>> {
+    checkBridges([this.#own, ...bridges]);
+    const { failures } = await this.#rounds.enqueue({ kind: "bridges", bridges }, signal);
+    return failures ?? new Map<string, string>();
+  }
+
   async attach(request: AttachRequest, signal: AbortSignal): Promise<Attached> {
+    return this.#enqueueOf("attach", request, signal);
+  }
+
+  async change(request: AttachRequest, signal: AbortSignal): Promise<Attached> {
+    return this.#enqueueOf("change", request, signal);
+  }
+
+  async #enqueueOf(
+    kind: "attach" | "change",
+    request: AttachRequest,
+    signal: AbortSignal,
+  ): Promise<Attached> {
     checkId(request.taskId);
-    const attached = await this.#rounds.enqueue({ kind: "attach", request }, signal);
-    if (attached === undefined) throw new Error("assertion failed: an attach without a result");
+    const { attached } = await this.#rounds.enqueue({ kind, request }, signal);
+    if (attached === undefined) throw new Error(`assertion failed: ${kind} without a result`);
     return attached;
   }
 
@@ -151,7 +205,9 @@ export class KernelNetwork implements HostNetwork {
   async list(): Promise<readonly AttachedRecord[]> {
     return [...this.#records.values()]
       .filter(({ state }) => state === "attached")
-      .map(({ request: { taskId, containerId }, attached }) => ({ taskId, containerId, attached }));
+      .map(({ request: { taskId, containerId, networks }, attached }) => {
+        return { taskId, containerId, attached, networks };
+      });
   }
 
   async close(): Promise<void> {
@@ -161,7 +217,7 @@ export class KernelNetwork implements HostNetwork {
   }
 
   async #round(round: readonly Job[]): Promise<void> {
-    const applies = round.filter(({ work }) => work.kind === "apply");
+    const applies = round.filter(({ work }) => work.kind === "apply" || work.kind === "bridges");
     for (const job of applies) await this.#take(job);
     const removed = new Map<Job, TaskRecord | undefined>();
     for (const job of round) {
@@ -173,15 +229,18 @@ export class KernelNetwork implements HostNetwork {
     // Not before: the record of a namespace that stays is how the next try finds ports and rules.
     for (const { request } of gone) this.#records.delete(request.taskId);
     const made: Job[] = [];
+    const changed: Job[] = [];
     await inParallel(round, maxParallelNamespaces, async (job) => {
       if (job.work.kind === "attach" && (await this.#make(job, job.work.request))) made.push(job);
+      if (job.work.kind === "change" && (await this.#remake(job, job.work.request))) changed.push(job);
     });
-    if (applies.length + made.length + gone.length > 0) await this.#finish([...applies, ...made], gone);
+    const due = [...applies, ...made, ...changed];
+    if (due.length + gone.length > 0) await this.#finish(due, gone);
     await this.#clear(gone);
     // Of a task without a record, an earlier detach may have failed half way.
     const unknown = [...removed].filter(([, record]) => record === undefined);
     await this.#removeTraces(unknown.flatMap(([{ work }]) => (work.kind === "detach" ? [work.taskId] : [])));
-    for (const job of removed.keys()) if (!job.settled) job.done(undefined);
+    for (const job of removed.keys()) if (!job.settled) job.done({});
     // A task nobody waits for any more, or that failed, leaves nothing behind.
     const failed = made.filter(
       ({ work }) => work.kind === "attach" && this.#isUnfinished(work.request.taskId),
@@ -195,6 +254,7 @@ export class KernelNetwork implements HostNetwork {
 
   /** Makes a wanted state the current one; one that makes no sense leaves the last in force. */
   async #take(job: Job): Promise<void> {
+    if (job.work.kind === "bridges") this.#bridges = job.work.bridges;
     if (job.work.kind !== "apply") return;
     try {
       for (const { subnet } of job.work.wanted.networks) parseCidr(subnet);
@@ -211,32 +271,23 @@ export class KernelNetwork implements HostNetwork {
     const { taskId } = request;
     const known = this.#records.get(taskId);
     if (known?.state === "attached") {
-      job.done(known.attached);
+      job.done({ attached: known.attached });
       return false;
     }
     // Left by a round that broke off: its ports would be in this one's way.
     if (known !== undefined) this.#parts.ports.release(known.attached.publishedPorts);
-    let held: PublishedPort[] = [];
+    let held: HostPort[] = [];
     try {
       const underlayMtu = await this.#fabric.underlayMtu(this.#wanted);
-      const links = prepareLinks(request, {
-        wanted: this.#wanted,
-        underlayMtu,
-        bridge: this.#bridge,
-        takenOnBridge: takenOnBridge(this.#records, this.#bridge.gateway),
-        lastOnBridge: this.#lastOnBridge,
-      });
-      // From here to `#records.set` nothing waits, so that no two tasks pick one address.
-      const placeholder = recordOf(request, this.#parts, links, []);
-      this.#records.set(taskId, placeholder);
-      const onBridge = links.find(({ address }) => address.bridge === hostBridge);
-      if (onBridge !== undefined) {
-        this.#lastOnBridge = addressNumber(parseCidr(onBridge.address.address).address) ?? 0;
-      }
-      for (const port of hostPorts(request)) held = [...held, await this.#parts.ports.hold(port)];
+      const links = this.#prepare(request, underlayMtu);
+      // Since it was prepared nothing has waited, so that no two tasks pick one address.
+      this.#records.set(taskId, recordOf(request, this.#parts, links, []));
+      const host = { wanted: this.#wanted, bridges: this.#allBridges() };
+      for (const port of hostPorts(request, links, host))
+        held = [...held, await this.#parts.ports.hold(port, () => publishedTarget(this.#records, taskId))];
       const record = recordOf(request, this.#parts, links, held);
       this.#records.set(taskId, record);
-      await this.#parts.journal.write(record, await this.#texts(record));
+      await this.#parts.journal.write(record, await this.#texts.of(record));
       if (!request.host) {
         await this.#parts.namespaces.create(
           taskId,
@@ -249,6 +300,55 @@ export class KernelNetwork implements HostNetwork {
       this.#records.delete(taskId);
       job.fail(failureOf(reason));
       await this.#removeTraces([taskId]);
+      return false;
+    }
+  }
+
+  #allBridges(): readonly BridgeNetwork[] {
+    return [this.#own, ...this.#bridges];
+  }
+
+  #prepare(
+    request: AttachRequest,
+    underlayMtu: number,
+    present: readonly PreparedLink[] = [],
+  ): readonly PreparedLink[] {
+    const host = { wanted: this.#wanted, underlayMtu, bridges: this.#allBridges() };
+    return this.#links.choose(request, { ...host, records: this.#records }, present);
+  }
+
+  /** The task's side of joining and leaving networks. @returns whether the host's side is due. */
+  async #remake(job: Job, request: AttachRequest): Promise<boolean> {
+    const { taskId } = request;
+    const known = this.#records.get(taskId);
+    try {
+      if (known?.state !== "attached" || known.attached.kind !== "namespace") {
+        throw new ClusterError("failed-precondition", `task ${taskId} has no network that could be changed`);
+      }
+      const { attached } = known;
+      const before = attached.addresses.map((address, index) => ({ address, mtu: known.mtus[index] ?? 0 }));
+      const underlayMtu = await this.#fabric.underlayMtu(this.#wanted);
+      const links = this.#prepare(request, underlayMtu, before);
+      const next: TaskRecord = {
+        ...known,
+        request: {
+          ...known.request,
+          networks: request.networks,
+          ...(request.name !== undefined && { name: request.name }),
+        },
+        attached: { ...attached, addresses: links.map(({ address }) => address) },
+        mtus: links.map(({ mtu }) => mtu),
+      };
+      // So that nobody else picks an address of its new links; those it leaves are gone from the host in this round.
+      this.#records.set(taskId, next);
+      const namespaceLinks = (list: readonly PreparedLink[]): NamespaceLink[] =>
+        list.map(({ address, mtu }) => ({ ...address, mtu }));
+      await this.#parts.namespaces.change(taskId, namespaceLinks(before), namespaceLinks(links));
+      await this.#parts.journal.write(next, await this.#texts.of(next));
+      return true;
+    } catch (reason) {
+      if (known !== undefined) this.#records.set(taskId, known);
+      job.fail(failureOf(reason));
       return false;
     }
   }
@@ -266,10 +366,15 @@ export class KernelNetwork implements HostNetwork {
       if (job.settled) continue;
       if (work.kind === "apply") {
         const reason = trouble.all ?? trouble.overlay;
-        if (reason === undefined) job.done(undefined);
+        if (reason === undefined) job.done({});
         else job.fail(reason);
       }
-      if (work.kind === "attach") await this.#finishAttach(job, work.request.taskId, trouble);
+      if (work.kind === "bridges") {
+        if (trouble.all === undefined) job.done({ failures: trouble.bridges });
+        else job.fail(trouble.all);
+      }
+      if (work.kind === "attach" || work.kind === "change")
+        await this.#finishAttach(job, work.request.taskId, trouble);
     }
   }
 
@@ -293,7 +398,7 @@ export class KernelNetwork implements HostNetwork {
       const finished: TaskRecord = { ...record, state: "attached" };
       await this.#parts.journal.write(finished);
       this.#records.set(taskId, finished);
-      job.done(finished.attached);
+      job.done({ attached: finished.attached });
     } catch (cause) {
       job.fail(failureOf(cause));
     }
@@ -302,52 +407,41 @@ export class KernelNetwork implements HostNetwork {
   /** Tries everything; what failed is said by whom it concerns, and tried again in the next round. */
   async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
-    this.#askers = askersOf(this.#wanted, this.#records);
+    const bridges = this.#allBridges();
+    this.#askers = askersOf({ wanted: this.#wanted, bridges }, this.#records);
     try {
       const state = await this.#state();
-      const { tasks, overlay } = await this.#fabric.sync(state, dying);
+      const { tasks, bridges: refused, overlay } = await this.#fabric.sync(state, dying);
       const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
       const rules = rulesOf(state, this.#records, mesh);
       await this.#rules.load(rulesText(rules));
+      await this.#accepts.keep();
       await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));
-      const texts = [...overlay, ...[...gateways.values()].map(({ message }) => message)];
-      if (texts.length === 0) return { tasks, gateways };
+      const unheard = new Map(refused);
+      for (const { id, gateway } of this.#bridges) {
+        const failure = gateways.get(gateway);
+        if (failure !== undefined && !unheard.has(id)) unheard.set(id, failure.message);
+      }
+      const done = { tasks, gateways, bridges: unheard };
+      const overlays = this.#wanted?.networks ?? [];
+      const texts = [...overlay, ...overlays.flatMap(({ gateway }) => gateways.get(gateway)?.message ?? [])];
+      if (texts.length === 0) return done;
       const text = `cannot set up the overlay networks: ${texts.join("; ")}`;
-      return { tasks, gateways, overlay: new ClusterError("internal", text) };
+      return { ...done, overlay: new ClusterError("internal", text) };
     } catch (reason) {
-      return { all: failureOf(reason), tasks: new Map(), gateways: new Map() };
+      return { all: failureOf(reason), tasks: new Map(), bridges: new Map(), gateways: new Map() };
     }
   }
 
   async #state(): Promise<HostState> {
+    const all = this.#allBridges();
+    this.#ownIsUsed ||= [...this.#records.values()].some(({ request }) => usesBridge(request, all));
     return {
       wanted: this.#wanted,
       ports: localPorts(this.#records),
-      bridge: [...this.#records.values()].some(({ request }) => usesBridge(request))
-        ? this.#bridge
-        : undefined,
+      bridges: this.#ownIsUsed ? all : this.#bridges,
       underlayMtu: await this.#fabric.underlayMtu(this.#wanted),
-    };
-  }
-
-  async #texts({ request, attached }: TaskRecord): Promise<FileTexts> {
-    const { settings, readText } = this.#parts;
-    if (attached.kind === "host") {
-      const shared = request.dns === undefined;
-      return {
-        hosts: sharedHostsText(await readText(settings.hosts), request),
-        resolvConf: shared
-          ? await readText(settings.resolvConf)
-          : resolvConfText(request, await this.#upstream.conf(), undefined),
-        hostname: `${request.hostname}\n`,
-      };
-    }
-    const addresses = attached.addresses.map(({ address }) => parseCidr(address).address);
-    return {
-      hosts: hostsText(request, addresses),
-      resolvConf: resolvConfText(request, await this.#upstream.conf(), attached.addresses[0]?.gateway),
-      hostname: `${request.hostname}\n`,
     };
   }
 
@@ -377,14 +471,18 @@ export class KernelNetwork implements HostNetwork {
     await this.#clear(records);
   }
 
-  #report(what: string, { all, overlay, tasks }: Trouble): void {
-    const texts = [all?.message, overlay?.message, ...tasks.values()].filter((text) => text !== undefined);
+  #report(what: string, { all, overlay, tasks, bridges }: Trouble): void {
+    const texts = [all?.message, overlay?.message, ...bridges.values(), ...tasks.values()].filter(
+      (text) => text !== undefined,
+    );
     if (texts.length > 0) this.#parts.warn(`${what}: ${texts.join("; ")}`);
   }
 
   #nameTable(): NameTable {
-    const none = { networks: [], endpoints: [], services: [] };
-    this.#table ??= buildNames(this.#wanted ?? none, localNames(this.#records));
+    const { endpoints = [], services = [] } = this.#wanted ?? {};
+    const bridges = this.#allBridges();
+    const networks = namedNetworks({ wanted: this.#wanted, bridges });
+    this.#table ??= buildNames({ networks, endpoints, services }, localNames(this.#records, bridges));
     return this.#table;
   }
 }
@@ -392,8 +490,8 @@ export class KernelNetwork implements HostNetwork {
 function recordOf(
   request: AttachRequest,
   { journal, namespaces }: HostParts,
-  links: ReturnType<typeof prepareLinks>,
-  publishedPorts: readonly PublishedPort[],
+  links: readonly PreparedLink[],
+  publishedPorts: readonly HostPort[],
 ): TaskRecord {
   const shared = { publishedPorts, files: journal.files(request.taskId) };
   const attached: Attached = request.host

@@ -43,7 +43,7 @@ export class MeshPorts {
         throw new ClusterError("conflict", "it is the one on which tasks ask this host for names");
       }
       // There is nothing in Node.js that could hold one of SCTP.
-      if (port.protocol !== "sctp") await this.#ports.hold(port);
+      if (port.protocol !== "sctp") await this.#ports.hold(port, () => undefined);
       this.#held.set(key, port);
       this.#refused.delete(key);
     } catch (reason) {

@@ -9,6 +9,7 @@ import { ClusterError, errorText } from "../../model/errors.ts";
 import { blockText, parseCidr, taskMac } from "./addresses.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
+import { outwardAddress } from "./network.ts";
 import type { AttachedAddress } from "./network.ts";
 import { deviceGroup, portName } from "./objects.ts";
 import type { TaskId } from "../../model/ids.ts";
@@ -62,6 +63,22 @@ export class Namespaces {
     );
   }
 
+  /** Makes the links that are new; the host's ends of those that go are the host's to remove. */
+  async change(
+    taskId: TaskId,
+    before: readonly NamespaceLink[],
+    after: readonly NamespaceLink[],
+  ): Promise<void> {
+    const lines = changeLines(taskId, before, after, this.#hostNamespace);
+    if (lines === "") return;
+    await must(
+      this.#run,
+      `change the network namespace of task ${taskId}`,
+      ["nsenter", `--net=${this.path(taskId)}`, "ip", "-batch", "-"],
+      lines,
+    );
+  }
+
   /** Of namespaces that are not there, removes nothing. Processes inside keep theirs until they end. */
   async remove(taskIds: readonly TaskId[]): Promise<void> {
     if (taskIds.length === 0) return;
@@ -102,7 +119,7 @@ export class Namespaces {
 }
 
 /**
- * What to tell `ip` inside a new namespace. The first link carries the default route; every subnet
+ * What to tell `ip` inside a new namespace. One link carries the default route; every subnet
  * is routed by its gateway, never asked for on the link.
  */
 export function namespaceLines(
@@ -110,28 +127,66 @@ export function namespaceLines(
   links: readonly NamespaceLink[],
   hostNamespace: string,
 ): string {
-  const lines = ["link set lo up"];
-  links.forEach(({ device, address, gateway, mac, mtu, bridge }, index) => {
-    const block = parseCidr(address);
+  return `link set lo up\n${changeLines(taskId, [], links, hostNamespace)}`;
+}
+
+/** What to tell `ip` inside a namespace that has some links already. Those that go, go with the host's end of them. */
+export function changeLines(
+  taskId: TaskId,
+  before: readonly NamespaceLink[],
+  after: readonly NamespaceLink[],
+  hostNamespace: string,
+): string {
+  const had = new Set(before.map(({ device, address }) => `${device} ${address}`));
+  const isNew = ({ device, address }: AttachedAddress): boolean => !had.has(`${device} ${address}`);
+  const stays = new Set(after.map(({ device, address }) => `${device} ${address}`));
+  const gone = before.filter(({ device, address }) => !stays.has(`${device} ${address}`));
+  const ruled = before.length < 2 ? [] : after.length < 2 ? before : gone;
+  const lines = [
+    ...ruled.map((link) => `rule delete ${ruleOf(link)}`),
+    ...after.filter(isNew).flatMap((link) => linkLines(taskId, link, hostNamespace)),
+  ];
+  const outward = outwardAddress(after);
+  const outwardBefore = outwardAddress(before);
+  if (outward !== undefined && (isNew(outward) || outward.device !== outwardBefore?.device)) {
+    lines.push(`route replace default via ${outward.gateway} dev ${outward.device}`);
+  }
+  // Whoever asked on a network, from wherever, is answered on it: no other takes packets from this address.
+  const tabled = after.length < 2 ? [] : after.filter((link) => before.length < 2 || isNew(link));
+  for (const link of tabled) {
+    const { gateway, device } = link;
     lines.push(
-      `link add ${device} address ${mac} mtu ${mtu} up type veth ` +
-        `peer name ${portName(taskId, bridge)} mtu ${mtu} group ${deviceGroup} netns ${hostNamespace}`,
-      `address add ${address} dev ${device} noprefixroute`,
-      // Known beforehand, so that no other task can claim to be the gateway.
-      `neighbour add ${gateway} lladdr ${taskMac(gateway)} dev ${device} nud permanent`,
-      `route add ${gateway}/32 dev ${device} scope link`,
-      `route add ${blockText(block)} via ${gateway} dev ${device} src ${block.address}`,
+      `route replace default via ${gateway} dev ${device} onlink table ${tableOf(link)}`,
+      `rule add ${ruleOf(link)}`,
     );
-    if (index === 0) lines.push(`route add default via ${gateway} dev ${device}`);
-    if (links.length === 1) return;
-    // Whoever asked on this network, from wherever, is answered on it: no other takes packets from this address.
-    const table = firstTable + index;
-    lines.push(
-      `route add default via ${gateway} dev ${device} onlink table ${table}`,
-      `rule add from ${block.address} lookup ${table}`,
-    );
-  });
+  }
   return lines.map((line) => `${line}\n`).join("");
+}
+
+function linkLines(
+  taskId: TaskId,
+  { device, address, gateway, mac, mtu, bridge }: NamespaceLink,
+  hostNamespace: string,
+): string[] {
+  const block = parseCidr(address);
+  return [
+    `link add ${device} address ${mac} mtu ${mtu} up type veth ` +
+      `peer name ${portName(taskId, bridge)} mtu ${mtu} group ${deviceGroup} netns ${hostNamespace}`,
+    `address add ${address} dev ${device} noprefixroute`,
+    // Known beforehand, so that no other task can claim to be the gateway.
+    `neighbour add ${gateway} lladdr ${taskMac(gateway)} dev ${device} nud permanent`,
+    `route add ${gateway}/32 dev ${device} scope link`,
+    `route add ${blockText(block)} via ${gateway} dev ${device} src ${block.address}`,
+  ];
+}
+
+function ruleOf(link: NamespaceLink): string {
+  return `from ${parseCidr(link.address).address} lookup ${tableOf(link)}`;
+}
+
+/** By the number in the device's name, which it keeps while others come and go. */
+function tableOf({ device }: NamespaceLink): number {
+  return firstTable + Number(device.replace(/^eth/, ""));
 }
 
 function octalText(octal: string): string {

@@ -80,12 +80,71 @@ export interface WantedNetworks {
   readonly hosts: readonly OverlayHost[];
 }
 
+/** A bridge network of this host alone, such as a user makes with `docker network create`. */
+export interface BridgeNetwork {
+  /** Empty for the host's own bridge, where tasks without a network are. */
+  readonly id: NetworkId | "";
+  readonly name: string;
+  /** At most 15 characters, such as "br-0123456789ab". */
+  readonly device: string;
+  /** Canonical CIDR. */
+  readonly subnet: string;
+  /** No prefix length. */
+  readonly gateway: string;
+  /** CIDR inside the subnet that addresses are picked from; absent: all of it. */
+  readonly range?: string;
+  /** Addresses that no task is given. */
+  readonly reserved: readonly string[];
+  /** True: tasks reach each other and nothing outside, and nothing of theirs is published. */
+  readonly internal: boolean;
+  /** False: tasks are seen outside under their own addresses. */
+  readonly masquerade: boolean;
+  /** False: its tasks reach each other by published ports only. */
+  readonly mutual: boolean;
+  /** Where published ports open that name no address of the host; empty: at all of them. */
+  readonly hostAddress: string;
+  readonly mtu: number;
+}
+
 /** One network of a task. */
 export interface AttachNetwork {
   readonly networkId: NetworkId;
-  /** CIDR for an overlay; empty for the host's own bridge, which picks one. */
+  /**
+   * CIDR for an overlay; of a bridge network the address asked for (no prefix length), or empty to have one picked. An
+   * unknown network with an empty address stands for the host's own bridge.
+   */
   readonly address: string;
+  /** On a bridge network all names it has there, its own first; on overlays the cluster says which names there are. */
   readonly aliases: readonly string[];
+  /** Of its device; absent: follows from the address. */
+  readonly mac?: string;
+  /** Of several, the network with the highest takes what is for nowhere else; absent means 0. */
+  readonly priority?: number;
+  /** Names for other containers of the network that this task alone knows. */
+  readonly links?: readonly NetworkLink[];
+}
+
+export interface NetworkLink {
+  readonly alias: string;
+  readonly containerId: string;
+}
+
+/** A port to open on the host. */
+export interface HostPortSpec extends PortSpec {
+  /** One of the host's addresses, IPv4 or IPv6; absent or empty: all of IPv4, or what the bridge network says. */
+  readonly hostAddress?: string;
+  /** Without an address of the host: all of its IPv6 addresses as well, where it has some. */
+  readonly ipv6?: true;
+  /** Last of those to choose from, `publishedPort` being the first; absent: that one only. */
+  readonly publishedEnd?: number;
+}
+
+/** A port that is open on the host. */
+export interface HostPort extends PublishedPort {
+  /** Absent: all of the host's IPv4 addresses. */
+  readonly hostAddress?: string;
+  /** All of its IPv6 addresses as well. */
+  readonly ipv6?: true;
 }
 
 export interface AttachRequest {
@@ -102,7 +161,7 @@ export interface AttachRequest {
   /** A namespace with a loopback device and nothing else. */
   readonly none: boolean;
   /** Those with `publishMode: "host"` are opened; others are ignored. */
-  readonly ports: readonly PortSpec[];
+  readonly ports: readonly HostPortSpec[];
   /** The container's host name; also the first name of its own address in its hosts file. */
   readonly hostname: string;
   /** Names other tasks of its overlays know it by, beside those of the service. */
@@ -135,6 +194,8 @@ export interface AttachedAddress {
   /** No prefix length. */
   readonly gateway: string;
   readonly mac: string;
+  /** What is for nowhere else goes by this one; with none marked, by the first. */
+  readonly outward?: true;
 }
 
 export type Attached = (
@@ -148,7 +209,7 @@ export type Attached = (
     }
 ) & {
   /** Ports open on the host, published numbers filled in. */
-  readonly publishedPorts: readonly PublishedPort[];
+  readonly publishedPorts: readonly HostPort[];
   readonly files: NetworkFiles;
 };
 
@@ -156,6 +217,13 @@ export interface AttachedRecord {
   readonly taskId: TaskId;
   readonly containerId: string;
   readonly attached: Attached;
+  /** As they were asked for. */
+  readonly networks: readonly AttachNetwork[];
+}
+
+/** The one by which goes what is for nowhere else. */
+export function outwardAddress(addresses: readonly AttachedAddress[]): AttachedAddress | undefined {
+  return addresses.find(({ outward }) => outward === true) ?? addresses[0];
 }
 
 /**
@@ -171,12 +239,26 @@ export interface HostNetwork {
    */
   apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void>;
   /**
+   * All bridge networks wanted on this host but its own. Level-triggered, as `apply`.
+   *
+   * @returns why one is not in place, by id.
+   * @throws {ClusterError} `invalid-argument` for what no kernel could hold; then the last ones stay in force.
+   */
+  applyBridges(bridges: readonly BridgeNetwork[], signal: AbortSignal): Promise<ReadonlyMap<string, string>>;
+  /**
    * Makes the task's namespace, or answers again what it made before.
    *
    * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply`;
    *   `conflict` when a published port or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
+  /**
+   * Joins and leaves networks while the task runs, until they are those of the request, and gives it the names of the request.
+   * Addresses on networks that it stays on, published ports and the rest stay as they are.
+   *
+   * @throws {ClusterError} `failed-precondition` for a task that is not attached; otherwise as `attach`.
+   */
+  change(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
   /**
    * Settles once no TCP connection leads to the task any more, or at once if no other task of its service could take new
    * ones, as then the sooner it is replaced the better.

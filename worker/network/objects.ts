@@ -13,7 +13,13 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
-import type { AttachedAddress, OverlayHost, OverlayNetwork, WantedNetworks } from "./network.ts";
+import type {
+  AttachedAddress,
+  BridgeNetwork,
+  OverlayHost,
+  OverlayNetwork,
+  WantedNetworks,
+} from "./network.ts";
 
 /** The routing protocol number on routes and next hops of ours, so that we never touch others'. */
 export const routeProtocol = 77;
@@ -57,8 +63,10 @@ export interface KernelObject {
   readonly value: string;
   /** The device it vanishes with; its own name for links and ports. */
   readonly device: string;
-  /** Whose request fails when the kernel refuses it; absent for overlays. */
+  /** Whose request fails when the kernel refuses it; absent for networks. */
   readonly taskId?: TaskId;
+  /** The bridge network that it is part of; absent for tasks, overlays and the host's own bridge. */
+  readonly bridgeId?: string;
 }
 
 /** What `observe.ts` reads from the kernel. */
@@ -78,8 +86,8 @@ export interface LocalPort extends AttachedAddress {
 export interface HostState {
   readonly wanted: WantedNetworks | undefined;
   readonly ports: readonly LocalPort[];
-  /** The host's own bridge, once a task needs it. */
-  readonly bridge: { readonly subnet: string; readonly gateway: string; readonly mtu: number } | undefined;
+  /** The host's own, once a task needs it, and those that users made. */
+  readonly bridges: readonly BridgeNetwork[];
   /** MTU of the device that carries VXLAN. */
   readonly underlayMtu: number;
 }
@@ -148,8 +156,10 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
   const objects = new Map<string, KernelObject>();
   const add = (object: KernelObject): void => void objects.set(objectId(object), object);
   const { wanted } = state;
-  if (state.bridge !== undefined) {
-    for (const object of bridgeObjects(hostBridge, state.bridge)) add(object);
+  for (const { id, device, ...bridge } of state.bridges) {
+    for (const object of bridgeObjects(device, bridge)) {
+      add({ ...object, ...(id !== "" && { bridgeId: id }) });
+    }
   }
   for (const port of state.ports) for (const object of portObjects(port)) add(object);
   if (wanted === undefined || wanted.networks.length === 0) return objects;

@@ -1,6 +1,6 @@
 /** What `ip -j` and `bridge -j` print → the objects of ours among it. */
 import { addressNumber } from "./addresses.ts";
-import { deviceGroup, hostBridge, markMask, objectId, routeProtocol } from "./objects.ts";
+import { deviceGroup, markMask, objectId, routeProtocol } from "./objects.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 
 /** The commands whose output `parseObserved` takes, in its order. */
@@ -30,7 +30,8 @@ export function parseObserved(outputs: readonly string[]): Observed {
     const device = text(link, "ifname");
     const mtu = Number(link["mtu"]);
     const kind = text(row(link["linkinfo"]), "info_kind");
-    const named = device === hostBridge || ourName.test(device);
+    // A user may have chosen the name of a bridge.
+    const named = kind === "bridge" || ourName.test(device);
     if (!named || text(link, "group") !== String(deviceGroup)) {
       for (const { local } of addresses(link)) devices.set(local, { device, mtu });
       continue;

@@ -2,7 +2,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-import { errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { runCommand } from "./command.ts";
@@ -10,7 +9,6 @@ import type { Run } from "./command.ts";
 import { KernelNetwork } from "./host.ts";
 import type { HostNetworkSettings } from "./host.ts";
 import { Journal } from "./journal.ts";
-import type { TaskRecord } from "./journal.ts";
 import { Namespaces } from "./namespace.ts";
 import type { HostNetwork } from "./network.ts";
 import { PublishedPorts } from "./ports.ts";
@@ -71,14 +69,13 @@ export async function openHostNetwork(
   for (const taskId of leftovers) await journal.remove(taskId);
 
   const ports = new PublishedPorts();
-  await holdAgain(ports, whole, warn);
   const network = new KernelNetwork(
     {
       clock,
       random,
       run,
       warn,
-      settings: { resolvConf: "/etc/resolv.conf", hosts: "/etc/hosts", ...settings },
+      settings: { resolvConf: "/etc/resolv.conf", hosts: "/etc/hosts", bridges: [], ...settings },
       readText: (path) => readFile(path, "utf8").catch(() => ""),
       journal,
       namespaces,
@@ -89,15 +86,4 @@ export async function openHostNetwork(
   );
   await network.open();
   return network;
-}
-
-/** The rules still lead to the tasks; a port that another program took meanwhile stays the task's. */
-async function holdAgain(
-  ports: PublishedPorts,
-  records: readonly TaskRecord[],
-  warn: (text: string) => void,
-): Promise<void> {
-  for (const port of records.flatMap(({ attached }) => attached.publishedPorts)) {
-    await ports.hold(port).catch((reason: unknown) => warn(errorText(reason)));
-  }
 }

@@ -3,63 +3,159 @@
  * take the port of any other program on the host, or be given to one later.
  */
 import { createSocket } from "node:dgram";
-import type { Socket } from "node:dgram";
 import { createServer } from "node:net";
-import type { Server } from "node:net";
 
+import { joinHostPort } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
-import { portKey, type PublishedPort } from "../../model/task.ts";
+import { portKey } from "../../model/task.ts";
+import type { HostPort, HostPortSpec } from "./network.ts";
+import { openedPort } from "./prepare.ts";
+import { type RelayTarget, relayTcp, relayUdp } from "./relay.ts";
 
-type Holder = Server | Socket;
+interface Holder {
+  close(): unknown;
+}
+
+interface Held {
+  readonly port: HostPort;
+  readonly holder: Holder;
+}
+
+/** Where those of SCTP are chosen from, which the system cannot choose for us. */
+const firstEphemeralPort = 49_152;
+const lastPort = 65_535;
+const everywhere = "0.0.0.0";
+const everywhereOfIpv6 = "::";
 
 export class PublishedPorts {
-  readonly #held = new Map<string, Holder>();
+  /** Of one number and protocol, at different addresses of the host. */
+  readonly #held = new Map<string, Held[]>();
 
   /**
-   * @param port - `publishedPort` 0 takes a free one from the system's ephemeral range.
-   * @returns the same with the number filled in.
+   * @param port - `publishedPort` 0 takes a free one from the system's ephemeral range, `publishedEnd` the first free one
+   *   of several.
+   * @param target - Whom a relay is to call for what arrives by IPv6.
+   * @returns the port that it became.
    * @throws {ClusterError} `conflict` when another program or task has it.
    */
-  async hold(port: PublishedPort): Promise<PublishedPort> {
-    if (this.#held.has(portKey(port))) throw taken(port, "by another task");
-    if (port.protocol === "sctp") {
-      throw new ClusterError(
-        "unimplemented",
-        `cannot publish port ${port.targetPort}/sctp: tcp and udp are accepted`,
-      );
+  async hold(port: HostPortSpec | HostPort, target: () => string | undefined): Promise<HostPort> {
+    const { publishedPort: first } = port;
+    const last = Math.max(first, ("publishedEnd" in port ? port.publishedEnd : undefined) ?? first);
+    for (let number = first; ; number += 1) {
+      try {
+        return await this.#holdOne(port, number, target);
+      } catch (reason) {
+        const isTaken = reason instanceof ClusterError && reason.code === "conflict";
+        if (!isTaken || number >= last) throw reason;
+      }
     }
-    let bound: { holder: Holder; number: number };
-    try {
-      bound = await (port.protocol === "tcp" ? holdTcp(port.publishedPort) : holdUdp(port.publishedPort));
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code === "EADDRINUSE") throw taken(port, "by another program");
-      const text = `cannot publish port ${port.publishedPort}/${port.protocol}: ${errorText(cause)}`;
-      throw new ClusterError("internal", text, { cause });
-    }
-    const held = { ...port, publishedPort: bound.number };
-    this.#held.set(portKey(held), bound.holder);
-    return held;
   }
 
-  release(ports: readonly PublishedPort[]): void {
+  release(ports: readonly HostPort[]): void {
     for (const port of ports) {
-      this.#held.get(portKey(port))?.close();
-      this.#held.delete(portKey(port));
+      const key = portKey(port);
+      const all = this.#held.get(key) ?? [];
+      const rest = all.filter((held) => held.port.hostAddress !== port.hostAddress);
+      for (const { holder } of all.filter((held) => !rest.includes(held))) holder.close();
+      if (rest.length > 0) this.#held.set(key, rest);
+      else this.#held.delete(key);
     }
   }
 
   close(): void {
-    for (const holder of this.#held.values()) holder.close();
+    for (const { holder } of [...this.#held.values()].flat()) holder.close();
     this.#held.clear();
+  }
+
+  async #holdOne(
+    port: HostPortSpec | HostPort,
+    number: number,
+    target: () => string | undefined,
+  ): Promise<HostPort> {
+    const { protocol, targetPort, hostAddress = "" } = port;
+    const at = joinHostPort(hostAddress === "" ? everywhere : hostAddress, number);
+    if (this.#isHeld({ protocol, publishedPort: number, hostAddress })) {
+      throw new ClusterError("conflict", `Bind for ${at} failed: port is already allocated`);
+    }
+    const relayed = { address: target, port: targetPort };
+    let bound: { holder: Holder; number: number };
+    try {
+      bound = hostAddress.includes(":")
+        ? await holdRelay(protocol, number, hostAddress, relayed)
+        : await this.#bind(port, number);
+    } catch (cause) {
+      throw bindFailure(`${at}/${protocol}`, cause);
+    }
+    let relay: Holder | undefined;
+    if (port.ipv6 === true) {
+      try {
+        relay = (await holdRelay(protocol, bound.number, everywhereOfIpv6, relayed)).holder;
+      } catch (cause) {
+        // A host without IPv6 has none to publish at.
+        if (!isMissing(cause)) {
+          bound.holder.close();
+          throw bindFailure(`${joinHostPort(everywhereOfIpv6, bound.number)}/${protocol}`, cause);
+        }
+      }
+    }
+    const held = openedPort(port, bound.number, relay !== undefined);
+    const key = portKey(held);
+    const holder = {
+      close() {
+        bound.holder.close();
+        relay?.close();
+      },
+    };
+    this.#held.set(key, [...(this.#held.get(key) ?? []), { port: held, holder }]);
+    return held;
+  }
+
+  /** Any address stands in the way of all, and all of each. */
+  #isHeld({
+    hostAddress,
+    ...port
+  }: Pick<HostPort, "protocol" | "publishedPort"> & { readonly hostAddress: string }): boolean {
+    const others = this.#held.get(portKey(port)) ?? [];
+    return others.some(({ port: other }) => {
+      if (isIpv6(hostAddress) !== isIpv6(other.hostAddress))
+        return other.ipv6 === true && isIpv6(hostAddress);
+      return isAny(hostAddress) || isAny(other.hostAddress) || other.hostAddress === hostAddress;
+    });
+  }
+
+  #bind(
+    { protocol, hostAddress = "" }: HostPortSpec | HostPort,
+    number: number,
+  ): Promise<{ holder: Holder; number: number }> {
+    const host = hostAddress === "" ? everywhere : hostAddress;
+    switch (protocol) {
+      case "tcp":
+        return holdTcp(number, host);
+      case "udp":
+        return holdUdp(number, host);
+      case "sctp":
+        return Promise.resolve({
+          holder: { close: () => undefined },
+          number: number || this.#freeSctp(hostAddress),
+        });
+    }
+  }
+
+  /** There is nothing in Node.js that could hold one: what is known is what tasks have. */
+  #freeSctp(hostAddress: string): number {
+    for (let number = firstEphemeralPort; number <= lastPort; number += 1) {
+      if (!this.#isHeld({ protocol: "sctp", publishedPort: number, hostAddress })) return number;
+    }
+    throw new ClusterError("resource-exhausted", "no port of SCTP is left to publish");
   }
 }
 
-function holdTcp(port: number): Promise<{ holder: Holder; number: number }> {
+function holdTcp(port: number, host: string): Promise<{ holder: Holder; number: number }> {
   return new Promise((resolve, reject) => {
     // Only a connection made before the rule is loaded arrives here.
     const server = createServer((socket) => socket.destroy());
     server.once("error", reject);
-    server.listen({ port, host: "0.0.0.0", exclusive: true }, () => {
+    server.listen({ port, host, exclusive: true }, () => {
       server.off("error", reject).on("error", () => undefined); // An accept that failed changes nothing.
       const address = server.address();
       resolve({
@@ -70,23 +166,58 @@ function holdTcp(port: number): Promise<{ holder: Holder; number: number }> {
   });
 }
 
-function holdUdp(port: number): Promise<{ holder: Holder; number: number }> {
+function holdUdp(port: number, host: string): Promise<{ holder: Holder; number: number }> {
   return new Promise((resolve, reject) => {
     const socket = createSocket("udp4");
     socket.once("error", (cause) => {
       socket.close();
       reject(cause);
     });
-    socket.bind({ port, address: "0.0.0.0", exclusive: true }, () => {
+    socket.bind({ port, address: host, exclusive: true }, () => {
       socket.removeAllListeners("error").on("error", () => undefined); // Nothing is sent or expected here.
       resolve({ holder: socket, number: socket.address().port });
     });
   });
 }
 
-function taken({ publishedPort, protocol }: PublishedPort, by: string): ClusterError {
-  return new ClusterError(
-    "conflict",
-    `port ${publishedPort}/${protocol} is already taken on this host ${by}`,
-  );
+/** IPv6 has no rules that translate, so a program of ours passes on what arrives. */
+async function holdRelay(
+  protocol: HostPort["protocol"],
+  number: number,
+  host: string,
+  target: RelayTarget,
+): Promise<{ holder: Holder; number: number }> {
+  if (protocol === "sctp") {
+    throw new ClusterError("unimplemented", "SCTP is published at IPv4 addresses only");
+  }
+  const relay = await (protocol === "tcp" ? relayTcp : relayUdp)(host, number, target);
+  return { holder: relay, number: relay.port };
+}
+
+/** The host has no IPv6, or SCTP was asked for, which is not carried by it. */
+function isMissing(cause: unknown): boolean {
+  if (cause instanceof ClusterError) return cause.code === "unimplemented";
+  return ["EAFNOSUPPORT", "EADDRNOTAVAIL"].includes((cause as NodeJS.ErrnoException).code ?? "");
+}
+
+function isIpv6(address: string | undefined): boolean {
+  return address?.includes(":") === true;
+}
+
+/** All addresses of its family. */
+function isAny(address: string | undefined): boolean {
+  return address === undefined || address === "" || address === everywhereOfIpv6;
+}
+
+function bindFailure(at: string, cause: unknown): ClusterError {
+  if (cause instanceof ClusterError) return cause;
+  const doing = `failed to bind host port ${at}`;
+  const { code } = cause as NodeJS.ErrnoException;
+  if (code === "EADDRINUSE") {
+    return new ClusterError("conflict", `${doing}: address already in use`, { cause });
+  }
+  if (code === "EADDRNOTAVAIL") {
+    return new ClusterError("invalid-argument", `${doing}: cannot assign requested address`, { cause });
+  }
+  return new ClusterError("internal", `${doing}: ${errorText(cause)}`, { cause });
 }

@@ -1,15 +1,17 @@
 /** What a task asks for × what the host has → everything decided about its network. */
 import { ClusterError } from "../../model/errors.ts";
-import type { PublishedPort } from "../../model/task.ts";
 import { addressNumber, addressText, contains, parseCidr, pickAddress, taskMac } from "./addresses.ts";
-import type { AttachedAddress, AttachRequest, OverlayNetwork, WantedNetworks } from "./network.ts";
-import { hostBridge, resolveNetwork } from "./objects.ts";
-
-export interface BridgeSettings {
-  readonly subnet: string;
-  readonly gateway: string;
-  readonly mtu: number;
-}
+import type {
+  AttachedAddress,
+  AttachNetwork,
+  AttachRequest,
+  BridgeNetwork,
+  HostPort,
+  HostPortSpec,
+  OverlayNetwork,
+  WantedNetworks,
+} from "./network.ts";
+import { resolveNetwork } from "./objects.ts";
 
 export interface PreparedLink {
   readonly address: AttachedAddress;
@@ -19,81 +21,220 @@ export interface PreparedLink {
 interface Host {
   readonly wanted: WantedNetworks | undefined;
   readonly underlayMtu: number;
-  readonly bridge: BridgeSettings;
-  /** Addresses of the host's bridge that tasks have. */
-  readonly takenOnBridge: ReadonlySet<number>;
-  readonly lastOnBridge: number;
+  /** The host's own first. */
+  readonly bridges: readonly BridgeNetwork[];
+  /** Addresses that tasks have on a bridge, by its device. */
+  readonly taken: (device: string) => ReadonlySet<number>;
+  /** The address picked last on a bridge; 0 before the first. */
+  readonly lastPicked: (device: string) => number;
 }
 
 const maxLinks = 32;
 
-export function usesBridge({ host, none, networks }: AttachRequest): boolean {
-  return !host && !none && (networks.length === 0 || networks.some(({ address }) => address === ""));
+/** Whether it joins the host's own bridge. */
+export function usesBridge(
+  { host, none, networks }: AttachRequest,
+  bridges: readonly BridgeNetwork[],
+): boolean {
+  if (host || none) return false;
+  return networks.length === 0 || networks.some((network) => bridgeOf(network, bridges)?.id === "");
 }
 
 /**
- * The task's links in the order of its networks, however many of them mean the host's bridge: it is
+ * The task's links in the order of its networks, however many of them mean the host's own bridge: it is
  * joined once.
  *
+ * @param present - Links that it has already: they stay as they are where their network is still asked for.
  * @throws {ClusterError} as `HostNetwork.attach`.
  */
-export function prepareLinks(request: AttachRequest, host: Host): PreparedLink[] {
+export function prepareLinks(
+  request: AttachRequest,
+  host: Host,
+  present: readonly PreparedLink[] = [],
+): PreparedLink[] {
   if (request.host || request.none) return [];
-  const asked = request.networks.length === 0 ? [{ networkId: "" as const, address: "" }] : request.networks;
+  const asked: readonly AttachNetwork[] =
+    request.networks.length === 0
+      ? // Whatever stands for no network: no other has an empty id.
+        [{ networkId: "" as AttachNetwork["networkId"], address: "", aliases: [] }]
+      : request.networks;
   if (asked.length > maxLinks) {
     throw new ClusterError(
       "invalid-argument",
       `a task on ${asked.length} networks: at most ${maxLinks} are accepted`,
     );
   }
-  const links: PreparedLink[] = [];
-  for (const { networkId, address } of asked) {
-    const device = `eth${links.length}`;
-    const link = address === "" ? onBridge(host, device) : onOverlay(host, device, networkId, address);
-    if (links.some((other) => other.address.bridge === link.address.bridge)) {
-      if (address === "") continue;
+  const kept = present.filter(({ address }) =>
+    asked.some((network) => idOf(network, host.bridges) === address.networkId),
+  );
+  const devices = new Set(present.map(({ address }) => address.device)); // Those that go are there for a while.
+  const links: { readonly link: PreparedLink; readonly network: AttachNetwork }[] = [];
+  for (const network of asked) {
+    const known = kept.find(({ address }) => address.networkId === idOf(network, host.bridges));
+    const link = known ?? newLink(host, freeDevice(devices), network);
+    if (links.some((other) => other.link.address.bridge === link.address.bridge)) {
+      if (network.address === "") continue;
       throw new ClusterError(
         "invalid-argument",
-        `network ${networkId} is given twice: a task joins a network once`,
+        `network ${network.networkId} is given twice: a task joins a network once`,
       );
     }
-    links.push(link);
+    devices.add(link.address.device);
+    links.push({ link, network });
   }
-  return links;
+  const outward = outwardOf(links, host);
+  return links.map(({ link }) => {
+    const { outward: _before, ...address } = link.address;
+    return { ...link, address: { ...address, ...(link === outward && { outward: true as const }) } };
+  });
 }
 
-/** Those the host opens itself; numbers still 0 where the user left the choice. */
-export function hostPorts(request: AttachRequest): PublishedPort[] {
+/** The link for what is for nowhere else: one that leads outside, if any does, and of these the first of highest priority. */
+function outwardOf(
+  links: readonly { readonly link: PreparedLink; readonly network: AttachNetwork }[],
+  host: Host,
+): PreparedLink | undefined {
+  const open = links.filter(({ link }) => !isInternal(link.address.networkId, host));
+  const [first] = (open.length > 0 ? open : links).toSorted(
+    (a, b) => (b.network.priority ?? 0) - (a.network.priority ?? 0),
+  );
+  return first?.link;
+}
+
+export function isInternal(
+  networkId: string,
+  { wanted, bridges }: Pick<Host, "wanted" | "bridges">,
+): boolean {
+  const network =
+    bridges.find(({ id }) => id === networkId) ?? wanted?.networks.find(({ id }) => id === networkId);
+  return network?.internal === true;
+}
+
+/** Those the host opens itself; numbers still 0 where the user left the choice. None for a task on internal networks alone. */
+export function hostPorts(
+  request: AttachRequest,
+  links: readonly PreparedLink[],
+  host: Pick<Host, "wanted" | "bridges">,
+): HostPortSpec[] {
   if (request.host || request.none) return [];
+  const outward = links.find(({ address }) => address.outward === true);
+  if (outward === undefined) return [];
+  const bridge = host.bridges.find(({ id }) => id === outward.address.networkId);
+  if (bridge?.internal === true) return [];
   return request.ports
     .filter(({ publishMode }) => publishMode === "host")
-    .map(({ protocol, targetPort, publishedPort }) => ({ protocol, targetPort, publishedPort }));
+    .map((port) => {
+      const hostAddress = port.hostAddress ?? bridge?.hostAddress ?? "";
+      const { ipv6, ...rest } = port;
+      return {
+        ...rest,
+        hostAddress: hostAddress === "0.0.0.0" ? "" : hostAddress,
+        ...(ipv6 === true && hostAddress === "" && { ipv6 }),
+      };
+    });
 }
 
-function onBridge({ bridge, takenOnBridge, lastOnBridge }: Host, device: string): PreparedLink {
+/** Without what only matters until it is open. */
+export function openedPort(
+  { protocol, targetPort, hostAddress = "" }: HostPortSpec | HostPort,
+  publishedPort: number,
+  ipv6: boolean,
+): HostPort {
+  return {
+    protocol,
+    targetPort,
+    publishedPort,
+    ...(hostAddress !== "" && { hostAddress }),
+    ...(ipv6 && { ipv6 }),
+  };
+}
+
+/** Undefined for an overlay. */
+function bridgeOf(
+  { networkId, address }: Pick<AttachNetwork, "networkId" | "address">,
+  bridges: readonly BridgeNetwork[],
+): BridgeNetwork | undefined {
+  const found = bridges.find(({ id }) => id === networkId);
+  return found ?? (address === "" ? bridges.find(({ id }) => id === "") : undefined);
+}
+
+function idOf(network: AttachNetwork, bridges: readonly BridgeNetwork[]): string {
+  return bridgeOf(network, bridges)?.id ?? network.networkId;
+}
+
+function newLink(host: Host, device: string, network: AttachNetwork): PreparedLink {
+  const bridge = bridgeOf(network, host.bridges);
+  return bridge === undefined ? onOverlay(host, device, network) : onBridge(host, device, network, bridge);
+}
+
+function freeDevice(taken: ReadonlySet<string>): string {
+  let number = 0;
+  while (taken.has(`eth${number}`)) number += 1;
+  return `eth${number}`;
+}
+
+function onBridge(
+  host: Host,
+  device: string,
+  { address: asked, mac }: AttachNetwork,
+  bridge: BridgeNetwork,
+): PreparedLink {
   const block = parseCidr(bridge.subnet);
-  const picked = pickAddress(block, takenOnBridge, lastOnBridge);
-  if (picked === undefined) {
-    throw new ClusterError(
-      "resource-exhausted",
-      `no address is left on the host's bridge (${bridge.subnet})`,
-    );
-  }
-  const address = addressText(picked);
+  const taken = new Set([
+    ...host.taken(bridge.device),
+    ...[bridge.gateway, ...bridge.reserved].map((address) => addressNumber(address) ?? 0),
+  ]);
+  const address = asked === "" ? picked(host, bridge, taken) : given(asked, bridge, taken);
   return {
     address: {
-      networkId: "",
-      bridge: hostBridge,
+      networkId: bridge.id,
+      bridge: bridge.device,
       device,
       address: `${address}/${block.prefixBits}`,
       gateway: bridge.gateway,
-      mac: taskMac(address),
+      mac: mac ?? taskMac(address),
     },
     mtu: bridge.mtu,
   };
 }
 
-function onOverlay(host: Host, device: string, networkId: string, given: string): PreparedLink {
+function picked(host: Host, bridge: BridgeNetwork, taken: ReadonlySet<number>): string {
+  const block = parseCidr(bridge.subnet);
+  const from = bridge.range === undefined ? block : parseCidr(bridge.range);
+  // The ends of a range inside the subnet are addresses like any other.
+  const ends = new Set([block.first, block.last]);
+  const pool = { ...from, first: from.first - 1, last: from.last + 1 };
+  const inside =
+    from.first === block.first || from.last === block.last ? new Set([...taken, ...ends]) : taken;
+  const number = pickAddress(pool, inside, host.lastPicked(bridge.device));
+  if (number !== undefined) return addressText(number);
+  const where = bridge.id === "" ? "the host's bridge" : `network ${bridge.name}`;
+  throw new ClusterError(
+    "resource-exhausted",
+    `no address is left on ${where} (${bridge.range ?? bridge.subnet})`,
+  );
+}
+
+function given(asked: string, bridge: BridgeNetwork, taken: ReadonlySet<number>): string {
+  const block = parseCidr(bridge.subnet);
+  const number = addressNumber(asked) ?? -1;
+  if (!contains(block, number)) {
+    throw new ClusterError(
+      "invalid-argument",
+      `no configured subnet or ip-range contain the IP address ${asked}`,
+    );
+  }
+  if (taken.has(number) || number === block.first || number === block.last) {
+    throw new ClusterError("conflict", "Address already in use");
+  }
+  return asked;
+}
+
+function onOverlay(
+  host: Host,
+  device: string,
+  { networkId, address: asked, mac }: AttachNetwork,
+): PreparedLink {
   const network = host.wanted?.networks.find(({ id }) => id === networkId);
   if (network === undefined) {
     throw new ClusterError("failed-precondition", `network ${networkId} is not known on this host yet`);
@@ -104,9 +245,9 @@ function onOverlay(host: Host, device: string, networkId: string, given: string)
       networkId: network.id,
       bridge,
       device,
-      address: checkedAddress(network, given),
+      address: checkedAddress(network, asked),
       gateway,
-      mac: taskMac(parseCidr(given).address),
+      mac: mac ?? taskMac(parseCidr(asked).address),
     },
     mtu,
   };

@@ -2,17 +2,22 @@
 import type { NetworkId } from "../../model/ids.ts";
 import { addressNumber, contains, parseCidr } from "./addresses.ts";
 import type { Cidr } from "./addresses.ts";
-import type { WantedNetworks } from "./network.ts";
+import type { OverlayNetwork, WantedNetworks } from "./network.ts";
 
 /** A task of this host, as the one that asks. */
 export interface Asker {
-  /** Overlays it is on, in its own order; empty on the host's bridge alone. */
+  /** Those it is on that have names, in its own order; empty on the host's own bridge alone. */
   readonly networks: readonly NetworkId[];
   /** Resolvers its service asked for instead of the host's. */
   readonly nameservers: readonly string[];
   /** False when no network of its leads outside. */
   readonly outside: boolean;
+  /** Addresses by names that this task alone knows, in lower case. */
+  readonly links: ReadonlyMap<string, string>;
 }
+
+/** A network that has names. */
+export type NamedNetwork = Pick<OverlayNetwork, "id" | "name" | "subnet" | "ingress">;
 
 /** A name that this host's tasks have beside those the cluster knows. */
 export interface LocalName {
@@ -54,7 +59,7 @@ export type Answer =
  * network has no names: tasks meet there only because they publish ports.
  */
 export function buildNames(
-  wanted: Pick<WantedNetworks, "networks" | "endpoints" | "services">,
+  wanted: Pick<WantedNetworks, "endpoints" | "services"> & { readonly networks: readonly NamedNetwork[] },
   local: readonly LocalName[],
 ): NameTable {
   const table = new Map<
@@ -87,7 +92,9 @@ export function buildNames(
   }
   for (const { networkId, name, address } of local) {
     const network = table.get(networkId);
-    if (network !== undefined && name !== "") put(network, name, address);
+    if (network === undefined || name === "") continue;
+    put(network, name, address);
+    if (!network.names.has(address)) network.names.set(address, name);
   }
   return table;
 }
@@ -103,8 +110,9 @@ export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Q
     if (taskName === undefined) return { kind: "unknown" };
     return type === "PTR" ? { kind: "name", name: `${taskName}.${home.name}` } : { kind: "empty" };
   }
-  let known = false;
-  const found = new Set<string>();
+  const linked = asker.links.get(asked);
+  let known = linked !== undefined;
+  const found = new Set(linked === undefined ? [] : [linked]);
   for (const network of networks) {
     const suffix = `.${network.name.toLowerCase()}`;
     const bare = asked.endsWith(suffix) ? asked.slice(0, -suffix.length) : undefined;

@@ -6,20 +6,28 @@ import { setMaxListeners } from "node:events";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { Attached, AttachRequest, WantedNetworks } from "./network.ts";
+import type { Attached, AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
 
 const maxQueue = 10_000;
 
 export type Work =
   | { readonly kind: "apply"; readonly wanted: WantedNetworks }
-  | { readonly kind: "attach"; readonly request: AttachRequest }
+  | { readonly kind: "bridges"; readonly bridges: readonly BridgeNetwork[] }
+  | { readonly kind: "attach" | "change"; readonly request: AttachRequest }
   | { readonly kind: "detach"; readonly taskId: TaskId };
+
+/** What came of it, each for one kind. */
+export interface Result {
+  readonly attached?: Attached;
+  /** Why a bridge network is not in place, by id. */
+  readonly failures?: ReadonlyMap<string, string>;
+}
 
 export interface Job {
   readonly work: Work;
   /** Set once the caller has an outcome, be it that the caller gave up; later ones are ignored. */
   settled: boolean;
-  readonly done: (value: Attached | undefined) => void;
+  readonly done: (value: Result) => void;
   readonly fail: (reason: Error) => void;
 }
 
@@ -35,7 +43,7 @@ export class Rounds {
   }
 
   /** @throws {ClusterError} `resource-exhausted` when too much waits; `unavailable` when closed. */
-  enqueue(work: Work, signal: AbortSignal): Promise<Attached | undefined> {
+  enqueue(work: Work, signal: AbortSignal): Promise<Result> {
     return new Promise((resolve, reject) => {
       if (signal.aborted) return reject(signal.reason as Error);
       if (this.#closed) return reject(new ClusterError("unavailable", "the host's network is shutting down"));
@@ -92,8 +100,8 @@ export class Rounds {
     const seen = new Set<TaskId>();
     let end = 0;
     for (const { work } of this.#queue) {
-      if (work.kind !== "apply") {
-        const taskId = work.kind === "attach" ? work.request.taskId : work.taskId;
+      if (work.kind !== "apply" && work.kind !== "bridges") {
+        const taskId = work.kind === "detach" ? work.taskId : work.request.taskId;
         if (seen.has(taskId)) break;
         seen.add(taskId);
       }

@@ -1,7 +1,7 @@
 /** The host's firewall and address translation for tasks, as one nftables table. */
 import type { PortProtocol } from "../../model/service.ts";
-import type { PublishedPort } from "../../model/task.ts";
 import { hostMac, shortHash } from "./addresses.ts";
+import type { HostPort } from "./network.ts";
 import { markMask, markOf } from "./objects.ts";
 
 /** Ours alone; no other table is ever read or written. */
@@ -15,6 +15,10 @@ export interface RulesNetwork {
   readonly subnet: string;
   readonly internal: boolean;
   readonly ingress: boolean;
+  /** False: its tasks are seen outside under their own addresses. */
+  readonly masquerade: boolean;
+  /** False: its tasks reach each other by published ports only. */
+  readonly mutual: boolean;
 }
 
 /** A service's virtual IP on one network. */
@@ -41,7 +45,7 @@ export interface RulesHost {
   readonly index: number;
 }
 
-export interface RulesPort extends PublishedPort {
+export interface RulesPort extends HostPort {
   /** Of the task, no prefix length. */
   readonly address: string;
 }
@@ -81,12 +85,16 @@ export function rulesText(state: RulesState): string {
     );
   });
   const internal = sorted.filter((network) => network.internal).flatMap(devicesOf);
-  const outward = sorted.filter((network) => !network.internal).map(({ subnet }) => subnet);
+  const outward = sorted
+    .filter(({ internal: isInternal, masquerade }) => masquerade && !isInternal)
+    .map(({ subnet }) => subnet);
   const targets = [...new Set([...ports.map(({ address }) => address), ...state.tasks])].toSorted(compare);
   const balanced = services.filter(({ backends }) => backends.length > 0).toSorted(byText(serviceChain));
   const meshed = mesh.filter(({ backends }) => backends.length > 0).toSorted(byText(meshChain));
   const idle = mesh.filter(({ backends }) => backends.length === 0).toSorted(byText(meshChain));
   const ingress = sorted.find((network) => network.ingress);
+  const protocols = protocolsOf(ports);
+  const translations = protocols.map(translation).join("");
   return `table ip ${rulesTable}
 delete table ip ${rulesTable}
 table ip ${rulesTable} {
@@ -99,8 +107,7 @@ ${set(
   "ipv4_addr . ipv4_addr",
   targets.map((address) => `${address} . ${address}`),
 )}
-${portMap("tcp", ports)}
-${portMap("udp", ports)}
+${protocols.map((protocol) => portMaps(protocol, ports)).join("\n")}
 ${set("other_hosts", "ipv4_addr", hosts.map(({ address }) => address).toSorted(compare))}
 ${container(
   "map",
@@ -142,16 +149,12 @@ ${ingress === undefined ? "" : originText(ingress, hosts)}  chain published {
     iifname . ip daddr vmap @virtual_ips
     fib daddr type local meta l4proto . th dport vmap @mesh
     iifname @task_devices ip daddr @other_hosts meta l4proto . th dport vmap @mesh
-    fib daddr type local dnat ip to tcp dport map @ports_tcp
-    fib daddr type local dnat ip to udp dport map @ports_udp
-  }
+${translations}  }
   chain published_here {
     type nat hook output priority -100; policy accept;
     fib daddr type local meta l4proto . th dport vmap @mesh
     ip daddr @other_hosts meta l4proto . th dport vmap @mesh
-    fib daddr type local dnat ip to tcp dport map @ports_tcp
-    fib daddr type local dnat ip to udp dport map @ports_udp
-  }
+${translations}  }
   chain outgoing {
     type nat hook postrouting priority srcnat; policy accept;
 ${ownSource(ingress, state.ownAddress)}    ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade
@@ -166,7 +169,8 @@ ${ownSource(ingress, state.ownAddress)}    ct status dnat oifname @task_devices 
  * From a bridge back into it, and between a bridge and its VXLAN device; never through this host twice. What tasks on the
  * ingress network send each other has come by a published port, and is let through as such.
  */
-function canCross({ bridge, ingress }: RulesNetwork, from: string, to: string): boolean {
+function canCross({ bridge, ingress, mutual }: RulesNetwork, from: string, to: string): boolean {
+  if (!mutual) return false;
   if (ingress) return from !== bridge && to === bridge;
   return from === bridge || to === bridge;
 }
@@ -236,12 +240,35 @@ function devicesOf({ bridge, vxlan }: RulesNetwork): string[] {
   return vxlan === undefined ? [bridge] : [bridge, vxlan];
 }
 
-function portMap(protocol: "tcp" | "udp", ports: readonly RulesPort[]): string {
-  const elements = ports
+/** SCTP only where a port of it is published: not every kernel has it. */
+function protocolsOf(ports: readonly RulesPort[]): readonly PortProtocol[] {
+  return ports.some(({ protocol }) => protocol === "sctp") ? ["tcp", "udp", "sctp"] : ["tcp", "udp"];
+}
+
+/** Of ports that are open at all addresses of the host, and of those that are open at one. */
+function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): string {
+  const own = ports
     .filter((port) => port.protocol === protocol)
-    .toSorted((a, b) => a.publishedPort - b.publishedPort)
-    .map(({ publishedPort, address, targetPort }) => `${publishedPort} : ${address} . ${targetPort}`);
-  return container("map", `ports_${protocol}`, "inet_service : ipv4_addr . inet_service", elements);
+    .toSorted(
+      (a, b) => a.publishedPort - b.publishedPort || compare(a.hostAddress ?? "", b.hostAddress ?? ""),
+    );
+  const target = ({ address, targetPort }: RulesPort): string => `${address} . ${targetPort}`;
+  const at = own.flatMap((port) =>
+    port.hostAddress === undefined ? [] : [`${port.hostAddress} . ${port.publishedPort} : ${target(port)}`],
+  );
+  const anywhere = own.flatMap((port) =>
+    port.hostAddress === undefined ? [`${port.publishedPort} : ${target(port)}`] : [],
+  );
+  return [
+    container("map", `ports_${protocol}`, "inet_service : ipv4_addr . inet_service", anywhere),
+    container("map", `ports_${protocol}_at`, "ipv4_addr . inet_service : ipv4_addr . inet_service", at),
+  ].join("\n");
+}
+
+function translation(protocol: PortProtocol): string {
+  return `    fib daddr type local dnat ip to ip daddr . ${protocol} dport map @ports_${protocol}_at
+    fib daddr type local dnat ip to ${protocol} dport map @ports_${protocol}
+`;
 }
 
 function set(name: string, type: string, elements: readonly string[]): string {

@@ -3,10 +3,11 @@ import type { TaskId } from "../../model/ids.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
-import type { WantedNetworks } from "./network.ts";
-import { bridgeName, hostBridge, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
+import { outwardAddress } from "./network.ts";
+import type { AttachedAddress, AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
+import { bridgeName, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
-import type { Asker, LocalName } from "./records.ts";
+import type { Asker, LocalName, NamedNetwork } from "./records.ts";
 import type { RulesState } from "./rules.ts";
 
 type Records = ReadonlyMap<TaskId, TaskRecord>;
@@ -21,31 +22,35 @@ export function localPorts(records: Records): LocalPort[] {
  * @param mesh - Those of the mesh's ports that this host could hold.
  */
 export function rulesOf(state: HostState, records: Records, mesh: readonly PublishedPort[]): RulesState {
-  const { wanted, bridge, underlayMtu } = state;
+  const { wanted, bridges, underlayMtu } = state;
   const overlays = (wanted?.networks ?? []).map((network) => ({
     ...resolveNetwork(network, underlayMtu),
     internal: network.internal,
     ingress: network.ingress,
+    masquerade: true,
+    mutual: true,
   }));
-  const own =
-    bridge === undefined
-      ? []
-      : [{ bridge: hostBridge, subnet: bridge.subnet, internal: false, ingress: false }];
+  const own = bridges.map(({ device, subnet, internal, masquerade, mutual }) => {
+    return { bridge: device, subnet, internal, ingress: false, masquerade, mutual };
+  });
   const ports = [...records.values()].flatMap(({ attached }) => {
-    const first = attached.kind === "namespace" ? attached.addresses[0] : undefined;
-    if (first === undefined) return [];
-    return attached.publishedPorts.map((port) => ({ ...port, address: parseCidr(first.address).address }));
+    const outward = attached.kind === "namespace" ? outwardAddress(attached.addresses) : undefined;
+    if (outward === undefined) return [];
+    // Those at an IPv6 address are carried by a relay.
+    return attached.publishedPorts
+      .filter(({ hostAddress = "" }) => !hostAddress.includes(":"))
+      .map((port) => ({ ...port, address: parseCidr(outward.address).address }));
   });
   const backends = backendsOf(wanted);
   const held = new Set(mesh.map(portKey));
   // On the ingress network a virtual IP would open all ports of a task to those of other services.
   const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
-  const bridges = new Map(shared.map((network) => [network.id, bridgeName(network)]));
+  const devices = new Map(shared.map((network) => [network.id, bridgeName(network)]));
   return {
     networks: [...own, ...overlays],
     ports,
     services: (wanted?.services ?? []).flatMap((service) => {
-      const on = bridges.get(service.networkId);
+      const on = devices.get(service.networkId);
       if (on === undefined) return [];
       return [{ bridge: on, address: service.address, backends: backends.get(backendsKey(service)) ?? [] }];
     }),
@@ -73,6 +78,13 @@ export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskI
       ),
     )
     .map(({ address }) => address);
+}
+
+/** Where what arrives at a task's published ports is to go; undefined for none that is there. */
+export function publishedTarget(records: Records, taskId: TaskId): string | undefined {
+  const { attached } = records.get(taskId) ?? {};
+  const outward = attached?.kind === "namespace" ? outwardAddress(attached.addresses) : undefined;
+  return outward === undefined ? undefined : parseCidr(outward.address).address;
 }
 
 /** What every host publishes. */
@@ -104,34 +116,49 @@ function backendsKey({
 }
 
 /** Where names are asked for. */
-export function gatewaysOf({ wanted, bridge }: HostState): Set<string> {
-  const overlays = (wanted?.networks ?? []).map(({ gateway }) => gateway);
-  return new Set(bridge === undefined ? overlays : [bridge.gateway, ...overlays]);
+export function gatewaysOf({ wanted, bridges }: HostState): Set<string> {
+  return new Set([...bridges, ...(wanted?.networks ?? [])].map(({ gateway }) => gateway));
 }
 
-/** Addresses of the host's own bridge that tasks have. */
-export function takenOnBridge(records: Records, gateway: string): Set<number> {
+/** Addresses that tasks have on a bridge. */
+export function takenOnBridge(records: Records, device: string): Set<number> {
   const taken = localPorts(records)
-    .filter(({ bridge }) => bridge === hostBridge)
+    .filter(({ bridge }) => bridge === device)
     .map(({ address }) => numberOf(address));
-  return new Set([addressNumber(gateway) ?? 0, ...taken]);
+  return new Set(taken);
 }
 
-export function localNames(records: Records): LocalName[] {
+/** Networks whose tasks know each other's names; the host's own bridge has none. */
+export function namedNetworks({ wanted, bridges }: Pick<HostState, "wanted" | "bridges">): NamedNetwork[] {
+  const own = bridges.flatMap(({ id, name, subnet }) =>
+    id === "" ? [] : [{ id, name, subnet, ingress: false }],
+  );
+  return [...own, ...(wanted?.networks ?? [])];
+}
+
+/** On overlays beside those that the cluster knows, on bridges all there are. */
+export function localNames(records: Records, bridges: readonly BridgeNetwork[]): LocalName[] {
+  const own = new Set<string>(bridges.map(({ id }) => id));
   return [...records.values()].flatMap(({ request, attached }) => {
     if (attached.kind === "host") return [];
-    const names = [request.hostname, request.name ?? ""];
-    return attached.addresses.flatMap(({ networkId, address }) =>
-      networkId === "" ? [] : names.map((name) => ({ networkId, name, address: parseCidr(address).address })),
-    );
+    return attached.addresses.flatMap(({ networkId, address }) => {
+      if (networkId === "") return [];
+      const asked = request.networks.find((network) => network.networkId === networkId);
+      const names = own.has(networkId) ? (asked?.aliases ?? []) : [request.hostname, request.name ?? ""];
+      return names.map((name) => ({ networkId, name, address: parseCidr(address).address }));
+    });
   });
 }
 
 /** By "<gateway> <address>". */
-export function askersOf(wanted: WantedNetworks | undefined, records: Records): Map<string, Asker> {
-  const internal = new Set(
-    (wanted?.networks ?? []).filter((network) => network.internal).map(({ id }) => id),
+export function askersOf(
+  { wanted, bridges }: Pick<HostState, "wanted" | "bridges">,
+  records: Records,
+): Map<string, Asker> {
+  const internal = new Set<string>(
+    [...bridges, ...(wanted?.networks ?? [])].filter((network) => network.internal).map(({ id }) => id),
   );
+  const containers = new Map([...records.values()].map((record) => [record.request.containerId, record]));
   const askers = new Map<string, Asker>();
   for (const { request, attached } of records.values()) {
     if (attached.kind === "host") continue;
@@ -139,12 +166,35 @@ export function askersOf(wanted: WantedNetworks | undefined, records: Records): 
     const asker: Asker = {
       networks: addresses.flatMap(({ networkId }) => (networkId === "" ? [] : [networkId])),
       nameservers: request.dns?.nameservers ?? [],
-      outside: addresses.some(({ networkId }) => networkId === "" || !internal.has(networkId)),
+      outside: addresses.some(({ networkId }) => !internal.has(networkId)),
+      links: linksOf(request, attached.addresses, containers),
     };
     for (const { gateway, address } of addresses)
       askers.set(`${gateway} ${parseCidr(address).address}`, asker);
   }
   return askers;
+}
+
+/** Where each of its links leads now, on the network that it was asked for on. */
+function linksOf(
+  { networks }: AttachRequest,
+  addresses: readonly AttachedAddress[],
+  containers: ReadonlyMap<string, TaskRecord>,
+): Map<string, string> {
+  const links = new Map<string, string>();
+  for (const network of networks) {
+    const on = addresses.find(({ networkId }) => networkId === network.networkId);
+    const { bridge } = on ?? {};
+    for (const { alias, containerId } of network.links ?? []) {
+      const { attached } = containers.get(containerId) ?? {};
+      const target =
+        attached?.kind === "namespace"
+          ? attached.addresses.find((address) => address.bridge === bridge)
+          : undefined;
+      if (target !== undefined) links.set(alias.toLowerCase(), parseCidr(target.address).address);
+    }
+  }
+  return links;
 }
 
 function numberOf(address: string): number {

@@ -57,7 +57,7 @@ function state(
       gateway: network.gateway,
       mac: `02:42:0a:00:01:${task.toString(16).padStart(2, "0")}`,
     })),
-    bridge: undefined,
+    bridges: [],
     underlayMtu,
   };
 }

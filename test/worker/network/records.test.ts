@@ -57,18 +57,20 @@ const table = buildNames(
   [{ networkId: red.id, name: "Myself", address: "10.0.1.10" }],
 );
 
-const onRed: Asker = { networks: [red.id], nameservers: [], outside: true };
+const onRed: Asker = { networks: [red.id], nameservers: [], outside: true, links: new Map() };
 const askers: Record<string, Asker> = {
   red: onRed,
   both: { ...onRed, networks: [red.id, blue.id] },
   inside: { ...onRed, outside: false },
   bridge: { ...onRed, networks: [] },
+  linked: { ...onRed, links: new Map([["db", "10.9.0.5"]]) },
   published: { ...onRed, networks: [red.id, mesh.id] },
 };
 
 const cases = [
   { rule: "a service is its serving tasks", who: "red", ask: "st_web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "so is its alias", who: "red", ask: "web A", want: "10.0.1.10 10.0.1.11" },
+  { rule: "a link is known", who: "linked", ask: "DB A", want: "10.9.0.5" },
   { rule: "so is tasks.<service>", who: "red", ask: "tasks.st_web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "a service with a virtual IP is that", who: "red", ask: "st_api A", want: "10.0.1.3" },
   { rule: "so is its alias", who: "red", ask: "api A", want: "10.0.1.3" },

@@ -4,8 +4,9 @@ import { hostsText, resolvConfText } from "../../../worker/network/files.ts";
 import { rulesText } from "../../../worker/network/rules.ts";
 import { parseResolvConf } from "../../../worker/network/upstream.ts";
 
-const overlay = { bridge: "ov4097", vxlan: "vx4097", subnet: "10.0.1.0/24", internal: false, ingress: false };
-const bridge = { bridge: "shoal0", subnet: "172.20.0.0/16", internal: false, ingress: false };
+const plain = { internal: false, ingress: false, masquerade: true, mutual: true } as const;
+const overlay = { ...plain, bridge: "ov4097", vxlan: "vx4097", subnet: "10.0.1.0/24" };
+const bridge = { ...plain, bridge: "shoal0", subnet: "172.20.0.0/16" };
 const port = { protocol: "tcp", publishedPort: 8080, targetPort: 80, address: "10.0.1.5" } as const;
 
 const ingress = { ...overlay, bridge: "ov4096", vxlan: "vx4096", subnet: "10.0.0.0/24", ingress: true };

@@ -1,9 +1,26 @@
+import * as fc from "fast-check";
 import t from "tap";
 
-import type { NetworkId, NodeId } from "../../../model/ids.ts";
-import type { OverlayHost, OverlayNetwork, WantedNetworks } from "../../../worker/network/network.ts";
+import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
+import type {
+  AttachNetwork,
+  BridgeNetwork,
+  HostPort,
+  OverlayHost,
+  OverlayNetwork,
+  WantedNetworks,
+} from "../../../worker/network/network.ts";
 import { otherHosts } from "../../../worker/network/objects.ts";
-import { rulesOf } from "../../../worker/network/views.ts";
+import { ownBridge } from "../../../worker/network/bridges.ts";
+import type { TaskRecord } from "../../../worker/network/journal.ts";
+import { rulesText } from "../../../worker/network/rules.ts";
+import {
+  askersOf,
+  localNames,
+  namedNetworks,
+  publishedTarget,
+  rulesOf,
+} from "../../../worker/network/views.ts";
 
 const [ingress, net] = [network("ingress", 0), network("net", 1)];
 
@@ -56,13 +73,176 @@ t.test(
       aliases: [],
       ports: index === 0 ? [{ protocol: "tcp" as const, publishedPort: 80, targetPort: 8080 }] : [],
     }));
-    const state = { wanted: wanted({ services }), ports: [], bridge: undefined, underlayMtu: 1500 };
+    const state = { wanted: wanted({ services }), ports: [], bridges: [], underlayMtu: 1500 };
     const rules = rulesOf(state, new Map(), [{ protocol: "tcp", publishedPort: 80, targetPort: 8080 }]);
     t.strictSame(
       rules.services.map(({ address }) => address),
       ["10.0.1.2"],
     );
     t.equal(rules.mesh.length, 1);
+    t.end();
+  },
+);
+
+const own = ownBridge("172.20.0.0/16");
+const red: BridgeNetwork = {
+  ...own,
+  id: "red" as NetworkId,
+  name: "red",
+  device: "br-red",
+  subnet: "10.7.0.0/24",
+  gateway: "10.7.0.1",
+};
+const cell: BridgeNetwork = {
+  ...red,
+  id: "cell" as NetworkId,
+  name: "cell",
+  device: "br-cell",
+  subnet: "10.8.0.0/24",
+  gateway: "10.8.0.1",
+  internal: true,
+};
+const bridges = [own, red, cell];
+
+/** A container with the last byte of its address on each of its networks. */
+function record(
+  name: string,
+  on: readonly (readonly [BridgeNetwork, number])[],
+  more: { readonly ports?: readonly HostPort[]; readonly networks?: readonly Partial<AttachNetwork>[] } = {},
+): TaskRecord {
+  return {
+    state: "attached",
+    request: {
+      taskId: name as TaskId,
+      containerId: name,
+      networks: on.map(([{ id }], index) => ({
+        networkId: id as NetworkId,
+        address: "",
+        aliases: id === "" ? [] : [name, `${name}-alias`],
+        ...more.networks?.[index],
+      })),
+      host: false,
+      none: false,
+      ports: [],
+      hostname: name,
+      name,
+      extraHosts: [],
+    },
+    attached: {
+      kind: "namespace",
+      path: `/netns/${name}`,
+      addresses: on.map(([{ id, device, subnet, gateway }, last], index) => ({
+        networkId: id,
+        bridge: device,
+        device: `eth${index}`,
+        address: subnet.replace(/\.0\//, `.${last}/`),
+        gateway,
+        mac: "02:42:00:00:00:01",
+        ...(index === on.length - 1 && { outward: true as const }),
+      })),
+      publishedPorts: more.ports ?? [],
+      files: { hosts: "", resolvConf: "", hostname: "" },
+    },
+    mtus: on.map(() => 1500),
+  };
+}
+
+function recordsOf(...records: readonly TaskRecord[]): Map<TaskId, TaskRecord> {
+  return new Map(records.map((each) => [each.request.taskId, each]));
+}
+
+t.test("names are known on the networks of users, links to those who have them, the rest nowhere", (t) => {
+  const link = {
+    links: [
+      { alias: "Data", containerId: "db" },
+      { alias: "gone", containerId: "x" },
+    ],
+  };
+  const records = recordsOf(
+    record("db", [
+      [own, 2],
+      [red, 2],
+    ]),
+    record("web", [[own, 3]], { networks: [link] }),
+    record("app", [[red, 3]], { networks: [link] }),
+    record("in", [[cell, 4]]),
+  );
+  t.strictSame(
+    namedNetworks({ wanted: undefined, bridges }).map(({ name }) => name),
+    ["red", "cell"],
+  );
+  t.strictSame(
+    localNames(records, bridges).map(({ networkId, name, address }) => `${networkId} ${name} ${address}`),
+    [
+      "red db 10.7.0.2",
+      "red db-alias 10.7.0.2",
+      "red app 10.7.0.3",
+      "red app-alias 10.7.0.3",
+      "cell in 10.8.0.4",
+      "cell in-alias 10.8.0.4",
+    ],
+  );
+  const askers = askersOf({ wanted: undefined, bridges }, records);
+  t.strictSame([...(askers.get("172.20.0.1 172.20.0.3")?.links ?? [])], [["data", "172.20.0.2"]]);
+  t.strictSame([...(askers.get("10.7.0.1 10.7.0.3")?.links ?? [])], [["data", "10.7.0.2"]]);
+  t.match(askers.get("10.8.0.1 10.8.0.4"), { networks: ["cell"], outside: false });
+  t.match(askers.get("10.7.0.1 10.7.0.2"), { networks: ["red"], outside: true });
+  t.end();
+});
+
+t.test(
+  "rules follow records: every port that is published leads to its container, and to nowhere else",
+  (t) => {
+    const port = fc.record({
+      protocol: fc.constantFrom("tcp" as const, "udp" as const),
+      targetPort: fc.integer({ min: 1, max: 65_535 }),
+      publishedPort: fc.integer({ min: 1, max: 65_535 }),
+      at: fc.constantFrom(undefined, "127.0.0.1", "::1"),
+    });
+    const containers = fc.uniqueArray(
+      fc.record({
+        number: fc.integer({ min: 2, max: 250 }),
+        on: fc.subarray([own, red], { minLength: 1 }),
+        ports: fc.array(port, { maxLength: 4 }),
+      }),
+      { maxLength: 12, selector: ({ number }) => number },
+    );
+    fc.assert(
+      fc.property(containers, (all) => {
+        const taken = new Set<string>();
+        const records = all.map(({ number, on, ports }) => {
+          const free = ports.filter(({ protocol, publishedPort }) => {
+            const key = `${publishedPort}/${protocol}`;
+            return !taken.has(key) && taken.add(key);
+          });
+          return record(
+            `c${number}`,
+            on.map((bridge) => [bridge, number] as const),
+            {
+              ports: free.map(({ protocol, targetPort, publishedPort, at }) => {
+                return { protocol, targetPort, publishedPort, ...(at !== undefined && { hostAddress: at }) };
+              }),
+            },
+          );
+        });
+        const map = recordsOf(...records);
+        const state = { wanted: undefined, ports: [], bridges, underlayMtu: 1500 };
+        const text = rulesText(rulesOf(state, map, []));
+        const elements = text.match(/map ports_[^]*?;? \}/g)?.join("\n") ?? "";
+        let expected = 0;
+        for (const { request, attached } of records) {
+          const target = publishedTarget(map, request.taskId);
+          for (const { targetPort, publishedPort, hostAddress } of attached.publishedPorts) {
+            if (hostAddress === "::1") continue; // By the relay.
+            expected += 1;
+            const key = hostAddress === undefined ? `${publishedPort}` : `${hostAddress} . ${publishedPort}`;
+            if (!elements.includes(`${key} : ${target} . ${targetPort}`)) return false;
+          }
+        }
+        return (elements.match(/ : 1[07][\d.]+ \. \d+/g) ?? []).length === expected;
+      }),
+      { numRuns: 300 },
+    );
     t.end();
   },
 );

@@ -1,0 +1,99 @@
+import { readdir } from "node:fs/promises";
+import t from "tap";
+
+import { systemClock } from "../../../runtime/clock.ts";
+import { systemRandom } from "../../../runtime/random.ts";
+import { LocalNetworks } from "../../../worker/bridges/networks.ts";
+import type { BridgeNetwork } from "../../../worker/network/network.ts";
+import { FakeNetwork } from "../../sim/network.ts";
+
+const never = new AbortController().signal;
+
+/** Refuses bridges by their name. */
+class PickyNetwork extends FakeNetwork {
+  refused = "";
+
+  override async applyBridges(
+    bridges: readonly BridgeNetwork[],
+    signal: AbortSignal,
+  ): Promise<ReadonlyMap<string, string>> {
+    await super.applyBridges(bridges, signal);
+    return new Map(bridges.filter(({ name }) => name === this.refused).map(({ id }) => [id, "File exists"]));
+  }
+}
+
+async function openAt(stateDir: string, network = new PickyNetwork()) {
+  const networks = await LocalNetworks.open({
+    clock: systemClock,
+    random: systemRandom,
+    stateDir,
+    hostname: "h",
+    bridgeSubnet: "172.17.0.0/16",
+    readRoutes: async () => "",
+  });
+  networks.use(network);
+  return { networks, network };
+}
+
+t.test(
+  "networks asked for at once get subnets of their own, and are there for the next process",
+  async (t) => {
+    const directory = t.testdir();
+    const { networks, network } = await openAt(directory);
+    const names = Array.from({ length: 20 }, (_, index) => `n${index}`);
+    await Promise.all(names.map((Name) => networks.create({ Name }, [], never)));
+    t.equal(new Set(network.bridges.map(({ subnet }) => subnet)).size, 20);
+    t.notOk(
+      network.bridges.some(({ subnet }) => subnet === "172.17.0.0/16"),
+      "nor that of the host's own bridge",
+    );
+    const again = await openAt(directory);
+    t.same(new Set(again.networks.bridges), new Set(networks.bridges));
+    await t.rejects(again.networks.create({ Name: "n3" }, [], never), { code: "name-conflict" });
+    await t.rejects(
+      again.networks
+        .create({ Name: "x" }, [], never)
+        .then(() => again.networks.create({ Name: "x" }, [], never)),
+      {
+        message: "network with name x already exists",
+      },
+    );
+  },
+);
+
+t.test("one that the kernel refuses is not there, nor kept", async (t) => {
+  const directory = t.testdir();
+  const { networks, network } = await openAt(directory);
+  network.refused = "bad";
+  await networks.create({ Name: "good" }, [], never);
+  await t.rejects(networks.create({ Name: "bad" }, [], never), { code: "internal", message: /File exists/ });
+  t.strictSame(
+    network.bridges.map(({ name }) => name),
+    ["good"],
+  );
+  t.equal((await readdir(`${directory}/networks`)).length, 1);
+});
+
+t.test("found by id, name and prefix; two bridges of one name are refused", async (t) => {
+  const { networks } = await openAt(t.testdir());
+  const options = { "com.docker.network.bridge.name": "mine0" };
+  const made = await networks.create({ Name: "a", Options: options }, [], never);
+  t.equal(networks.resolve(made.id.slice(0, 6))?.name, "a");
+  t.equal(networks.resolve("a")?.id, made.id);
+  t.equal(networks.resolve("host")?.driver, "host");
+  t.equal(networks.resolve(""), undefined);
+  await t.rejects(networks.create({ Name: "b", Options: options }, [], never), {
+    message: /networks have same bridge name/,
+  });
+  await t.rejects(
+    networks.create(
+      { Name: "c", IPAM: { Config: [{ Subnet: "10.5.0.0/24" }] } },
+      [{ block: "10.0.0.0/8", by: "network of the cluster" }],
+      never,
+    ),
+    {
+      code: "permission-denied",
+      message: /10\.5\.0\.0\/24 with network of the cluster/,
+    },
+  );
+});

@@ -1,0 +1,71 @@
+import * as fc from "fast-check";
+import t from "tap";
+
+import { addressNumber, contains, parseCidr } from "../../../worker/network/addresses.ts";
+import { overlap } from "../../../worker/network/bridges.ts";
+import {
+  checkFree,
+  chooseSubnet,
+  defaultPools,
+  freeGateway,
+  parseRoutes,
+} from "../../../worker/bridges/subnet.ts";
+
+const number = fc.integer({ min: 0, max: 255 });
+const block = fc
+  .tuple(fc.constantFrom("10", "172", "192"), number, number, fc.integer({ min: 8, max: 30 }))
+  .map(([first, second, third, bits]) => `${first}.${second}.${third}.0/${bits}`);
+
+t.test("a subnet that is chosen meets nothing that is taken, whatever is", (t) => {
+  fc.assert(
+    fc.property(fc.array(block, { maxLength: 40 }), (blocks) => {
+      const taken = blocks.map((each) => ({ block: each, by: "test" }));
+      let chosen: string;
+      try {
+        chosen = chooseSubnet(taken);
+      } catch {
+        return [...defaultPools()].every((pool) => blocks.some((each) => overlap(each, pool)));
+      }
+      checkFree(chosen, taken);
+      return !blocks.some((each) => overlap(each, chosen));
+    }),
+  );
+  t.equal([...defaultPools()].length, 31);
+  t.end();
+});
+
+t.test("the gateway is the first address that is not left out", (t) => {
+  t.equal(freeGateway("10.0.0.0/24", undefined, []), "10.0.0.1");
+  t.equal(freeGateway("10.0.0.0/24", "10.0.0.128/25", ["10.0.0.128"]), "10.0.0.129");
+  t.throws(() => freeGateway("10.0.0.0/30", undefined, ["10.0.0.1", "10.0.0.2"]), {
+    code: "resource-exhausted",
+  });
+  fc.assert(
+    fc.property(block, (subnet) => {
+      const number = addressNumber(freeGateway(subnet, undefined, [])) ?? -1;
+      const { first, last } = parseCidr(subnet);
+      return contains(parseCidr(subnet), number) && number !== first && number !== last;
+    }),
+  );
+  t.end();
+});
+
+t.test("routes of the host, the default one left out", (t) => {
+  const text = [
+    "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT",
+    "eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0",
+    "eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0",
+    "tun0\t0501640A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0",
+    "",
+  ].join("\n");
+  t.strictSame(parseRoutes(text), [
+    { block: "192.168.0.0/24", by: "a route of the host by eth0" },
+    { block: "10.100.1.5/32", by: "a route of the host by tun0" },
+  ]);
+  t.throws(() => checkFree("192.168.0.128/25", parseRoutes(text)), {
+    code: "permission-denied",
+    message:
+      "invalid pool request: Pool overlaps with other one on this address space: 192.168.0.128/25 with a route of the host by eth0 (192.168.0.0/24)",
+  });
+  t.end();
+});

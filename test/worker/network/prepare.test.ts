@@ -1,0 +1,185 @@
+import * as fc from "fast-check";
+import t from "tap";
+
+import type { NetworkId, TaskId } from "../../../model/ids.ts";
+import { addressNumber, contains, parseCidr } from "../../../worker/network/addresses.ts";
+import { ownBridge } from "../../../worker/network/bridges.ts";
+import { changeLines } from "../../../worker/network/namespace.ts";
+import type { AttachNetwork, AttachRequest, BridgeNetwork } from "../../../worker/network/network.ts";
+import { prepareLinks, type PreparedLink } from "../../../worker/network/prepare.ts";
+
+const own = ownBridge("172.20.0.0/16");
+
+function bridge(number: number, more: Partial<BridgeNetwork> = {}): BridgeNetwork {
+  return {
+    ...own,
+    id: `net${number}` as NetworkId,
+    name: `net${number}`,
+    device: `br-${number}`,
+    subnet: `10.${number}.0.0/28`,
+    gateway: `10.${number}.0.1`,
+    ...more,
+  };
+}
+
+const bridges = [
+  own,
+  bridge(1),
+  bridge(2, { range: "10.2.0.8/29", reserved: ["10.2.0.9"] }),
+  bridge(3, { internal: true }),
+];
+
+function on(number: number, more: Partial<AttachNetwork> = {}): AttachNetwork {
+  return { networkId: `net${number}` as NetworkId, address: "", aliases: [], ...more };
+}
+
+function request(networks: readonly AttachNetwork[]): AttachRequest {
+  return {
+    taskId: "t" as TaskId,
+    containerId: "c",
+    networks,
+    host: false,
+    none: false,
+    ports: [],
+    hostname: "h",
+    extraHosts: [],
+  };
+}
+
+/** A host that remembers what it gave. */
+class Host {
+  readonly tasks = new Map<number, readonly PreparedLink[]>();
+  readonly #last = new Map<string, number>();
+
+  set(task: number, networks: readonly AttachNetwork[]): readonly PreparedLink[] {
+    const links = prepareLinks(
+      request(networks),
+      {
+        wanted: undefined,
+        underlayMtu: 1500,
+        bridges,
+        taken: (device) => new Set(this.addresses(device)),
+        lastPicked: (device) => this.#last.get(device) ?? 0,
+      },
+      this.tasks.get(task),
+    );
+    for (const { address } of links) {
+      this.#last.set(address.bridge, addressNumber(parseCidr(address.address).address) ?? 0);
+    }
+    this.tasks.set(task, links);
+    return links;
+  }
+
+  addresses(device: string): number[] {
+    return [...this.tasks.values()].flat().flatMap(({ address }) => {
+      return address.bridge === device ? [addressNumber(parseCidr(address.address).address) ?? 0] : [];
+    });
+  }
+}
+
+t.test("no address is given twice, none that is left out, whatever joins, leaves and ends", (t) => {
+  const change = fc.record({
+    task: fc.integer({ min: 0, max: 5 }),
+    networks: fc.uniqueArray(fc.integer({ min: 1, max: 3 }), { maxLength: 3 }),
+    fixed: fc.option(fc.integer({ min: 0, max: 15 })),
+    ends: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(fc.array(change, { maxLength: 60 }), (changes) => {
+      const host = new Host();
+      for (const { task, networks, fixed, ends } of changes) {
+        if (ends) host.tasks.delete(task);
+        const before = host.tasks.get(task) ?? [];
+        try {
+          const links = host.set(
+            task,
+            networks.map((each) => on(each, fixed === null ? {} : { address: `10.${each}.0.${fixed}` })),
+          );
+          for (const { address } of before) {
+            const after = links.find((link) => link.address.networkId === address.networkId);
+            if (after !== undefined && after.address.address !== address.address) return false;
+          }
+          if (new Set(links.map(({ address }) => address.device)).size !== links.length) return false;
+          if (links.filter(({ address }) => address.outward === true).length !== Math.min(1, links.length))
+            return false;
+        } catch (error) {
+          if (!/Address already in use|no address is left/.test(String(error))) throw error;
+        }
+        for (const { device, subnet, gateway, reserved } of bridges) {
+          const given = host.addresses(device);
+          const block = parseCidr(subnet);
+          const never = [gateway, ...reserved].map((each) => addressNumber(each));
+          if (new Set(given).size !== given.length) return false;
+          if (given.some((each) => !contains(block, each) || each === block.first || each === block.last))
+            return false;
+          if (given.some((each) => never.includes(each))) return false;
+        }
+      }
+      return true;
+    }),
+    { numRuns: 500 },
+  );
+  t.end();
+});
+
+t.test("addresses come from the range, and all of it", (t) => {
+  const host = new Host();
+  const given = [1, 2, 3, 4, 5, 6].map((task) => host.set(task, [on(2)])[0]?.address.address);
+  t.strictSame(
+    given,
+    [8, 10, 11, 12, 13, 14].map((last) => `10.2.0.${last}/28`),
+  );
+  t.throws(() => host.set(7, [on(2)]), {
+    code: "resource-exhausted",
+    message: /no address is left on network net2/,
+  });
+  t.equal(
+    host.set(8, [on(2, { address: "10.2.0.5" })])[0]?.address.address,
+    "10.2.0.5/28",
+    "one that is asked for may be outside of it",
+  );
+  t.end();
+});
+
+t.test(
+  "what is for nowhere else goes by a network that leads outside, and of these by the highest priority",
+  (t) => {
+    const outward = (...networks: AttachNetwork[]) =>
+      new Host().set(1, networks).find(({ address }) => address.outward === true)?.address.networkId;
+    t.equal(outward(on(3), on(1)), "net1");
+    t.equal(outward(on(1), on(2)), "net1");
+    t.equal(outward(on(1), on(2, { priority: 1 })), "net2");
+    t.equal(outward(on(3)), "net3", "there is no other");
+    t.end();
+  },
+);
+
+t.test("a device's name is not used again while it goes, and tables follow the devices", (t) => {
+  const host = new Host();
+  const lines = (before: readonly PreparedLink[], after: readonly PreparedLink[]) =>
+    changeLines(
+      "t" as TaskId,
+      before.map(({ address, mtu }) => ({ ...address, mtu })),
+      after.map(({ address, mtu }) => ({ ...address, mtu })),
+      "/ns",
+    ).split("\n");
+  const one = host.set(1, [on(1)]);
+  const two = host.set(1, [on(1), on(2)]);
+  t.match(
+    lines(one, two).join("\n"),
+    /link add eth1[^]*table 100\nrule add from 10\.1\.0\.2 lookup 100\n[^]*table 101\nrule add from 10\.2\.0\.8 lookup 101/,
+  );
+  const other = host.set(1, [on(2)]);
+  t.strictSame(lines(two, other), [
+    "rule delete from 10.1.0.2 lookup 100",
+    "rule delete from 10.2.0.8 lookup 101",
+    "route replace default via 10.2.0.1 dev eth1",
+    "",
+  ]);
+  const third = host.set(1, [on(2), on(3)]);
+  t.match(lines(other, third).join("\n"), /link add eth0/, "it is gone by then");
+  const swapped = host.set(1, [on(1)]);
+  t.match(lines(third, swapped).join("\n"), /link add eth2/, "both others are still there");
+  t.strictSame(lines(swapped, swapped), [""]);
+  t.end();
+});

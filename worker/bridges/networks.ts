@@ -1,0 +1,233 @@
+/** The networks that users made on this host: records, and the kernel's side by `../network`. */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+
+import { ClusterError } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import { newContainerId, type Random } from "../../runtime/random.ts";
+import { ownBridge } from "../network/bridges.ts";
+import type { AttachedAddress, BridgeNetwork, HostNetwork } from "../network/network.ts";
+import { bridgeOf, type LocalNetwork } from "./record.ts";
+import { parseRequest } from "./request.ts";
+import { NetworkStore } from "./store.ts";
+import { checkFree, chooseSubnet, freeGateway, parseRoutes, type TakenBlock } from "./subnet.ts";
+
+export interface LocalNetworksDeps {
+  readonly clock: Clock;
+  readonly random: Random;
+  /** `HostSettings.stateDir` */
+  readonly stateDir: string;
+  readonly hostname: string;
+  /** Subnet of the host's own bridge. */
+  readonly bridgeSubnet: string;
+  /** Routes of the host as in `/proc/net/route`; default: that file. */
+  readonly readRoutes?: () => Promise<string>;
+}
+
+/** Any network of this host, those that every host has included. */
+export interface NamedNetwork {
+  readonly id: string;
+  readonly name: string;
+  readonly driver: string;
+}
+
+/** A container on a network. */
+export interface NetworkUser {
+  readonly containerId: string;
+  readonly address: AttachedAddress;
+}
+
+export const predefinedNetworks = [
+  { name: "bridge", driver: "bridge" },
+  { name: "host", driver: "host" },
+  { name: "none", driver: "null" },
+] as const;
+
+/** More would be more than the kernel's rules are read well with. */
+const networkLimit = 1_000;
+
+export class LocalNetworks {
+  readonly #deps: LocalNetworksDeps;
+  readonly #store: NetworkStore;
+  #networks: readonly LocalNetwork[];
+  #network: HostNetwork | undefined;
+  /** Changes happen one after another: each looks at all there are. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  private constructor(deps: LocalNetworksDeps, store: NetworkStore, networks: readonly LocalNetwork[]) {
+    this.#deps = deps;
+    this.#store = store;
+    this.#networks = networks;
+    const { stateDir, hostname } = deps;
+    this.predefined = predefinedNetworks.map((network) => ({
+      ...network,
+      id: createHash("sha256").update(`${stateDir}\n${hostname}\n${network.name}`).digest("hex"),
+    }));
+  }
+
+  /** Reads the records; `use` is due before anything is changed. */
+  static async open(deps: LocalNetworksDeps): Promise<LocalNetworks> {
+    const store = new NetworkStore(`${deps.stateDir}/networks`);
+    return new LocalNetworks(deps, store, await store.load());
+  }
+
+  /** Those that every host has. */
+  readonly predefined: readonly NamedNetwork[];
+
+  /** What the host's network is to be opened with. */
+  get bridges(): BridgeNetwork[] {
+    return this.#networks.map(bridgeOf);
+  }
+
+  /** The host's network, opened with `bridges`. */
+  use(network: HostNetwork): void {
+    this.#network = network;
+  }
+
+  list(): readonly LocalNetwork[] {
+    return this.#networks;
+  }
+
+  find(id: string): LocalNetwork | undefined {
+    return this.#networks.find((network) => network.id === id);
+  }
+
+  /**
+   * By id, then name, then unique prefix of an id.
+   *
+   * @throws {ClusterError} `invalid-argument` for a prefix of several.
+   */
+  resolve(term: string): NamedNetwork | undefined {
+    const own = this.#networks.map(({ id, name }) => ({ id, name, driver: "bridge" }));
+    const all = [...this.predefined, ...own];
+    const exact = all.find(({ id }) => id === term) ?? all.find(({ name }) => name === term);
+    if (exact !== undefined || term === "") return exact;
+    const found = all.filter(({ id }) => id.startsWith(term));
+    if (found.length > 1) {
+      throw new ClusterError(
+        "invalid-argument",
+        `network ${term} is ambiguous (${found.length} matches found based on ID prefix)`,
+      );
+    }
+    return found[0];
+  }
+
+  /**
+   * @param others - Names and blocks that others have: networks of the cluster.
+   * @throws {ClusterError} `name-conflict`; `permission-denied` for a subnet that is taken; `invalid-argument`.
+   */
+  create(body: unknown, others: readonly TakenBlock[], signal: AbortSignal): Promise<LocalNetwork> {
+    return this.#next(async () => {
+      const { clock, random } = this.#deps;
+      const request = parseRequest(body);
+      const { name, range, auxiliary } = request;
+      if (this.#networks.some((network) => network.name === name)) throw nameTaken(name);
+      if (this.#networks.length >= networkLimit) {
+        throw new ClusterError("resource-exhausted", `a host has at most ${networkLimit} networks`);
+      }
+      const taken = [...(await this.#taken()), ...others];
+      if (request.subnet !== undefined) checkFree(request.subnet, taken);
+      const subnet = request.subnet ?? chooseSubnet(taken);
+      const { gateway = freeGateway(subnet, range, Object.values(auxiliary)) } = request;
+      const network: LocalNetwork = {
+        ...request,
+        id: newContainerId(random), // Networks have ids of the same form.
+        createdAtMs: clock.now(),
+        subnet,
+        gateway,
+        ownSubnet: request.subnet !== undefined,
+      };
+      const { device } = bridgeOf(network);
+      const same = this.#networks.find((each) => bridgeOf(each).device === device);
+      if (same !== undefined || device === ownBridge(this.#deps.bridgeSubnet).device) {
+        const holder = same?.name ?? "bridge";
+        throw new ClusterError(
+          "permission-denied",
+          `cannot create network ${network.id} (${device}): conflicts with network ${holder} (${device}): networks have same bridge name`,
+        );
+      }
+      await this.#put([...this.#networks, network], signal, network.id);
+      try {
+        await this.#store.save(network);
+      } catch (error) {
+        await this.#put(
+          this.#networks.filter(({ id }) => id !== network.id),
+          signal,
+        );
+        throw error;
+      }
+      return network;
+    });
+  }
+
+  /** @throws {ClusterError} `permission-denied` while containers are on it. */
+  remove(network: LocalNetwork, containerName: (id: string) => string, signal: AbortSignal): Promise<void> {
+    return this.#next(async () => {
+      const users = await this.users(network.id);
+      if (users.length > 0) {
+        const list = users.map(
+          ({ containerId }) =>
+            `name:${JSON.stringify(containerName(containerId))} id:"${containerId.slice(0, 12)}"`,
+        );
+        throw new ClusterError(
+          "permission-denied",
+          `error while removing network: network ${network.name} has active endpoints (${list.join(", ")})`,
+        );
+      }
+      await this.#store.remove(network.id);
+      await this.#put(
+        this.#networks.filter(({ id }) => id !== network.id),
+        signal,
+      );
+    });
+  }
+
+  /** Containers and tasks that are on a network now. @param id - Empty for the host's own bridge. */
+  async users(id: string): Promise<NetworkUser[]> {
+    const records = await this.#kernel().list();
+    return records.flatMap(({ containerId, attached }) => {
+      const address =
+        attached.kind === "namespace"
+          ? attached.addresses.find(({ networkId }) => networkId === id)
+          : undefined;
+      return address === undefined ? [] : [{ containerId, address }];
+    });
+  }
+
+  /** @param added - Whose failure undoes it. */
+  async #put(networks: readonly LocalNetwork[], signal: AbortSignal, added?: string): Promise<void> {
+    const before = this.#networks;
+    const kernel = this.#kernel();
+    const failures = await kernel.applyBridges(networks.map(bridgeOf), signal);
+    this.#networks = networks;
+    const failure = added === undefined ? undefined : failures.get(added);
+    if (failure === undefined) return;
+    this.#networks = before;
+    await kernel.applyBridges(before.map(bridgeOf), signal);
+    throw new ClusterError("internal", `cannot create the network: ${failure}`);
+  }
+
+  async #taken(): Promise<TakenBlock[]> {
+    const { bridgeSubnet, readRoutes = () => readFile("/proc/net/route", "utf8") } = this.#deps;
+    return [
+      { block: ownBridge(bridgeSubnet).subnet, by: "network bridge" },
+      ...this.#networks.map(({ subnet, name }) => ({ block: subnet, by: `network ${name}` })),
+      ...parseRoutes(await readRoutes()),
+    ];
+  }
+
+  #kernel(): HostNetwork {
+    if (this.#network === undefined) throw new Error("assertion failed: networks before the host's network");
+    return this.#network;
+  }
+
+  #next<Result>(work: () => Promise<Result>): Promise<Result> {
+    const done = this.#turn.then(work, work);
+    this.#turn = done.catch(() => undefined);
+    return done;
+  }
+}
+
+export function nameTaken(name: string): ClusterError {
+  return new ClusterError("name-conflict", `network with name ${name} already exists`);
+}

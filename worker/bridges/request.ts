@@ -1,0 +1,206 @@
+/** `POST /networks/create` for a network of this host, refused in Docker's words. Pure. */
+import { contains, parseCidr, parseIp } from "../../model/address.ts";
+import { ClusterError } from "../../model/errors.ts";
+import type { Labels } from "../../model/meta.ts";
+import { Fields } from "../containers/fields.ts";
+import { addressNumber, blockText, parseCidr as parseBlock } from "../network/addresses.ts";
+import { bridgeOptions, isBoolean } from "./record.ts";
+
+export interface SubnetRequest {
+  /** Canonical CIDR; absent: the host chooses. */
+  readonly subnet?: string;
+  readonly range?: string;
+  readonly gateway?: string;
+  readonly auxiliary: Labels;
+}
+
+export interface NetworkRequest extends SubnetRequest {
+  readonly name: string;
+  readonly internal: boolean;
+  readonly attachable: boolean;
+  readonly ipamOptions: Labels;
+  readonly options: Labels;
+  readonly labels: Labels;
+}
+
+const predefinedNames = ["bridge", "host", "none", "default"];
+/** Room for the network's own address, its last, a gateway and a container. */
+const longestPrefixBits = 30;
+const mtuLeast = 68;
+const mtuMost = 65_535;
+const nameLimit = 256;
+
+/** Whether the cluster is to make it. */
+export function isShared(body: unknown): boolean {
+  const fields = new Fields(body);
+  return fields.text("Driver") === "overlay" || fields.text("Scope") === "swarm" || fields.flag("Ingress");
+}
+
+/** @throws {ClusterError} `invalid-argument`, `permission-denied`, `not-found`, `unimplemented`. */
+export function parseRequest(body: unknown): NetworkRequest {
+  const fields = new Fields(body);
+  const name = fields.text("Name");
+  if (name.trim() === "") throw invalid("invalid name: name is empty");
+  if (name.length > nameLimit) throw invalid(`invalid name: at most ${nameLimit} characters are accepted`);
+  if (predefinedNames.includes(name)) {
+    throw new ClusterError("permission-denied", `operation is not permitted on predefined ${name} network`);
+  }
+  requireBridge(fields.text("Driver"));
+  if (fields.flag("ConfigOnly") || fields.object("ConfigFrom").text("Network") !== "") {
+    throw later("configuration-only networks");
+  }
+  if (fields.flag("EnableIPv6")) throw later("IPv6 on bridge networks");
+  if (fields.optionalFlag("EnableIPv4") === false) throw later("a bridge network without IPv4");
+  const ipam = fields.object("IPAM");
+  const ipamDriver = ipam.text("Driver");
+  if (ipamDriver !== "" && ipamDriver !== "default") {
+    throw new ClusterError(
+      "not-found",
+      `failed to get ipam driver: plugin ${JSON.stringify(ipamDriver)} not found`,
+    );
+  }
+  const options = fields.labels("Options");
+  checkOptions(options);
+  return {
+    name,
+    internal: fields.flag("Internal"),
+    attachable: fields.flag("Attachable"),
+    ipamOptions: ipam.labels("Options"),
+    options,
+    labels: fields.labels("Labels"),
+    ...parseSubnets(ipam.objects("Config")),
+  };
+}
+
+function requireBridge(driver: string): void {
+  switch (driver) {
+    case "":
+    case "bridge":
+    case "default":
+      return;
+    case "host":
+    case "null":
+      throw new ClusterError("permission-denied", `only one instance of "${driver}" network is allowed`);
+    case "macvlan":
+    case "ipvlan":
+      throw later(`network driver ${driver}`);
+    default:
+      throw new ClusterError(
+        "not-found",
+        `could not find plugin ${driver} in v1 plugin registry: plugin not found`,
+      );
+  }
+}
+
+function checkOptions(options: Labels): void {
+  for (const option of [bridgeOptions.mutual, bridgeOptions.masquerade]) {
+    const text = options[option];
+    if (text !== undefined && !isBoolean(text)) {
+      throw invalid(`strconv.ParseBool: parsing ${JSON.stringify(text)}: invalid syntax`);
+    }
+  }
+  const mtu = options[bridgeOptions.mtu];
+  if (mtu !== undefined && !(/^\d+$/.test(mtu) && Number(mtu) >= mtuLeast && Number(mtu) <= mtuMost)) {
+    throw invalid(`invalid MTU ${JSON.stringify(mtu)}: a number from ${mtuLeast} to ${mtuMost} is accepted`);
+  }
+  const hostAddress = options[bridgeOptions.hostAddress];
+  if (hostAddress !== undefined && addressNumber(hostAddress) === undefined) {
+    throw invalid(
+      `invalid ${bridgeOptions.hostAddress} ${JSON.stringify(hostAddress)}: an IPv4 address is accepted`,
+    );
+  }
+  const device = options[bridgeOptions.device];
+  if (device !== undefined && !/^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$/.test(device)) {
+    throw invalid(
+      `invalid bridge name ${JSON.stringify(device)}: up to 15 letters, digits, dots, dashes and underscores are accepted`,
+    );
+  }
+  for (const family of ["ipv4", "ipv6"]) {
+    const option = `com.docker.network.bridge.gateway_mode_${family}`;
+    const mode = options[option];
+    if (mode !== undefined && mode !== "nat") throw later(`${option}=${mode}`);
+  }
+}
+
+function parseSubnets(configs: readonly Fields[]): SubnetRequest {
+  const problems: string[] = [];
+  const found: SubnetRequest[] = [];
+  for (const config of configs) {
+    const given = config.text("Subnet");
+    const block = parseCidr(given);
+    if (block === undefined) {
+      // A gateway or range alone is found out by Docker as well.
+      problems.push(`invalid subnet ${given}: invalid CIDR block notation`);
+      continue;
+    }
+    if (block.bits === 128) continue; // Without IPv6, Docker leaves these out of account too.
+    const subnet = `${blockText(parseBlock(given))}${block.prefixBits === 32 ? "/32" : ""}`;
+    if (subnet !== given) problems.push(`invalid subnet ${given}: it should be ${subnet}`);
+    if (block.prefixBits > longestPrefixBits) {
+      problems.push(`invalid subnet ${given}: a block of at least /${longestPrefixBits} is accepted`);
+    }
+    const range = config.text("IPRange");
+    problems.push(...rangeProblems(range, subnet));
+    const gateway = config.text("Gateway");
+    const auxiliary = config.labels("AuxiliaryAddresses");
+    for (const [what, address] of [
+      [`gateway ${gateway}`, gateway],
+      ...Object.entries(auxiliary).map(([key, address]) => [`auxiliary address ${key}`, address]),
+    ] as const) {
+      const problem = addressProblem(address ?? "", subnet);
+      if (problem !== undefined) problems.push(`invalid ${what}: ${problem}`);
+    }
+    found.push({
+      subnet,
+      auxiliary,
+      ...(range !== "" && { range }),
+      ...(gateway !== "" && { gateway }),
+    });
+  }
+  if (problems.length > 0) throw invalid(`invalid network config:\n${joined(problems)}`);
+  if (found.length > 1) throw invalid("bridge driver doesn't support multiple subnets");
+  return found[0] ?? { auxiliary: {} };
+}
+
+function rangeProblems(range: string, subnet: string): string[] {
+  if (range === "") return [];
+  const inner = parseCidr(range);
+  const outer = parseCidr(subnet);
+  if (inner === undefined || outer === undefined) {
+    return [`invalid ip-range ${range}: invalid CIDR block notation`];
+  }
+  if (inner.bits !== outer.bits) return [`invalid ip-range ${range}: parent subnet is an IPv4 block`];
+  const problems: string[] = [];
+  if (inner.prefixBits < outer.prefixBits) {
+    problems.push(`invalid ip-range ${range}: CIDR block is bigger than its parent subnet ${subnet}`);
+  }
+  const block = parseBlock(range);
+  const masked = `${blockText(block)}${block.prefixBits === 32 ? "/32" : ""}`;
+  if (masked !== range) problems.push(`invalid ip-range ${range}: it should be ${masked}`);
+  if (!contains(outer, { bits: inner.bits, value: inner.base })) {
+    problems.push(`invalid ip-range ${range}: parent subnet ${subnet} doesn't contain ip-range`);
+  }
+  return problems;
+}
+
+function addressProblem(address: string, subnet: string): string | undefined {
+  if (address === "") return undefined;
+  const ip = parseIp(address);
+  const block = parseCidr(subnet);
+  if (ip === undefined || block === undefined) return "invalid address";
+  if (ip.bits !== block.bits) return "parent subnet is an IPv4 block";
+  return contains(block, ip) ? undefined : `parent subnet ${subnet} doesn't contain this address`;
+}
+
+/** One alone as it stands, several as a list. */
+export function joined(problems: readonly string[]): string {
+  return problems.length === 1 ? (problems[0] ?? "") : problems.map((problem) => `* ${problem}`).join("\n");
+}
+
+function invalid(text: string): ClusterError {
+  return new ClusterError("invalid-argument", text);
+}
+
+function later(what: string): ClusterError {
+  return new ClusterError("unimplemented", `${what} is not available yet`);
+}

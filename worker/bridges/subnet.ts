@@ -1,0 +1,65 @@
+/** Which subnet a network may have. Pure. */
+import { ClusterError } from "../../model/errors.ts";
+import { addressNumber, addressText, blockText, parseCidr } from "../network/addresses.ts";
+import { overlap } from "../network/bridges.ts";
+
+export interface TakenBlock {
+  /** CIDR */
+  readonly block: string;
+  /** Such as "network web" or "a route of the host by eth0". */
+  readonly by: string;
+}
+
+/** As Docker's: 172.17.0.0/16 to 172.31.0.0/16, then 192.168.0.0/16 in parts of a /20. */
+export function* defaultPools(): Generator<string> {
+  for (let second = 17; second <= 31; second += 1) yield `172.${second}.0.0/16`;
+  for (let third = 0; third < 256; third += 16) yield `192.168.${third}.0/20`;
+}
+
+/** @throws {ClusterError} `resource-exhausted` when every pool meets something. */
+export function chooseSubnet(taken: readonly TakenBlock[]): string {
+  for (const pool of defaultPools()) {
+    if (!taken.some(({ block }) => overlap(block, pool))) return pool;
+  }
+  throw new ClusterError("resource-exhausted", "all predefined address pools have been fully subnetted");
+}
+
+/** @throws {ClusterError} `permission-denied` with what it overlaps. */
+export function checkFree(subnet: string, taken: readonly TakenBlock[]): void {
+  const other = taken.find(({ block }) => overlap(block, subnet));
+  if (other === undefined) return;
+  throw new ClusterError(
+    "permission-denied",
+    `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${other.by} (${other.block})`,
+  );
+}
+
+/** The first one that is not left out. */
+export function freeGateway(subnet: string, range: string | undefined, auxiliary: readonly string[]): string {
+  const block = parseCidr(subnet);
+  const from = parseCidr(range ?? subnet);
+  const out = new Set(auxiliary.map((address) => addressNumber(address)));
+  for (let number = from.first; number <= from.last; number += 1) {
+    if (number !== block.first && number !== block.last && !out.has(number)) return addressText(number);
+  }
+  throw new ClusterError("resource-exhausted", `no address is left for the gateway in ${range ?? subnet}`);
+}
+
+/** Routes in the form of `/proc/net/route`; the default route meets nothing. */
+export function parseRoutes(text: string): TakenBlock[] {
+  return text
+    .split("\n")
+    .slice(1)
+    .flatMap((line) => {
+      const [device = "", destination = "", , , , , , mask = ""] = line.trim().split(/\s+/);
+      if (!/^[0-9A-F]{8}$/i.test(mask)) return [];
+      const prefixBits = Number.parseInt(mask, 16).toString(2).replaceAll("0", "").length;
+      if (prefixBits === 0) return [];
+      const block = blockText(parseCidr(`${littleEndian(destination)}/${prefixBits}`));
+      return [{ block: prefixBits === 32 ? `${block}/32` : block, by: `a route of the host by ${device}` }];
+    });
+}
+
+function littleEndian(hex: string): string {
+  return [6, 4, 2, 0].map((at) => Number.parseInt(hex.slice(at, at + 2), 16)).join(".");
+}

@@ -1,0 +1,39 @@
+/** What a task's /etc/hosts, /etc/resolv.conf and /etc/hostname say, out of its record and the host's own. */
+import { parseCidr } from "./addresses.ts";
+import { hostsText, resolvConfText, sharedHostsText } from "./files.ts";
+import type { FileTexts, TaskRecord } from "./journal.ts";
+import type { Upstream } from "./upstream.ts";
+
+interface Deps {
+  readonly settings: { readonly resolvConf: string; readonly hosts: string };
+  readonly readText: (path: string) => Promise<string>;
+  readonly upstream: Upstream;
+}
+
+export class TaskTexts {
+  readonly #deps: Deps;
+
+  constructor(deps: Deps) {
+    this.#deps = deps;
+  }
+
+  async of({ request, attached }: TaskRecord): Promise<FileTexts> {
+    const { settings, readText, upstream } = this.#deps;
+    if (attached.kind === "host") {
+      const shared = request.dns === undefined;
+      return {
+        hosts: sharedHostsText(await readText(settings.hosts), request),
+        resolvConf: shared
+          ? await readText(settings.resolvConf)
+          : resolvConfText(request, await upstream.conf(), undefined),
+        hostname: `${request.hostname}\n`,
+      };
+    }
+    const addresses = attached.addresses.map(({ address }) => parseCidr(address).address);
+    return {
+      hosts: hostsText(request, addresses),
+      resolvConf: resolvConfText(request, await upstream.conf(), attached.addresses[0]?.gateway),
+      hostname: `${request.hostname}\n`,
+    };
+  }
+}
