@@ -6,6 +6,7 @@ import { systemDisk } from "../runtime/disk.ts";
 import { createLog } from "../runtime/log.ts";
 import type { Log } from "../runtime/log.ts";
 import { systemRandom } from "../runtime/random.ts";
+import { LocalNetworks } from "./bridges/networks.ts";
 import { openContainerdEngine } from "./engine/containerd.ts";
 import { openHostNetwork } from "./network/open.ts";
 import { Worker } from "./worker.ts";
@@ -56,14 +57,20 @@ async function main(): Promise<void> {
 
 async function open(settings: HostSettings, log: Log, signal: AbortSignal): Promise<Worker> {
   const deps = { clock: systemClock, random: systemRandom };
+  const networks = await LocalNetworks.open({ ...deps, ...settings });
   const [engine, network] = await Promise.all([
     openContainerdEngine(
       { ...deps, warn: (text: string, error: unknown) => log.warn({ error }, text) },
       settings,
     ),
-    openHostNetwork({ ...deps, warn: (text: string) => log.warn({}, text) }, settings, signal),
+    openHostNetwork(
+      { ...deps, warn: (text: string) => log.warn({}, text) },
+      { ...settings, bridges: networks.bridges },
+      signal,
+    ),
   ]);
-  return Worker.open({ ...deps, disk: systemDisk, log, settings, engine, network, send });
+  networks.use(network);
+  return Worker.open({ ...deps, disk: systemDisk, log, settings, engine, network, networks, send });
 }
 
 /** shoald may be gone at any moment; its end is seen by `disconnect`. */

@@ -24,8 +24,10 @@ import { openDispatcher } from "./agent/channel.ts";
 import { Agent } from "./agent/agent.ts";
 import { Journal } from "./agent/journal.ts";
 import type { HostInterface, NodeView } from "./api/deps.ts";
+import { isClusterNetwork } from "./api/network.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
+import type { LocalNetworks } from "./bridges/networks.ts";
 import { LocalContainers } from "./containers/containers.ts";
 import { daemonRun } from "./containers/daemon-run.ts";
 import type { LocalEngine } from "./engine/local.ts";
@@ -53,6 +55,7 @@ export interface WorkerDeps {
   readonly settings: HostSettings;
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
+  readonly networks: LocalNetworks;
   /** To shoald. */
   send(message: WorkerToDaemon): void;
 }
@@ -90,13 +93,21 @@ export class Worker {
   static async open(deps: WorkerDeps): Promise<Worker> {
     const journal = await Journal.open(deps, `${deps.settings.stateDir}/worker`);
     const worker = new Worker(deps, journal, await describeNode(deps));
-    const { clock, random, log, settings, engine, network } = deps;
+    const { clock, random, log, settings, engine, network, networks } = deps;
+    const toManager = new HttpAgent({
+      keepAlive: true,
+      maxFreeSockets: idleConnections,
+      timeout: idleTimeoutMs,
+    });
+    const asking = { clock, settings, toManager, node: () => worker.#nodeView() };
     const containers = await LocalContainers.open({
       clock,
       random,
       log,
       engine,
       network,
+      networks,
+      isShared: (network) => isClusterNetwork(asking, network),
       directory: `${settings.stateDir}/local`,
       daemonRun: await daemonRun(),
       facts: await engine.info(),
@@ -109,7 +120,8 @@ export class Worker {
       engine,
       containers,
       network,
-      toManager: new HttpAgent({ keepAlive: true, maxFreeSockets: idleConnections, timeout: idleTimeoutMs }),
+      networks,
+      toManager,
       node: () => worker.#nodeView(),
       healthOf: (containerId) => worker.#health.get(containerId),
       swarm: (operation) => worker.#ask(operation),

@@ -236,7 +236,7 @@ await t.test("what ends while no worker is there is decided on by the next", asy
   t.equal(await inspect("ended", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
   await until(async () => (await ok("ps", "-aq", "--filter", "name=vanishes")) === "");
   t.equal(await inspect("runs", "{{.State.Pid}} {{.State.StartedAt}}"), before);
-  t.equal(await ok("port", "stays"), "80/tcp -> 0.0.0.0:18080");
+  t.match(await ok("port", "stays"), "80/tcp -> 0.0.0.0:18080");
   t.equal(await ok("exec", "runs", "echo", "here"), "here");
   t.equal(await inspect("runs", "{{.ExecIDs}}"), "[]", "commands of a former worker are nobody's");
   await until(async () => (await docker("exec", "runs", "cat", "/tmp/over")).out === "over\n");
@@ -254,7 +254,7 @@ await t.test("published ports reach the container, and are free when it has gone
   await ok("run", "-d", "--name", "web", "-p", "18081:80", image, "sleep", "600");
   t.match(await docker("run", "--name", "other", "-p", "18081:80", image, "true"), {
     code: 125,
-    err: /port.*18081/,
+    err: /Bind for 0\.0\.0\.0:18081 failed: port is already allocated/,
   });
   await ok("rm", "-f", "web", "other");
 });
@@ -355,7 +355,6 @@ await t.test("what cannot be is refused in Docker's words", async (t) => {
     [["--cpus", "1000"], "range of CPUs is from 0.01 to"],
     [["--cap-add", "NOPE"], 'invalid CapAdd: unknown capability: "CAP_NOPE"'],
     [["--security-opt", "nope=x"], 'invalid --security-opt 2: "nope=x"'],
-    [["--network", "nope"], "network nope not found"],
     [["--network", "container:nope"], "No such container: nope"],
     [
       ["--device", "/dev/nope"],

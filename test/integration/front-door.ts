@@ -8,7 +8,7 @@ import { systemClock } from "../../runtime/clock.ts";
 import { silentLog } from "../../runtime/log.ts";
 import { openFrontDoor } from "../../worker/api/server.ts";
 import type { Engine } from "../../worker/engine/engine.ts";
-import { FakeNetwork } from "../sim/network.ts";
+import { FakeNetwork, fakeNetworks } from "../sim/network.ts";
 import { hostSettings, type TestHost } from "./containerd.ts";
 
 const clientTimeoutMs = 60_000;
@@ -41,12 +41,14 @@ export async function openTestDoor(host: TestHost, engine: Engine): Promise<Test
   const settings = hostSettings(host);
   const home = join(host.directory, "home");
   await mkdir(home, { recursive: true });
+  const network = new FakeNetwork();
   const door = await openFrontDoor({
     clock: systemClock,
     log: silentLog,
     settings,
     engine,
-    network: new FakeNetwork(),
+    network,
+    networks: await fakeNetworks(network, settings),
     toManager: new Agent(),
     node: () => ({ state: "inactive", error: "", managers: [] }),
     healthOf: () => undefined,

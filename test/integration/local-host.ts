@@ -8,6 +8,7 @@ import { systemClock } from "../../runtime/clock.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { type FrontDoor, openFrontDoor } from "../../worker/api/server.ts";
+import { LocalNetworks } from "../../worker/bridges/networks.ts";
 import { LocalContainers } from "../../worker/containers/containers.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
 import type { HostNetwork } from "../../worker/network/network.ts";
@@ -99,17 +100,21 @@ export class LocalHost {
     const deps = { clock: systemClock, random: systemRandom };
     const log = createLog("test", "warn");
     this.engine = await this.host.openEngine();
+    const networks = await LocalNetworks.open({ ...deps, ...this.settings });
     this.#network = await openHostNetwork(
       { ...deps, warn: (text) => void this.warnings.push(text) },
-      this.settings,
+      { ...this.settings, bridges: networks.bridges },
       new AbortController().signal,
     );
+    networks.use(this.#network);
     const { engine } = this;
     this.#containers = await LocalContainers.open({
       ...deps,
       log,
       engine,
       network: this.#network,
+      networks,
+      isShared: async (network) => network === "swarm-only",
       directory: join(this.settings.stateDir, "local"),
       daemonRun: String(this.#daemonRuns),
       facts: await engine.info(),
@@ -121,6 +126,7 @@ export class LocalHost {
       engine,
       containers: this.#containers,
       network: this.#network,
+      networks,
       toManager: new Agent(),
       node: () => ({ state: "inactive", error: "", managers: [] }),
       healthOf: () => undefined,

@@ -13,6 +13,7 @@ import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemClock } from "../../runtime/clock.ts";
+import { LocalNetworks } from "../../worker/bridges/networks.ts";
 import { LocalContainers } from "../../worker/containers/containers.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
 import { openHostNetwork } from "../../worker/network/open.ts";
@@ -70,12 +71,16 @@ try {
   async function localContainers(local: LocalEngine, reference: string): Promise<void> {
     const deps = { clock: systemClock, random: systemRandom };
     const warn = (text: string): void => console.log(text);
+    const networks = await LocalNetworks.open({ ...deps, ...hostSettings(host) });
     const network = await openHostNetwork({ ...deps, warn }, hostSettings(host), none);
+    networks.use(network);
     const containers = await LocalContainers.open({
       ...deps,
       log: createLog("cost", "warn"),
       engine: local,
       network,
+      networks,
+      isShared: async () => false,
       directory: join(host.settings.stateDir, "local"),
       daemonRun: "1",
       facts: await local.info(),

@@ -45,7 +45,7 @@ export function printHostConfig(host: HostConfig): object {
     ExtraHosts: list(host.ExtraHosts),
     GroupAdd: list(host.GroupAdd),
     Cgroup: "",
-    Links: null,
+    Links: list(host.Links ?? []),
     SecurityOpt: list(host.SecurityOpt),
     ShmSize: host.ShmSize === 0 ? defaultShmBytes : host.ShmSize,
     Runtime: host.Runtime === "" ? "runc" : host.Runtime,

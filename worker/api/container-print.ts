@@ -1,11 +1,18 @@
-import type { PublishedPort } from "../../model/task.ts";
 import type { Labels } from "../../model/meta.ts";
 import { apiTime } from "../../runtime/http.ts";
 import type { LocalRecord } from "../containers/store.ts";
 import { printConfig, printHostConfig } from "./container-config-print.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
-import type { AttachedAddress } from "../network/network.ts";
+import type { HostPort } from "../network/network.ts";
+import {
+  type EndpointView,
+  printEndpoints,
+  printOwnBridge,
+  printPortList,
+  printPorts,
+  sandboxId,
+} from "./endpoint-print.ts";
 
 /** What is known of a container besides the engine's record. */
 export interface ContainerView {
@@ -15,10 +22,12 @@ export interface ContainerView {
   readonly isRestarting: boolean;
   readonly execIds: readonly string[];
   readonly health: HealthState | undefined;
-  readonly ports: readonly PublishedPort[];
-  readonly addresses: readonly AttachedAddress[];
-  /** Name of the network of an address. */
-  networkName(address: AttachedAddress): string;
+  readonly ports: readonly HostPort[];
+  /** Ports that it says it serves, while it runs. */
+  readonly exposed: readonly string[];
+  readonly endpoints: readonly EndpointView[];
+  /** Path of its network namespace while it runs with one of its own. */
+  readonly sandbox: string | undefined;
 }
 
 /** "running", "exited", …: the API's word for the container's state. */
@@ -52,17 +61,12 @@ export function printListed(view: ContainerView, nowMs: number): object {
     ImageID: record.imageId,
     Command: record.args.join(" "),
     Created: Math.floor(record.createdAtMs / 1_000),
-    Ports: view.ports.map(({ protocol, targetPort, publishedPort }) => ({
-      IP: "0.0.0.0",
-      PrivatePort: targetPort,
-      PublicPort: publishedPort,
-      Type: protocol,
-    })),
+    Ports: printPortList(view.ports, view.exposed),
     Labels: record.labels,
     State: stateWord(view),
     Status: printStatus(view, nowMs),
     HostConfig: { NetworkMode: networkMode(view) },
-    NetworkSettings: { Networks: printNetworks(view) },
+    NetworkSettings: { Networks: printEndpoints(record.id, view.endpoints) },
     Mounts: record.mounts.map(printMount),
   };
 }
@@ -119,10 +123,17 @@ export function printInspected(view: ContainerView): object {
     Mounts: record.mounts.map(printMount),
     Config: local === undefined ? environment : printConfig(local.config, record.hostname),
     NetworkSettings: {
-      SandboxID: "",
-      SandboxKey: record.network.kind === "namespace" ? record.network.path : "",
-      Ports: printPorts(view.ports),
-      Networks: printNetworks(view),
+      Bridge: "",
+      SandboxID: view.sandbox === undefined ? "" : sandboxId(record.id),
+      SandboxKey: view.sandbox ?? "",
+      Ports: printPorts(view.ports, view.exposed),
+      HairpinMode: false,
+      LinkLocalIPv6Address: "",
+      LinkLocalIPv6PrefixLen: 0,
+      SecondaryIPAddresses: null,
+      SecondaryIPv6Addresses: null,
+      ...printOwnBridge(record.id, view.endpoints),
+      Networks: printEndpoints(record.id, view.endpoints),
     },
   };
 }
@@ -202,36 +213,6 @@ export function printDuration(ms: number): string {
   if (hours < 24 * 60) return `${Math.floor(ms / day / 7)} weeks`;
   if (hours < 24 * 365 * 2) return `${Math.floor(ms / day / 30)} months`;
   return `${Math.floor(ms / day / 365)} years`;
-}
-
-function printPorts(ports: readonly PublishedPort[]): Record<string, { HostIp: string; HostPort: string }[]> {
-  const printed: Record<string, { HostIp: string; HostPort: string }[]> = {};
-  for (const { protocol, targetPort, publishedPort } of ports) {
-    (printed[`${targetPort}/${protocol}`] ??= []).push({
-      HostIp: "0.0.0.0",
-      HostPort: String(publishedPort),
-    });
-  }
-  return printed;
-}
-
-function printNetworks(view: ContainerView): Record<string, object> {
-  const { record, addresses } = view;
-  if (record.network.kind !== "namespace") return { [record.network.kind]: { NetworkID: "", IPAddress: "" } };
-  return Object.fromEntries(
-    addresses.map((address) => {
-      const [ip = "", bits = "0"] = address.address.split("/");
-      const printed = {
-        NetworkID: address.networkId,
-        EndpointID: "",
-        Gateway: address.gateway,
-        IPAddress: ip,
-        IPPrefixLen: Number(bits),
-        MacAddress: address.mac,
-      };
-      return [view.networkName(address), printed];
-    }),
-  );
 }
 
 function printMount(mount: ContainerRecord["mounts"][number]): object {

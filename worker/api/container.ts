@@ -2,11 +2,15 @@ import { ClusterError } from "../../model/errors.ts";
 import { parseFilters, queryFlag } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
-import type { AttachedRecord } from "../network/network.ts";
+import { endpointsOf } from "../containers/connections.ts";
+import { namesOn } from "../containers/endpoints.ts";
+import type { LocalRecord } from "../containers/store.ts";
+import type { Attached, AttachedRecord } from "../network/network.ts";
 import { taskLabel } from "../task/request.ts";
 import { printInspected, printListed, stateWord } from "./container-print.ts";
 import type { ContainerView } from "./container-print.ts";
 import type { FrontDoorDeps } from "./deps.ts";
+import type { EndpointView } from "./endpoint-print.ts";
 import { askManager, isManager } from "./forward.ts";
 import { frameLine } from "./log-frame.ts";
 import { parseTime } from "./time.ts";
@@ -140,8 +144,50 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
       execIds: deps.containers?.execs.idsOf(record.id) ?? [],
       health: record.status.state === "running" ? (local?.health ?? deps.healthOf(record.id)) : undefined,
       ports: record.status.state === "running" ? (own?.publishedPorts ?? []) : [],
-      addresses: own?.kind === "namespace" ? own.addresses : [],
-      networkName: ({ networkId }) => (networkId === "" ? "bridge" : (names.get(networkId) ?? networkId)),
+      exposed:
+        record.status.state === "running" && own?.kind === "namespace"
+          ? (local?.config.ExposedPorts ?? [])
+          : [],
+      endpoints: endpointViews(deps, record, local, own, names),
+      sandbox: own?.kind === "namespace" ? own.path : undefined,
+    };
+  });
+}
+
+/** Of a local container the networks asked for, of a task those that it is on. */
+function endpointViews(
+  { networks }: FrontDoorDeps,
+  record: ContainerRecord,
+  local: LocalRecord | undefined,
+  attached: Attached | undefined,
+  shared: ReadonlyMap<string, string>,
+): EndpointView[] {
+  const { predefined } = networks;
+  const idOf = (name: string): string => predefined.find((network) => network.name === name)?.id ?? "";
+  const mode =
+    local?.hostConfig.NetworkMode ?? (record.network.kind === "namespace" ? "" : record.network.kind);
+  if (mode === "host" || mode === "none") {
+    return [{ name: mode, networkId: idOf(mode), names: [], internal: false }];
+  }
+  const addresses = attached?.kind === "namespace" ? attached.addresses : [];
+  if (local === undefined) {
+    return addresses.map((address) => {
+      const { networkId } = address;
+      const name = networkId === "" ? "bridge" : (shared.get(networkId) ?? networkId);
+      return { name, networkId: networkId || idOf("bridge"), names: [], address, internal: false };
+    });
+  }
+  return Object.entries(endpointsOf(local)).map(([term, request]) => {
+    const network = networks.resolve(term);
+    const address = addresses.find(({ networkId }) => (networkId || idOf("bridge")) === network?.id);
+    const identity = { id: local.id, name: local.name, hostname: local.config.Hostname };
+    return {
+      name: network?.name ?? term,
+      networkId: network?.id ?? "",
+      request,
+      names: network?.name === "bridge" ? [] : namesOn(identity, request),
+      ...(address !== undefined && { address }),
+      internal: networks.find(network?.id ?? "")?.internal ?? false,
     };
   });
 }
@@ -207,9 +253,7 @@ function matchesOne(
     case "volume":
       return record.mounts.some(({ name, target }) => name === value || target === value);
     case "network":
-      return view.addresses.some(
-        (address) => address.networkId === value || view.networkName(address) === value,
-      );
+      return view.endpoints.some(({ name, networkId }) => name === value || networkId === value);
     case "before":
     case "since": {
       const other = records.find(({ id, name }) => id.startsWith(value) || name === value);

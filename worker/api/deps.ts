@@ -3,6 +3,7 @@ import type { LocalNodeState, NodeIdentity, SwarmOperation, SwarmOutcome } from 
 import type { HostSettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
+import type { LocalNetworks } from "../bridges/networks.ts";
 import type { LocalContainers } from "../containers/containers.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
@@ -29,6 +30,7 @@ export interface FrontDoorDeps {
   /** Absent where a host runs tasks only. */
   readonly containers?: LocalContainers;
   readonly network: HostNetwork;
+  readonly networks: LocalNetworks;
   /** Keeps connections to the manager beside us open: a new one for each request costs more than the request. */
   readonly toManager: Agent;
   node(): NodeView;

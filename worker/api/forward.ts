@@ -19,6 +19,9 @@ const hopHeaders = new Set([
   "te",
 ]);
 
+/** What it takes to ask the manager beside us. */
+export type ManagerDeps = Pick<FrontDoorDeps, "clock" | "settings" | "toManager" | "node">;
+
 /** True when a manager process runs, or should, beside this worker. */
 export function isManager({ node }: Pick<FrontDoorDeps, "node">): boolean {
   return node().identity?.role === "manager";
@@ -91,11 +94,16 @@ export async function forward(
   return reply;
 }
 
-/** A GET to the manager beside us, answered with JSON. @throws {ClusterError} `unavailable` when it does not answer. */
-export async function askManager(deps: FrontDoorDeps, path: string): Promise<unknown> {
+/** A request without a body to the manager beside us, answered with JSON. @throws {ClusterError} `unavailable` when it does not answer. */
+export async function askManager(
+  deps: ManagerDeps,
+  path: string,
+  method: "GET" | "POST" = "GET",
+): Promise<unknown> {
   const { managerSocket } = deps.settings;
   const upstream = httpRequest({
     socketPath: managerSocket,
+    method,
     path,
     headers: { host: "shoal" },
     agent: deps.toManager,

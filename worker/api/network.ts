@@ -1,29 +1,31 @@
-import { createHash } from "node:crypto";
+/** `/networks` of this host, and beside a manager those of the cluster. */
 import { ClusterError } from "../../model/errors.ts";
-import { parseFilters } from "../../runtime/http.ts";
+import type { Labels } from "../../model/meta.ts";
+import { apiTime, parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
+import { type NamedNetwork, nameTaken, type NetworkUser } from "../bridges/networks.ts";
+import { bridgeOptions, type LocalNetwork } from "../bridges/record.ts";
+import type { TakenBlock } from "../bridges/subnet.ts";
+import type { ConnectionEvent } from "../containers/connections.ts";
+import { ownBridge } from "../network/bridges.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { askManager, isManager } from "./forward.ts";
+import { endpointId } from "./endpoint-print.ts";
+import type { LocalEvent } from "./events.ts";
+import { askManager, isManager, type ManagerDeps } from "./forward.ts";
+import { parseTime } from "./time.ts";
 
 const filterKeys = ["driver", "id", "label", "name", "scope", "type", "dangling"];
+const pruneKeys = ["label", "label!", "until"];
 
 interface NetworkItem {
   readonly Name: string;
   readonly Id: string;
   readonly Driver: string;
   readonly Scope: string;
+  readonly IPAM?: { readonly Config?: readonly { readonly Subnet?: string }[] | null };
 }
 
-/** Every host has these; they are no objects of the cluster. */
-const predefined = [
-  { name: "bridge", driver: "bridge" },
-  { name: "host", driver: "host" },
-  { name: "none", driver: "null" },
-] as const;
-
-export function isPredefinedName(name: string): boolean {
-  return predefined.some((each) => each.name === name);
-}
+type Named = NamedNetwork & { readonly record?: LocalNetwork };
 
 /** `GET /networks`: this host's own, and on a manager those of the cluster. */
 export async function listNetworks(
@@ -32,68 +34,263 @@ export async function listNetworks(
   url: string,
 ): Promise<object[]> {
   const filters = parseFilters(query.get("filters"), filterKeys);
-  const own = localNetworks(deps).filter((network) => matches(network, filters));
+  for (const type of filters.get("type") ?? []) {
+    if (type !== "custom" && type !== "builtin") {
+      throw new ClusterError("invalid-argument", `invalid filter: 'type'='${type}'`);
+    }
+  }
+  const used = filters.has("dangling") ? await usedNetworks(deps) : new Set<string>();
+  const own = namedNetworks(deps)
+    .filter((network) => matches(network, filters, used))
+    .map((network) => printNetwork(deps, network, []));
   if (!isManager(deps)) return own;
   const shared = (await askManager(deps, url)) as NetworkItem[];
-  const known = new Set(own.map(({ Id }) => Id));
+  const known = new Set(namedNetworks(deps).map(({ id }) => id));
   return [...own, ...shared.filter(({ Id }) => !known.has(Id))];
 }
 
 /** One of this host's own networks by id, name or unique prefix; undefined when it is none of them. */
-export function findLocalNetwork(deps: FrontDoorDeps, name: string): object | undefined {
-  const networks = localNetworks(deps);
-  const exact = networks.find(({ Id }) => Id === name) ?? networks.find(({ Name }) => Name === name);
-  if (exact !== undefined) return exact;
-  const found = networks.filter(({ Id }) => name.length >= 4 && Id.startsWith(name));
-  return found.length === 1 ? found[0] : undefined;
+export async function inspectNetwork(deps: FrontDoorDeps, name: string): Promise<object | undefined> {
+  const network = findNetwork(deps, name);
+  if (network === undefined) return undefined;
+  return printNetwork(
+    deps,
+    network,
+    await deps.networks.users(kernelId(network)),
+    await containerNames(deps),
+  );
+}
+
+export function findNetwork({ networks }: FrontDoorDeps, name: string): Named | undefined {
+  const found = networks.resolve(name);
+  const record = found === undefined ? undefined : networks.find(found.id);
+  return found === undefined || record === undefined ? found : { ...found, record };
+}
+
+/** `POST /networks/create` for a network of this host. */
+export async function createNetwork(
+  deps: FrontDoorDeps,
+  publish: (event: LocalEvent) => void,
+  body: unknown,
+  signal: AbortSignal,
+): Promise<object> {
+  const shared = await clusterNetworks(deps);
+  const { Name } = body as { readonly Name?: unknown };
+  if (shared.some((network) => network.Name === Name)) throw nameTaken(String(Name));
+  const others = shared.flatMap(({ IPAM, Name: by }): TakenBlock[] =>
+    (IPAM?.Config ?? []).flatMap(({ Subnet = "" }) =>
+      /^[\d.]+\/\d+$/.test(Subnet) ? [{ block: Subnet, by: `network ${by}` }] : [],
+    ),
+  );
+  const network = await deps.networks.create(body, others, signal);
+  publish(networkEvent(deps, "create", { ...network, driver: "bridge" }));
+  return { Id: network.id, Warning: "" };
+}
+
+/** `DELETE /networks/{id}` of this host's own; @returns false when it is none of them. */
+export async function removeNetwork(
+  deps: FrontDoorDeps,
+  publish: (event: LocalEvent) => void,
+  name: string,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const network = findNetwork(deps, name);
+  if (network === undefined) return false;
+  const { record } = network;
+  if (record === undefined) {
+    throw new ClusterError(
+      "permission-denied",
+      `${network.name} is a pre-defined network and cannot be removed`,
+    );
+  }
+  const names = await containerNames(deps);
+  await deps.networks.remove(record, (id) => names.get(id) ?? id, signal);
+  publish(networkEvent(deps, "destroy", network));
+  return true;
+}
+
+/** `POST /networks/prune`, this host's part: networks that no container is on. @returns their names. */
+export async function pruneNetworks(
+  deps: FrontDoorDeps,
+  publish: (event: LocalEvent) => void,
+  query: URLSearchParams,
+  signal: AbortSignal,
+): Promise<string[]> {
+  const filters = parseFilters(query.get("filters"), pruneKeys);
+  const [until] = filters.get("until") ?? [];
+  const untilMs = until === undefined ? undefined : parseTime(until, deps.clock.now());
+  const used = await usedNetworks(deps);
+  const deleted: string[] = [];
+  for (const network of deps.networks.list()) {
+    if (used.has(network.id) || (untilMs !== undefined && network.createdAtMs >= untilMs)) continue;
+    if (!(filters.get("label") ?? []).every((text) => hasLabel(network.labels, text))) continue;
+    if ((filters.get("label!") ?? []).some((text) => hasLabel(network.labels, text))) continue;
+    if (await removeNetwork(deps, publish, network.id, signal)) deleted.push(network.name);
+  }
+  return deleted;
 }
 
 export function networkNotFound(name: string): ClusterError {
   return new ClusterError("not-found", `network ${name} not found`);
 }
 
-function localNetworks({ settings }: FrontDoorDeps): NetworkItem[] {
-  return predefined.map(({ name, driver }) => ({
-    Name: name,
-    Id: createHash("sha256").update(`${settings.stateDir}\n${settings.hostname}\n${name}`).digest("hex"),
-    Created: "0001-01-01T00:00:00Z",
+/** A container has come to a network, or gone. */
+export function connectionEvent(
+  deps: Pick<FrontDoorDeps, "clock">,
+  { action, containerId, network }: ConnectionEvent,
+): LocalEvent {
+  return networkEvent(deps, action, network, { container: containerId });
+}
+
+function networkEvent(
+  { clock }: Pick<FrontDoorDeps, "clock">,
+  action: string,
+  { id, name, driver }: NamedNetwork,
+  more: Labels = {},
+): LocalEvent {
+  return {
+    type: "network",
+    action,
+    id,
+    image: "",
+    attributes: { ...more, name, type: driver },
+    atMs: clock.now(),
+  };
+}
+
+/** Whether the cluster has it. */
+export async function isClusterNetwork(deps: ManagerDeps, term: string): Promise<boolean> {
+  const shared = await clusterNetworks(deps);
+  return shared.some(({ Id, Name, Scope }) => Scope === "swarm" && (Id === term || Name === term));
+}
+
+/** Networks of the cluster as far as this host knows: without a manager that answers, it makes its own all the same. */
+async function clusterNetworks(deps: ManagerDeps): Promise<readonly NetworkItem[]> {
+  if (!isManager(deps)) return [];
+  return askManager(deps, "/networks").catch(() => []) as Promise<NetworkItem[]>;
+}
+
+function namedNetworks({ networks }: FrontDoorDeps): Named[] {
+  const own = networks
+    .list()
+    .map((record) => ({ id: record.id, name: record.name, driver: "bridge", record }));
+  return [...networks.predefined, ...own];
+}
+
+/** The host's own bridge has no id there. */
+function kernelId({ id, name }: NamedNetwork): string {
+  return name === "bridge" ? "" : id;
+}
+
+async function usedNetworks({ network }: FrontDoorDeps): Promise<Set<string>> {
+  const records = await network.list();
+  return new Set(
+    records.flatMap(({ attached }) =>
+      attached.kind === "namespace" ? attached.addresses.map(({ networkId }) => networkId) : [],
+    ),
+  );
+}
+
+async function containerNames({ engine }: FrontDoorDeps): Promise<Map<string, string>> {
+  return new Map((await engine.list()).map(({ id, name }) => [id, name]));
+}
+
+function printNetwork(
+  { settings }: FrontDoorDeps,
+  network: Named,
+  users: readonly NetworkUser[],
+  names: ReadonlyMap<string, string> = new Map(),
+): object {
+  const { record } = network;
+  const containers = users.map(({ containerId, address }) => {
+    const printed = {
+      Name: names.get(containerId) ?? "",
+      EndpointID: endpointId(containerId, network.id),
+      MacAddress: address.mac,
+      IPv4Address: address.address,
+      IPv6Address: "",
+    };
+    return [containerId, printed] as const;
+  });
+  const own = network.name === "bridge" ? ownBridge(settings.bridgeSubnet) : undefined;
+  return {
+    Name: network.name,
+    Id: network.id,
+    Created: apiTime(record?.createdAtMs),
     Scope: "local",
-    Driver: driver,
+    Driver: network.driver,
     EnableIPv4: true,
     EnableIPv6: false,
     IPAM: {
       Driver: "default",
-      Options: null,
-      Config: name === "bridge" ? [{ Subnet: settings.bridgeSubnet }] : [],
+      Options: record?.ipamOptions ?? null,
+      Config:
+        record !== undefined
+          ? [printSubnet(record)]
+          : own !== undefined
+            ? [{ Subnet: own.subnet, Gateway: own.gateway }]
+            : [],
     },
-    Internal: false,
-    Attachable: false,
+    Internal: record?.internal ?? false,
+    Attachable: record?.attachable ?? false,
     Ingress: false,
     ConfigFrom: { Network: "" },
     ConfigOnly: false,
-    Containers: {},
-    Options: {},
-    Labels: {},
-  }));
+    Containers: Object.fromEntries(containers),
+    Options: record?.options ?? (own === undefined ? {} : ownOptions(own)),
+    Labels: record?.labels ?? {},
+  };
 }
 
-function matches(network: NetworkItem, filters: Filters): boolean {
-  return [...filters].every(([key, values]) => values.some((value) => matchesOne(network, key, value)));
+function printSubnet({ subnet, range, gateway, auxiliary }: LocalNetwork): object {
+  return {
+    Subnet: subnet,
+    ...(range !== undefined && { IPRange: range }),
+    Gateway: gateway,
+    ...(Object.keys(auxiliary).length > 0 && { AuxiliaryAddresses: auxiliary }),
+  };
 }
 
-function matchesOne(network: NetworkItem, key: string, value: string): boolean {
+function ownOptions({ device, mtu }: ReturnType<typeof ownBridge>): Labels {
+  return {
+    "com.docker.network.bridge.default_bridge": "true",
+    [bridgeOptions.mutual]: "true",
+    [bridgeOptions.masquerade]: "true",
+    [bridgeOptions.hostAddress]: "0.0.0.0",
+    [bridgeOptions.device]: device,
+    [bridgeOptions.mtu]: String(mtu),
+  };
+}
+
+function matches(network: Named, filters: Filters, used: ReadonlySet<string>): boolean {
+  return [...filters].every(([key, values]) => {
+    if (key === "label") return values.every((text) => hasLabel(network.record?.labels ?? {}, text));
+    return values.some((value) => matchesOne(network, key, value, used));
+  });
+}
+
+function matchesOne(network: Named, key: string, value: string, used: ReadonlySet<string>): boolean {
+  const isBuiltIn = network.record === undefined;
   switch (key) {
     case "driver":
-      return network.Driver === value;
+      return network.driver === value;
     case "id":
-      return network.Id.startsWith(value);
+      return network.id.startsWith(value);
     case "name":
-      return network.Name.includes(value);
+      return network.name.includes(value);
     case "scope":
-      return network.Scope === value;
+      return value === "local";
     case "type":
-      return value === "builtin";
+      return (value === "builtin") === isBuiltIn;
+    case "dangling":
+      return !isBuiltIn && ["1", "true"].includes(value) !== used.has(network.id);
     default:
-      return false; // They have no labels, and are never dangling.
+      return false; // Refused by `parseFilters` before.
   }
+}
+
+function hasLabel(labels: Labels, wanted: string): boolean {
+  const split = wanted.indexOf("=");
+  if (split === -1) return labels[wanted] !== undefined;
+  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }

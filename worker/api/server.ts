@@ -10,11 +10,12 @@ import { containerReadRoutes } from "./container-read-routes.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { diskUsage } from "./disk-usage.ts";
 import { EventFeed } from "./events.ts";
-import { forward, isManager, requireManager } from "./forward.ts";
+import { forward } from "./forward.ts";
 import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
-import { findLocalNetwork, isPredefinedName, listNetworks, networkNotFound } from "./network.ts";
-import { bodyOf, jsonLimitBytes, lifeOf, queryOf, type RouteContext, stream, wildcard } from "./request.ts";
+import { connectionEvent } from "./network.ts";
+import { networkRoutes } from "./network-routes.ts";
+import { bodyOf, jsonLimitBytes, lifeOf, queryOf, type RouteContext, stream } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm, unlockSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 import { volumeRoutes } from "./volume-routes.ts";
@@ -53,6 +54,7 @@ export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
   deps.containers?.onEvent(({ action, record, attributes }) =>
     feed.publishContainer(action, record, attributes, deps.clock.now()),
   );
+  deps.containers?.onNetworkEvent((event) => feed.publish(connectionEvent(deps, event)));
   const app = build(deps, feed, ending.signal);
   await removeStaleSocket(socket);
   await app.listen({ path: socket });
@@ -93,7 +95,6 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   get("/version", () => version(deps));
   get("/info", () => info(deps));
   get("/containers/json", (request) => listContainers(deps, queryOf(request)));
-  get("/networks", (request) => listNetworks(deps, queryOf(request), request.url));
   app.get("/events", (request, reply) => {
     const signal = lifeOf(reply, ending);
     const lines = feed.read(queryOf(request), request.url, signal);
@@ -113,29 +114,9 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   containerReadRoutes(app, deps, context);
   if (deps.containers !== undefined)
     containerRoutes(app, { ...deps, containers: deps.containers, ending, versionOf }, context);
-  networkRoutes(app, deps);
+  networkRoutes(app, deps, context);
   swarmRoutes(app, deps);
   return app;
-}
-
-function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {
-  app.get("/networks/*", async (request, reply) => {
-    const name = wildcard(request);
-    const isShared = queryOf(request).get("scope") === "swarm";
-    const local = isShared ? undefined : findLocalNetwork(deps, name);
-    if (local !== undefined) return sendJson(reply, 200, local);
-    if (isManager(deps)) return forward(deps, request, reply);
-    if (isShared) requireManager(deps);
-    throw networkNotFound(name);
-  });
-  app.delete("/networks/*", async (request, reply) => {
-    const name = wildcard(request);
-    if (isPredefinedName(name)) {
-      throw new ClusterError("permission-denied", `${name} is a pre-defined network and cannot be removed`);
-    }
-    return forward(deps, request, reply);
-  });
-  app.post("/networks/*", (request, reply) => forward(deps, request, reply));
 }
 
 function swarmRoutes(app: FastifyInstance, deps: FrontDoorDeps): void {

@@ -5,6 +5,7 @@
 import type { HealthCheck } from "../../model/service.ts";
 import type { Labels } from "../../model/meta.ts";
 import { ClusterError } from "../../model/errors.ts";
+import { type Endpoints, parseEndpoints } from "./endpoints.ts";
 import { Fields } from "./fields.ts";
 import { refuseUnsupported } from "./unsupported.ts";
 
@@ -113,6 +114,8 @@ export interface HostConfig extends Limits, DeviceLimits {
   readonly VolumesFrom: readonly string[];
   readonly LogConfig: { readonly Type: string; readonly Config: Labels };
   readonly NetworkMode: string;
+  /** On the host's own bridge; absent in records from before. */
+  readonly Links?: readonly string[];
   readonly PortBindings: Readonly<Record<string, readonly PortBinding[]>>;
   readonly PublishAllPorts: boolean;
   readonly RestartPolicy: RestartPolicy;
@@ -149,6 +152,7 @@ export interface HostConfig extends Limits, DeviceLimits {
 export interface CreateRequest {
   readonly config: ContainerConfig;
   readonly hostConfig: HostConfig;
+  readonly endpoints: Endpoints;
 }
 
 const msPerNs = 1e-6;
@@ -163,7 +167,13 @@ export function parseCreate(body: unknown): CreateRequest {
   if (typeof body !== "object" || body === null || Object.keys(body).length === 0) {
     throw new ClusterError("invalid-argument", "config cannot be empty in order to create a container");
   }
-  return { config: parseConfig(fields), hostConfig: parseHostConfig(fields.object("HostConfig")) };
+  const hostConfig = parseHostConfig(fields.object("HostConfig"));
+  const networking = fields.object("NetworkingConfig");
+  return {
+    config: parseConfig(fields),
+    hostConfig,
+    endpoints: parseEndpoints(networking, hostConfig.NetworkMode, fields.text("MacAddress")),
+  };
 }
 
 function parseConfig(from: Fields): ContainerConfig {
@@ -273,6 +283,7 @@ function parseHostConfig(from: Fields): HostConfig {
     VolumesFrom: from.texts("VolumesFrom"),
     LogConfig: { Type: log.text("Type") || "json-file", Config: log.labels("Config") },
     NetworkMode: mode === "" || mode === "default" ? "bridge" : mode,
+    Links: from.texts("Links"),
     PortBindings: parsePortBindings(from),
     PublishAllPorts: from.flag("PublishAllPorts"),
     RestartPolicy: parseRestartPolicy(from.object("RestartPolicy")),

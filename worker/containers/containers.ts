@@ -7,12 +7,15 @@ import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
+import type { LocalNetworks, NamedNetwork } from "../bridges/networks.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import { signalNumber } from "../engine/signals.ts";
 import type { HostNetwork } from "../network/network.ts";
 import { type CreateRequest, type Limits, parseCreate, type RestartPolicy } from "./config.ts";
+import { type ConnectionEvent, Connections } from "./connections.ts";
 import { blockLimitsOf, devicesOf } from "./devices.ts";
+import type { EndpointRequest, Endpoints } from "./endpoints.ts";
 import type { Fields } from "./fields.ts";
 import { Execs } from "./execs.ts";
 import { type Entry, type Outcome, outcomeOf } from "./entry.ts";
@@ -33,6 +36,9 @@ export interface LocalDeps {
   readonly log: Log;
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
+  readonly networks: LocalNetworks;
+  /** Whether it is a network of the cluster, as far as this host can tell. */
+  readonly isShared: (network: string) => Promise<boolean>;
   /** `<stateDir>/local` */
   readonly directory: string;
   /** Which run of the daemon this process belongs to. */
@@ -59,13 +65,20 @@ export class LocalContainers {
   readonly execs: Execs;
   readonly #runs: Runs;
   readonly #names: Names;
+  readonly #connections: Connections;
   #listener: (event: LocalEvent) => void = () => undefined;
+  #networkListener: (event: ConnectionEvent) => void = () => undefined;
 
   private constructor(deps: LocalDeps) {
     this.#deps = deps;
     this.#names = new Names(deps);
     this.execs = new Execs({ ...deps, emit: (id, action, attributes) => this.emit(id, action, attributes) });
-    this.#runs = new Runs({ ...deps, emit: (id, action) => this.emit(id, action) });
+    this.#connections = new Connections({ ...deps, emit: (event) => this.#networkListener(event) });
+    this.#runs = new Runs({
+      ...deps,
+      connections: this.#connections,
+      emit: (id, action) => this.emit(id, action),
+    });
   }
 
   /** Takes up what an earlier process left: watches what runs, and decides about what ended meanwhile. */
@@ -78,6 +91,11 @@ export class LocalContainers {
   /** One listener: whoever keeps the events of this host. */
   onEvent(listener: (event: LocalEvent) => void): void {
     this.#listener = listener;
+  }
+
+  /** One listener, as above: containers that come to networks and go. */
+  onNetworkEvent(listener: (event: ConnectionEvent) => void): void {
+    this.#networkListener = listener;
   }
 
   get engine(): LocalEngine {
@@ -119,6 +137,7 @@ export class LocalContainers {
       name: taken,
       config: { ...config, Hostname: hostnameOf(config.Hostname, id, hostConfig.NetworkMode, partner) },
       hostConfig,
+      endpoints: request.endpoints,
       wantsToRun: false,
       restartCount: 0,
       restartDelayMs: 0,
@@ -314,7 +333,49 @@ export class LocalContainers {
     } finally {
       this.#names.release(taken);
     }
+    await this.#connections.rename(entry.record, this.#runs.closing);
     await this.emit(id, "rename", { oldName: `/${old}` });
+  }
+
+  /** What to say of a network that is none of this host's. */
+  networkNotFound(term: string): Promise<ClusterError> {
+    return this.#connections.notFound(term);
+  }
+
+  /** @throws {ClusterError} `conflict` for a service's container; what `Connections.connect` throws. */
+  async connect(
+    id: string,
+    network: NamedNetwork,
+    endpoint: EndpointRequest,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#reconnect(id, (record, isRunning) =>
+      this.#connections.connect(record, network, endpoint, { isRunning, signal }),
+    );
+  }
+
+  async disconnect(id: string, network: NamedNetwork, signal: AbortSignal): Promise<void> {
+    await this.#reconnect(id, (record, isRunning) =>
+      this.#connections.disconnect(record, network, { isRunning, signal }),
+    );
+  }
+
+  async #reconnect(
+    id: string,
+    change: (record: LocalRecord, isRunning: boolean) => Promise<Endpoints>,
+  ): Promise<void> {
+    const entry = this.#require(id);
+    await entry.locked(async () => {
+      if (entry.isRemoving) {
+        throw new ClusterError(
+          "conflict",
+          `container ${id} is marked for removal and cannot be connected or disconnected`,
+        );
+      }
+      const record = await this.#deps.engine.inspect(id);
+      const endpoints = await change(entry.record, record?.status.state === "running");
+      await this.#runs.save(entry, { endpoints });
+    });
   }
 
   /** New limits and policy, at once and for later starts. */

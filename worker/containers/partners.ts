@@ -1,12 +1,11 @@
 /** What a container gets from others at its start: its place on the host's network, namespaces and mounts of other containers. */
 import { ClusterError } from "../../model/errors.ts";
-import type { TaskId } from "../../model/ids.ts";
 import type { ContainerRecord, Engine, MountRecord } from "../engine/engine.ts";
-import type { Attached, AttachRequest, HostNetwork } from "../network/network.ts";
+import type { Attached, HostNetwork } from "../network/network.ts";
+import type { Connections } from "./connections.ts";
 import { blockLimitsOf } from "./devices.ts";
 import { findRecord } from "./identity.ts";
-import { portBindings } from "./ports.ts";
-import { extraHosts, type StartFacts, startLimits } from "./sandbox.ts";
+import { type StartFacts, startLimits } from "./sandbox.ts";
 import { isMounted, openSharedMemory, sharedMemoryPath } from "./shared-memory.ts";
 import type { LocalRecord } from "./store.ts";
 
@@ -15,6 +14,7 @@ export interface PartnerDeps {
   readonly directory: string;
   readonly engine: Engine;
   readonly network: HostNetwork;
+  readonly connections: Connections;
   readonly facts: { readonly swapLimit: boolean; readonly cgroupVersion: 1 | 2 };
 }
 
@@ -23,7 +23,7 @@ export async function startFacts(
   record: LocalRecord,
   signal: AbortSignal,
 ): Promise<StartFacts> {
-  const { network, facts } = deps;
+  const { connections, facts } = deps;
   const { hostConfig } = record;
   const limits = startLimits(hostConfig, facts, await blockLimitsOf(hostConfig));
   const pid = await partnerOf(deps, hostConfig.PidMode, "running");
@@ -38,7 +38,7 @@ export async function startFacts(
     const { files } = (await attachedOf(deps, partner.id)) ?? {};
     return { join: { ...join, network: `/proc/${partner.pid}/ns/net` }, network: "join", files, ...rest };
   }
-  const attached = await network.attach(attachRequest(record), signal);
+  const attached = await connections.attach(record, signal);
   if (attached.kind === "host") return { join, network: "host", files: attached.files, ...rest };
   return { join: { ...join, network: attached.path }, network: "join", files: attached.files, ...rest };
 }
@@ -69,23 +69,6 @@ async function attachedOf({ network }: PartnerDeps, id: string): Promise<Attache
   return all.find(({ containerId }) => containerId === id)?.attached;
 }
 
-function attachRequest({ id, name, config, hostConfig }: LocalRecord): AttachRequest {
-  const { NetworkMode, Dns, DnsSearch, DnsOptions } = hostConfig;
-  const hasDns = Dns.length + DnsSearch.length + DnsOptions.length > 0;
-  return {
-    taskId: id as TaskId, // The network's word for whoever it serves; equal ids tell them apart.
-    containerId: id,
-    networks: [],
-    host: NetworkMode === "host",
-    none: NetworkMode === "none" || config.NetworkDisabled,
-    ports: portBindings(config, hostConfig),
-    hostname: config.Hostname,
-    name,
-    ...(hasDns && { dns: { nameservers: Dns, search: DnsSearch, options: DnsOptions } }),
-    extraHosts: extraHosts(hostConfig),
-  };
-}
-
 /** The container of a "container:<name or id>" mode. */
 export async function partnerOf(
   { engine }: Pick<PartnerDeps, "engine">,
@@ -93,12 +76,7 @@ export async function partnerOf(
   mustRun?: "running",
 ): Promise<(ContainerRecord & { readonly pid: number }) | undefined> {
   const name = /^container:(.+)$/.exec(mode)?.[1];
-  if (name === undefined) {
-    if (!["", "private", "shareable", "none", "host", "bridge"].includes(mode)) {
-      throw new ClusterError("not-found", `network ${mode} not found`);
-    }
-    return undefined;
-  }
+  if (name === undefined) return undefined;
   const records = await engine.list();
   const found = findRecord(records, name);
   if (found === undefined) throw new ClusterError("not-found", `No such container: ${name}`);

@@ -3,12 +3,12 @@
  * policy, removed, or left as it is. Keeps the records of those that exist.
  */
 import { ClusterError, errorText } from "../../model/errors.ts";
-import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { ExitStatus } from "../engine/engine.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import type { HostNetwork } from "../network/network.ts";
+import type { Connections } from "./connections.ts";
 import { Entry } from "./entry.ts";
 import { startFacts } from "./partners.ts";
 import { probeHealth } from "./probes.ts";
@@ -22,6 +22,7 @@ export interface RunsDeps {
   readonly log: Log;
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
+  readonly connections: Connections;
   /** `<stateDir>/local` */
   readonly directory: string;
   /** Which run of the daemon this process belongs to: another one than last time is what Docker calls a start of the engine. */
@@ -97,14 +98,14 @@ export class Runs {
 
   /** Network, namespaces of others, process; then it is watched. */
   async launch(entry: Entry, signal: AbortSignal): Promise<void> {
-    const { engine, network } = this.#deps;
+    const { engine, connections } = this.#deps;
     const { id } = entry.record;
     await entry.settled; // The network of its last run.
     try {
       const facts = await startFacts(this.#deps, entry.record, signal);
       await engine.start(id, signal, (spec) => atStart(spec, facts));
     } catch (error) {
-      await network.detach(id as TaskId, this.#closing.signal);
+      await connections.detach(entry.record, this.#closing.signal);
       throw error;
     }
     this.#watch(entry);
@@ -131,7 +132,7 @@ export class Runs {
 
   /** It has ended: its network goes, and it is started again, removed, or left as it is. */
   async #ended(entry: Entry, exit: ExitStatus): Promise<void> {
-    const { engine, network, clock } = this.#deps;
+    const { engine, connections, clock } = this.#deps;
     const { id } = entry.record;
     entry.endProbes();
     if (entry.isRemoving || this.#closing.signal.aborted) return;
@@ -147,7 +148,7 @@ export class Runs {
       lastDelayMs,
     });
     entry.isRestarting = delayMs !== undefined;
-    await network.detach(id as TaskId, this.#closing.signal);
+    await connections.detach(entry.record, this.#closing.signal);
     if (hostConfig.IpcMode === "shareable")
       await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
     if (delayMs === undefined) {
@@ -190,7 +191,7 @@ export class Runs {
 
   /** Under the entry's lock. */
   async removeNow(entry: Entry, volumes: "kept" | "removed"): Promise<void> {
-    const { engine, network } = this.#deps;
+    const { engine, connections } = this.#deps;
     const { id } = entry.record;
     entry.isRemoving = true;
     this.cancelRestart(entry);
@@ -202,7 +203,7 @@ export class Runs {
       const atMs = this.#deps.clock.now();
       if (record?.status.state === "running")
         entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
-      await network.detach(id as TaskId, this.#closing.signal);
+      await connections.detach(entry.record, this.#closing.signal);
       if (entry.record.hostConfig.IpcMode === "shareable")
         await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
       await this.store.remove(id);

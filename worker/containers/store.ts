@@ -8,6 +8,7 @@ import { join } from "node:path";
 
 import type { HealthState } from "../health/state.ts";
 import type { ContainerConfig, HostConfig } from "./config.ts";
+import type { Endpoints } from "./endpoints.ts";
 
 const recordVersion = 1;
 
@@ -16,6 +17,8 @@ export interface LocalRecord {
   readonly name: string;
   readonly config: ContainerConfig;
   readonly hostConfig: HostConfig;
+  /** Networks to be on at its next start; absent in records from before: that of its mode. */
+  readonly endpoints?: Endpoints;
   /** True from the moment somebody starts it until somebody stops it, or it ends for good. */
   readonly wantsToRun: boolean;
   /** By policy, since it was last started by somebody. */

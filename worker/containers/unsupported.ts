@@ -41,12 +41,6 @@ export function refuseUnsupported(host: Fields): void {
       "--cgroup-parent is not supported: all containers of this host are below the one that shoald was started with (--cgroup-parent of shoald)",
     );
   }
-  if (host.texts("Links").length > 0) {
-    throw refusal(
-      "unimplemented",
-      "--link is not supported: put both containers on one network (docker network create), where each finds the other by its name",
-    );
-  }
   const windows = windowsLimits.find((name) => host.whole(name) !== 0);
   if (windows !== undefined) throw refusal("invalid-argument", `${windows} is for Windows containers only`);
 }

@@ -1,9 +1,10 @@
 /** What no container can be, refused with Docker's texts before anything is made. Pure. */
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import { capabilitiesOf } from "../engine/process.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
 import { signalNumber } from "../engine/signals.ts";
 import { parseDeviceRule } from "./device-rule.ts";
+import { checkEndpoint, parseLink } from "./endpoints.ts";
 import { portBindings } from "./ports.ts";
 
 export interface ValidationFacts {
@@ -23,7 +24,7 @@ const blkioWeightMost = 1000;
 const lengthLimit = 1 << 16;
 
 /** @returns Warnings for the client. @throws {ClusterError} `invalid-argument`. */
-export function validate({ config, hostConfig }: CreateRequest, facts: ValidationFacts): string[] {
+export function validate({ config, hostConfig, endpoints }: CreateRequest, facts: ValidationFacts): string[] {
   if (config.WorkingDir !== "" && !config.WorkingDir.startsWith("/")) {
     throw invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
   }
@@ -55,6 +56,19 @@ export function validate({ config, hostConfig }: CreateRequest, facts: Validatio
     }
   }
   portBindings(config, hostConfig);
+  for (const [name, endpoint] of Object.entries(endpoints)) {
+    try {
+      checkEndpoint(name, endpoint, undefined);
+    } catch (cause) {
+      throw invalid(`invalid config for network ${name}: ${errorText(cause)}`);
+    }
+  }
+  for (const link of hostConfig.Links ?? []) parseLink(link);
+  if (hostConfig.NetworkMode === "host" && (hostConfig.Links ?? []).length > 0) {
+    throw invalid(
+      "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+    );
+  }
   if (config.StopSignal !== "") signalNumber(config.StopSignal);
   hostConfig.DeviceCgroupRules.forEach(parseDeviceRule);
   const warnings = validateLimits(hostConfig, facts);

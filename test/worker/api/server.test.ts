@@ -18,7 +18,7 @@ import type { HostInterface, NodeView } from "../../../worker/api/deps.ts";
 import { containerName, createRequest, taskSpec } from "../../../worker/task/request.ts";
 import { assignment } from "../agent/fixtures.ts";
 import { FakeEngine } from "../../sim/engine.ts";
-import { FakeNetwork } from "../../sim/network.ts";
+import { FakeNetwork, fakeNetworks } from "../../sim/network.ts";
 
 const oneInterface: HostInterface[] = [{ name: "eth0", addresses: ["10.9.0.1"] }];
 const notMember =
@@ -71,13 +71,15 @@ class Host {
     return host;
   }
 
-  serve() {
+  async serve() {
+    const networks = await fakeNetworks(this.network, this.settings);
     return openFrontDoor({
       clock: systemClock,
       log: silentLog,
       settings: this.settings,
       engine: this.engine,
       network: this.network,
+      networks,
       toManager: this.#toManager,
       node: () => this.view,
       healthOf: () => undefined,
@@ -224,7 +226,8 @@ t.test("errors have the API's status, text and exact content type", async (t) =>
     ["GET", "/services/%ff%fe", 400, "'/services/%ff%fe' is not a valid url component"],
     ["GET", "/services", 503, notMember],
     ["GET", "/v1.50/swarm", 503, notMember],
-    ["POST", "/networks/create", 503, notMember],
+    ["POST", "/networks/create", 400, "invalid name: name is empty"],
+    ["DELETE", "/networks/nope", 404, "network nope not found"],
     ["POST", "/swarm/leave", 503, "This node is not part of a swarm"],
     ["POST", "/swarm/unlock", 503, "This node is not part of a swarm"],
   ] as const;
@@ -233,6 +236,12 @@ t.test("errors have the API's status, text and exact content type", async (t) =>
     t.strictSame([answer.status, messageOf(answer)], [status, message], `${method} ${path}`);
     t.equal(answer.headers["content-type"], "application/json");
   }
+  const overlay = await host.ask(
+    "POST",
+    "/networks/create",
+    JSON.stringify({ Name: "o", Driver: "overlay" }),
+  );
+  t.strictSame([overlay.status, messageOf(overlay)], [503, notMember], "the cluster's");
   host.become("worker");
   t.match(
     messageOf(await host.ask("GET", "/services")),
@@ -461,6 +470,64 @@ t.test("containers: list, inspect, logs and events", async (t) => {
   t.strictSame(JSON.parse((await host.ask("GET", "/containers/json")).body.toString()), []);
   const [ended] = JSON.parse((await host.ask("GET", "/containers/json?all=1")).body.toString()) as object[];
   t.match(ended, { State: "exited", Status: "Exited (3) Less than a second ago" });
+});
+
+t.test("networks of the host beside those of the cluster: made, found, listed, pruned", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const asked: string[] = [];
+  await host.manager(t, (request, response) => {
+    asked.push(`${request.method} ${request.url}`);
+    const shared = [
+      {
+        Name: "shared",
+        Id: "s1",
+        Driver: "overlay",
+        Scope: "swarm",
+        IPAM: { Config: [{ Subnet: "10.0.1.0/24" }] },
+      },
+    ];
+    response.setHeader("content-type", "application/json");
+    response.end(JSON.stringify(request.method === "POST" ? { NetworksDeleted: ["shared"] } : shared));
+  });
+  const create = (body: object) => host.ask("POST", "/networks/create", JSON.stringify(body));
+  const made = await create({
+    Name: "mine",
+    Labels: { a: "b" },
+    IPAM: { Config: [{ Subnet: "10.5.0.0/24" }] },
+  });
+  t.equal(made.status, 201);
+  const { Id } = JSON.parse(made.body.toString()) as { Id: string };
+  t.strictSame([messageOf(await create({ Name: "shared" }))], ["network with name shared already exists"]);
+  const within = await create({ Name: "x", IPAM: { Config: [{ Subnet: "10.0.0.0/16" }] } });
+  t.strictSame([within.status, /with network shared/.test(messageOf(within))], [403, true]);
+  t.equal(host.network.bridges[0]?.subnet, "10.5.0.0/24");
+  const names = async (filters: object) => {
+    const query = encodeURIComponent(JSON.stringify(filters));
+    const answer = await host.ask("GET", `/networks?filters=${query}`);
+    return (JSON.parse(answer.body.toString()) as { Name: string }[]).map(({ Name }) => Name);
+  };
+  t.strictSame(await names({}), ["bridge", "host", "none", "mine", "shared"]);
+  t.strictSame(
+    await names({ type: ["custom"], driver: ["bridge"] }),
+    ["mine", "shared"],
+    "the manager answers for its own",
+  );
+  t.strictSame(await names({ dangling: ["true"] }), ["mine", "shared"]);
+  t.strictSame(await names({ label: ["a=b"] }), ["mine", "shared"]);
+  t.strictSame(await names({ label: ["a=c"] }), ["shared"]);
+  t.match(JSON.parse((await host.ask("GET", `/networks/${Id.slice(0, 8)}`)).body.toString()), {
+    Name: "mine",
+    Scope: "local",
+    IPAM: { Config: [{ Subnet: "10.5.0.0/24", Gateway: "10.5.0.1" }] },
+    Labels: { a: "b" },
+    Containers: {},
+  });
+  const pruned = await host.ask("POST", "/networks/prune");
+  t.strictSame(JSON.parse(pruned.body.toString()), { NetworksDeleted: ["mine", "shared"] });
+  t.ok(asked.includes("POST /networks/prune"));
+  t.strictSame(host.network.bridges, []);
+  t.equal((await host.ask("POST", "/networks/mine/connect", JSON.stringify({ Container: "c" }))).status, 404);
 });
 
 t.test("the docker client understands version, info, ps, images, network ls and the refusals", async (t) => {

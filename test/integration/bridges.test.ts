@@ -1,0 +1,411 @@
+/** Bridge networks of one host, made and used by the unmodified docker client. */
+import Docker from "dockerode";
+import t from "tap";
+
+import { systemClock } from "../../runtime/clock.ts";
+import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
+import { insideNamespaces } from "./containerd.ts";
+import { LocalHost } from "./local-host.ts";
+
+insideNamespaces(import.meta.url);
+
+const host = await LocalHost.start("bridges");
+t.teardown(() => host.stop());
+const image = `${host.host.registry}/test/bb:1`;
+await pushImage(
+  host.host.registry,
+  "test/bb",
+  "1",
+  buildImage([await busyboxLayer()], { Cmd: ["sleep", "600"] }),
+);
+await host.engine.pull(image, {}, new AbortController().signal);
+const docker = (...args: string[]) => host.docker(...args);
+
+/** What the client printed, once it has succeeded. */
+async function ok(...args: string[]): Promise<string> {
+  const { code, out, err } = await docker(...args);
+  if (code !== 0) throw new Error(`docker ${args.join(" ")}: ${code}: ${err}`);
+  return out.trim();
+}
+
+/** What the client printed as its error, once it has failed. */
+async function refused(...args: string[]): Promise<string> {
+  const { code, out, err } = await docker(...args);
+  if (code === 0) throw new Error(`docker ${args.join(" ")} succeeded: ${out}`);
+  return err.trim();
+}
+
+const inspect = (name: string, format: string) => ok("inspect", "--format", format, name);
+const inside = (name: string, ...args: string[]) => docker("exec", name, ...args);
+const run = (name: string, ...args: string[]) => ok("run", "-d", "--name", name, ...args);
+const server = ["sh", "-c", "while :; do hostname | nc -l -p 80; done"];
+const addressOn = (name: string, network: string) =>
+  inspect(name, `{{(index .NetworkSettings.Networks "${network}").IPAddress}}`);
+
+/** What answers on the host itself. */
+const here = (where: string) => host.shell("", `busybox nc -w 1 ${where} < /dev/null`);
+const hasIptables = (await host.shell("", "iptables -S FORWARD")).code === 0;
+const lines = (text: string) => text.split("\n").toSorted();
+
+async function get(from: string, where: string): Promise<string> {
+  const { code, out } = await inside(from, "sh", "-c", `nc -w 2 ${where} < /dev/null`);
+  return code === 0 ? out.trim() : `exit ${code}`;
+}
+
+await t.test("create, ls, inspect, rm: subnets that are chosen, and those that are asked for", async (t) => {
+  const id = await ok("network", "create", "plain");
+  t.match(id, /^[0-9a-f]{64}$/);
+  t.match(await ok("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"), /^plain bridge local$/m);
+  t.equal(
+    await ok("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "plain"),
+    "172.17.0.1",
+  );
+  const asked =
+    "--subnet 10.99.0.0/24 --ip-range 10.99.0.128/25 --gateway 10.99.0.254 --aux-address router=10.99.0.129 --label tier=back " +
+    "-o com.docker.network.bridge.name=mine0 -o com.docker.network.driver.mtu=1400";
+  await ok("network", "create", ...asked.split(" "), "shaped");
+  t.strictSame(JSON.parse(await ok("network", "inspect", "--format", "{{json .IPAM.Config}}", "shaped")), [
+    {
+      Subnet: "10.99.0.0/24",
+      IPRange: "10.99.0.128/25",
+      Gateway: "10.99.0.254",
+      AuxiliaryAddresses: { router: "10.99.0.129" },
+    },
+  ]);
+  t.match(await host.shell("", "ip -4 -o address show mine0"), { out: /10\.99\.0\.254\/24/ });
+  t.equal(
+    await ok("network", "ls", "-q", "--no-trunc", "--filter", "label=tier=back"),
+    await ok("network", "inspect", "-f", "{{.Id}}", "shaped"),
+  );
+  await run("shaped1", "--network", "shaped", image);
+  t.equal(await addressOn("shaped1", "shaped"), "10.99.0.128", "from the range, no address that is left out");
+  t.match((await inside("shaped1", "ip", "link", "show", "eth0")).out, /mtu 1400/);
+  t.match(await refused("network", "create", "plain"), /network with name plain already exists/);
+  t.match(
+    await refused("network", "create", "--subnet", "10.99.0.128/25", "other"),
+    /Pool overlaps with other one on this address space: 10\.99\.0\.128\/25 with network shaped/,
+  );
+  t.match(
+    await refused("network", "create", "--subnet", "10.99.0.1/24", "other"),
+    /it should be 10\.99\.0\.0\/24/,
+  );
+  t.match(
+    await refused("network", "create", "bridge"),
+    /operation is not permitted on predefined bridge network/,
+  );
+  t.match(await refused("network", "rm", "host"), /host is a pre-defined network and cannot be removed/);
+  t.match(
+    await refused("network", "rm", "shaped"),
+    /network shaped has active endpoints \(name:"shaped1" id:"[0-9a-f]{12}"\)/,
+  );
+  t.match(await refused("network", "rm", "nope"), /network nope not found/);
+  await ok("rm", "-f", "shaped1");
+  await ok("network", "rm", "shaped", "plain");
+  t.match(await host.shell("", "ip link show mine0"), { code: 1 }, "its device is gone");
+});
+
+await t.test(
+  "containers know each other by name, alias and short id, on their own network only",
+  async (t) => {
+    await ok("network", "create", "red");
+    await ok("network", "create", "blue");
+    const id = await run("web", "--network", "red", "--network-alias", "www", image, ...server);
+    await run("client", "--network", "red", image);
+    await run("stranger", "--network", "blue", image);
+    await run("plain1", image);
+    for (const name of ["web", "www", id.slice(0, 12), "web.red", "WEB"]) {
+      t.equal(await get("client", `${name} 80`), id.slice(0, 12), name);
+    }
+    t.match((await inside("client", "nslookup", await addressOn("web", "red"))).out, /name = web\.red/);
+    t.match(await get("stranger", "web 80"), /^exit/, "no name of another network");
+    t.match(await get("stranger", `${await addressOn("web", "red")} 80`), /^exit/, "nor its address");
+    t.match(await get("plain1", "web 80"), /^exit/, "no names on the host's own bridge");
+    t.strictSame(
+      JSON.parse(await inspect("web", '{{json (index .NetworkSettings.Networks "red").DNSNames}}')),
+      ["web", "www", id.slice(0, 12)],
+    );
+    await ok("rename", "web", "site");
+    t.equal(await get("client", "site 80"), id.slice(0, 12), "a new name at once");
+    t.match(await get("client", "web 80"), /^exit/, "and not the old one");
+    await ok("rename", "site", "web");
+  },
+);
+
+await t.test("connect and disconnect while it runs, and while it does not", async (t) => {
+  await ok("network", "connect", "--alias", "guest", "red", "stranger");
+  const id = (await inspect("web", "{{.Id}}")).slice(0, 12);
+  t.equal(await get("stranger", "web 80"), id);
+  t.match((await inside("client", "nslookup", "guest")).out, await addressOn("stranger", "red"));
+  t.match(
+    await refused("network", "connect", "red", "stranger"),
+    /endpoint with name stranger already exists in network red/,
+  );
+  t.match(
+    (await inside("stranger", "ip", "route")).out,
+    /default via 172\.\d+\.0\.1 dev eth0/,
+    "blue comes before red",
+  );
+  await ok("network", "disconnect", "blue", "stranger");
+  t.match((await inside("stranger", "ip", "route")).out, /default via 172\.\d+\.0\.1 dev eth1/);
+  t.equal(await get("stranger", "web 80"), id, "names too");
+  t.match(await refused("network", "disconnect", "blue", "stranger"), /is not connected to network blue/);
+  await ok("network", "connect", "blue", "stranger");
+  t.equal(await get("stranger", "web 80"), id);
+  await ok("network", "disconnect", "red", "stranger");
+  t.match(await get("stranger", "web 80"), /^exit/);
+  await ok("stop", "-t", "0", "stranger");
+  await ok("network", "connect", "red", "stranger");
+  await ok("start", "stranger");
+  t.equal(await get("stranger", "web 80"), id, "from its next start on");
+  t.match(
+    await refused("network", "connect", "host", "stranger"),
+    /cannot connect container to host network/,
+  );
+  await ok("rm", "-f", "stranger", "client", "web", "plain1");
+  await ok("network", "rm", "blue", "red");
+});
+
+await t.test("addresses, MACs, several networks at once, links", async (t) => {
+  await ok("network", "create", "--subnet", "10.98.0.0/24", "fixed");
+  await ok("network", "create", "free");
+  await run(
+    "aa",
+    "--network",
+    "fixed",
+    "--ip",
+    "10.98.0.50",
+    "--mac-address",
+    "02:42:ac:11:00:99",
+    image,
+    ...server,
+  );
+  t.equal(await addressOn("aa", "fixed"), "10.98.0.50");
+  t.match((await inside("aa", "ip", "link", "show", "eth0")).out, /02:42:ac:11:00:99/);
+  t.match(
+    await refused("run", "--rm", "--network", "fixed", "--ip", "10.98.0.50", image, "true"),
+    /failed to set up container networking: Address already in use/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "fixed", "--ip", "10.97.0.50", image, "true"),
+    /no configured subnet or ip-range contain the IP address 10\.97\.0\.50/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "free", "--ip", "172.17.0.9", image, "true"),
+    /user specified IP address is supported only when connecting to networks with user configured subnets/,
+  );
+  t.match(
+    await refused("run", "--rm", "--ip", "172.30.0.9", image, "true"),
+    /user specified IP address is supported on user defined networks only/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "nope", image, "true"),
+    /failed to set up container networking: network nope not found/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "swarm-only", image, "true"),
+    /cannot be on the swarm's networks yet/,
+  );
+  await run("bb", "--network", "fixed", "--network", "name=free,alias=both", "--link", "aa:db", image);
+  t.match(await get("bb", "db 80"), /^[0-9a-f]{12}$/, "a link on a network of users");
+  t.match((await inside("bb", "ip", "-o", "-4", "address")).out, /eth1/);
+  await run("cc", "--network", "free", image);
+  t.match((await inside("cc", "nslookup", "both")).out, await addressOn("bb", "free"));
+  await run("old", image, ...server);
+  await run("new", "--link", "old:legacy", image);
+  t.match(await get("new", "legacy 80"), /^[0-9a-f]{12}$/, "a link on the host's own bridge");
+  await run("joined", "--network", "container:aa", image);
+  t.match((await inside("joined", "ip", "-o", "-4", "address")).out, /10\.98\.0\.50/);
+  await ok("rm", "-f", "aa", "bb", "cc", "old", "new", "joined");
+  await ok("network", "rm", "fixed", "free");
+});
+
+await t.test("internal networks, networks whose containers do not talk", async (t) => {
+  await ok("network", "create", "--internal", "cell");
+  await ok("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "quiet");
+  await run("in1", "--network", "cell", "-p", "8088:80", image, ...server);
+  await run("in2", "--network", "cell", image);
+  t.match(await get("in2", "in1 80"), /^[0-9a-f]{12}$/);
+  t.match(await here("127.0.0.1 8088"), { code: 1 }, "publishes nothing");
+  await run("open1", image, ...server);
+  t.match(await get("in2", `${await addressOn("open1", "bridge")} 80`), /^exit/);
+  await run("q1", "--network", "quiet", "-p", "8089:80", image, ...server);
+  await run("q2", "--network", "quiet", image);
+  t.match(await get("q2", "q1 80"), /^exit/);
+  t.match(await get("q2", "172.30.0.1 8089"), /^[0-9a-f]{12}$/, "but by what it publishes");
+  await ok("rm", "-f", "in1", "in2", "open1", "q1", "q2");
+  t.match(await ok("network", "prune", "-f"), /cell[^]*quiet|quiet[^]*cell/);
+});
+
+await t.test("published ports: one address, ranges, conflicts, loopback and hairpin", async (t) => {
+  await ok("network", "create", "pub");
+  const id = (
+    await run("p1", "--network", "pub", "-p", "127.0.0.1:8090:80", "-p", "8091-8092:80", image, ...server)
+  ).slice(0, 12);
+  t.match(await here("127.0.0.1 8090"), { out: id });
+  t.match(await here("172.30.0.1 8090"), { code: 1 }, "at that address only");
+  t.match(await here("127.0.0.1 8091"), { out: id });
+  t.equal(await get("p1", "172.30.0.1 8091"), id, "from itself");
+  t.strictSame(JSON.parse(await inspect("p1", "{{json .NetworkSettings.Ports}}")), {
+    "80/tcp": [
+      { HostIp: "127.0.0.1", HostPort: "8090" },
+      { HostIp: "0.0.0.0", HostPort: "8091" },
+      { HostIp: "::", HostPort: "8091" },
+    ],
+  });
+  const ports = ["80/tcp -> 0.0.0.0:8091", "80/tcp -> 127.0.0.1:8090", "80/tcp -> [::]:8091"];
+  t.strictSame(lines(await ok("port", "p1")), ports);
+  t.match(await here("::1 8091"), { out: id }, "by IPv6 as well");
+  t.match(await here("::1 8090"), { code: 1 });
+  t.match(
+    await refused("run", "--rm", "-p", "8091:80", image, "true"),
+    /driver failed programming external connectivity on endpoint .*: Bind for 0\.0\.0\.0:8091 failed: port is already allocated/,
+  );
+  await run("p2", "-p", "8091-8092:80", image, ...server);
+  t.match(await ok("port", "p2"), "80/tcp -> 0.0.0.0:8092", "the next one of the range");
+  t.match(
+    await refused("run", "--rm", "-p", "203.0.113.9:80:80", image, "true"),
+    /cannot assign requested address/,
+  );
+  await run("p3", "--expose", "80", "-P", image, ...server);
+  const [, chosen = ""] = /0\.0\.0\.0:(\d+)/.exec(await ok("port", "p3")) ?? [];
+  t.match(await here(`127.0.0.1 ${chosen}`), { code: 0 });
+  await ok("rm", "-f", "p1", "p2", "p3");
+  t.match(await here("127.0.0.1 8091"), { code: 1 });
+  await ok("network", "rm", "pub");
+});
+
+await t.test("a worker that was away finds networks, names, addresses and ports as they were", async (t) => {
+  await ok("network", "create", "--label", "kept=yes", "lasting");
+  const id = (await run("l1", "--network", "lasting", "-p", "8095:80", image, ...server)).slice(0, 12);
+  await run("l2", "--network", "lasting", image);
+  const before = await addressOn("l1", "lasting");
+  await host.away(async () => {
+    t.match(await here("127.0.0.1 8095"), { out: id }, "meanwhile");
+  });
+  t.equal(await addressOn("l1", "lasting"), before);
+  t.equal(await get("l2", "l1 80"), id);
+  t.match(await here("127.0.0.1 8095"), { out: id });
+  t.equal(
+    await ok("network", "ls", "-q", "--no-trunc", "-f", "label=kept"),
+    await ok("network", "inspect", "-f", "{{.Id}}", "lasting"),
+  );
+  await run("l3", "--network", "lasting", image);
+  t.not(await addressOn("l3", "lasting"), before, "no address twice");
+  await ok("network", "disconnect", "lasting", "l2");
+  await ok("rm", "-f", "l1", "l2", "l3");
+  await ok("network", "rm", "lasting");
+  t.strictSame(host.warnings, []);
+});
+
+await t.test("a host that was started anew has its networks, its containers their names", async (t) => {
+  const network = await ok("network", "create", "--subnet", "10.96.0.0/24", "rooted");
+  const id = (await run("b1", "--network", "rooted", "--ip", "10.96.0.7", image, ...server)).slice(0, 12);
+  await run("b2", "--network", "rooted", image);
+  await ok("stop", "-t", "0", "b1", "b2");
+  const device = `br-${network.slice(0, 12)}`;
+  await host.away(async () => {
+    const left = `ip link del ${device}; nft delete table ip shoal_net; rm -rf ${host.settings.runDir}/network`;
+    t.match(await host.shell("", left), { code: 0 });
+  });
+  t.match(
+    await host.shell("", `ip -4 -o address show ${device}`),
+    { out: /10\.96\.0\.1\/24/ },
+    "before anybody needs it",
+  );
+  await ok("start", "b1", "b2");
+  t.equal(await get("b2", "b1 80"), id);
+  t.equal(await addressOn("b1", "rooted"), "10.96.0.7");
+  await ok("rm", "-f", "b1", "b2");
+  await ok("network", "rm", "rooted");
+});
+
+await t.test(
+  "where the host drops what is forwarded, as beside Docker, containers reach each other all the same",
+  { skip: hasIptables ? false : "no iptables here" },
+  async (t) => {
+    await ok("network", "create", "beside");
+    const id = (await run("d1", "--network", "beside", image, ...server)).slice(0, 12);
+    await run("d2", "--network", "beside", image);
+    await host.shell(
+      "",
+      "iptables -P FORWARD DROP; iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER",
+    );
+    t.match(await get("d2", "d1 80"), /^exit/, "until it is noticed");
+    await host.away(async () => undefined);
+    t.equal(await get("d2", "d1 80"), id);
+    t.match(await host.shell("", "iptables -S DOCKER-USER"), {
+      out: /devgroup --src-group 0x5348 -j ACCEPT/,
+    });
+    t.match(await host.shell("", "iptables -S FORWARD"), {
+      out: /^-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n$/,
+    });
+    await ok("rm", "-f", "d1", "d2");
+    await ok("network", "rm", "beside");
+  },
+);
+
+await t.test("events of networks", async (t) => {
+  await ok("network", "create", "told");
+  await run("e1", "--network", "told", image);
+  await ok("rm", "-f", "e1");
+  await ok("network", "rm", "told");
+  const untilS = String(Math.ceil(systemClock.now() / 1_000) + 1); // The client cuts what is less than a second.
+  const told = await ok(
+    "events",
+    "--since",
+    "1m",
+    "--until",
+    untilS,
+    "--filter",
+    "type=network",
+    "--filter",
+    "network=told",
+    "--format",
+    "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}",
+  );
+  t.strictSame(
+    told.split("\n"),
+    ["create", "connect", "disconnect", "destroy"].map((action) => `${action} told bridge`),
+  );
+});
+
+await t.test("the same by dockerode", async (t) => {
+  const client = new Docker({ socketPath: host.settings.socket });
+  const network = await client.createNetwork({ Name: "rode", Labels: { by: "sdk" } });
+  const container = await client.createContainer({
+    name: "r1",
+    Image: image,
+    NetworkingConfig: { EndpointsConfig: { rode: { Aliases: ["one"] } } },
+    HostConfig: { NetworkMode: "rode", PortBindings: { "80/tcp": [{ HostIp: "127.0.0.1", HostPort: "0" }] } },
+    ExposedPorts: { "80/tcp": {} },
+  });
+  await container.start();
+  const seen = await network.inspect();
+  t.strictSame(Object.keys(seen.Containers ?? {}), [container.id]);
+  t.match(await container.inspect(), {
+    NetworkSettings: {
+      SandboxKey: /netns/,
+      Ports: { "80/tcp": [{ HostIp: "127.0.0.1", HostPort: /^\d+$/ }] },
+      Networks: {
+        rode: {
+          Aliases: ["one"],
+          NetworkID: network.id,
+          IPPrefixLen: 16,
+          DNSNames: ["r1", "one", container.id.slice(0, 12)],
+        },
+      },
+    },
+  });
+  const other = await client.createNetwork({ Name: "rode2", Internal: true });
+  await other.connect({ Container: "r1", EndpointConfig: { Aliases: ["two"] } });
+  t.match(await container.inspect(), { NetworkSettings: { Networks: { rode: {}, rode2: { Gateway: "" } } } });
+  await t.rejects(network.remove(), /active endpoints/);
+  await other.disconnect({ Container: "r1" });
+  await container.remove({ force: true });
+  t.strictSame(
+    (await client.listNetworks({ filters: JSON.stringify({ label: ["by=sdk"] }) })).map(({ Name }) => Name),
+    ["rode"],
+  );
+  await network.remove();
+  await other.remove();
+});
