@@ -33,7 +33,7 @@ export interface CommandOutcome {
 
 export class Host {
   readonly index: number;
-  readonly address: string;
+  address: string;
   readonly nodeId: NodeId;
   readonly netns: string;
   readonly runDir: string;

@@ -28,6 +28,8 @@ const packages: Readonly<Record<string, string>> = {
   nft: "nftables",
   conntrack: "conntrack",
   unshare: "util-linux",
+  nsenter: "util-linux",
+  ping: "iputils-ping",
   umount: "mount",
   mount: "mount",
 };

@@ -10,6 +10,9 @@ import type { Random } from "../../runtime/random.ts";
 import { addressNumber, addressText, blockText, parseCidr } from "./addresses.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
+import { probesOf } from "./examine.ts";
+import type { Finding, Peer } from "./examine.ts";
+import { makeProbes } from "./examiner.ts";
 import { Fabric } from "./fabric.ts";
 import { hostsText, resolvConfText, sharedHostsText } from "./files.ts";
 import type { FileTexts, Journal, TaskRecord } from "./journal.ts";
@@ -17,7 +20,7 @@ import type { Namespaces } from "./namespace.ts";
 import type { Attached, AttachedRecord, AttachRequest, HostNetwork, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
 import { hostBridge, portName } from "./objects.ts";
-import type { HostState } from "./objects.ts";
+import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hostPorts, prepareLinks, usesBridge } from "./prepare.ts";
 import type { BridgeSettings } from "./prepare.ts";
@@ -27,7 +30,7 @@ import { Flows, untilUnused } from "./flows.ts";
 import { MeshPorts } from "./mesh.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
-import { rulesText } from "./rules.ts";
+import { rulesetOf } from "./rules.ts";
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
@@ -67,6 +70,10 @@ export interface HostParts {
 /** How many namespaces are made at the same time; more only queue at the kernel's one lock. */
 const maxParallelNamespaces = 4;
 const bridgeMtu = 1500;
+/** How often the kernel is compared with what it should hold. */
+const lookEveryMs = 5_000;
+/** Findings named in one line of the log. */
+const mostFindings = 10;
 
 /** What a round could not do. */
 interface Trouble {
@@ -94,6 +101,10 @@ export class KernelNetwork implements HostNetwork {
   /** Built when somebody asks, dropped when something changed. */
   #table: NameTable | undefined;
   #askers: ReadonlyMap<string, Asker> = new Map();
+  readonly #ending = new AbortController();
+  #stopLooking = (): void => undefined;
+  /** Of the last look; what it could not mend is said once. */
+  #seen: { readonly found: readonly string[]; readonly unmended: string } = { found: [], unmended: "" };
 
   constructor(parts: HostParts, adopted: readonly TaskRecord[], wanted: WantedNetworks | undefined) {
     this.#parts = parts;
@@ -123,6 +134,15 @@ export class KernelNetwork implements HostNetwork {
   /** Brings the kernel in line with what was adopted; without it nothing is wrong yet, only old. */
   async open(): Promise<void> {
     await this.#fabric.open();
+    let looking = false;
+    this.#stopLooking = this.#parts.clock.every(lookEveryMs, () => {
+      if (looking) return;
+      looking = true;
+      this.#rounds
+        .enqueue({ kind: "look" }, this.#ending.signal)
+        .catch((reason: unknown) => this.#ending.signal.aborted || this.#parts.warn(errorText(reason)))
+        .finally(() => (looking = false));
+    });
     if (this.#wanted === undefined && this.#records.size === 0) return;
     this.#report("the network is not as it was before the restart", await this.#bringInLine());
   }
@@ -154,13 +174,34 @@ export class KernelNetwork implements HostNetwork {
       .map(({ request: { taskId, containerId }, attached }) => ({ taskId, containerId, attached }));
   }
 
+  async examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]> {
+    await this.#rounds.enqueue({ kind: "look" }, signal);
+    const { found, unmended } = this.#seen;
+    const kernel = { test: "kernel", peer: "", subject: "" } as const;
+    const state = {
+      wanted: this.#wanted,
+      records: [...this.#records.values()],
+      underlayMtu: await this.#fabric.underlayMtu(this.#wanted),
+      refusedPorts: this.#mesh.refused,
+    };
+    const probed = await makeProbes(this.#parts, probesOf(state, peers), signal);
+    if (unmended !== "") return [{ ...kernel, state: "broken", text: unmended }, ...probed];
+    const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
+    return [{ ...kernel, state: "ok", text }, ...probed];
+  }
+
   async close(): Promise<void> {
+    this.#stopLooking();
+    this.#ending.abort(new ClusterError("unavailable", "the host's network is shutting down"));
     await this.#rounds.close();
     this.#names.close();
     this.#parts.ports.close();
   }
 
   async #round(round: readonly Job[]): Promise<void> {
+    const looks = round.filter(({ work }) => work.kind === "look");
+    if (looks.length > 0) await this.#look(); // First, while all should be as the last round left it.
+    for (const job of looks) job.done(undefined);
     const applies = round.filter(({ work }) => work.kind === "apply");
     for (const job of applies) await this.#take(job);
     const removed = new Map<Job, TaskRecord | undefined>();
@@ -187,6 +228,46 @@ export class KernelNetwork implements HostNetwork {
       ({ work }) => work.kind === "attach" && this.#isUnfinished(work.request.taskId),
     );
     await this.#abandon(failed.flatMap(({ work }) => (work.kind === "attach" ? [work.request.taskId] : [])));
+  }
+
+  /**
+   * Compares the kernel with what it should hold, mends what differs, and says so. On a host without tasks and overlays
+   * there is nothing to look at.
+   */
+  async #look(): Promise<void> {
+    if (this.#records.size === 0 && (this.#wanted?.networks.length ?? 0) === 0) return;
+    const trouble: string[] = [];
+    let found: string[] = [];
+    try {
+      const state = await this.#state();
+      const fabric = await this.#fabric.look(state);
+      found = [...fabric.found, ...(await this.#rules.look())];
+      for (const port of fabric.lost) {
+        await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
+      }
+      const { all, overlay, tasks } = await this.#program(new Set());
+      trouble.push(
+        ...[all?.message, overlay?.message, ...tasks.values()].filter((text) => text !== undefined),
+      );
+    } catch (reason) {
+      trouble.push(errorText(reason));
+    }
+    const unmended = trouble.join("; ");
+    const before = this.#seen.unmended;
+    this.#seen = { found, unmended };
+    if (unmended !== "" && unmended !== before) {
+      this.#parts.warn(`the host's network is not as it should be, and cannot be mended: ${unmended}`);
+    }
+    if (found.length === 0 || unmended !== "") return;
+    this.#parts.warn(`the host's network was not as it was left, and is mended: ${some(found)}`);
+  }
+
+  async #relink({ taskId, bridge }: LocalPort): Promise<void> {
+    const record = this.#records.get(taskId);
+    if (record?.attached.kind !== "namespace") return;
+    const { attached, mtus } = record;
+    const links = attached.addresses.map((address, index) => ({ ...address, mtu: mtus[index] ?? bridgeMtu }));
+    await this.#parts.namespaces.relink(taskId, links, bridge);
   }
 
   #isUnfinished(taskId: TaskId): boolean {
@@ -303,12 +384,16 @@ export class KernelNetwork implements HostNetwork {
   async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
     this.#askers = askersOf(this.#wanted, this.#records);
+    return await this.#program(dying);
+  }
+
+  async #program(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
       const state = await this.#state();
       const { tasks, overlay } = await this.#fabric.sync(state, dying);
       const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
       const rules = rulesOf(state, this.#records, mesh);
-      await this.#rules.load(rulesText(rules));
+      await this.#rules.load(rulesetOf(rules));
       await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));
       const texts = [...overlay, ...[...gateways.values()].map(({ message }) => message)];
@@ -405,6 +490,11 @@ function recordOf(
         ...shared,
       };
   return { state: "making", request, attached, mtus: links.map(({ mtu }) => mtu) };
+}
+
+function some(found: readonly string[]): string {
+  const rest = found.length - mostFindings;
+  return [...found.slice(0, mostFindings), ...(rest > 0 ? [`and ${rest} more`] : [])].join(", ");
 }
 
 /** Ids name files here. */

@@ -62,6 +62,16 @@ export class Namespaces {
     );
   }
 
+  /** Makes one of a task's links again, in the namespace it has: with one end of a link the other goes too. */
+  async relink(taskId: TaskId, links: readonly NamespaceLink[], bridge: string): Promise<void> {
+    await must(
+      this.#run,
+      `connect task ${taskId} again`,
+      ["nsenter", `--net=${this.path(taskId)}`, "ip", "-force", "-batch", "-"],
+      linkLines(taskId, links, { hostNamespace: this.#hostNamespace, bridge }).join("\n"),
+    );
+  }
+
   /** Of namespaces that are not there, removes nothing. Processes inside keep theirs until they end. */
   async remove(taskIds: readonly TaskId[]): Promise<void> {
     if (taskIds.length === 0) return;
@@ -110,8 +120,18 @@ export function namespaceLines(
   links: readonly NamespaceLink[],
   hostNamespace: string,
 ): string {
-  const lines = ["link set lo up"];
+  const lines = links.flatMap(({ bridge }) => linkLines(taskId, links, { hostNamespace, bridge }));
+  return ["link set lo up", ...lines].map((line) => `${line}\n`).join("");
+}
+
+function linkLines(
+  taskId: TaskId,
+  links: readonly NamespaceLink[],
+  { hostNamespace, bridge: wanted }: { readonly hostNamespace: string; readonly bridge: string },
+): string[] {
+  const lines: string[] = [];
   links.forEach(({ device, address, gateway, mac, mtu, bridge }, index) => {
+    if (bridge !== wanted) return;
     const block = parseCidr(address);
     lines.push(
       `link add ${device} address ${mac} mtu ${mtu} up type veth ` +
@@ -131,7 +151,7 @@ export function namespaceLines(
       `rule add from ${block.address} lookup ${table}`,
     );
   });
-  return lines.map((line) => `${line}\n`).join("");
+  return lines;
 }
 
 function octalText(octal: string): string {

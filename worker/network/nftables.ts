@@ -1,20 +1,33 @@
-/** Loads the table of `rules.ts` where it differs from what was loaded. */
+/** Keeps our table as wanted: loads what differs from what was loaded, and looks whether it is still there. */
 import { writeFile } from "node:fs/promises";
 
 import type { Clock } from "../../runtime/clock.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
+import {
+  chainDifferences,
+  chainsCommand,
+  hookRules,
+  parseRules,
+  tableCommand,
+  tableDifferences,
+} from "./rules-observe.ts";
+import { changeText, rulesetText, shapeOf } from "./ruleset.ts";
+import type { Ruleset } from "./ruleset.ts";
 
-/** After this long the same text is loaded again, in case somebody else flushed the kernel's rules. */
-const trustMs = 60_000;
+/** A look at every rule takes at most this part of the time; in between, a cheap one sees what was flushed. */
+const lookRatio = 0.01;
 
 export class Rules {
   readonly #clock: Clock;
   readonly #run: Run;
   /** `nft` reads a file: it refuses the socket that a child of ours has as its input. */
   readonly #file: string;
-  #loaded = "";
-  #loadedAtMs = 0;
+  /** Undefined while what the kernel has is not known. */
+  #loaded: Ruleset | undefined;
+  /** How the kernel prints the rules of hooks, for rulesets of one shape. */
+  #known: { readonly shape: string; readonly rules: ReadonlyMap<string, string> } | undefined;
+  #nextLookAtMs = 0;
 
   constructor({ clock, run, file }: { clock: Clock; run: Run; file: string }) {
     this.#clock = clock;
@@ -22,13 +35,58 @@ export class Rules {
     this.#file = file;
   }
 
-  /** The same text again costs nothing; the kernel takes all of a text or nothing. */
-  async load(text: string): Promise<void> {
+  /**
+   * The same ruleset again costs nothing, and a change costs what changed; the kernel takes all of it or nothing. Where
+   * it does not take a change, the table is not as it was left, and is replaced.
+   */
+  async load(wanted: Ruleset): Promise<void> {
+    const before = this.#loaded;
+    const change = before === undefined ? undefined : changeText(before, wanted);
+    if (change === "") return;
+    this.#loaded = undefined;
+    const taken = change !== undefined && (await this.#offer(change)).code === 0;
+    if (!taken) {
+      await writeFile(this.#file, rulesetText(wanted), { mode: 0o600 });
+      await must(this.#run, "load the firewall rules of tasks", ["nft", "-f", this.#file]);
+      this.#nextLookAtMs = 0; // A table of a new shape is soon looked at, so that its rules are known.
+    }
+    this.#loaded = wanted;
+  }
+
+  /** @returns what is not as it was loaded, in words; the next `load` then replaces all. */
+  async look(): Promise<string[]> {
+    const wanted = this.#loaded;
+    if (wanted === undefined) return [];
+    const startMs = this.#clock.monotonic();
+    const found = startMs < this.#nextLookAtMs ? await this.#glance(wanted) : await this.#inspect(wanted);
+    if (found.length > 0) this.#loaded = undefined;
+    return found;
+  }
+
+  async #glance(wanted: Ruleset): Promise<string[]> {
+    return chainDifferences(wanted, await this.#read(chainsCommand));
+  }
+
+  async #inspect(wanted: Ruleset): Promise<string[]> {
+    const startMs = this.#clock.monotonic();
+    const glimpse = await this.#glance(wanted);
+    if (glimpse.length > 0) return glimpse; // `nft` cannot list a table that is not there.
+    const observed = await this.#read(tableCommand);
     const nowMs = this.#clock.monotonic();
-    if (text === this.#loaded && nowMs - this.#loadedAtMs < trustMs) return;
+    this.#nextLookAtMs = nowMs + (nowMs - startMs) / lookRatio;
+    const shape = shapeOf(wanted);
+    const known = this.#known?.shape === shape ? this.#known.rules : undefined;
+    const found = tableDifferences(wanted, observed, known);
+    if (found.length === 0) this.#known = { shape, rules: known ?? hookRules(wanted, observed) };
+    return found;
+  }
+
+  async #read(argv: readonly string[]): Promise<ReturnType<typeof parseRules>> {
+    return parseRules(await must(this.#run, "read the firewall rules of tasks", argv));
+  }
+
+  async #offer(text: string): Promise<{ readonly code: number }> {
     await writeFile(this.#file, text, { mode: 0o600 });
-    await must(this.#run, "load the firewall rules of tasks", ["nft", "-f", this.#file]);
-    this.#loaded = text;
-    this.#loadedAtMs = nowMs;
+    return await this.#run(["nft", "-f", this.#file]);
   }
 }

@@ -13,7 +13,9 @@ const maxQueue = 10_000;
 export type Work =
   | { readonly kind: "apply"; readonly wanted: WantedNetworks }
   | { readonly kind: "attach"; readonly request: AttachRequest }
-  | { readonly kind: "detach"; readonly taskId: TaskId };
+  | { readonly kind: "detach"; readonly taskId: TaskId }
+  /** Look whether the kernel still has all that it should. */
+  | { readonly kind: "look" };
 
 export interface Job {
   readonly work: Work;
@@ -92,7 +94,7 @@ export class Rounds {
     const seen = new Set<TaskId>();
     let end = 0;
     for (const { work } of this.#queue) {
-      if (work.kind !== "apply") {
+      if (work.kind === "attach" || work.kind === "detach") {
         const taskId = work.kind === "attach" ? work.request.taskId : work.taskId;
         if (seen.has(taskId)) break;
         seen.add(taskId);

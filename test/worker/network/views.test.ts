@@ -54,6 +54,8 @@ t.test(
       serviceName: "s",
       address: `10.0.${index}.2`,
       aliases: [],
+      localFirst: false,
+      within: [],
       ports: index === 0 ? [{ protocol: "tcp" as const, publishedPort: 80, targetPort: 8080 }] : [],
     }));
     const state = { wanted: wanted({ services }), ports: [], bridge: undefined, underlayMtu: 1500 };
