@@ -231,6 +231,47 @@ for (const { what, on, argv, says } of attacks) {
   });
 }
 
+await t.test(
+  "beside Docker, which drops what is forwarded by default, tasks are reached within 10 s",
+  async (t) => {
+    for (const host of [one, two]) {
+      host.warnings.length = 0;
+      const script =
+        "iptables -N DOCKER-USER && iptables -A FORWARD -j DOCKER-USER && iptables -P FORWARD DROP";
+      const { code, output } = host.run("sh", "-c", script);
+      t.equal(code, 0, output);
+    }
+    for (const host of [one, two]) {
+      const tookMs = await said(host, /DOCKER-USER of iptables did not accept what tasks send/);
+      t.ok(tookMs <= healMs, `said after ${Math.round(tookMs)} ms`);
+    }
+    await heals();
+    t.equal(one.run("iptables", "-S", "FORWARD").output.includes("DROP"), true, "their policy is theirs");
+    for (const host of [one, two])
+      host.run("sh", "-c", "iptables -P FORWARD ACCEPT; iptables -F; iptables -X");
+  },
+);
+
+await t.test(
+  "a firewall written by hand is its owner's: the log says what to accept, and that helps",
+  async (t) => {
+    one.warnings.length = 0;
+    one.run(
+      "nft",
+      "add table inet own; add chain inet own fwd { type filter hook forward priority 10; policy drop; }",
+    );
+    await said(
+      one,
+      /inet own fwd drops what is forwarded.*nft insert rule inet own fwd iifgroup 21320 accept/,
+    );
+    for (const match of ["iifgroup", "oifgroup"]) {
+      t.equal(one.run("nft", "insert", "rule", "inet", "own", "fwd", match, "21320", "accept").code, 0);
+    }
+    await heals();
+    one.run("nft", "delete", "table", "inet", "own");
+  },
+);
+
 await t.test("a look mends what differs and touches nothing else", async (t) => {
   const state = (): string[] =>
     [

@@ -30,6 +30,7 @@ const packages: Readonly<Record<string, string>> = {
   unshare: "util-linux",
   nsenter: "util-linux",
   ping: "iputils-ping",
+  iptables: "iptables",
   umount: "mount",
   mount: "mount",
 };

@@ -8,6 +8,7 @@ import type { PublishedPort } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { addressNumber, addressText, blockText, parseCidr } from "./addresses.ts";
+import { Coexistence } from "./coexist.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
 import { probesOf } from "./examine.ts";
@@ -91,6 +92,7 @@ export class KernelNetwork implements HostNetwork {
   readonly #rules: Rules;
   readonly #upstream: Upstream;
   readonly #names: NameServer;
+  readonly #coexistence: Coexistence;
   readonly #mesh: MeshPorts;
   readonly #flows: Flows;
   readonly #rounds = new Rounds((round) => this.#round(round));
@@ -114,6 +116,7 @@ export class KernelNetwork implements HostNetwork {
       run: parts.run,
       file: `${parts.settings.runDir}/network/rules.nft`,
     });
+    this.#coexistence = new Coexistence(parts);
     this.#mesh = new MeshPorts(parts);
     this.#flows = new Flows(parts);
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
@@ -242,6 +245,7 @@ export class KernelNetwork implements HostNetwork {
       const state = await this.#state();
       const fabric = await this.#fabric.look(state);
       found = [...fabric.found, ...(await this.#rules.look())];
+      found.push(...(await this.#coexistence.admit(this.#rules.foreign)));
       for (const port of fabric.lost) {
         await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
       }

@@ -12,6 +12,7 @@ import {
   tableCommand,
   tableDifferences,
 } from "./rules-observe.ts";
+import type { ForeignChain } from "./rules-observe.ts";
 import { changeText, rulesetText, shapeOf } from "./ruleset.ts";
 import type { Ruleset } from "./ruleset.ts";
 
@@ -28,6 +29,7 @@ export class Rules {
   /** How the kernel prints the rules of hooks, for rulesets of one shape. */
   #known: { readonly shape: string; readonly rules: ReadonlyMap<string, string> } | undefined;
   #nextLookAtMs = 0;
+  #foreign: readonly ForeignChain[] = [];
 
   constructor({ clock, run, file }: { clock: Clock; run: Run; file: string }) {
     this.#clock = clock;
@@ -53,6 +55,11 @@ export class Rules {
     this.#loaded = wanted;
   }
 
+  /** Chains of other tables, as of the last look. */
+  get foreign(): readonly ForeignChain[] {
+    return this.#foreign;
+  }
+
   /** @returns what is not as it was loaded, in words; the next `load` then replaces all. */
   async look(): Promise<string[]> {
     const wanted = this.#loaded;
@@ -64,7 +71,9 @@ export class Rules {
   }
 
   async #glance(wanted: Ruleset): Promise<string[]> {
-    return chainDifferences(wanted, await this.#read(chainsCommand));
+    const observed = await this.#read(chainsCommand);
+    this.#foreign = observed.foreign;
+    return chainDifferences(wanted, observed);
   }
 
   async #inspect(wanted: Ruleset): Promise<string[]> {

@@ -2,15 +2,26 @@
 import { elementKey, rulesTable } from "./ruleset.ts";
 import type { Ruleset } from "./ruleset.ts";
 
-/** Prints every chain's place in the kernel, and no rule: cheap, and enough to see that somebody flushed. */
-export const chainsCommand = ["nft", "-j", "list", "chains", "ip"] as const;
+/** Prints every chain's place in the kernel, those of others too, and no rule: cheap, and enough to see that somebody flushed. */
+export const chainsCommand = ["nft", "-j", "list", "chains"] as const;
 /** Prints all; its cost grows with the number of services. */
 export const tableCommand = ["nft", "-j", "list", "table", "ip", rulesTable] as const;
 
 type Row = Readonly<Record<string, unknown>>;
 
+/** A chain of another's table. */
+export interface ForeignChain {
+  readonly family: string;
+  readonly table: string;
+  readonly name: string;
+  /** Empty for chains that the kernel does not call. */
+  readonly hook: string;
+  readonly policy: string;
+}
+
 export interface ObservedRules {
   readonly exists: boolean;
+  readonly foreign: readonly ForeignChain[];
   /** "type hook prio policy" of hooks, empty for other chains. */
   readonly chains: ReadonlyMap<string, string>;
   /** Elements as `ruleset.ts` writes them, without quotes. */
@@ -24,13 +35,17 @@ export function parseRules(output: string): ObservedRules {
   const chains = new Map<string, string>();
   const containers = new Map<string, ReadonlySet<string>>();
   const rules = new Map<string, string[]>();
+  const foreign: ForeignChain[] = [];
   let exists = false;
   const parsed: unknown = JSON.parse(output);
   const list = row(parsed)["nftables"];
   for (const entry of Array.isArray(list) ? list.map(row) : []) {
     const [kind = "", value] = Object.entries(entry)[0] ?? [];
     const item = row(value);
-    if ((item["table"] ?? item["name"]) !== rulesTable) continue;
+    if (item["family"] !== "ip" || (item["table"] ?? item["name"]) !== rulesTable) {
+      if (kind === "chain") foreign.push(foreignChain(item));
+      continue;
+    }
     if (kind === "table") exists = true;
     const name = String(item["name"]);
     if (kind === "chain") {
@@ -47,7 +62,17 @@ export function parseRules(output: string): ObservedRules {
       rules.set(chain, [...(rules.get(chain) ?? []), JSON.stringify(item["expr"])]);
     }
   }
-  return { exists, chains, containers, rules };
+  return { exists, foreign, chains, containers, rules };
+}
+
+function foreignChain({ family, table, name, hook = "", policy = "" }: Row): ForeignChain {
+  return {
+    family: String(family),
+    table: String(table),
+    name: String(name),
+    hook: String(hook),
+    policy: String(policy),
+  };
 }
 
 /** What is seen without looking at rules and elements. */
