@@ -175,11 +175,11 @@ await t.test("who is connected stays so while new clients go elsewhere", async (
 
 await t.test("a service that nobody serves refuses at once", async (t) => {
   await setServing({ a: false, b: false });
-  const startedMs = performance.now();
-  t.equal(get(world.outside, one.address, 80), "ECONNREFUSED");
-  t.equal(get(three.netns, "127.0.0.1", 80), "ECONNREFUSED");
-  t.match(get(client, virtualIp, 8080), /EHOSTUNREACH|ECONNREFUSED/);
-  t.ok(performance.now() - startedMs < 4_000, "without waiting for a timeout");
+  const refusal = (from: string, host: string, port: number): string =>
+    inNamespace(from, [...probe, "refusal", host, String(port)]).output;
+  t.equal(refusal(world.outside, one.address, 80), "ECONNREFUSED at once");
+  t.equal(refusal(three.netns, "127.0.0.1", 80), "ECONNREFUSED at once");
+  t.match(refusal(client, virtualIp, 8080), /^(EHOSTUNREACH|ECONNREFUSED) at once$/);
   await setServing({ a: true, b: true });
   t.equal(answers(world.outside, one.address, 80).length, 2);
 });
