@@ -30,7 +30,8 @@ const nameSeconds = 3;
 const nameCount = 10_000;
 const changes = 60;
 const attaches = 20;
-const idleMs = 30_000;
+/** Of idleness, for each second of throughput asked for. */
+const idleMsPerSecond = 10_000;
 const backends = 10;
 const measureTimeoutMs = 60_000;
 
@@ -163,6 +164,7 @@ class NetworkBench implements Disposable {
   }
 
   async #idle(host: Host): Promise<void> {
+    const idleMs = this.#options.seconds * idleMsPerSecond;
     this.#say(`an idle host among ${this.#options.services} services, ${idleMs / 1_000} s`);
     const cpuMs = processorMs(host);
     await new Promise((resolve) => setTimeout(resolve, idleMs));
