@@ -164,10 +164,10 @@ const attacks: readonly {
     says: /the place of sv-\w+ on its bridge is gone/,
   },
   {
-    what: "routes flushed",
+    what: "routes deleted",
     on: one,
-    argv: ["ip", "route", "flush", "proto", "77"],
-    says: /the route to 10\.10\.1\.12 is gone/,
+    argv: ["ip", "route", "del", "10.10.1.10"],
+    says: /the route to 10\.10\.1\.10 is gone/,
   },
   {
     what: "next hops flushed",
