@@ -258,14 +258,14 @@ await t.test(
     one.warnings.length = 0;
     one.run(
       "nft",
-      "add table inet own; add chain inet own fwd { type filter hook forward priority 10; policy drop; }",
+      "add table inet own; add chain inet own transit { type filter hook forward priority 10; policy drop; }",
     );
     await said(
       one,
-      /inet own fwd drops what is forwarded.*nft insert rule inet own fwd iifgroup 21320 accept/,
+      /inet own transit drops what is forwarded.*nft insert rule inet own transit iifgroup 21320 accept/,
     );
     for (const match of ["iifgroup", "oifgroup"]) {
-      t.equal(one.run("nft", "insert", "rule", "inet", "own", "fwd", match, "21320", "accept").code, 0);
+      t.equal(one.run("nft", "insert", "rule", "inet", "own", "transit", match, "21320", "accept").code, 0);
     }
     await heals();
     one.run("nft", "delete", "table", "inet", "own");

@@ -18,9 +18,9 @@ t.test("only who drops what is forwarded needs anything", (t) => {
   t.equal(admissionOf([forward]).chain, "FORWARD");
   t.equal(admissionOf([forward, docker]).chain, "DOCKER-USER");
   t.strictSame(admissionOf([chain("ip6", "filter", "FORWARD", "forward", "drop")]), { advice: [] });
-  const { chain: none, advice } = admissionOf([chain("inet", "own", "fwd", "forward", "drop")]);
+  const { chain: none, advice } = admissionOf([chain("inet", "own", "transit", "forward", "drop")]);
   t.equal(none, undefined);
-  t.match(advice, [/inet own fwd drops .*iifgroup 21320 accept; .*oifgroup 21320 accept/]);
+  t.match(advice, [/inet own transit drops .*iifgroup 21320 accept; .*oifgroup 21320 accept/]);
   t.end();
 });
 
@@ -39,7 +39,7 @@ t.test("accepts are put where they are not, once", async (t) => {
     [...rules],
     ["FORWARD -m devgroup --src-group 21320 -j ACCEPT", "FORWARD -m devgroup --dst-group 21320 -j ACCEPT"],
   );
-  const own = chain("inet", "own", "fwd", "forward", "drop");
+  const own = chain("inet", "own", "transit", "forward", "drop");
   await coexistence.admit([own]);
   await coexistence.admit([own]);
   t.equal(warnings.length, 1);
