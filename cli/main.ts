@@ -27,6 +27,7 @@ const groups: Readonly<Record<string, { readonly description: string; load(): Pr
     description: "Move running tasks to nodes that have fewer",
     load: () => import("./commands/cluster.ts"),
   },
+  net: { description: "Examine what hosts share", load: () => import("./commands/net.ts") },
   ps: { description: "List containers of this host", load: () => import("./commands/system.ts") },
 };
 

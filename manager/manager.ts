@@ -259,6 +259,7 @@ export class Manager {
           signal: AbortSignal.any([signal, this.#replica.leaderReplaced]),
         });
       },
+      checkNetworks: (nodeIds, peersOf) => this.#telemetry.checkNetworks(nodeIds, peersOf),
       logs: (selector, options, signal) => this.#telemetry.logs(selector, options, signal),
       joinTokens: {
         rotate: (kind, tx) => {

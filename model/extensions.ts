@@ -1,4 +1,5 @@
 /** What services say beyond the Engine API, as labels under `shoal.`; any client can set them. */
+import { parseCidr, printCidr } from "./address.ts";
 import { type Constraint, parseConstraint } from "./constraint.ts";
 import { defaultProgressDeadlineMs, defaultRestartBackoffLimitMs } from "./defaults.ts";
 import { errorText } from "./errors.ts";
@@ -38,6 +39,10 @@ export interface Extensions {
   readonly updateSettleMs: number;
   /** `shoal.rebalance`: `never` keeps the service's tasks where they are. */
   readonly rebalance: "allowed" | "never";
+  /** `shoal.mesh`: with `local`, a host with a serving task gives clients of published ports to no other. */
+  readonly mesh: "any" | "local";
+  /** `shoal.publish.address`: canonical IPv4 CIDR of the host addresses that ports are published on; empty for all. */
+  readonly publishAddresses: readonly string[];
 }
 
 /** A worker that loses its manager finds another well within this. */
@@ -53,6 +58,8 @@ const defaults: Extensions = {
   updateDeadlineMs: defaultProgressDeadlineMs,
   updateSettleMs: 0,
   rebalance: "allowed",
+  mesh: "any",
+  publishAddresses: [],
 };
 
 type Reader = (value: string) => Partial<Extensions>;
@@ -69,6 +76,11 @@ const readers: Readonly<Record<string, Reader>> = {
     if (value !== "never" && value !== "allowed") throw new Error("never or allowed is accepted");
     return { rebalance: value };
   },
+  mesh: (value) => {
+    if (value !== "any" && value !== "local") throw new Error("any or local is accepted");
+    return { mesh: value };
+  },
+  "publish.address": (value) => ({ publishAddresses: parts(value).map(parseBlock) }),
 };
 
 const readByLabels = new WeakMap<Labels, Extensions>();
@@ -119,6 +131,15 @@ function parts(value: string): string[] {
     .split(",")
     .map((part) => part.trim())
     .filter((part) => part !== "");
+}
+
+/** An address alone is a block of one. */
+function parseBlock(text: string): string {
+  const block = parseCidr(text.includes("/") ? text : `${text}/32`);
+  if (block === undefined || text.includes(":")) {
+    throw new Error(`an IPv4 address or block such as 10.0.0.0/8 is expected, not ${JSON.stringify(text)}`);
+  }
+  return printCidr(block);
 }
 
 function parsePreference(text: string): Preference {

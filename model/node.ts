@@ -73,3 +73,8 @@ export interface Node {
   /** Address of its data path (VXLAN), no port; defaults to `status.address`. */
   readonly dataPathAddress?: string;
 }
+
+/** Where the node's VXLAN listens, no port; empty while nobody knows. */
+export function dataPathOf(node: Pick<Node, "dataPathAddress" | "status">): string {
+  return node.dataPathAddress ?? node.status.address;
+}

@@ -19,13 +19,17 @@ export function serviceWarnings(spec: ServiceSpec): string[] {
 }
 
 /** Labels that are understood but cannot act on a service of this mode or with these settings. */
-function idleExtensions({ labels, mode, update }: ServiceSpec): string[] {
+function idleExtensions({ labels, mode, update, endpoint }: ServiceSpec): string[] {
   const has = (name: string): boolean => labels[`shoal.${name}`] !== undefined;
   const { onUnreachable, updateSettleMs } = extensionsOf(labels);
   const warnings: string[] = [];
   const idle = (name: string, why: string): void => {
     if (has(name)) warnings.push(`label shoal.${name} does nothing here: ${why}`);
   };
+  if (!endpoint.ports.some(({ publishMode }) => publishMode === "ingress")) {
+    idle("mesh", "the service publishes no port in ingress mode");
+    idle("publish.address", "the service publishes no port in ingress mode");
+  }
   const isGlobal = mode.kind === "global" || mode.kind === "global-job";
   const isJob = mode.kind === "replicated-job" || mode.kind === "global-job";
   if (isGlobal && onUnreachable.kind !== "stop") {

@@ -1,5 +1,6 @@
 /** Log lines as they reach a reader of `service logs`: collected from workers, read by the API. */
 import type { NodeId, ServiceId, TaskId } from "../model/ids.ts";
+import type { NetworkCheckReply } from "./gen/shoal/telemetry.ts";
 
 export type LogStream = "stdout" | "stderr";
 
@@ -25,4 +26,13 @@ export interface LogLine {
   readonly atNs: string;
   /** As the container wrote it; the line break is included where there was one. */
   readonly line: Uint8Array;
+}
+
+/** What a node said of the networks it shares with others. */
+export interface CheckedNode {
+  readonly nodeId: NodeId;
+  /** Undefined when it did not answer. */
+  readonly reply?: NetworkCheckReply;
+  /** Empty when it answered. */
+  readonly problem: string;
 }

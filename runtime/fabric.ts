@@ -124,6 +124,8 @@ export function inboxPrefix(nodeId: string): string {
 export const subjects = {
   /** Requests for a node's log lines. */
   logRequests: (nodeId: string): string => `shoal.logs.${nodeId}`,
+  /** Questions to a node about the networks it shares with others. */
+  networkChecks: (nodeId: string): string => `shoal.network.${nodeId}`,
   /** Chunks of one request. */
   logChunks: (nodeId: string, requestId: string): string => `shoal.log.${nodeId}.${requestId}`,
 } as const;

@@ -34,6 +34,7 @@ import type { LocalEngine } from "./engine/local.ts";
 import type { HealthState } from "./health/state.ts";
 import type { LoggedTask } from "./logs/publish.ts";
 import { publishLogs } from "./logs/publish.ts";
+import { answerNetworkChecks } from "./network/answer.ts";
 import type { HostNetwork } from "./network/network.ts";
 
 /** Longest that a node's tasks may take to stop once it has left its cluster; the rest is removed by force. */
@@ -203,7 +204,10 @@ export class Worker {
     };
     loops.background(
       "telemetry",
-      fabric.run(loops.signal, (connection, signal) => publishLogs(publisher, connection, signal)),
+      fabric.run(loops.signal, (connection, signal) => {
+        publishLogs(publisher, connection, signal);
+        answerNetworkChecks({ clock, log, nodeId: identity.nodeId, network }, connection, signal);
+      }),
     );
     this.#member = { identity, keeper, agent, loops };
     agent.start();

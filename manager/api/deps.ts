@@ -1,6 +1,7 @@
 import type { NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
-import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
+import type { NetworkPeer } from "../../proto/gen/shoal/telemetry.ts";
+import type { CheckedNode, LogLine, LogOptions } from "../../proto/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
@@ -39,6 +40,11 @@ export interface ApiDeps {
     options: LogOptions,
     signal: AbortSignal,
   ): AsyncIterable<LogLine>;
+  /** Asks nodes what they find of the networks they share. @throws {ClusterError} `unavailable` without telemetry. */
+  checkNetworks(
+    nodeIds: readonly NodeId[],
+    peersOf: (nodeId: NodeId) => readonly NetworkPeer[],
+  ): Promise<readonly CheckedNode[]>;
   readonly joinTokens: {
     /** Writes a new token of that kind into the transaction's cluster object. */
     rotate(kind: "worker" | "manager", tx: Transaction): void;

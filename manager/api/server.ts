@@ -17,6 +17,7 @@ import { logRoutes } from "./logs.ts";
 import { networkRoutes } from "./network.ts";
 import { nodeRoutes } from "./node.ts";
 import { payloadRoutes } from "./payload.ts";
+import { netDoctorRoutes } from "./net-doctor.ts";
 import { rebalanceRoutes } from "./rebalance.ts";
 import { serviceRoutes } from "./service.ts";
 import { swarmRoutes } from "./swarm.ts";
@@ -48,6 +49,7 @@ export function createApi(deps: ApiDeps): Api {
     ...serviceRoutes,
     ...taskRoutes,
     ...whyRoutes,
+    ...netDoctorRoutes,
     ...rebalanceRoutes,
     ...networkRoutes,
     ...payloadRoutes,

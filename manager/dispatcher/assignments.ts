@@ -1,7 +1,7 @@
 import { extensionsOf } from "../../model/extensions.ts";
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
-import type { Node } from "../../model/node.ts";
+import { dataPathOf, type Node } from "../../model/node.ts";
 import type { PayloadSpec } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
@@ -109,6 +109,7 @@ export function assignedService(
 ): AssignedService | undefined {
   const virtualIp = endpoint?.virtualIps.find((each) => each.networkId === networkId);
   if (endpoint === undefined || virtualIp === undefined) return undefined;
+  const { mesh, publishAddresses } = extensionsOf(spec.labels);
   const ports = view.networks.get(networkId)?.spec.ingress
     ? endpoint.ports.filter(({ publishMode }) => publishMode === "ingress")
     : [];
@@ -120,6 +121,8 @@ export function assignedService(
     address: virtualIp.address.split("/")[0] ?? "",
     aliases: [...(spec.task.networks.find((each) => each.networkId === networkId)?.aliases ?? [])],
     ports: ports.map(({ protocol, targetPort, publishedPort }) => ({ protocol, targetPort, publishedPort })),
+    localFirst: mesh === "local",
+    within: [...publishAddresses],
   };
 }
 
@@ -171,10 +174,6 @@ export function assignedEndpoint(
 
 function isServing(task: Task, node: Node): boolean {
   return task.status.state === "running" && isWanted(task) && node.status.state !== "down";
-}
-
-export function dataPathOf(node: Node): string {
-  return node.dataPathAddress ?? node.status.address;
 }
 
 /** Whether other nodes have to hear of a task's change. */

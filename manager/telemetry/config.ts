@@ -18,7 +18,7 @@ const largestPendingBytes = 16 * 1024 * 1024;
 
 /**
  * nats-server's configuration: mutual TLS, one user per node, told by the node id among the names in its certificate.
- * Managers may do everything; a worker may publish its own lines and read requests to itself.
+ * Managers may do everything; a worker may publish its own lines, and read and answer requests to itself.
  */
 export function printConfig(config: FabricConfig): string {
   const users = [
@@ -26,7 +26,7 @@ export function printConfig(config: FabricConfig): string {
     ...config.workers.map((id) => ({
       id,
       publish: [subjects.logChunks(id, "*")],
-      subscribe: [subjects.logRequests(id), `${inboxPrefix(id)}.>`],
+      subscribe: [subjects.logRequests(id), subjects.networkChecks(id), `${inboxPrefix(id)}.>`],
       answers: true,
     })),
   ];

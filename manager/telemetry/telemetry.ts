@@ -1,18 +1,26 @@
 import { join } from "node:path";
 import { hostOf } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
+import type { NetworkPeer } from "../../proto/gen/shoal/telemetry.ts";
 import type { HostSettings, NodeIdentity } from "../../proto/host.ts";
-import type { LogLine, LogOptions } from "../../proto/telemetry.ts";
+import type { CheckedNode, LogLine, LogOptions } from "../../proto/telemetry.ts";
 import { FabricLink } from "../../runtime/fabric.ts";
 import { LoopGroup, type LoopDeps } from "../../runtime/loop.ts";
 import { TlsKeeper } from "../../runtime/tls.ts";
 import type { Store } from "../store/store.ts";
 import { superviseFabric } from "./fabric.ts";
 import { type LogSelector, readLogs } from "./logs.ts";
+import { checkNetworks } from "./network.ts";
 
 /** What the manager has of telemetry. Nothing in the control plane waits for it. */
 export interface Telemetry {
   logs(selector: LogSelector, options: LogOptions, signal: AbortSignal): AsyncIterable<LogLine>;
+  /** @throws {ClusterError} `unavailable` without a link to the fabric. */
+  checkNetworks(
+    nodeIds: readonly NodeId[],
+    peersOf: (nodeId: NodeId) => readonly NetworkPeer[],
+  ): Promise<CheckedNode[]>;
   /** The certificate was renewed. */
   replace(identity: NodeIdentity): void;
   stop(): Promise<void>;
@@ -51,6 +59,7 @@ export function openTelemetry(context: TelemetryContext): Telemetry {
   return {
     logs: (selector, wanted, signal) =>
       readLogs({ clock, random, log, store, link }, selector, wanted, signal),
+    checkNetworks: (nodeIds, peersOf) => checkNetworks(link, nodeIds, peersOf),
     replace: (renewed) => tls.replace(renewed),
     stop: () => loops.stop("the manager ends"),
   };
@@ -58,12 +67,13 @@ export function openTelemetry(context: TelemetryContext): Telemetry {
 
 const missing = new ClusterError(
   "unavailable",
-  "service logs need the telemetry fabric, which does not run on this manager",
+  "service logs and network checks need the telemetry fabric, which does not run on this manager",
 );
 
 /** For a manager that has none, such as one that is still starting. */
 export const noTelemetry: Telemetry = {
   logs: () => ({ [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(missing) }) }),
+  checkNetworks: () => Promise.reject(missing),
   replace: () => {},
   stop: () => Promise.resolve(),
 };

@@ -5,6 +5,7 @@ import { type ApiBenchOptions, apiTable, benchApi } from "./api.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { drive } from "./drive.ts";
 import { benchLeaderLoss } from "./leader-loss.ts";
+import { benchNetwork, type NetworkBenchOptions, networkTable } from "./network.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
@@ -56,6 +57,19 @@ program
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, `# Figures\n\n${table}`);
     if (columns.some(({ figures }) => Object.values(figures).some(Number.isNaN))) process.exitCode = 1;
+  });
+
+program
+  .command("network")
+  .description("overlay, virtual IPs, mesh and names between hosts that are namespaces; needs iperf3")
+  .option("--seconds <n>", "of each throughput", count, 3)
+  .option("--rounds <n>", "in turn; medians are printed", count, 3)
+  .option("--services <n>", "that virtual IP and mesh are measured among", count, 1_000)
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: NetworkBenchOptions & { markdown?: string }) => {
+    const table = networkTable(await benchNetwork(options, (line) => console.log(line)), options);
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
   });
 
 interface RaftFlags extends Omit<RaftBenchOptions, "inFlight" | "contenders" | "profile"> {

@@ -9,6 +9,7 @@ export type ChildCall =
   | { readonly method: "apply"; readonly argument: Parameters<HostNetwork["apply"]>[0] }
   | { readonly method: "attach"; readonly argument: Parameters<HostNetwork["attach"]>[0] }
   | { readonly method: "detach"; readonly argument: Parameters<HostNetwork["detach"]>[0] }
+  | { readonly method: "examine"; readonly argument: Parameters<HostNetwork["examine"]>[0] }
   | { readonly method: "list" | "close" };
 
 export type ChildRequest = ChildCall & { readonly id: number };
@@ -50,6 +51,8 @@ async function answer(request: ChildRequest): Promise<unknown> {
       return await network.attach(request.argument, never);
     case "detach":
       return await network.detach(request.argument, never);
+    case "examine":
+      return await network.examine(request.argument, never);
     case "list":
       return await network.list();
     case "close":

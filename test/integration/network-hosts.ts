@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { ClusterError } from "../../model/errors.ts";
 import type { ErrorCode } from "../../model/errors.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { Finding } from "../../worker/network/examine.ts";
 import type {
   Attached,
   AttachedRecord,
@@ -33,7 +34,7 @@ export interface CommandOutcome {
 
 export class Host {
   readonly index: number;
-  readonly address: string;
+  address: string;
   readonly nodeId: NodeId;
   readonly netns: string;
   readonly runDir: string;
@@ -77,6 +78,12 @@ export class Host {
     await ready;
   }
 
+  /** Of the process that runs this host's network. */
+  get pid(): number {
+    if (this.#child?.pid === undefined) throw new Error(`host ${this.index} is not running`);
+    return this.#child.pid;
+  }
+
   /** As `kill -9`: nothing is put in order. */
   async kill(): Promise<void> {
     const child = this.#child;
@@ -116,6 +123,15 @@ export class Host {
 
   async list(): Promise<readonly AttachedRecord[]> {
     return (await this.#call({ method: "list" })) as readonly AttachedRecord[];
+  }
+
+  async examine(others: readonly Host[]): Promise<readonly Finding[]> {
+    const argument = others.map(({ nodeId, index, address }) => ({
+      nodeId,
+      hostname: `host${index}`,
+      address,
+    }));
+    return (await this.#call({ method: "examine", argument })) as readonly Finding[];
   }
 
   /** In the host's namespace. */

@@ -1,7 +1,7 @@
 /**
  * A small server or client to be run inside a namespace: `serve PORT TEXT`, `tell PORT NAME` (answers with
  * its name and the client's address), `get HOST PORT [LOCAL PORT]`, `survey HOST PORT` (twelve connections, a line each), `hold HOST PORT` (says what it got at every line it is
- * given), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
+ * given), `refusal HOST PORT` (the error's code, and whether it came at once), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
  * `resolve udp|tcp SERVER NAME`. Clients print what they got, or the error's code.
  */
 import { createSocket } from "node:dgram";
@@ -10,6 +10,8 @@ import { connect, createServer } from "node:net";
 import dns from "dns-packet";
 
 const timeoutMs = 5_000;
+/** Without a refusal the kernel gives up after three seconds and more. */
+const atOnceMs = 2_000;
 const surveySize = 12;
 const [mode = "", first = "", second = "", third = ""] = process.argv.slice(2);
 
@@ -69,6 +71,16 @@ switch (mode) {
     socket.on("error", (reason: NodeJS.ErrnoException) => finish(reason.code ?? "ERROR"));
     socket.on("data", (chunk) => finish(chunk.toString()));
     socket.on("end", () => finish("CLOSED"));
+    break;
+  }
+  case "refusal": {
+    const startMs = performance.now();
+    const socket = connect({ host: first, port: Number(second) });
+    socket.setTimeout(timeoutMs, () => finish("TIMEOUT"));
+    socket.on("error", (reason: NodeJS.ErrnoException) =>
+      finish(`${reason.code} ${performance.now() - startMs < atOnceMs ? "at once" : "late"}`),
+    );
+    socket.on("connect", () => finish("CONNECTED"));
     break;
   }
   case "echo-udp": {

@@ -3,7 +3,9 @@ import { spawnSync } from "node:child_process";
 import * as fc from "fast-check";
 import t from "tap";
 
-import { rulesText } from "../../worker/network/rules.ts";
+import { rulesetOf, rulesText } from "../../worker/network/rules.ts";
+import { hookRules, parseRules, tableDifferences } from "../../worker/network/rules-observe.ts";
+import { changeText, rulesetText } from "../../worker/network/ruleset.ts";
 import type { RulesMeshPort, RulesState } from "../../worker/network/rules.ts";
 
 if (process.getuid?.() !== 0) {
@@ -53,6 +55,7 @@ const mesh = fc.uniqueArray(
     publishedPort: port,
     targetPort: port,
     backends: addresses("10.0.0"),
+    within: fc.constantFrom<readonly string[]>([], ["192.0.2.0/24"], ["10.0.0.0/8", "192.0.2.7"]),
   }),
   { maxLength: 20, selector: (each: RulesMeshPort) => `${each.publishedPort}/${each.protocol}` },
 );
@@ -103,5 +106,98 @@ t.test("any state gives a text that nft accepts", (t) => {
       { numRuns: 40 },
     ),
   );
+  t.end();
+});
+
+/** Texts loaded one after another in a namespace of their own, and what `nft` lists then. */
+function load(...texts: readonly string[]): string {
+  const script = texts
+    .map((_, index) => `nft -f - <<< "$TEXT${index}" || exit 1`)
+    .concat("nft -j list table ip shoal_net")
+    .join("\n");
+  const env = Object.fromEntries(texts.map((text, index) => [`TEXT${index}`, text]));
+  const { status, stdout, stderr } = spawnSync("unshare", ["--net", "bash", "-c", script], {
+    env: { ...process.env, ...env },
+    encoding: "utf8",
+  });
+  if (status !== 0) throw new Error(`${stderr}\n${texts.join("\n---\n")}`);
+  return stdout;
+}
+
+t.test(
+  "a change leads to the same rules as the whole table does, which the look then finds in place",
+  (t) => {
+    t.doesNotThrow(() =>
+      fc.assert(
+        fc.property(states, states, (first, second) => {
+          const before = rulesetOf(first);
+          // Networks and hosts shape the table; the rest comes and goes by element.
+          const after = rulesetOf({
+            ...second,
+            networks: first.networks,
+            hosts: first.hosts,
+            ownAddress: first.ownAddress,
+          });
+          const change = changeText(before, after);
+          if (change === undefined) throw new Error("the whole table would be loaded");
+          const observed = parseRules(load(rulesetText(before), change));
+          const whole = parseRules(load(rulesetText(after)));
+          const known = hookRules(after, whole);
+          const found = tableDifferences(after, observed, known);
+          if (found.length > 0) throw new Error(`${found.join("\n")}\n${change}`);
+        }),
+        { numRuns: 25 },
+      ),
+    );
+    t.end();
+  },
+);
+
+t.test("the look finds what somebody else took or added", (t) => {
+  const base = rulesetOf({
+    networks: [
+      {
+        bridge: "ov4097",
+        vxlan: "vx4097",
+        subnet: "10.0.1.0/24",
+        internal: false,
+        ingress: false,
+        masquerade: true,
+        mutual: true,
+      },
+    ],
+    ports: [],
+    services: [{ bridge: "ov4097", address: "10.0.1.2", backends: ["10.0.1.5", "10.0.1.6"] }],
+    mesh: [],
+    hosts: [],
+    tasks: [],
+    ownAddress: "192.0.2.1",
+  });
+  const chain = [...base.chains.keys()][0] ?? "";
+  const known = hookRules(base, parseRules(load(rulesetText(base))));
+  const cases = [
+    { tamper: "flush chain ip shoal_net forward", want: ["the rules of the chain forward were changed"] },
+    {
+      tamper: "insert rule ip shoal_net forward drop",
+      want: ["the rules of the chain forward were changed"],
+    },
+    { tamper: "flush set ip shoal_net task_devices", want: ["the set task_devices lacks ov4097, vx4097"] },
+    {
+      tamper: "add element ip shoal_net outward_subnets { 10.9.0.0/16 }",
+      want: ["the set outward_subnets has 10.9.0.0/16"],
+    },
+    {
+      tamper: `flush chain ip shoal_net ${chain}\nadd rule ip shoal_net ${chain} dnat to numgen random mod 1 map { 0 : 10.0.1.5 }`,
+      want: [`the rules of the chain ${chain} were changed`],
+    },
+    { tamper: "add chain ip shoal_net mine", want: ["the chain mine is not ours"] },
+    {
+      tamper: 'delete element ip shoal_net virtual_ips { "ov4097" . 10.0.1.2 }',
+      want: ["the map virtual_ips lacks ov4097 . 10.0.1.2"],
+    },
+  ];
+  for (const { tamper, want } of cases) {
+    t.strictSame(tableDifferences(base, parseRules(load(rulesetText(base), tamper)), known), want, tamper);
+  }
   t.end();
 });

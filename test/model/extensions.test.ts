@@ -28,6 +28,8 @@ t.test("every label has a default, and what is given is read", (t) => {
     "shoal.restart.max-delay": "500ms",
     "shoal.update.deadline": "1.5h",
     "shoal.rebalance": "never",
+    "shoal.mesh": "local",
+    "shoal.publish.address": "192.0.2.7, 10.1.2.3/8",
   });
   t.strictSame(given.prefer, [
     { kind: "node", constraint: { key: "node.labels.disk", operator: "==", value: "ssd" } },
@@ -39,6 +41,8 @@ t.test("every label has a default, and what is given is read", (t) => {
     restartMaxDelayMs: 500,
     updateDeadlineMs: 5_400_000,
     rebalance: "never",
+    mesh: "local",
+    publishAddresses: ["192.0.2.7/32", "10.0.0.0/8"],
   });
   t.end();
 });
@@ -49,6 +53,8 @@ const refused = {
   "shoal.restart.max-delay": "5",
   "shoal.update.deadline": "-5s",
   "shoal.rebalance": "yes",
+  "shoal.mesh": "near",
+  "shoal.publish.address": "eth0",
 };
 for (const [label, value] of Object.entries(refused)) {
   t.test(`${label}=${value} is refused with what is accepted, and counts as not there`, (t) => {

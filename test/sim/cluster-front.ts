@@ -49,6 +49,7 @@ export function apiDeps(
     logs: () => {
       throw new ClusterError("unavailable", "there is no telemetry here");
     },
+    checkNetworks: () => Promise.reject(new ClusterError("unavailable", "there is no telemetry here")),
     joinTokens: { rotate: () => {} },
   };
 }

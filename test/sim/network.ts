@@ -1,6 +1,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
+import type { Finding } from "../../worker/network/examine.ts";
 import type { HostSettings } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { systemRandom } from "../../runtime/random.ts";
@@ -119,6 +120,10 @@ export class FakeNetwork implements HostNetwork {
 
   async list(): Promise<readonly AttachedRecord[]> {
     return [...this.#attached.values()];
+  }
+
+  async examine(): Promise<readonly Finding[]> {
+    return [];
   }
 
   async close(): Promise<void> {

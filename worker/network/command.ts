@@ -28,6 +28,9 @@ const packages: Readonly<Record<string, string>> = {
   nft: "nftables",
   conntrack: "conntrack",
   unshare: "util-linux",
+  nsenter: "util-linux",
+  ping: "iputils-ping",
+  iptables: "iptables",
   umount: "mount",
   mount: "mount",
 };

@@ -1,18 +1,21 @@
-/** Keeps the kernel's objects as wanted: reads them once, then remembers what it did. */
+/** Keeps the kernel's objects as wanted: remembers what it did, and reads them again when it is told to look. */
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { blockText, parseCidr } from "./addresses.ts";
 import type { Run } from "./command.ts";
-import { ownAddress, portName, wantedObjects } from "./objects.ts";
-import type { HostState, KernelObject, Observed } from "./objects.ts";
-import { plan } from "./plan.ts";
-import { writeDeviceSettings, writeHostSettings } from "./settings.ts";
+import { objectId, ownAddress, portName, wantedObjects } from "./objects.ts";
+import type { HostState, KernelObject, LocalPort, Observed } from "./objects.ts";
+import { findings, plan } from "./plan.ts";
+import type { Step } from "./plan.ts";
+import { settle } from "./settings.ts";
 import { execute, observe } from "./vxlan.ts";
 import type { StepFailure } from "./vxlan.ts";
 import type { WantedNetworks } from "./network.ts";
 
-/** After this long the kernel is read again, in case somebody else changed it. */
-const trustMs = 60_000;
+/** The kernel takes the devices of a namespace that was removed away by itself, in this time at the longest. */
+const dyingMs = 30_000;
+/** Devices whose settings one look reads; the next look goes on with the next ones. */
+const settledAtOnce = 32;
 const defaultMtu = 1500;
 
 export interface SyncFailures {
@@ -27,7 +30,9 @@ export class Fabric {
   readonly #clock: Clock;
   readonly #run: Run;
   #observed: Observed | undefined;
-  #observedAtMs = 0;
+  /** By device, until when it may still be there although nobody wants it. */
+  readonly #dying = new Map<string, number>();
+  #settledUpTo = 0;
 
   constructor({ clock, run }: { clock: Clock; run: Run }) {
     this.#clock = clock;
@@ -35,7 +40,7 @@ export class Fabric {
   }
 
   async open(): Promise<void> {
-    await writeHostSettings();
+    await settle([]);
   }
 
   /** The MTU that VXLAN's packets must fit. 1500 when the data path's address is not of this host. */
@@ -54,12 +59,16 @@ export class Fabric {
    */
   async sync(state: HostState, dying: ReadonlySet<string>): Promise<SyncFailures> {
     const nowMs = this.#clock.monotonic();
-    if (this.#observed !== undefined && nowMs - this.#observedAtMs > trustMs) this.#observed = undefined;
-    const problem = underlayProblem(state, await this.#current());
+    for (const device of dying) this.#dying.set(device, nowMs + dyingMs);
+    let problem = underlayProblem(state, await this.#current());
+    if (problem !== undefined) {
+      this.#observed = undefined; // The host may have been given the address since.
+      problem = underlayProblem(state, await this.#current());
+    }
     // Without a data path the overlays stay as they are, and the rest goes on.
     const possible = problem === undefined ? state : { ...state, wanted: undefined };
-    let failures = await this.#attempt(possible, dying);
-    if (failures.length > 0) failures = await this.#attempt(possible, dying);
+    let failures = await this.#attempt(possible);
+    if (failures.length > 0) failures = await this.#attempt(possible);
     const tasks = new Map<TaskId, string>();
     const bridges = new Map<string, string>();
     const overlay = problem === undefined ? [] : [problem];
@@ -71,17 +80,40 @@ export class Fabric {
     return { tasks, bridges, overlay };
   }
 
-  async #attempt(state: HostState, dying: ReadonlySet<string>): Promise<StepFailure[]> {
+  /**
+   * Reads the kernel, whatever is remembered. What is not as it was left is put in order here (settings) or by the next
+   * `sync` (all else).
+   *
+   * @returns that, in words, and tasks whose link is gone as a whole, to be made anew before the `sync`.
+   */
+  async look(state: HostState): Promise<{ readonly found: string[]; readonly lost: LocalPort[] }> {
+    const observed = await observe(this.#run);
+    this.#observed = observed;
+    const links = [...observed.objects.values()].filter(({ kind }) => kind === "link");
+    const from = this.#settledUpTo < links.length ? this.#settledUpTo : 0;
+    this.#settledUpTo = from + settledAtOnce;
+    const settings = await settle(links.slice(from, from + settledAtOnce));
+    const possible = underlayProblem(state, observed) === undefined ? state : { ...state, wanted: undefined };
+    return {
+      found: [
+        ...settings,
+        ...findings(this.#steps(wantedOrKept(possible, observed), observed), observed.objects),
+      ],
+      lost: state.ports.filter(
+        ({ taskId, bridge }) =>
+          !observed.objects.has(objectId({ kind: "port", key: portName(taskId, bridge) })),
+      ),
+    };
+  }
+
+  async #attempt(state: HostState): Promise<StepFailure[]> {
     const observed = await this.#current();
     const wanted = wantedOrKept(state, observed);
-    const steps = plan(wanted, observed.objects).filter(
-      ({ action, object }) => !(action === "remove" && object.kind === "port" && dying.has(object.device)),
-    );
+    const steps = this.#steps(wanted, observed);
     this.#observed = undefined; // Until all is done, what is there is not known.
     const failures = await execute(this.#run, steps); // Nothing to do costs nothing.
-    for (const { object, action } of steps) {
-      if (action === "add" && object.kind === "link") await writeDeviceSettings(object);
-    }
+    const made = steps.filter(({ action, object }) => action === "add" && object.kind === "link");
+    if (made.length > 0) await settle(made.map(({ object }) => object));
     if (failures.length > 0) return failures;
     const numbers = [...wanted.values()]
       .filter(({ kind }) => kind === "nexthop")
@@ -94,14 +126,20 @@ export class Fabric {
     return [];
   }
 
+  #steps(wanted: ReadonlyMap<string, KernelObject>, observed: Observed): Step[] {
+    const nowMs = this.#clock.monotonic();
+    for (const [device, untilMs] of this.#dying) if (nowMs > untilMs) this.#dying.delete(device);
+    return plan(wanted, observed.objects).filter(
+      ({ action, object }) =>
+        !(action === "remove" && object.kind === "port" && this.#dying.has(object.device)),
+    );
+  }
+
   /** Reads the kernel, unless what was read or done last still holds. */
   async #current(): Promise<Observed> {
     if (this.#observed === undefined) {
       this.#observed = await observe(this.#run);
-      this.#observedAtMs = this.#clock.monotonic();
-      for (const object of this.#observed.objects.values()) {
-        if (object.kind === "link") await writeDeviceSettings(object);
-      }
+      await settle([...this.#observed.objects.values()].filter(({ kind }) => kind === "link"));
     }
     return this.#observed;
   }

@@ -43,7 +43,10 @@ export class Flows {
 /** How often connections are looked at while they end: each look is a process, and many tasks may wait long. */
 const drainPolls = { firstMs: 100, limitMs: 1_000, factor: 1.5, jitterRatio: 0.2 } as const;
 
-/** Settles once none of the addresses is the end of an established TCP connection that passes this host's kernel. */
+/**
+ * Settles once none of the addresses is the end of a TCP connection that passes this host's kernel and is not over. One
+ * that only one side has closed still carries an answer.
+ */
 export async function untilUnused(
   { run, clock, random }: { readonly run: Run; readonly clock: Clock; readonly random: Random },
   addresses: readonly string[],
@@ -57,8 +60,16 @@ export async function untilUnused(
 
 /** Whoever made the connection, and by whichever address, the answers come from the task. */
 async function isUsed(run: Run, address: string): Promise<boolean> {
-  const argv = ["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED", "--reply-src", address];
-  return (await must(run, `look for connections to ${address}`, argv)).trim() !== "";
+  const argv = ["conntrack", "-L", "-p", "tcp", "--reply-src", address];
+  return hasOpenConnection(await must(run, `look for connections to ${address}`, argv));
+}
+
+/** States (nf_conntrack_proto_tcp.c) of a connection that has begun and that at most one side has closed. */
+const openStates = new Set(["SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"]);
+
+/** @param listing - Lines such as "tcp 6 431999 ESTABLISHED src=… dst=… …". */
+export function hasOpenConnection(listing: string): boolean {
+  return listing.split("\n").some((line) => openStates.has(line.split(/\s+/)[3] ?? ""));
 }
 
 /** Filters for `conntrack`, by what each destination led to before and leads to now. */

@@ -7,14 +7,17 @@ import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { parseCidr } from "./addresses.ts";
+import { bridgeMtu, checkBridges, ownBridge } from "./bridges.ts";
+import { Coexistence } from "./coexist.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
+import { probesOf } from "./examine.ts";
+import type { Finding, Peer } from "./examine.ts";
+import { makeProbes } from "./examiner.ts";
 import { Fabric } from "./fabric.ts";
 import type { Journal, TaskRecord } from "./journal.ts";
 import { LinkChooser } from "./link-chooser.ts";
 import type { NamespaceLink, Namespaces } from "./namespace.ts";
-import { ForwardAccepts } from "./accepts.ts";
-import { checkBridges, ownBridge } from "./bridges.ts";
 import type {
   Attached,
   AttachedRecord,
@@ -26,7 +29,7 @@ import type {
 } from "./network.ts";
 import { Rules } from "./nftables.ts";
 import { portName } from "./objects.ts";
-import type { HostState } from "./objects.ts";
+import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hostPorts, usesBridge } from "./prepare.ts";
 import type { PreparedLink } from "./prepare.ts";
@@ -36,8 +39,9 @@ import { Flows, untilUnused } from "./flows.ts";
 import { MeshPorts } from "./mesh.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
-import { rulesText } from "./rules.ts";
+import { rulesetOf } from "./rules.ts";
 import { TaskTexts } from "./task-texts.ts";
+import { failureOf, some, type Trouble, troubleTexts } from "./trouble.ts";
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
@@ -79,18 +83,8 @@ export interface HostParts {
 
 /** How many namespaces are made at the same time; more only queue at the kernel's one lock. */
 const maxParallelNamespaces = 4;
-
-/** What a round could not do. */
-interface Trouble {
-  /** Concerns everything. */
-  readonly all?: ClusterError;
-  readonly overlay?: ClusterError;
-  readonly tasks: ReadonlyMap<TaskId, string>;
-  /** By the bridge network's id. */
-  readonly bridges: ReadonlyMap<string, string>;
-  /** Addresses on which no names are answered. */
-  readonly gateways: ReadonlyMap<string, ClusterError>;
-}
+/** How often the kernel is compared with what it should hold. */
+const lookEveryMs = 5_000;
 
 export class KernelNetwork implements HostNetwork {
   readonly #parts: HostParts;
@@ -98,9 +92,9 @@ export class KernelNetwork implements HostNetwork {
   readonly #rules: Rules;
   readonly #upstream: Upstream;
   readonly #names: NameServer;
+  readonly #coexistence: Coexistence;
   readonly #mesh: MeshPorts;
   readonly #flows: Flows;
-  readonly #accepts: ForwardAccepts;
   readonly #texts: TaskTexts;
   readonly #links = new LinkChooser();
   readonly #rounds = new Rounds((round) => this.#round(round));
@@ -113,6 +107,10 @@ export class KernelNetwork implements HostNetwork {
   /** Built when somebody asks, dropped when something changed. */
   #table: NameTable | undefined;
   #askers: ReadonlyMap<string, Asker> = new Map();
+  readonly #ending = new AbortController();
+  #stopLooking = (): void => undefined;
+  /** Of the last look; what it could not mend is said once. */
+  #seen: { readonly found: readonly string[]; readonly unmended: string } = { found: [], unmended: "" };
 
   constructor(parts: HostParts, adopted: readonly TaskRecord[], wanted: WantedNetworks | undefined) {
     this.#parts = parts;
@@ -122,9 +120,9 @@ export class KernelNetwork implements HostNetwork {
       run: parts.run,
       file: `${parts.settings.runDir}/network/rules.nft`,
     });
+    this.#coexistence = new Coexistence(parts);
     this.#mesh = new MeshPorts(parts);
     this.#flows = new Flows(parts);
-    this.#accepts = new ForwardAccepts(parts);
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
     this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
     this.#names = new NameServer({
@@ -145,6 +143,15 @@ export class KernelNetwork implements HostNetwork {
   async open(): Promise<void> {
     await this.#fabric.open();
     await this.#holdAgain();
+    let looking = false;
+    this.#stopLooking = this.#parts.clock.every(lookEveryMs, () => {
+      if (looking) return;
+      looking = true;
+      this.#rounds
+        .enqueue({ kind: "look" }, this.#ending.signal)
+        .catch((reason: unknown) => this.#ending.signal.aborted || this.#parts.warn(errorText(reason)))
+        .finally(() => (looking = false));
+    });
     if (this.#wanted === undefined && this.#records.size + this.#bridges.length === 0) return;
     this.#report("the network is not as it was before the restart", await this.#bringInLine());
   }
@@ -210,13 +217,34 @@ export class KernelNetwork implements HostNetwork {
       });
   }
 
+  async examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]> {
+    await this.#rounds.enqueue({ kind: "look" }, signal);
+    const { found, unmended } = this.#seen;
+    const kernel = { test: "kernel", peer: "", subject: "" } as const;
+    const state = {
+      wanted: this.#wanted,
+      records: [...this.#records.values()],
+      underlayMtu: await this.#fabric.underlayMtu(this.#wanted),
+      refusedPorts: this.#mesh.refused,
+    };
+    const probed = await makeProbes(this.#parts, probesOf(state, peers), signal);
+    if (unmended !== "") return [{ ...kernel, state: "broken", text: unmended }, ...probed];
+    const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
+    return [{ ...kernel, state: "ok", text }, ...probed];
+  }
+
   async close(): Promise<void> {
+    this.#stopLooking();
+    this.#ending.abort(new ClusterError("unavailable", "the host's network is shutting down"));
     await this.#rounds.close();
     this.#names.close();
     this.#parts.ports.close();
   }
 
   async #round(round: readonly Job[]): Promise<void> {
+    const looks = round.filter(({ work }) => work.kind === "look");
+    if (looks.length > 0) await this.#look(); // First, while all should be as the last round left it.
+    for (const job of looks) job.done({});
     const applies = round.filter(({ work }) => work.kind === "apply" || work.kind === "bridges");
     for (const job of applies) await this.#take(job);
     const removed = new Map<Job, TaskRecord | undefined>();
@@ -246,6 +274,44 @@ export class KernelNetwork implements HostNetwork {
       ({ work }) => work.kind === "attach" && this.#isUnfinished(work.request.taskId),
     );
     await this.#abandon(failed.flatMap(({ work }) => (work.kind === "attach" ? [work.request.taskId] : [])));
+  }
+
+  /**
+   * Compares the kernel with what it should hold, mends what differs, and says so. On a host without tasks and overlays
+   * there is nothing to look at.
+   */
+  async #look(): Promise<void> {
+    if (this.#records.size + this.#bridges.length + (this.#wanted?.networks.length ?? 0) === 0) return;
+    const trouble: string[] = [];
+    let found: string[] = [];
+    try {
+      const state = await this.#state();
+      const fabric = await this.#fabric.look(state);
+      found = [...fabric.found, ...(await this.#rules.look())];
+      found.push(...(await this.#coexistence.admit(this.#rules.foreign)));
+      for (const port of fabric.lost) {
+        await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
+      }
+      trouble.push(...troubleTexts(await this.#program(new Set())));
+    } catch (reason) {
+      trouble.push(errorText(reason));
+    }
+    const unmended = trouble.join("; ");
+    const before = this.#seen.unmended;
+    this.#seen = { found, unmended };
+    if (unmended !== "" && unmended !== before) {
+      this.#parts.warn(`the host's network is not as it should be, and cannot be mended: ${unmended}`);
+    }
+    if (found.length === 0 || unmended !== "") return;
+    this.#parts.warn(`the host's network was not as it was left, and is mended: ${some(found)}`);
+  }
+
+  async #relink({ taskId, bridge }: LocalPort): Promise<void> {
+    const record = this.#records.get(taskId);
+    if (record?.attached.kind !== "namespace") return;
+    const { attached, mtus } = record;
+    const links = attached.addresses.map((address, index) => ({ ...address, mtu: mtus[index] ?? bridgeMtu }));
+    await this.#parts.namespaces.relink(taskId, links, bridge);
   }
 
   #isUnfinished(taskId: TaskId): boolean {
@@ -407,15 +473,17 @@ export class KernelNetwork implements HostNetwork {
   /** Tries everything; what failed is said by whom it concerns, and tried again in the next round. */
   async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
-    const bridges = this.#allBridges();
-    this.#askers = askersOf({ wanted: this.#wanted, bridges }, this.#records);
+    this.#askers = askersOf({ wanted: this.#wanted, bridges: this.#allBridges() }, this.#records);
+    return await this.#program(dying);
+  }
+
+  async #program(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
       const state = await this.#state();
       const { tasks, bridges: refused, overlay } = await this.#fabric.sync(state, dying);
       const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
       const rules = rulesOf(state, this.#records, mesh);
-      await this.#rules.load(rulesText(rules));
-      await this.#accepts.keep();
+      await this.#rules.load(rulesetOf(rules));
       await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));
       const unheard = new Map(refused);
@@ -471,10 +539,8 @@ export class KernelNetwork implements HostNetwork {
     await this.#clear(records);
   }
 
-  #report(what: string, { all, overlay, tasks, bridges }: Trouble): void {
-    const texts = [all?.message, overlay?.message, ...bridges.values(), ...tasks.values()].filter(
-      (text) => text !== undefined,
-    );
+  #report(what: string, trouble: Trouble): void {
+    const texts = troubleTexts(trouble);
     if (texts.length > 0) this.#parts.warn(`${what}: ${texts.join("; ")}`);
   }
 
@@ -508,11 +574,4 @@ function recordOf(
 /** Ids name files here. */
 function checkId(taskId: TaskId): void {
   if (!/^[\w-]+$/.test(taskId)) throw new ClusterError("invalid-argument", `not a task's id: "${taskId}"`);
-}
-
-function failureOf(reason: unknown): ClusterError {
-  if (reason instanceof ClusterError) return reason;
-  return new ClusterError("internal", `cannot change the host's network: ${errorText(reason)}`, {
-    cause: reason,
-  });
 }

@@ -16,6 +16,11 @@ export class MeshPorts {
     this.#warn = warn;
   }
 
+  /** Why those that this host does not publish are not, by `portKey`. */
+  get refused(): ReadonlyMap<string, string> {
+    return this.#refused;
+  }
+
   /**
    * Lets go of all others. A port that another program has stays with that program, and is tried again each time: clients
    * reach the service by the other hosts meanwhile.

@@ -63,6 +63,16 @@ export class Namespaces {
     );
   }
 
+  /** Makes one of a task's links again, in the namespace it has: with one end of a link the other goes too. */
+  async relink(taskId: TaskId, links: readonly NamespaceLink[], bridge: string): Promise<void> {
+    await must(
+      this.#run,
+      `connect task ${taskId} again`,
+      ["nsenter", `--net=${this.path(taskId)}`, "ip", "-force", "-batch", "-"],
+      relinkLines(taskId, links, { hostNamespace: this.#hostNamespace, bridge }),
+    );
+  }
+
   /** Makes the links that are new; the host's ends of those that go are the host's to remove. */
   async change(
     taskId: TaskId,
@@ -160,6 +170,28 @@ export function changeLines(
       `rule add ${ruleOf(link)}`,
     );
   }
+  return lines.map((line) => `${line}\n`).join("");
+}
+
+/** What to tell `ip` inside a namespace that has lost its link to a bridge; rules do not go with a link. */
+export function relinkLines(
+  taskId: TaskId,
+  links: readonly NamespaceLink[],
+  { hostNamespace, bridge }: { readonly hostNamespace: string; readonly bridge: string },
+): string {
+  const outward = outwardAddress(links);
+  const lines = links
+    .filter((link) => link.bridge === bridge)
+    .flatMap((link) => {
+      const { gateway, device } = link;
+      return [
+        ...linkLines(taskId, link, hostNamespace),
+        ...(link.device === outward?.device ? [`route replace default via ${gateway} dev ${device}`] : []),
+        ...(links.length > 1
+          ? [`route replace default via ${gateway} dev ${device} onlink table ${tableOf(link)}`]
+          : []),
+      ];
+    });
   return lines.map((line) => `${line}\n`).join("");
 }
 

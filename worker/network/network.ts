@@ -5,6 +5,7 @@
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { PortSpec } from "../../model/service.ts";
 import type { PublishedPort } from "../../model/task.ts";
+import type { Finding, Peer } from "./examine.ts";
 
 /** A cluster-wide network that this host takes part in; from `AssignedNetwork`. */
 export interface OverlayNetwork {
@@ -34,6 +35,10 @@ export interface OverlayService {
   readonly aliases: readonly string[];
   /** On the ingress network: what every host publishes for it. */
   readonly ports: readonly PublishedPort[];
+  /** A host with a serving task of its own gives clients of those ports to no other. */
+  readonly localFirst: boolean;
+  /** Canonical CIDR of the host addresses that the ports are published on; empty for all. */
+  readonly within: readonly string[];
 }
 
 /** Another host of the cluster; from `AssignedHost`. */
@@ -270,6 +275,11 @@ export interface HostNetwork {
   detach(taskId: TaskId, signal: AbortSignal): Promise<void>;
   /** All attached tasks, those of a former process included. */
   list(): Promise<readonly AttachedRecord[]>;
+  /**
+   * Looks at the kernel and mends it, then tries whatever this host shares with others: bounded, and what could not be tried
+   * until the signal aborts is left out.
+   */
+  examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]>;
   /** Stops answering names and holding ports; leaves devices, namespaces and rules in place. */
   close(): Promise<void>;
 }

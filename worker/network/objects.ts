@@ -172,7 +172,12 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     );
   }
   const numbers = new NexthopNumbers(observed);
-  const networks = new Map(wanted.networks.map((network) => [network.id, network]));
+  const networks = new Map(
+    wanted.networks.map(({ id, subnet, vni }) => [
+      id,
+      { block: parseCidr(subnet), device: vxlanName({ vni }) },
+    ]),
+  );
   for (const network of wanted.networks) {
     const resolved = resolveNetwork(network, state.underlayMtu);
     for (const object of bridgeObjects(resolved.bridge, resolved)) add(object);
@@ -184,14 +189,18 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     });
     add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
   }
-  /** The way to another host on a network. */
+  const ways = new Map<string, number>();
+  /** The way to another host on a network; thousands of tasks share a few. */
   const addHost = (device: string, remote: string): number => {
+    const known = ways.get(`${device} ${remote}`);
+    if (known !== undefined) return known;
     const mac = hostMac(remote);
     const hop = { kind: "nexthop", key: `${device} ${remote}`, device } as const;
     const number = numbers.of(hop.key);
     add({ ...hop, value: String(number) });
     add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
     add({ kind: "forward", key: `${device} ${mac}`, value: `dst ${remote} self`, device });
+    ways.set(`${device} ${remote}`, number);
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
@@ -209,8 +218,8 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const remote = endpoint.nodeAddress;
     // An endpoint of a node that has no address yet is unreachable until the node has one.
     if (target === undefined || addressNumber(remote) === undefined || remote === own) continue;
-    if (!contains(parseCidr(network.subnet), target)) continue;
-    const device = vxlanName(network);
+    if (!contains(network.block, target)) continue;
+    const { device } = network;
     add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote)}`, device });
   }
   return objects;

@@ -1,24 +1,24 @@
 /** What `ip -j` and `bridge -j` print → the objects of ours among it. */
 import { addressNumber } from "./addresses.ts";
-import { deviceGroup, markMask, objectId, routeProtocol } from "./objects.ts";
+import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 
-/** The commands whose output `parseObserved` takes, in its order. */
-export const observeCommands = [
-  ["ip", "-j", "-d", "address", "show"],
-  ["ip", "-j", "nexthop", "show"],
-  ["ip", "-j", "-4", "neighbour", "show", "nud", "permanent"],
-  ["ip", "-j", "-4", "route", "show", "table", "all", "proto", String(routeProtocol)],
-  ["ip", "-j", "-4", "rule", "show"],
-  ["bridge", "-j", "fdb", "show"],
+/** For one process of `ip -j -d -batch`, which prints one line for each. */
+export const observeLines = [
+  "address show",
+  "nexthop show",
+  "neighbour show nud permanent",
+  `route show table all proto ${routeProtocol}`,
+  "rule show",
 ] as const;
+export const observeForwards = ["bridge", "-j", "fdb", "show"] as const;
 
 /** Names only we give; a device that has one and not our group is somebody else's. */
 const ourName = /^(?:ov|vx)\d{4,8}$|^sv-[0-9a-z]{12}$/;
 
 type Row = Readonly<Record<string, unknown>>;
 
-/** @param outputs - As printed; an empty text means nothing is there. */
+/** @param outputs - As printed for `observeLines`, and then for `observeForwards`; an empty text means nothing is there. */
 export function parseObserved(outputs: readonly string[]): Observed {
   const [links = [], nexthops = [], neighbours = [], routes = [], rules = [], forwards = []] =
     outputs.map(rows);
@@ -45,11 +45,12 @@ export function parseObserved(outputs: readonly string[]): Observed {
     }
     const data = row(row(link["linkinfo"])["info_data"]);
     const tail = kind === "vxlan" ? ` ${String(data["id"])} ${text(data, "local")}` : "";
+    const odd = (kind === "vxlan" ? isOddVxlan(data) : isOddBridge(data)) ? " odd" : "";
     const state = flags(link).includes("UP") ? "" : " down";
     add({
       kind: "link",
       key: device,
-      value: `${kind} ${text(link, "address")} ${mtu}${tail}${state}`,
+      value: `${kind} ${text(link, "address")} ${mtu}${tail}${odd}${state}`,
       device,
     });
     for (const { local, prefixBits } of addresses(link)) {
@@ -65,7 +66,7 @@ export function parseObserved(outputs: readonly string[]): Observed {
   }
   for (const neighbour of neighbours) {
     const device = text(neighbour, "dev");
-    if (!ours.has(device)) continue;
+    if (!ours.has(device) || addressNumber(text(neighbour, "dst")) === undefined) continue;
     add({
       kind: "neighbour",
       key: `${device} ${text(neighbour, "dst")}`,
@@ -83,7 +84,7 @@ export function parseObserved(outputs: readonly string[]): Observed {
           ? `nhid ${hop}`
           : `dev ${device}`;
     const table = text(route, "table");
-    if (table !== "") {
+    if (table !== "" && table !== "main") {
       if (text(route, "dst") === "default") add({ kind: "return", key: table, value, device });
       continue;
     }
@@ -106,6 +107,14 @@ export function parseObserved(outputs: readonly string[]): Observed {
     });
   }
   return { objects, nexthopIds, devices };
+}
+
+function isOddVxlan(data: Row): boolean {
+  return data["port"] !== vxlanPort || data["learning"] === true;
+}
+
+function isOddBridge(data: Row): boolean {
+  return data["stp_state"] !== 0 || data["mcast_snooping"] !== 0;
 }
 
 function addresses(link: Row): { local: string; prefixBits: number }[] {

@@ -65,6 +65,52 @@ export function plan(
   ];
 }
 
+/**
+ * What the steps say of a kernel that was left as wanted, in words. A device stands for all that was on it.
+ *
+ * @param observed - What the steps were planned for.
+ */
+export function findings(steps: readonly Step[], observed: ReadonlyMap<string, KernelObject>): string[] {
+  const lost = new Set(
+    steps.flatMap(({ action, object: { kind, device, key } }) =>
+      action === "add" && kind === "link" && !observed.has(`link ${key}`) ? [device] : [],
+    ),
+  );
+  const found = steps
+    .filter(({ object: { kind, device } }) => kind === "link" || kind === "port" || !lost.has(device))
+    .map(({ action, object }) => {
+      const state =
+        action === "remove" ? "is not ours" : observed.has(objectId(object)) ? "was changed" : "is gone";
+      return `${title(object)} ${state}`;
+    });
+  return [...new Set(found)];
+}
+
+function title({ kind, key }: KernelObject): string {
+  const [first = "", second = ""] = key.split(" ");
+  switch (kind) {
+    case "link":
+      return `the device ${key}`;
+    case "port":
+      return `the place of ${key} on its bridge`;
+    case "address":
+      return `the address ${second} of ${first}`;
+    case "nexthop":
+      return `the next hop ${second} on ${first}`;
+    case "neighbour":
+      return `the neighbour ${second} on ${first}`;
+    case "route":
+      return `the route to ${key}`;
+    case "return":
+      return `the way back in table ${key}`;
+    case "rule":
+      return `the routing rule for mark ${key}`;
+    case "forward":
+      return `the forwarding entry ${second} on ${first}`;
+  }
+  return unreachable(kind);
+}
+
 /** The reverse of additions, but for neighbours, which end the batch here too. */
 function removalRank({ kind }: KernelObject): number {
   return kind === "neighbour" ? -1 : (rank.get(kind) ?? 0);
@@ -90,11 +136,15 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
   switch (kind) {
     case "link": {
       const [type = "", mac = "", mtu = "", vni = "", local = ""] = value.split(" ");
-      if (present !== undefined) return [`link set dev ${device} address ${mac} mtu ${mtu} up`];
+      const bridge = "bridge mcast_snooping 0 stp_state 0";
+      if (present !== undefined) {
+        return [
+          `link set dev ${device} address ${mac} mtu ${mtu} up`,
+          `link set dev ${device} type ${bridge}`,
+        ];
+      }
       const options =
-        type === "vxlan"
-          ? `vxlan id ${vni} local ${local} dstport ${vxlanPort} nolearning`
-          : "bridge mcast_snooping 0 stp_state 0";
+        type === "vxlan" ? `vxlan id ${vni} local ${local} dstport ${vxlanPort} nolearning` : bridge;
       return [`link add ${device} address ${mac} mtu ${mtu} group ${deviceGroup} up type ${options}`];
     }
     case "address":

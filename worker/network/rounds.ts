@@ -14,7 +14,9 @@ export type Work =
   | { readonly kind: "apply"; readonly wanted: WantedNetworks }
   | { readonly kind: "bridges"; readonly bridges: readonly BridgeNetwork[] }
   | { readonly kind: "attach" | "change"; readonly request: AttachRequest }
-  | { readonly kind: "detach"; readonly taskId: TaskId };
+  | { readonly kind: "detach"; readonly taskId: TaskId }
+  /** Look whether the kernel still has all that it should. */
+  | { readonly kind: "look" };
 
 /** What came of it, each for one kind. */
 export interface Result {
@@ -100,7 +102,7 @@ export class Rounds {
     const seen = new Set<TaskId>();
     let end = 0;
     for (const { work } of this.#queue) {
-      if (work.kind !== "apply" && work.kind !== "bridges") {
+      if (work.kind === "attach" || work.kind === "change" || work.kind === "detach") {
         const taskId = work.kind === "detach" ? work.taskId : work.request.taskId;
         if (seen.has(taskId)) break;
         seen.add(taskId);

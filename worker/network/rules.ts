@@ -3,9 +3,8 @@ import type { PortProtocol } from "../../model/service.ts";
 import { hostMac, shortHash } from "./addresses.ts";
 import type { HostPort } from "./network.ts";
 import { markMask, markOf } from "./objects.ts";
-
-/** Ours alone; no other table is ever read or written. */
-export const rulesTable = "shoal_net";
+import { rulesetText } from "./ruleset.ts";
+import type { Container, HookChain, Ruleset } from "./ruleset.ts";
 
 export interface RulesNetwork {
   readonly bridge: string;
@@ -37,6 +36,8 @@ export interface RulesMeshPort {
   readonly targetPort: number;
   /** Serving tasks, on the ingress network. */
   readonly backends: readonly string[];
+  /** Canonical CIDR of the host addresses that it is published on; empty for all. */
+  readonly within: readonly string[];
 }
 
 /** Another host, where a client may have come in. */
@@ -63,8 +64,7 @@ export interface RulesState {
 }
 
 /**
- * The whole table, replaced in one transaction by `nft -f`; equal states give equal texts. Connections
- * that were translated before go on as they were.
+ * The whole table. Connections that were translated before go on as they were when it changes.
  *
  * - tasks of one network reach each other, tasks of different networks only by published ports;
  * - tasks reach the outside under the host's address, unless their network is internal;
@@ -74,7 +74,7 @@ export interface RulesState {
  * - a port of the mesh leads to a serving task on whichever host, which sees the client's own address:
  *   the task's host marks the connection with the host it came by, and answers go back there.
  */
-export function rulesText(state: RulesState): string {
+export function rulesetOf(state: RulesState): Ruleset {
   const { networks, ports, services, mesh, hosts } = state;
   const sorted = networks.toSorted((a, b) => compare(a.bridge, b.bridge));
   const devices = sorted.flatMap(devicesOf);
@@ -89,80 +89,119 @@ export function rulesText(state: RulesState): string {
     .filter(({ internal: isInternal, masquerade }) => masquerade && !isInternal)
     .map(({ subnet }) => subnet);
   const targets = [...new Set([...ports.map(({ address }) => address), ...state.tasks])].toSorted(compare);
-  const balanced = services.filter(({ backends }) => backends.length > 0).toSorted(byText(serviceChain));
-  const meshed = mesh.filter(({ backends }) => backends.length > 0).toSorted(byText(meshChain));
-  const idle = mesh.filter(({ backends }) => backends.length === 0).toSorted(byText(meshChain));
+  const balanced = services
+    .filter(({ backends }) => backends.length > 0)
+    .map((service) => ({ ...service, chain: serviceChain(service) }))
+    .toSorted(byText(({ chain }) => chain));
+  const held = mesh
+    .map((port) => ({ ...port, chain: meshChain(port) }))
+    .toSorted(byText(({ chain }) => chain));
+  const meshed = held.filter(({ backends }) => backends.length > 0);
   const ingress = sorted.find((network) => network.ingress);
   const protocols = protocolsOf(ports);
-  const translations = protocols.map(translation).join("");
-  return `table ip ${rulesTable}
-delete table ip ${rulesTable}
-table ip ${rulesTable} {
-${set("task_devices", "ifname", devices.map(quoted))}
-${set("task_links", "ifname . ifname", links)}
-${set("internal_devices", "ifname", internal.map(quoted))}
-${set("outward_subnets", "ipv4_addr; flags interval", outward)}
-${set(
-  "published_targets",
-  "ipv4_addr . ipv4_addr",
-  targets.map((address) => `${address} . ${address}`),
-)}
-${protocols.map((protocol) => portMaps(protocol, ports)).join("\n")}
-${set("other_hosts", "ipv4_addr", hosts.map(({ address }) => address).toSorted(compare))}
-${container(
-  "map",
-  "virtual_ips",
-  "ifname . ipv4_addr : verdict",
-  balanced.map((each) => `"${each.bridge}" . ${each.address} : goto ${serviceChain(each)}`),
-)}
-${container(
-  "map",
-  "mesh",
-  "inet_proto . inet_service : verdict",
-  meshed.map((each) => `${each.protocol} . ${each.publishedPort} : goto ${meshChain(each)}`),
-)}
-${set(
-  "mesh_idle",
-  "inet_proto . inet_service",
-  idle.map(({ protocol, publishedPort }) => `${protocol} . ${publishedPort}`),
-)}
-${balanced.map(serviceText).join("")}${meshed.map(meshText).join("")}  chain guard {
-    type filter hook prerouting priority raw; policy accept;
-    iifname @task_devices ip daddr 127.0.0.0/8 drop
-${sorted.map(({ bridge, subnet }) => `    iifname "${bridge}" ip saddr != { ${subnet}, 0.0.0.0 } drop\n`).join("")}  }
-  chain forward {
-    type filter hook forward priority filter; policy accept;
-    ct state established,related accept
-    iifname . oifname @task_links accept
-    iifname @internal_devices reject with icmp type admin-prohibited
-    ct status dnat accept
-    iifname @task_devices oifname @task_devices reject with icmp type admin-prohibited
-    oifname @task_devices drop
-  }
-  chain idle {
-    type filter hook input priority filter; policy accept;
-    meta l4proto . th dport @mesh_idle fib daddr type local meta l4proto tcp reject with tcp reset
-    meta l4proto . th dport @mesh_idle fib daddr type local reject
-  }
-${ingress === undefined ? "" : originText(ingress, hosts)}  chain published {
-    type nat hook prerouting priority dstnat; policy accept;
-    iifname . ip daddr vmap @virtual_ips
-    fib daddr type local meta l4proto . th dport vmap @mesh
-    iifname @task_devices ip daddr @other_hosts meta l4proto . th dport vmap @mesh
-${translations}  }
-  chain published_here {
-    type nat hook output priority -100; policy accept;
-    fib daddr type local meta l4proto . th dport vmap @mesh
-    ip daddr @other_hosts meta l4proto . th dport vmap @mesh
-${translations}  }
-  chain outgoing {
-    type nat hook postrouting priority srcnat; policy accept;
-${ownSource(ingress, state.ownAddress)}    ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade
-    ct status dnat oifname @task_devices ip saddr . ip daddr @published_targets masquerade
-    ip saddr @outward_subnets oifname != @task_devices masquerade
-  }
+  return {
+    containers: new Map<string, Container>([
+      ["task_devices", set("ifname", devices.map(quoted))],
+      ["task_links", set("ifname . ifname", links)],
+      ["internal_devices", set("ifname", internal.map(quoted))],
+      ["outward_subnets", set("ipv4_addr; flags interval", outward)],
+      [
+        "published_targets",
+        set(
+          "ipv4_addr . ipv4_addr",
+          targets.map((address) => `${address} . ${address}`),
+        ),
+      ],
+      ...protocols.flatMap((protocol) => portMaps(protocol, ports)),
+      ["other_hosts", set("ipv4_addr", hosts.map(({ address }) => address).toSorted(compare))],
+      [
+        "virtual_ips",
+        map(
+          "ifname . ipv4_addr : verdict",
+          balanced.map((each) => `"${each.bridge}" . ${each.address} : goto ${each.chain}`),
+        ),
+      ],
+      [
+        "mesh",
+        map(
+          "inet_proto . inet_service : verdict",
+          meshed.map((each) => `${each.protocol} . ${each.publishedPort} : goto ${each.chain}`),
+        ),
+      ],
+      [
+        "mesh_held",
+        set(
+          "inet_proto . inet_service",
+          held.map(({ protocol, publishedPort }) => `${protocol} . ${publishedPort}`),
+        ),
+      ],
+    ]),
+    chains: new Map<string, readonly string[]>([
+      ...balanced.map((each) => [each.chain, [`dnat to ${oneOf(each.backends)}`]] as const),
+      ...meshed.map((each) => [each.chain, [meshRule(each)]] as const),
+    ]),
+    hooks: new Map<string, HookChain>([
+      [
+        "guard",
+        hook("filter", "prerouting", "raw", [
+          "iifname @task_devices ip daddr 127.0.0.0/8 drop",
+          ...sorted.map(
+            ({ bridge, subnet }) => `iifname "${bridge}" ip saddr != { ${subnet}, 0.0.0.0 } drop`,
+          ),
+        ]),
+      ],
+      [
+        "forward",
+        hook("filter", "forward", "filter", [
+          "ct state established,related accept",
+          "iifname . oifname @task_links accept",
+          "iifname @internal_devices reject with icmp type admin-prohibited",
+          "ct status dnat accept",
+          "iifname @task_devices oifname @task_devices reject with icmp type admin-prohibited",
+          "oifname @task_devices drop",
+        ]),
+      ],
+      // What was translated never comes here: nobody serves it, or not on that address.
+      [
+        "idle",
+        hook("filter", "input", "filter", [
+          "ct state new meta l4proto . th dport @mesh_held fib daddr type local meta l4proto tcp reject with tcp reset",
+          "ct state new meta l4proto . th dport @mesh_held fib daddr type local reject",
+        ]),
+      ],
+      ...(ingress === undefined ? [] : originHooks(ingress, hosts)),
+      [
+        "published",
+        hook("nat", "prerouting", "dstnat", [
+          "iifname . ip daddr vmap @virtual_ips",
+          "fib daddr type local meta l4proto . th dport vmap @mesh",
+          "iifname @task_devices ip daddr @other_hosts meta l4proto . th dport vmap @mesh",
+          ...protocols.flatMap(translations),
+        ]),
+      ],
+      [
+        "published_here",
+        hook("nat", "output", "-100", [
+          "fib daddr type local meta l4proto . th dport vmap @mesh",
+          "ip daddr @other_hosts meta l4proto . th dport vmap @mesh",
+          ...protocols.flatMap(translations),
+        ]),
+      ],
+      [
+        "outgoing",
+        hook("nat", "postrouting", "srcnat", [
+          ...ownSource(ingress, state.ownAddress),
+          "ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade",
+          "ct status dnat oifname @task_devices ip saddr . ip daddr @published_targets masquerade",
+          "ip saddr @outward_subnets oifname != @task_devices masquerade",
+        ]),
+      ],
+    ]),
+  };
 }
-`;
+
+export function rulesText(state: RulesState): string {
+  return rulesetText(rulesetOf(state));
 }
 
 /**
@@ -179,18 +218,15 @@ function serviceChain({ bridge, address }: RulesService): string {
   return `vip_${shortHash(`${bridge}/${address}`)}`;
 }
 
-function serviceText(service: RulesService): string {
-  return chainText(serviceChain(service), `dnat to ${oneOf(service.backends)}`);
-}
-
 function meshChain({ protocol, publishedPort }: RulesMeshPort): string {
   return `mesh_${protocol}_${publishedPort}`;
 }
 
-function meshText(port: RulesMeshPort): string {
-  const { protocol, targetPort, backends } = port;
+/** On an address it is not for, the packet goes on as if the port were not published. */
+function meshRule({ protocol, targetPort, backends, within }: RulesMeshPort): string {
   const to = backends.map((address) => `${address} . ${targetPort}`);
-  return chainText(meshChain(port), `meta l4proto ${protocol} dnat ip to ${oneOf(to)}`);
+  const only = within.length === 0 ? "" : `ip daddr { ${within.join(", ")} } `;
+  return `${only}meta l4proto ${protocol} dnat ip to ${oneOf(to)}`;
 }
 
 /** Every connection is given to one of them by chance, each as likely as the others. */
@@ -199,41 +235,45 @@ function oneOf(values: readonly string[]): string {
   return `numgen random mod ${values.length} map { ${list.join(", ")} }`;
 }
 
-function chainText(name: string, rule: string): string {
-  return `  chain ${name} {\n    ${rule}\n  }\n`;
-}
-
 /**
  * Remembers by which host a client's connection came, and sends the task's answers that way, where the client's own
  * address is put back in place. A client may use one of its ports towards two hosts: a zone for each keeps them apart.
  * The mark must not stay on the packet that carries the answer, or its own way would be looked up by it.
  */
-function originText({ bridge, vxlan, subnet }: RulesNetwork, hosts: readonly RulesHost[]): string {
-  if (hosts.length === 0 || vxlan === undefined) return "";
+function originHooks(
+  { bridge, vxlan, subnet }: RulesNetwork,
+  hosts: readonly RulesHost[],
+): [string, HookChain][] {
+  if (hosts.length === 0 || vxlan === undefined) return [];
   const sorted = hosts.toSorted((a, b) => a.index - b.index);
   const zones = sorted.map(({ address, index }) => `${hostMac(address)} : ${index}`);
   const marks = sorted.map(({ address, index }) => `${hostMac(address)} : ${markOf(index)}`);
   const foreign = `iifname "${vxlan}" ip saddr != ${subnet}`;
-  return `  chain zones {
-    type filter hook prerouting priority raw; policy accept;
-    ${foreign} ct original zone set ether saddr map { ${zones.join(", ")} }
-  }
-  chain origins {
-    type filter hook prerouting priority mangle; policy accept;
-    ${foreign} ct direction original ct mark set ether saddr map { ${marks.join(", ")} }
-    iifname "${bridge}" ct direction reply ct mark and ${markMask} != 0 meta mark set ct mark and ${markMask}
-  }
-  chain unmark {
-    type filter hook postrouting priority mangle; policy accept;
-    oifname "${vxlan}" meta mark set meta mark and 0x0000ffff
-  }
-`;
+  return [
+    [
+      "zones",
+      hook("filter", "prerouting", "raw", [
+        `${foreign} ct original zone set ether saddr map { ${zones.join(", ")} }`,
+      ]),
+    ],
+    [
+      "origins",
+      hook("filter", "prerouting", "mangle", [
+        `${foreign} ct direction original ct mark set ether saddr map { ${marks.join(", ")} }`,
+        `iifname "${bridge}" ct direction reply ct mark and ${markMask} != 0 meta mark set ct mark and ${markMask}`,
+      ]),
+    ],
+    [
+      "unmark",
+      hook("filter", "postrouting", "mangle", [`oifname "${vxlan}" meta mark set meta mark and 0x0000ffff`]),
+    ],
+  ];
 }
 
 /** What this host itself asks of localhost must carry an address that another host can answer to. */
-function ownSource(ingress: RulesNetwork | undefined, ownAddress: string): string {
-  if (ingress?.vxlan === undefined || ownAddress === "") return "";
-  return `    ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}\n`;
+function ownSource(ingress: RulesNetwork | undefined, ownAddress: string): string[] {
+  if (ingress?.vxlan === undefined || ownAddress === "") return [];
+  return [`ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}`];
 }
 
 function devicesOf({ bridge, vxlan }: RulesNetwork): string[] {
@@ -246,7 +286,7 @@ function protocolsOf(ports: readonly RulesPort[]): readonly PortProtocol[] {
 }
 
 /** Of ports that are open at all addresses of the host, and of those that are open at one. */
-function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): string {
+function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): [string, Container][] {
   const own = ports
     .filter((port) => port.protocol === protocol)
     .toSorted(
@@ -260,24 +300,28 @@ function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): string {
     port.hostAddress === undefined ? [`${port.publishedPort} : ${target(port)}`] : [],
   );
   return [
-    container("map", `ports_${protocol}`, "inet_service : ipv4_addr . inet_service", anywhere),
-    container("map", `ports_${protocol}_at`, "ipv4_addr . inet_service : ipv4_addr . inet_service", at),
-  ].join("\n");
+    [`ports_${protocol}`, map("inet_service : ipv4_addr . inet_service", anywhere)],
+    [`ports_${protocol}_at`, map("ipv4_addr . inet_service : ipv4_addr . inet_service", at)],
+  ];
 }
 
-function translation(protocol: PortProtocol): string {
-  return `    fib daddr type local dnat ip to ip daddr . ${protocol} dport map @ports_${protocol}_at
-    fib daddr type local dnat ip to ${protocol} dport map @ports_${protocol}
-`;
+function translations(protocol: PortProtocol): string[] {
+  return [
+    `fib daddr type local dnat ip to ip daddr . ${protocol} dport map @ports_${protocol}_at`,
+    `fib daddr type local dnat ip to ${protocol} dport map @ports_${protocol}`,
+  ];
 }
 
-function set(name: string, type: string, elements: readonly string[]): string {
-  return container("set", name, type, elements);
+function set(type: string, elements: readonly string[]): Container {
+  return { word: "set", type, elements };
 }
 
-function container(word: "set" | "map", name: string, type: string, elements: readonly string[]): string {
-  const list = elements.length === 0 ? "" : `; elements = { ${elements.join(", ")} }`;
-  return `  ${word} ${name} { type ${type}${list}; }`;
+function map(type: string, elements: readonly string[]): Container {
+  return { word: "map", type, elements };
+}
+
+function hook(type: string, name: string, priority: string, rules: readonly string[]): HookChain {
+  return { head: `type ${type} hook ${name} priority ${priority}; policy accept;`, rules };
 }
 
 function quoted(text: string): string {

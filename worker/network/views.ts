@@ -42,6 +42,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
       .map((port) => ({ ...port, address: parseCidr(outward.address).address }));
   });
   const backends = backendsOf(wanted);
+  const local = localBackendsOf(wanted);
   const held = new Set(mesh.map(portKey));
   // On the ingress network a virtual IP would open all ports of a task to those of other services.
   const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
@@ -57,7 +58,11 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
     mesh: (wanted?.services ?? []).flatMap((service) =>
       service.ports
         .filter((port) => held.has(portKey(port)))
-        .map((port) => ({ ...port, backends: backends.get(backendsKey(service)) ?? [] })),
+        .map((port) => {
+          const key = backendsKey(service);
+          const near = service.localFirst ? local.get(key) : undefined;
+          return { ...port, within: service.within, backends: near ?? backends.get(key) ?? [] };
+        }),
     ),
     hosts: wanted === undefined ? [] : otherHosts(wanted),
     tasks: localPorts(records)
@@ -92,8 +97,15 @@ export function meshPorts(wanted: WantedNetworks | undefined): PublishedPort[] {
   return (wanted?.services ?? []).flatMap(({ ports }) => ports);
 }
 
+/** Addresses of this host's own serving tasks, for services that prefer them. */
+function localBackendsOf(wanted: WantedNetworks | undefined): Map<string, string[]> {
+  if (wanted === undefined || !wanted.services.some(({ localFirst }) => localFirst)) return new Map();
+  const endpoints = wanted.endpoints.filter(({ nodeId }) => nodeId === wanted.self.nodeId);
+  return backendsOf({ endpoints });
+}
+
 /** Addresses of serving tasks by `backendsKey`. */
-function backendsOf(wanted: WantedNetworks | undefined): Map<string, string[]> {
+function backendsOf(wanted: Pick<WantedNetworks, "endpoints"> | undefined): Map<string, string[]> {
   const backends = new Map<string, string[]>();
   for (const endpoint of wanted?.endpoints ?? []) {
     if (!endpoint.serving) continue;

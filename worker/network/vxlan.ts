@@ -1,7 +1,7 @@
 /** Reads and changes the host's devices, addresses, routes, neighbours and forwarding entries. */
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
-import { observeCommands, parseObserved } from "./observe.ts";
+import { observeForwards, observeLines, parseObserved } from "./observe.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 import type { Step } from "./plan.ts";
 
@@ -12,10 +12,12 @@ export interface StepFailure {
 }
 
 export async function observe(run: Run): Promise<Observed> {
-  const outputs = await Promise.all(
-    observeCommands.map((argv) => must(run, `read the host's network (${argv.join(" ")})`, argv)),
-  );
-  return parseObserved(outputs);
+  const doing = "read the host's network";
+  const [printed, forwards] = await Promise.all([
+    must(run, doing, ["ip", "-j", "-d", "-batch", "-"], observeLines.map((line) => `${line}\n`).join("")),
+    must(run, doing, observeForwards),
+  ]);
+  return parseObserved([...printed.trimEnd().split("\n"), forwards]);
 }
 
 /**

@@ -181,6 +181,10 @@ export interface AssignedService {
   aliases: string[];
   /** On the ingress network alone: what every host publishes for it. */
   ports: PublishedPortMessage[];
+  /** A host with a serving task of its own gives clients of those ports to no other. */
+  localFirst: boolean;
+  /** Canonical CIDR of the host addresses that the ports are published on; none for all. */
+  within: string[];
 }
 
 /** Another host of the cluster; only for nodes on the ingress network, whose tasks answer to where a client came in. */
@@ -1866,7 +1870,17 @@ export const AssignedEndpoint: MessageFns<AssignedEndpoint> = {
 };
 
 function createBaseAssignedService(): AssignedService {
-  return { key: "", networkId: "", serviceId: "", serviceName: "", address: "", aliases: [], ports: [] };
+  return {
+    key: "",
+    networkId: "",
+    serviceId: "",
+    serviceName: "",
+    address: "",
+    aliases: [],
+    ports: [],
+    localFirst: false,
+    within: [],
+  };
 }
 
 export const AssignedService: MessageFns<AssignedService> = {
@@ -1891,6 +1905,12 @@ export const AssignedService: MessageFns<AssignedService> = {
     }
     for (const v of message.ports) {
       PublishedPortMessage.encode(v!, writer.uint32(58).fork()).join();
+    }
+    if (message.localFirst !== false) {
+      writer.uint32(64).bool(message.localFirst);
+    }
+    for (const v of message.within) {
+      writer.uint32(74).string(v!);
     }
     return writer;
   },
@@ -1964,6 +1984,22 @@ export const AssignedService: MessageFns<AssignedService> = {
             message.ports.push(PublishedPortMessage.decode(reader, reader.uint32()));
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.localFirst = reader.bool();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.within.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1988,6 +2024,8 @@ export const AssignedService: MessageFns<AssignedService> = {
     message.address = object.address ?? "";
     message.aliases = object.aliases?.map((e) => e) || [];
     message.ports = object.ports?.map((e) => PublishedPortMessage.fromPartial(e)) || [];
+    message.localFirst = object.localFirst ?? false;
+    message.within = object.within?.map((e) => e) || [];
     return message;
   },
 };

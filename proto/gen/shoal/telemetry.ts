@@ -50,6 +50,39 @@ export interface LogLineMessage {
   line: Buffer;
 }
 
+/**
+ * What one host finds of the networks it shares with others. A manager asks on `shoal.network.<node>`, and the node
+ * answers once, within its time.
+ */
+export interface NetworkCheckRequest {
+  peers: NetworkPeer[];
+}
+
+/** Another host of the cluster. */
+export interface NetworkPeer {
+  nodeId: string;
+  hostname: string;
+  /** Where its VXLAN listens, no port. */
+  address: string;
+}
+
+export interface NetworkCheckReply {
+  findings: NetworkFinding[];
+}
+
+export interface NetworkFinding {
+  /** "kernel", "reach", "mtu", "vxlan", "vip", "dns" or "port". */
+  test: string;
+  /** Empty where no other host is concerned. */
+  peerNodeId: string;
+  /** What was tested, such as "web on network front"; empty when test and peer say it. */
+  subject: string;
+  /** "ok", "broken", or "unknown" where it could not be tested. */
+  state: string;
+  /** What was seen, in words. */
+  text: string;
+}
+
 function createBaseLogRequest(): LogRequest {
   return {
     replyTo: "",
@@ -376,6 +409,298 @@ export const LogLineMessage: MessageFns<LogLineMessage> = {
     message.stderr = object.stderr ?? false;
     message.atMs = object.atMs ?? 0;
     message.line = object.line ?? Buffer.alloc(0);
+    return message;
+  },
+};
+
+function createBaseNetworkCheckRequest(): NetworkCheckRequest {
+  return { peers: [] };
+}
+
+export const NetworkCheckRequest: MessageFns<NetworkCheckRequest> = {
+  encode(message: NetworkCheckRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.peers) {
+      NetworkPeer.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetworkCheckRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetworkCheckRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.peers.push(NetworkPeer.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NetworkCheckRequest>): NetworkCheckRequest {
+    return NetworkCheckRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NetworkCheckRequest>): NetworkCheckRequest {
+    const message = createBaseNetworkCheckRequest();
+    message.peers = object.peers?.map((e) => NetworkPeer.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseNetworkPeer(): NetworkPeer {
+  return { nodeId: "", hostname: "", address: "" };
+}
+
+export const NetworkPeer: MessageFns<NetworkPeer> = {
+  encode(message: NetworkPeer, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.nodeId !== "") {
+      writer.uint32(10).string(message.nodeId);
+    }
+    if (message.hostname !== "") {
+      writer.uint32(18).string(message.hostname);
+    }
+    if (message.address !== "") {
+      writer.uint32(26).string(message.address);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetworkPeer {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetworkPeer();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.nodeId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.hostname = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NetworkPeer>): NetworkPeer {
+    return NetworkPeer.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NetworkPeer>): NetworkPeer {
+    const message = createBaseNetworkPeer();
+    message.nodeId = object.nodeId ?? "";
+    message.hostname = object.hostname ?? "";
+    message.address = object.address ?? "";
+    return message;
+  },
+};
+
+function createBaseNetworkCheckReply(): NetworkCheckReply {
+  return { findings: [] };
+}
+
+export const NetworkCheckReply: MessageFns<NetworkCheckReply> = {
+  encode(message: NetworkCheckReply, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.findings) {
+      NetworkFinding.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetworkCheckReply {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetworkCheckReply();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.findings.push(NetworkFinding.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NetworkCheckReply>): NetworkCheckReply {
+    return NetworkCheckReply.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NetworkCheckReply>): NetworkCheckReply {
+    const message = createBaseNetworkCheckReply();
+    message.findings = object.findings?.map((e) => NetworkFinding.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseNetworkFinding(): NetworkFinding {
+  return { test: "", peerNodeId: "", subject: "", state: "", text: "" };
+}
+
+export const NetworkFinding: MessageFns<NetworkFinding> = {
+  encode(message: NetworkFinding, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.test !== "") {
+      writer.uint32(10).string(message.test);
+    }
+    if (message.peerNodeId !== "") {
+      writer.uint32(18).string(message.peerNodeId);
+    }
+    if (message.subject !== "") {
+      writer.uint32(26).string(message.subject);
+    }
+    if (message.state !== "") {
+      writer.uint32(34).string(message.state);
+    }
+    if (message.text !== "") {
+      writer.uint32(42).string(message.text);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NetworkFinding {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNetworkFinding();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.test = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.peerNodeId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.subject = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.state = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.text = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<NetworkFinding>): NetworkFinding {
+    return NetworkFinding.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<NetworkFinding>): NetworkFinding {
+    const message = createBaseNetworkFinding();
+    message.test = object.test ?? "";
+    message.peerNodeId = object.peerNodeId ?? "";
+    message.subject = object.subject ?? "";
+    message.state = object.state ?? "";
+    message.text = object.text ?? "";
     return message;
   },
 };

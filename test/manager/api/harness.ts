@@ -70,6 +70,7 @@ export async function makeHarness({
       rotateDataKey: async () => 2,
       ...cluster,
     },
+    checkNetworks: async () => [],
     forward:
       forward ??
       (() => {

@@ -1,13 +1,13 @@
 import t from "tap";
 
 import { seededRandom } from "../../../runtime/random.ts";
-import { Flows, untilUnused } from "../../../worker/network/flows.ts";
+import { Flows, hasOpenConnection, untilUnused } from "../../../worker/network/flows.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
 const service = (...backends: readonly string[]) =>
   ({
     services: [{ bridge: "ov4097", address: "10.0.1.2", backends }],
-    mesh: [{ protocol: "udp", publishedPort: 5353, targetPort: 53, backends }],
+    mesh: [{ protocol: "udp", publishedPort: 5353, targetPort: 53, within: [], backends }],
   }) as const;
 
 const table = [
@@ -54,9 +54,10 @@ t.test(
   async (t) => {
     const clock = new VirtualClock();
     const looksAtMs: number[] = [];
+    const open = "tcp      6 431999 ESTABLISHED src=10.0.1.9 dst=10.0.1.5 sport=4000 dport=80 …";
     const run = async (): Promise<{ code: number; stdout: string; stderr: string }> => {
       looksAtMs.push(clock.monotonic());
-      return { code: 0, stdout: clock.monotonic() - (looksAtMs[0] ?? 0) < 20_000 ? "tcp …" : "", stderr: "" };
+      return { code: 0, stdout: clock.monotonic() - (looksAtMs[0] ?? 0) < 20_000 ? open : "", stderr: "" };
     };
     const parts = { run, clock, random: seededRandom(1) };
     const drained = untilUnused(parts, ["10.0.1.5"], new AbortController().signal);
@@ -67,3 +68,14 @@ t.test(
     t.ok(looksAtMs.length < 40, `${looksAtMs.length} looks`);
   },
 );
+
+t.test("a connection that one side alone has closed is not over", (t) => {
+  const inState = (state: string): boolean =>
+    hasOpenConnection(
+      `tcp      6 100 ${state} src=10.0.1.9 dst=10.0.1.5 sport=1 dport=80 src=10.0.1.5 dst=10.0.1.9\n`,
+    );
+  for (const state of ["SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"]) t.ok(inState(state), state);
+  for (const state of ["SYN_SENT", "LAST_ACK", "TIME_WAIT", "CLOSE"]) t.notOk(inState(state), state);
+  t.notOk(hasOpenConnection(""));
+  t.end();
+});

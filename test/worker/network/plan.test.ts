@@ -146,6 +146,7 @@ const changes = [
     want: [
       "ip link delete dev vx4097",
       "ip link set dev ov4097 address 02:42:0a:00:01:01 mtu 8950 up",
+      "ip link set dev ov4097 type bridge mcast_snooping 0 stp_state 0",
       "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 8950 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
       "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
       "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",

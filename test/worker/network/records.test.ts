@@ -32,7 +32,8 @@ function endpoint(on: OverlayNetwork, service: string, address: string, serving 
 
 function service(on: OverlayNetwork, name: string, address: string): OverlayService {
   const aliases = [name.replace("st_", "")];
-  return { networkId: on.id, serviceId: name, serviceName: name, address, aliases, ports: [] };
+  const names = { serviceId: name, serviceName: name, aliases };
+  return { networkId: on.id, ...names, address, ports: [], localFirst: false, within: [] };
 }
 
 const table = buildNames(

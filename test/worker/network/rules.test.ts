@@ -20,7 +20,13 @@ const none = {
   ownAddress: "192.0.2.1",
 } as const;
 const virtual = { bridge: "ov4097", address: "10.0.1.2", backends: ["10.0.1.6", "10.0.1.5"] } as const;
-const meshPort = { protocol: "tcp", publishedPort: 80, targetPort: 8080, backends: ["10.0.0.5"] } as const;
+const meshPort = {
+  protocol: "tcp",
+  publishedPort: 80,
+  targetPort: 8080,
+  backends: ["10.0.0.5"],
+  within: [],
+} as const;
 
 const cases = [
   {
@@ -75,7 +81,7 @@ const cases = [
     rule: "a port of the mesh that nobody serves is refused",
     networks: [ingress],
     mesh: [{ ...meshPort, backends: [] }],
-    has: /set mesh_idle .* tcp \. 80/,
+    has: /set mesh_held .* tcp \. 80/,
   },
   {
     rule: "answers go back to the host where the client came in",

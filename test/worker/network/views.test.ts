@@ -71,6 +71,8 @@ t.test(
       serviceName: "s",
       address: `10.0.${index}.2`,
       aliases: [],
+      localFirst: false,
+      within: [],
       ports: index === 0 ? [{ protocol: "tcp" as const, publishedPort: 80, targetPort: 8080 }] : [],
     }));
     const state = { wanted: wanted({ services }), ports: [], bridges: [], underlayMtu: 1500 };

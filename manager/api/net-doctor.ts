@@ -1,0 +1,182 @@
+/** `/shoal/v1/net/doctor`: every host tests the networks it shares with the others; what is broken, and the next command. */
+import type { NodeId } from "../../model/ids.ts";
+import { dataPathOf, type Node } from "../../model/node.ts";
+import type { NetworkFinding } from "../../proto/gen/shoal/telemetry.ts";
+import type { CheckedNode } from "../../proto/telemetry.ts";
+import { type Call, json, type Reply, type Route } from "./call.ts";
+import type { ApiDeps } from "./deps.ts";
+
+export const netDoctorRoutes: readonly Route[] = [
+  { method: "GET", path: "/shoal/v1/net/doctor", handle: netDoctor },
+];
+
+/** Each host tests so many others, the next ones in a circle: every link near it, and in bounded time. */
+const mostPeers = 64;
+
+export interface DoctorReport {
+  readonly Healthy: boolean;
+  readonly Hosts: readonly {
+    readonly ID: string;
+    readonly Hostname: string;
+    readonly Address: string;
+    readonly Answered: boolean;
+    /** Tests that passed. */
+    readonly Passed: number;
+    readonly Broken: number;
+  }[];
+  /** What is broken, and what could not be tested; the worst first. */
+  readonly Findings: readonly DoctorFinding[];
+}
+
+export interface DoctorFinding {
+  readonly Host: string;
+  readonly Test: string;
+  /** Hostname of the other end; empty where there is none. */
+  readonly Peer: string;
+  readonly Subject: string;
+  readonly State: "broken" | "unknown";
+  readonly Text: string;
+  /** What to do, where the user can do something: a command line, and on which host. */
+  readonly Next: string;
+}
+
+async function netDoctor(deps: ApiDeps, call: Call): Promise<Reply> {
+  const nodes = deps.store.view((view) => [...view.nodes.list()]).toSorted((a, b) => a.index - b.index);
+  const reachable = nodes.filter(({ status }) => status.state !== "down");
+  const checked = await deps.checkNetworks(
+    reachable.map(({ id }) => id),
+    (nodeId) => peersOf(nodeId, reachable),
+  );
+  call.signal.throwIfAborted();
+  return json(diagnose(nodes, checked));
+}
+
+function peersOf(
+  nodeId: NodeId,
+  nodes: readonly Node[],
+): { nodeId: NodeId; hostname: string; address: string }[] {
+  const own = nodes.findIndex(({ id }) => id === nodeId);
+  return [...nodes.slice(own + 1), ...nodes.slice(0, own)]
+    .filter((node) => dataPathOf(node) !== "")
+    .slice(0, mostPeers)
+    .map((node) => ({ nodeId: node.id, hostname: hostnameOf(node), address: dataPathOf(node) }));
+}
+
+/**
+ * @param nodes - All there are, those that are down too.
+ * @param checked - Those that were asked.
+ */
+export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]): DoctorReport {
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const replies = new Map(checked.map((each) => [each.nodeId, each]));
+  const findings: DoctorFinding[] = [];
+  for (const node of nodes) {
+    const reply = replies.get(node.id);
+    if (reply?.reply !== undefined) continue;
+    const Host = hostnameOf(node);
+    const Text =
+      node.status.state === "down"
+        ? `the host is down: ${node.status.message || "it was not heard for longer than the grace"}`
+        : `the host did not answer the check: ${reply?.problem ?? "it was not asked"}`;
+    const Next =
+      node.status.state === "down"
+        ? `on ${Host}: systemctl status shoald`
+        : `on ${Host}: systemctl status shoald; its way to port 4222/tcp of the leader must be open`;
+    findings.push({ Host, Test: "answer", Peer: "", Subject: "", State: "broken", Text, Next });
+  }
+  const isDown = (id: string): boolean => replies.get(id as NodeId)?.reply === undefined;
+  for (const { nodeId, reply } of checked) {
+    const node = byId.get(nodeId);
+    for (const finding of reply?.findings ?? []) {
+      if (node === undefined || finding.state === "ok") continue;
+      const peer = byId.get(finding.peerNodeId as NodeId); // Ids of ours come back.
+      const state = finding.state === "broken" ? "broken" : "unknown";
+      findings.push({
+        Host: hostnameOf(node),
+        Test: finding.test,
+        Peer: peer === undefined ? "" : hostnameOf(peer),
+        Subject: finding.subject,
+        State: state,
+        Text: textOf(finding, peer),
+        Next:
+          state === "broken"
+            ? nextOf(finding, node, peer !== undefined && !isDown(peer.id) ? peer : undefined)
+            : "",
+      });
+    }
+  }
+  const sorted = findings.toSorted((a, b) => weight(a) - weight(b));
+  return {
+    Healthy: !sorted.some(({ State }) => State === "broken"),
+    Hosts: nodes.map((node) => {
+      const own = replies.get(node.id)?.reply?.findings ?? [];
+      return {
+        ID: node.id,
+        Hostname: hostnameOf(node),
+        Address: dataPathOf(node),
+        Answered: !isDown(node.id),
+        Passed: own.filter(({ state }) => state === "ok").length,
+        Broken: own.filter(({ state }) => state === "broken").length,
+      };
+    }),
+    Findings: sorted,
+  };
+}
+
+/** What explains other things comes before them. */
+const order = ["answer", "kernel", "reach", "mtu", "vxlan", "dns", "vip", "port"];
+
+function weight({ State, Test }: DoctorFinding): number {
+  return (State === "broken" ? 0 : order.length) + Math.max(0, order.indexOf(Test));
+}
+
+function textOf({ test, subject, text }: NetworkFinding, peer: Node | undefined): string {
+  const to = peer === undefined ? "" : ` ${dataPathOf(peer)}`;
+  switch (test) {
+    case "kernel":
+      return `the host's network is not as it should be, and could not be mended: ${text}`;
+    case "reach":
+      return `the address${to} does not answer ping: ${text}`;
+    case "mtu":
+      return subject === "" ? `the link to${to} takes no full packets: ${text}` : `${subject}: ${text}`;
+    case "vxlan":
+      return `overlay packets (VXLAN) to${to} do not come back, ${subject}: ${text}`;
+    case "vip":
+      return `the virtual IP of ${subject}: ${text}`;
+    case "dns":
+      return `the name ${subject} is not answered: ${text}`;
+    default:
+      return `the published port ${subject}: ${text}`;
+  }
+}
+
+/** One command, and on which host. */
+function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node | undefined): string {
+  const on = `on ${hostnameOf(node)}: `;
+  const at = peer === undefined ? "" : `on ${hostnameOf(peer)}: `;
+  const service = subject.split(" ")[test === "port" ? 2 : 0] ?? "";
+  switch (test) {
+    case "kernel":
+      return `${on}journalctl -u shoald -n 50`;
+    case "reach":
+      return peer === undefined ? `${on}ip route` : `${on}ip route get ${dataPathOf(peer)}`;
+    case "mtu":
+      return peer === undefined
+        ? `${on}ip link`
+        : `${on}tracepath -n ${dataPathOf(peer)}; lower the MTU of the hosts' link to what passes`;
+    case "vxlan":
+      return `${at}nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)`;
+    case "dns":
+      return `${on}nft insert rule inet filter input iifname "ov*" meta l4proto { tcp, udp } th dport 53 accept`;
+    case "vip":
+      return `shoal service ps ${service}`;
+    default:
+      return text.includes("another program")
+        ? `${on}ss -lntup 'sport = :${subject.split("/")[0] ?? ""}'`
+        : `shoal service ps ${service}`;
+  }
+}
+
+function hostnameOf({ id, description }: Node): string {
+  return description?.hostname ?? id;
+}

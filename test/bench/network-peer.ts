@@ -1,0 +1,103 @@
+/** One end of what `network.ts` measures, as a process in the namespace it measures from; prints a number. */
+import { createSocket } from "node:dgram";
+import { once } from "node:events";
+import { connect, createServer } from "node:net";
+import type { Socket } from "node:net";
+
+import packet from "dns-packet";
+
+import { median } from "./report.ts";
+
+const exchangeBytes = 64;
+const warmUp = 200;
+const [mode = "", host = "", port = "0", count = "0"] = process.argv.slice(2);
+
+async function exchange(socket: Socket): Promise<void> {
+  socket.write(Buffer.alloc(exchangeBytes));
+  for (let bytes = 0; bytes < exchangeBytes;) {
+    const [chunk] = (await once(socket, "data")) as [Buffer];
+    bytes += chunk.length;
+  }
+}
+
+async function open(): Promise<Socket> {
+  const socket = connect({ host, port: Number(port), noDelay: true });
+  await once(socket, "connect");
+  return socket;
+}
+
+/** Median microseconds of 64 bytes there and back. */
+async function roundTrip(): Promise<number> {
+  const socket = await open();
+  const times: number[] = [];
+  for (let index = 0; index < Number(count) + warmUp; index += 1) {
+    const startMs = performance.now();
+    await exchange(socket);
+    if (index >= warmUp) times.push((performance.now() - startMs) * 1_000);
+  }
+  socket.destroy();
+  return median(times);
+}
+
+/** Median microseconds of a connection that carries one exchange. */
+async function connections(): Promise<number> {
+  const times: number[] = [];
+  for (let index = 0; index < Number(count); index += 1) {
+    const startMs = performance.now();
+    const socket = await open();
+    await exchange(socket);
+    socket.resetAndDestroy(); // Leaves no TIME_WAIT, of which a client has only so many.
+    times.push((performance.now() - startMs) * 1_000);
+  }
+  return median(times);
+}
+
+const asked = 64;
+const names = 10_000;
+
+/** Answers a second, with 64 questions under way for so many seconds. */
+async function answers(): Promise<number> {
+  const socket = createSocket("udp4");
+  socket.connect(53, host);
+  await once(socket, "connect");
+  let heard = 0;
+  let next = 0;
+  const ask = (): void => {
+    next += 1;
+    socket.send(
+      packet.encode({
+        type: "query",
+        id: next % 65_536,
+        flags: packet.RECURSION_DESIRED,
+        questions: [{ type: "A", name: `s${(next * 7_919) % names}` }],
+      }),
+    );
+  };
+  socket.on("message", (reply) => {
+    if (reply.readUInt16BE(6) === 1) heard += 1; // One record: a service's virtual IP.
+    ask();
+  });
+  for (let index = 0; index < asked; index += 1) ask();
+  const startMs = performance.now();
+  await new Promise((resolve) => setTimeout(resolve, Number(count) * 1_000));
+  socket.close();
+  return heard / ((performance.now() - startMs) / 1_000);
+}
+
+switch (mode) {
+  case "serve":
+    createServer({ noDelay: true }, (socket) => socket.on("error", () => undefined).pipe(socket)).listen(
+      Number(port),
+      host,
+    );
+    break;
+  case "round-trip":
+    console.log(await roundTrip());
+    break;
+  case "connections":
+    console.log(await connections());
+    break;
+  case "names":
+    console.log(await answers());
+    break;
+}

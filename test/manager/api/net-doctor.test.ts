@@ -1,0 +1,114 @@
+import t from "tap";
+
+import type { NodeId } from "../../../model/ids.ts";
+import type { Node } from "../../../model/node.ts";
+import { diagnose } from "../../../manager/api/net-doctor.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+import { nodeObject } from "../../sim/objects.ts";
+import { ask, makeHarness } from "./harness.ts";
+
+const meta = { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 };
+const node = (id: string, state: Node["status"]["state"] = "ready"): Node => {
+  const made: Node = { meta, ...nodeObject(id) };
+  return {
+    ...made,
+    id: id as NodeId,
+    description: {
+      hostname: `host-${id}`,
+      platform: { os: "linux", architecture: "x86_64" },
+      resources: { nanoCpus: 0, memoryBytes: 0, generic: {} },
+      engineVersion: "",
+      engineLabels: {},
+      plugins: [],
+    },
+    status: { state, message: "", address: `192.0.2.${id.slice(1)}` },
+  };
+};
+const [one, two, three] = [node("n1"), node("n2"), node("n3", "down")];
+const finding = { test: "reach", peerNodeId: "", subject: "", state: "ok", text: "" };
+
+t.test("a healthy cluster has nothing to say", (t) => {
+  const report = diagnose(
+    [one, two],
+    [one, two].map(({ id }) => ({ nodeId: id, reply: { findings: [finding] }, problem: "" })),
+  );
+  t.equal(report.Healthy, true);
+  t.strictSame(report.Findings, []);
+  t.strictSame(
+    report.Hosts.map(({ Hostname, Answered, Passed, Broken }) => [Hostname, Answered, Passed, Broken]),
+    [
+      ["host-n1", true, 1, 0],
+      ["host-n2", true, 1, 0],
+    ],
+  );
+  t.end();
+});
+
+t.test("hosts that are down or silent are named, with where to look", (t) => {
+  const report = diagnose(
+    [one, two, three],
+    [
+      { nodeId: one.id, reply: { findings: [] }, problem: "" },
+      { nodeId: two.id, problem: "timeout" },
+    ],
+  );
+  t.equal(report.Healthy, false);
+  t.match(report.Findings, [
+    { Host: "host-n2", Test: "answer", Text: /did not answer the check: timeout/, Next: /4222/ },
+    { Host: "host-n3", Test: "answer", Text: /is down/, Next: "on host-n3: systemctl status shoald" },
+  ]);
+  t.end();
+});
+
+t.test(
+  "a broken link is named with both ends, its address and the next command; what explains others comes first",
+  (t) => {
+    const broken = { ...finding, peerNodeId: two.id, state: "broken", text: "no answer" };
+    const report = diagnose(
+      [one, two],
+      [
+        {
+          nodeId: one.id,
+          reply: {
+            findings: [
+              {
+                ...finding,
+                test: "port",
+                state: "broken",
+                subject: "80/tcp of web",
+                text: "taken by another program",
+              },
+              { ...broken, test: "vxlan", subject: "network front" },
+              {
+                ...finding,
+                test: "vip",
+                state: "unknown",
+                subject: "idle on network front",
+                text: "no task is healthy",
+              },
+              { ...broken, test: "mtu" },
+            ],
+          },
+          problem: "",
+        },
+        { nodeId: two.id, reply: { findings: [] }, problem: "" },
+      ],
+    );
+    t.match(report.Findings, [
+      { Test: "mtu", Host: "host-n1", Peer: "host-n2", Next: /tracepath -n 192\.0\.2\.2/ },
+      { Test: "vxlan", Text: /VXLAN.* 192\.0\.2\.2 .*network front/, Next: /on host-n2: .*4789/ },
+      { Test: "port", Peer: "", Next: "on host-n1: ss -lntup 'sport = :80'" },
+      { Test: "vip", State: "unknown", Next: "" },
+    ]);
+    t.end();
+  },
+);
+
+t.test("a cluster that does not answer is an answer too", async (t) => {
+  const { json, status } = await ask(
+    await makeHarness({ clock: new VirtualClock() }),
+    "GET /shoal/v1/net/doctor",
+  );
+  t.equal(status, 200);
+  t.match(json, { Healthy: false, Hosts: [{ Answered: false }, { Answered: false }] });
+});

@@ -1,0 +1,46 @@
+import t from "tap";
+
+import { admissionOf, Coexistence } from "../../../worker/network/coexist.ts";
+
+const chain = (family: string, table: string, name: string, hook = "", policy = "") => ({
+  family,
+  table,
+  name,
+  hook,
+  policy,
+});
+const forward = chain("ip", "filter", "FORWARD", "forward", "drop");
+const docker = chain("ip", "filter", "DOCKER-USER");
+
+t.test("only who drops what is forwarded needs anything", (t) => {
+  t.strictSame(admissionOf([chain("ip", "filter", "FORWARD", "forward", "accept"), docker]), { advice: [] });
+  t.strictSame(admissionOf([chain("inet", "filter", "input", "input", "drop")]), { advice: [] });
+  t.equal(admissionOf([forward]).chain, "FORWARD");
+  t.equal(admissionOf([forward, docker]).chain, "DOCKER-USER");
+  t.strictSame(admissionOf([chain("ip6", "filter", "FORWARD", "forward", "drop")]), { advice: [] });
+  const { chain: none, advice } = admissionOf([chain("inet", "own", "fwd", "forward", "drop")]);
+  t.equal(none, undefined);
+  t.match(advice, [/inet own fwd drops .*iifgroup 21320 accept; .*oifgroup 21320 accept/]);
+  t.end();
+});
+
+t.test("accepts are put where they are not, once", async (t) => {
+  const rules = new Set<string>();
+  const run = async (argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
+    const rule = argv.slice(4).join(" ");
+    if (argv[3] === "-I") rules.add(rule);
+    return { code: rules.has(rule) ? 0 : 1, stdout: "", stderr: "" };
+  };
+  const warnings: string[] = [];
+  const coexistence = new Coexistence({ run, warn: (text) => warnings.push(text) });
+  t.equal((await coexistence.admit([forward])).length, 2);
+  t.strictSame(await coexistence.admit([forward]), []);
+  t.strictSame(
+    [...rules],
+    ["FORWARD -m devgroup --src-group 21320 -j ACCEPT", "FORWARD -m devgroup --dst-group 21320 -j ACCEPT"],
+  );
+  const own = chain("inet", "own", "fwd", "forward", "drop");
+  await coexistence.admit([own]);
+  await coexistence.admit([own]);
+  t.equal(warnings.length, 1);
+});

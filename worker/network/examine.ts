@@ -1,0 +1,293 @@
+/**
+ * What a host can find out about the networks it shares with others: which probes to make, and what their outcomes say.
+ * `examiner.ts` makes them.
+ */
+import type { NodeId } from "../../model/ids.ts";
+import { portKey } from "../../model/task.ts";
+import { addressNumber, contains, parseCidr } from "./addresses.ts";
+import type { TaskRecord } from "./journal.ts";
+import type { OverlayNetwork, WantedNetworks } from "./network.ts";
+import { markOf, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
+
+/** Another host, as the managers know it. */
+export interface Peer {
+  readonly nodeId: NodeId;
+  readonly hostname: string;
+  /** Where its VXLAN listens, no port. */
+  readonly address: string;
+}
+
+export interface Finding {
+  readonly test: "kernel" | "reach" | "mtu" | "vxlan" | "vip" | "dns" | "port";
+  /** Empty where no other host is concerned. */
+  readonly peer: NodeId | "";
+  /** What was tested, such as "web on front"; empty when test and peer say it. */
+  readonly subject: string;
+  readonly state: "ok" | "broken" | "unknown";
+  readonly text: string;
+}
+
+export interface Ping {
+  /** Of a task; absent for the host's own. */
+  readonly namespace?: string;
+  readonly target: string;
+  /** The host's address that answers come to. */
+  readonly source?: string;
+  /** Sends it by VXLAN to the host with that mark. */
+  readonly mark?: string;
+  /** Of the whole IP packet, which is not to be cut on its way. */
+  readonly packetBytes: number;
+}
+
+export interface PeerProbes {
+  readonly peer: Peer;
+  readonly reach: Ping;
+  readonly mtu: Ping;
+  /** One after the other, small before large, on each path there is. */
+  readonly vxlan: readonly { readonly subject: string; readonly small: Ping; readonly large: Ping }[];
+}
+
+export interface Probes {
+  readonly peers: readonly PeerProbes[];
+  readonly virtualIps: readonly { readonly subject: string; readonly ping: Ping }[];
+  /** Asked of one gateway from one task's namespace. */
+  readonly names: readonly {
+    readonly namespace: string;
+    readonly gateway: string;
+    readonly network: string;
+    readonly names: readonly string[];
+  }[];
+  readonly ports: readonly { readonly subject: string; readonly address: string; readonly port: number }[];
+  /** What is known without a probe. */
+  readonly findings: readonly Finding[];
+}
+
+export interface ExamineState {
+  readonly wanted: WantedNetworks | undefined;
+  readonly records: Iterable<TaskRecord>;
+  readonly underlayMtu: number;
+  /** Ports of the mesh that this host could not hold, with the reason. */
+  readonly refusedPorts: ReadonlyMap<string, string>;
+}
+
+/** Enough to go through, small enough for every link. */
+const smallBytes = 100;
+const mostPerKind = 50;
+const mostPaths = 3;
+
+/** Everything worth a try; bounded, whatever the cluster's size. */
+export function probesOf(state: ExamineState, peers: readonly Peer[]): Probes {
+  const { wanted, underlayMtu, refusedPorts } = state;
+  if (wanted === undefined) return { peers: peers.map((peer) => reachOf(peer, underlayMtu)), ...nothing };
+  const own = ownAddress(wanted);
+  const homes = homesOf(state, wanted);
+  const serving = servingOf(wanted);
+  const findings: Finding[] = [];
+  const virtualIps: { subject: string; ping: Ping }[] = [];
+  const names = homes.map(({ network, namespace }) => ({
+    namespace,
+    gateway: network.gateway,
+    network: network.name,
+    names: wanted.services
+      .filter(({ networkId }) => networkId === network.id)
+      .map(({ serviceName }) => serviceName)
+      .slice(0, mostPerKind),
+  }));
+  for (const service of wanted.services) {
+    const home = homes.find(({ network }) => network.id === service.networkId);
+    if (home === undefined) continue;
+    const subject = `${service.serviceName} on network ${home.network.name}`;
+    if ((serving.get(`${service.networkId}/${service.serviceId}`) ?? 0) === 0) {
+      findings.push({ test: "vip", peer: "", subject, state: "unknown", text: "no task of it is healthy" });
+    } else if (virtualIps.length < mostPerKind) {
+      const ping = { namespace: home.namespace, target: service.address, packetBytes: smallBytes };
+      virtualIps.push({ subject, ping });
+    }
+  }
+  const ports: { subject: string; address: string; port: number }[] = [];
+  for (const service of wanted.services) {
+    for (const port of service.ports) {
+      const subject = `${port.publishedPort}/${port.protocol} of ${service.serviceName}`;
+      const refused = refusedPorts.get(portKey(port));
+      if (refused !== undefined) {
+        findings.push({ test: "port", peer: "", subject, state: "broken", text: refused });
+        continue;
+      }
+      if (port.protocol !== "tcp" || !isPublishedOn(service.within, own)) continue;
+      if ((serving.get(`${service.networkId}/${service.serviceId}`) ?? 0) === 0) {
+        findings.push({
+          test: "port",
+          peer: "",
+          subject,
+          state: "unknown",
+          text: "no task of it is healthy",
+        });
+      } else if (ports.length < mostPerKind) {
+        ports.push({ subject, address: own, port: port.publishedPort });
+      }
+    }
+  }
+  return {
+    peers: peers.map((peer) => ({
+      ...reachOf(peer, underlayMtu),
+      vxlan: pathsTo(peer, wanted, homes, underlayMtu),
+    })),
+    virtualIps,
+    names: names.filter(({ names: asked }) => asked.length > 0),
+    ports,
+    findings,
+  };
+}
+
+const nothing = { virtualIps: [], names: [], ports: [], findings: [] };
+
+interface Home {
+  readonly network: OverlayNetwork;
+  /** Of one of this host's tasks on it. */
+  readonly namespace: string;
+}
+
+function homesOf({ records }: ExamineState, { networks }: WantedNetworks): Home[] {
+  const all = [...records].filter(({ state }) => state === "attached");
+  return networks.flatMap((network) => {
+    if (network.ingress) return [];
+    const home = all.find(
+      ({ attached }) =>
+        attached.kind === "namespace" && attached.addresses.some(({ networkId }) => networkId === network.id),
+    );
+    return home?.attached.kind === "namespace" ? [{ network, namespace: home.attached.path }] : [];
+  });
+}
+
+function reachOf(peer: Peer, underlayMtu: number): PeerProbes {
+  const { address: target } = peer;
+  return {
+    peer,
+    reach: { target, packetBytes: smallBytes },
+    mtu: { target, packetBytes: underlayMtu },
+    vxlan: [],
+  };
+}
+
+/**
+ * By the mesh's own way to that host, and from task to task on networks that both are on. The first needs a task on neither:
+ * the mark is what sends answers back to the host where a client came in.
+ */
+function pathsTo(
+  peer: Peer,
+  wanted: WantedNetworks,
+  homes: readonly Home[],
+  underlayMtu: number,
+): PeerProbes["vxlan"] {
+  const path = (subject: string, to: Omit<Ping, "packetBytes">, mtu: number) => ({
+    subject,
+    small: { ...to, packetBytes: smallBytes },
+    large: { ...to, packetBytes: mtu },
+  });
+  const ingress = wanted.networks.find((network) => network.ingress);
+  const host = otherHosts(wanted).find(({ nodeId }) => nodeId === peer.nodeId);
+  const byMesh =
+    ingress === undefined || host === undefined
+      ? []
+      : [
+          path(
+            `network ${ingress.name}`,
+            { target: host.address, source: ownAddress(wanted), mark: markOf(host.index) },
+            resolveNetwork(ingress, underlayMtu).mtu,
+          ),
+        ];
+  const byTasks = homes.flatMap(({ network, namespace }) => {
+    const endpoint = wanted.endpoints.find(
+      ({ networkId, nodeId, serving }) => serving && networkId === network.id && nodeId === peer.nodeId,
+    );
+    if (endpoint === undefined) return [];
+    const { mtu } = resolveNetwork(network, underlayMtu);
+    return [path(`network ${network.name}`, { namespace, target: endpoint.address }, mtu)];
+  });
+  return [...byMesh, ...byTasks].slice(0, mostPaths);
+}
+
+function servingOf({ endpoints }: WantedNetworks): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const { networkId, serviceId, serving } of endpoints) {
+    const key = `${networkId}/${serviceId}`;
+    if (serving) counts.set(key, (counts.get(key) ?? 0) + 1);
+  }
+  return counts;
+}
+
+function isPublishedOn(within: readonly string[], address: string): boolean {
+  const number = addressNumber(address);
+  if (number === undefined) return false;
+  return within.length === 0 || within.some((block) => contains(parseCidr(block), number));
+}
+
+/** @param code - 0 when at least one answer came. */
+export function pingArgv({ namespace, target, source, mark, packetBytes }: Ping): string[] {
+  const headerBytes = 28; // IPv4 and ICMP.
+  return [
+    ...(namespace === undefined ? [] : ["nsenter", `--net=${namespace}`]),
+    "ping",
+    "-n",
+    "-q",
+    "-c",
+    "2",
+    "-i",
+    "0.2",
+    "-W",
+    "1",
+    "-M",
+    "do",
+    "-s",
+    String(packetBytes - headerBytes),
+    ...(source === undefined ? [] : ["-I", source]),
+    ...(mark === undefined ? [] : ["-m", String(Number(mark))]),
+    target,
+  ];
+}
+
+export interface PingOutcome {
+  readonly answered: boolean;
+  /** "0.05 ms", or what was seen instead. */
+  readonly text: string;
+}
+
+export function pingOutcome(code: number, output: string): PingOutcome {
+  const average = /= [\d.]+\/([\d.]+)\//.exec(output)?.[1];
+  if (code === 0) return { answered: true, text: average === undefined ? "" : `${average} ms` };
+  const tooLong = /mtu ?= ?(\d+)/.exec(output)?.[1];
+  if (tooLong !== undefined)
+    return { answered: false, text: `something on the way takes only ${tooLong} bytes` };
+  const said = output.split("\n").find((line) => /^ping:|nsenter:|Unreachable|prohibited/i.test(line));
+  return { answered: false, text: said?.trim() ?? "no answer" };
+}
+
+/** @param outcomes - Undefined for a probe that was not made because a smaller one failed already. */
+export function peerFindings(
+  { peer, mtu, vxlan }: PeerProbes,
+  outcomes: {
+    readonly reach: PingOutcome;
+    readonly mtu: PingOutcome | undefined;
+    readonly vxlan: readonly { readonly small: PingOutcome; readonly large: PingOutcome | undefined }[];
+  },
+): Finding[] {
+  const findings: Finding[] = [];
+  const add = (test: Finding["test"], subject: string, state: Finding["state"], text: string): void =>
+    void findings.push({ test, peer: peer.nodeId, subject, state, text });
+  const passes = outcomes.vxlan.some(({ small }) => small.answered);
+  if (outcomes.reach.answered) add("reach", "", "ok", `answers in ${outcomes.reach.text}`);
+  else if (passes) add("reach", "", "ok", "does not answer ping, but overlay packets pass");
+  else add("reach", "", "broken", outcomes.reach.text);
+  if (outcomes.mtu?.answered) add("mtu", "", "ok", `${mtu.packetBytes} bytes pass`);
+  else if (outcomes.mtu !== undefined) {
+    add("mtu", "", "broken", `packets of ${mtu.packetBytes} bytes are lost: ${outcomes.mtu.text}`);
+  }
+  outcomes.vxlan.forEach(({ small, large }, index) => {
+    const { subject = "", large: wide } = vxlan[index] ?? {};
+    if (!small.answered) add("vxlan", subject, "broken", small.text);
+    else if (large?.answered === false) {
+      add("mtu", subject, "broken", `packets of ${wide?.packetBytes} bytes are lost: ${large.text}`);
+    } else add("vxlan", subject, "ok", `${wide?.packetBytes} bytes pass in ${small.text}`);
+  });
+  return findings;
+}

@@ -1,0 +1,106 @@
+/** Makes the probes of `examine.ts`, some at a time, within a time. */
+import { connect } from "node:net";
+import { fileURLToPath } from "node:url";
+
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import type { Run } from "./command.ts";
+import type { ProbedName } from "./dns-probe.ts";
+import { peerFindings, pingArgv, pingOutcome } from "./examine.ts";
+import type { Finding, PeerProbes, Ping, PingOutcome, Probes } from "./examine.ts";
+import { inParallel } from "./rounds.ts";
+
+const width = 16;
+const connectTimeoutMs = 2_000;
+const nameProbe = fileURLToPath(new URL("dns-probe.js", import.meta.url));
+
+interface Deps {
+  readonly run: Run;
+  readonly clock: Clock;
+}
+
+/** @returns What was found until the signal aborts; what was not tried by then is left out. */
+export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal): Promise<Finding[]> {
+  const findings: Finding[] = [...probes.findings];
+  const jobs: (() => Promise<readonly Finding[]>)[] = [
+    ...probes.peers.map((peer) => () => probePeer(deps, peer, signal)),
+    ...probes.names.map((names) => () => probeNames(deps, names)),
+    ...probes.virtualIps.map(({ subject, ping }) => async (): Promise<readonly Finding[]> => {
+      const { answered, text } = await probe(deps, ping);
+      return [{ test: "vip", peer: "", subject, state: answered ? "ok" : "broken", text }];
+    }),
+    ...probes.ports.map(({ subject, address, port }) => async (): Promise<readonly Finding[]> => {
+      const problem = await connectProblem(address, port);
+      const text = problem ?? "connects";
+      return [{ test: "port", peer: "", subject, state: problem === undefined ? "ok" : "broken", text }];
+    }),
+  ];
+  await inParallel(jobs, width, async (job) => {
+    if (signal.aborted) return;
+    findings.push(...(await job()));
+  });
+  return findings;
+}
+
+async function probePeer(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {
+  try {
+    const reach = await probe(deps, probes.reach);
+    const mtu = reach.answered ? await probe(deps, probes.mtu) : undefined;
+    const vxlan: { small: PingOutcome; large: PingOutcome | undefined }[] = [];
+    for (const { small, large } of probes.vxlan) {
+      if (signal.aborted) break;
+      const passes = await probe(deps, small);
+      vxlan.push({ small: passes, large: passes.answered ? await probe(deps, large) : undefined });
+    }
+    return peerFindings(probes, { reach, mtu, vxlan });
+  } catch (reason) {
+    return [
+      { test: "reach", peer: probes.peer.nodeId, subject: "", state: "unknown", text: errorText(reason) },
+    ];
+  }
+}
+
+/** @throws {ClusterError} when there is no `ping`. */
+async function probe({ run }: Deps, ping: Ping): Promise<PingOutcome> {
+  const { code, stdout, stderr } = await run(pingArgv(ping));
+  // 127: nsenter found no such program, which without a namespace is for `run` to say.
+  if (code === 127) throw new ClusterError("unavailable", stderr.trim());
+  return pingOutcome(code, stdout + stderr);
+}
+
+async function probeNames(
+  { run }: Deps,
+  { namespace, gateway, network, names }: Probes["names"][number],
+): Promise<readonly Finding[]> {
+  const finding = (subject: string, state: Finding["state"], text: string): Finding => ({
+    test: "dns",
+    peer: "",
+    subject,
+    state,
+    text,
+  });
+  const argv = ["nsenter", `--net=${namespace}`, process.execPath, nameProbe, gateway, ...names];
+  const { code, stdout, stderr } = await run(argv);
+  if (code !== 0) return [finding(`network ${network}`, "unknown", stderr.trim() || "the probe failed")];
+  const answers = JSON.parse(stdout) as readonly ProbedName[]; // Our own program's.
+  return answers.map(({ name, addresses, problem }) =>
+    finding(
+      `${name} on network ${network}`,
+      problem === "" ? "ok" : "broken",
+      problem === "" ? addresses.join(", ") : problem,
+    ),
+  );
+}
+
+function connectProblem(host: string, port: number): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout: connectTimeoutMs });
+    const end = (problem: string | undefined): void => {
+      socket.destroy();
+      resolve(problem);
+    };
+    socket.once("connect", () => end(undefined));
+    socket.once("timeout", () => end(`no answer within ${connectTimeoutMs / 1_000} s`));
+    socket.once("error", (reason) => end(errorText(reason)));
+  });
+}
