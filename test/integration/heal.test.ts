@@ -253,6 +253,46 @@ await t.test(
 );
 
 await t.test(
+  "a firewall written by hand is its owner's: the log says what to accept, and that helps",
+  async (t) => {
+    one.warnings.length = 0;
+    one.run(
+      "nft",
+      "add table inet own; add chain inet own transit { type filter hook forward priority 10; policy drop; }",
+    );
+    await said(
+      one,
+      /inet own transit drops what is forwarded.*nft insert rule inet own transit iifgroup 21320 accept/,
+    );
+    for (const match of ["iifgroup", "oifgroup"]) {
+      t.equal(one.run("nft", "insert", "rule", "inet", "own", "transit", match, "21320", "accept").code, 0);
+    }
+    await heals();
+    one.run("nft", "delete", "table", "inet", "own");
+  },
+);
+
+await t.test("a look mends what differs and touches nothing else", async (t) => {
+  const state = (): string[] =>
+    [
+      ["ip", "link"],
+      ["ip", "route", "show", "table", "all"],
+      ["ip", "neigh", "show", "nud", "permanent"],
+      ["nft", "-a", "list", "table", "ip", "shoal_net"],
+    ].map((argv) => one.run(...argv).output);
+  one.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward");
+  await said(one, /ip_forward was 0/);
+  const before = state();
+  one.warnings.length = 0;
+  one.run("sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward");
+  await said(one, /ip_forward was 0/);
+  t.strictSame(state(), before);
+  t.strictSame(one.warnings, [
+    "the host's network was not as it was left, and is mended: net.ipv4.ip_forward was 0",
+  ]);
+});
+
+await t.test(
   "a host that lost power and its namespaces comes back with its part of the overlays",
   async (t) => {
     await one.kill();
@@ -266,6 +306,22 @@ await t.test(
     await one.start();
     await applyAll();
     t.equal(get(world.outside, one.address, 80), `a ${world.outsideAddress}`);
+  },
+);
+
+await t.test(
+  "a host whose address changed is reached at the new one, once the others are told",
+  async (t) => {
+    two.run("ip", "address", "del", "10.233.0.2/24", "dev", "eth0");
+    two.run("ip", "address", "add", "10.233.0.22/24", "dev", "eth0");
+    two.run("ip", "route", "replace", "default", "via", "10.233.0.254");
+    two.address = "10.233.0.22";
+    endpoints = endpoints.map((each) =>
+      each.nodeId === two.nodeId ? { ...each, nodeAddress: two.address } : each,
+    );
+    await applyAll();
+    t.equal(get(world.outside, one.address, 80), `a ${world.outsideAddress}`);
+    t.equal(get(world.outside, two.address, 80), `a ${world.outsideAddress}`);
   },
 );
 
