@@ -101,9 +101,11 @@ async function connectFigures(cluster: ScaleCluster, workers: number): Promise<F
   connecting.catch(() => undefined); // Awaited below.
   await cluster.watch("the first are connected", ({ connected }) => connected >= workers * killAfterShare);
   const killedSeconds = secondsSince(startMs);
-  const before = await cluster.workers.ask({ kind: "look" });
   await (await cluster.leader()).kill();
-  await cluster.watch("the leader's loss is noticed", ({ lost }) => lost >= before.connected);
+  // No next leader has taken anyone in yet: whoever was connected is, or was.
+  const atKill = await cluster.workers.ask({ kind: "look" });
+  const hadSessions = atKill.connected + atKill.lost;
+  await cluster.watch("the leader's loss is noticed", ({ lost }) => lost >= hadSessions);
   await cluster.watch(`${workers} connected`, ({ connected }) => connected === workers);
   await connecting;
   const seconds = secondsSince(startMs);
@@ -113,7 +115,7 @@ async function connectFigures(cluster: ScaleCluster, workers: number): Promise<F
       what: `${workers} workers connected, the leader killed after ${killedSeconds.toFixed(1)} s`,
       value: `${seconds.toFixed(1)} s`,
     },
-    await lossFigure(cluster, workers, before.connected),
+    await lossFigure(cluster, workers, hadSessions),
   ];
 }
 

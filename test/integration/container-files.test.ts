@@ -320,7 +320,7 @@ await t.test("a prune is told with what it gave back", async (t) => {
     "--since",
     "1m",
     "--until",
-    "0s",
+    "-1s",
     "--filter",
     "event=prune",
     "--format",

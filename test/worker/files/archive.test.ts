@@ -291,7 +291,7 @@ t.test("no bytes make the reader of archives do anything but refuse or read", as
       }
       return true;
     }),
-    { numRuns: 2_000 },
+    { numRuns: Number(process.env["FUZZ_RUNS"] ?? 2_000) },
   );
   t.notOk(ran.failed, fc.defaultReportMessage(ran) ?? "");
 });
