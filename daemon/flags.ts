@@ -8,6 +8,8 @@ import type { HostSettings } from "../proto/host.ts";
 
 const defaultStateDir = "/var/lib/shoal";
 const defaultRunDir = "/run/shoal";
+/** Docker's, so that what was set up for it goes on working. */
+const defaultCertificates = "/etc/docker/certs.d";
 /** Beside Docker's 172.17.0.0/16 and its followers, and outside the overlay pool 10.0.0.0/8. */
 const defaultBridgeSubnet = "172.29.0.0/16";
 
@@ -27,6 +29,8 @@ interface Flags {
   runtime: string;
   cgroupParent: string;
   insecureRegistry: string[];
+  registryMirror: string[];
+  registryCerts?: string[];
   label: Record<string, string>;
   nodeGenericResource: string[];
   bridgeSubnet: string;
@@ -46,7 +50,18 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
     .option("--containerd <socket>", "use this containerd instead of running an own one")
     .option("--runtime <name>", "container runtime: auto, crun, runc or a path", "auto")
     .option("--cgroup-parent <path>", "cgroup under which all containers live", parseCgroup, "/shoal")
-    .option("--insecure-registry <host:port>", "registry to speak plain HTTP to (repeatable)", collect, [])
+    .option(
+      "--insecure-registry <host:port>",
+      "registry, or CIDR of registries, to use without verified TLS or over plain HTTP (repeatable)",
+      collect,
+      [],
+    )
+    .option("--registry-mirror <url>", "registry to ask before Docker Hub (repeatable)", collectMirror, [])
+    .option(
+      "--registry-certs <dir>",
+      `directory with one of certificates for each registry (repeatable; default: ${defaultCertificates})`,
+      (value: string, previous: string[] | undefined) => [...(previous ?? []), resolve(value)],
+    )
     .option("--label <key=value>", "engine label of this node (repeatable)", collectLabel, {})
     .option(
       "--node-generic-resource <kind=value>",
@@ -79,6 +94,8 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       runtimeRoot: join(runDir, "runtime"),
       cgroupParent: flags.cgroupParent,
       insecureRegistries: flags.insecureRegistry,
+      registryMirrors: flags.registryMirror,
+      registryCertificates: flags.registryCerts ?? [defaultCertificates],
       engineLabels: flags.label,
       genericResources: parseGenericResources(flags.nodeGenericResource),
       bridgeSubnet: flags.bridgeSubnet,
@@ -103,6 +120,15 @@ export function findBinary(name: string): string | undefined {
 
 function collect(value: string, previous: string[]): string[] {
   return [...previous, value];
+}
+
+function collectMirror(value: string, previous: string[]): string[] {
+  const url = URL.canParse(value) ? new URL(value) : undefined;
+  const isPlain =
+    url !== undefined && /^https?:$/.test(url.protocol) && url.pathname === "/" && url.search === "";
+  if (!isPlain || url.username !== "" || url.hash !== "")
+    throw new InvalidArgumentError(`expected an address such as https://mirror:5000, got '${value}'`);
+  return [...previous, url.origin];
 }
 
 function collectLabel(value: string, previous: Record<string, string>): Record<string, string> {

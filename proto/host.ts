@@ -27,8 +27,12 @@ export interface HostSettings {
   readonly runtimeRoot: string;
   /** Parent cgroup of all containers, such as "/shoal". */
   readonly cgroupParent: string;
-  /** Registries ("host:port") that may be spoken to over plain HTTP. */
+  /** Registries ("host:port", "host" or CIDR) whose TLS is not verified, and which may be spoken to over plain HTTP. */
   readonly insecureRegistries: readonly string[];
+  /** Asked before Docker Hub, in this order, such as "https://mirror:5000"; absent means none. */
+  readonly registryMirrors?: readonly string[];
+  /** Directories with a directory of certificates for each registry; absent means none. */
+  readonly registryCertificates?: readonly string[];
   readonly engineLabels: Readonly<Record<string, string>>;
   /** Generic resources that this node offers; absent means none. */
   readonly genericResources?: GenericOffer;

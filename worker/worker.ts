@@ -28,6 +28,7 @@ import { isClusterNetwork } from "./api/network.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
 import type { LocalNetworks } from "./bridges/networks.ts";
+import { Builder } from "./builder/builder.ts";
 import { LocalContainers } from "./containers/containers.ts";
 import { daemonRun } from "./containers/daemon-run.ts";
 import type { LocalEngine } from "./engine/local.ts";
@@ -114,12 +115,14 @@ export class Worker {
       facts: await engine.info(),
     });
     worker.#containers = containers;
+    const builder = new Builder({ clock, random, engine, network, settings });
     worker.#door = await openFrontDoor({
       clock,
       log,
       settings,
       engine,
       containers,
+      builder,
       network,
       networks,
       toManager,

@@ -11,6 +11,8 @@ t.test("without flags shoald uses the paths of a system service and runs contain
     containerd: "/run/shoal/containerd/containerd.sock",
     cgroupParent: "/shoal",
     insecureRegistries: [],
+    registryMirrors: [],
+    registryCertificates: ["/etc/docker/certs.d"],
     logLevel: "info",
   });
   t.equal(ownContainerd, true);

@@ -101,7 +101,8 @@ export async function startTestHost(name: string): Promise<TestHost> {
     runtime: "crun",
     runtimeRoot: join(directory, "runtime"),
     cgroupParent,
-    insecureRegistries: [`127.0.0.1:${registryPort}`, `localhost:${registryPort}`],
+    insecureRegistries: [],
+    registryCertificates: [join(directory, "certs.d")],
   };
   const warnings: string[] = [];
   const deps: EngineDeps = {

@@ -9,6 +9,7 @@ import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { type FrontDoor, openFrontDoor } from "../../worker/api/server.ts";
 import { LocalNetworks } from "../../worker/bridges/networks.ts";
+import { Builder } from "../../worker/builder/builder.ts";
 import { LocalContainers } from "../../worker/containers/containers.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
 import type { HostNetwork } from "../../worker/network/network.ts";
@@ -83,7 +84,7 @@ export class LocalHost {
       const child = execFile(
         command,
         [...args],
-        { env, timeout: 30_000, maxBuffer: 16 * 2 ** 20 },
+        { env, timeout: 120_000, maxBuffer: 16 * 2 ** 20 },
         (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code ?? 255), out, err }),
       );
       child.stdin?.on("error", () => undefined); // It may end before it has read all.
@@ -125,6 +126,7 @@ export class LocalHost {
       settings: this.settings,
       engine,
       containers: this.#containers,
+      builder: new Builder({ ...deps, engine, network: this.#network, settings: this.settings }),
       network: this.#network,
       networks,
       toManager: new Agent(),

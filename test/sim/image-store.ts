@@ -37,6 +37,20 @@ export class FakeImageStore implements ImageStore {
     return { mediaType: "", digest, size: 1_000 };
   }
 
+  async login(): Promise<void> {}
+
+  async tags(): Promise<readonly string[]> {
+    return [];
+  }
+
+  content(): Promise<never> {
+    return Promise.reject(noContent());
+  }
+
+  add(): Promise<never> {
+    return Promise.reject(noContent());
+  }
+
   save(): Promise<never> {
     return Promise.reject(noContent());
   }

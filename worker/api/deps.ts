@@ -4,6 +4,7 @@ import type { HostSettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { LocalNetworks } from "../bridges/networks.ts";
+import type { Builder } from "../builder/builder.ts";
 import type { LocalContainers } from "../containers/containers.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
@@ -29,6 +30,8 @@ export interface FrontDoorDeps {
   readonly engine: Engine;
   /** Absent where a host runs tasks only. */
   readonly containers?: LocalContainers;
+  /** Absent where a host builds no images. */
+  readonly builder?: Builder;
   readonly network: HostNetwork;
   readonly networks: LocalNetworks;
   /** Keeps connections to the manager beside us open: a new one for each request costs more than the request. */

@@ -1,5 +1,6 @@
-/** `GET /system/df`: what images, containers and volumes take on the disk. */
+/** `GET /system/df`: what images, containers, volumes and the cache of builds take on the disk. */
 import { ClusterError } from "../../model/errors.ts";
+import { apiTime, compareVersions } from "../../runtime/http.ts";
 import type { StoredImage } from "../engine/image-store.ts";
 import { listContainers } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
@@ -33,7 +34,7 @@ export async function diskUsage(
       Containers: await listContainers(deps, new URLSearchParams({ all: "1", size: "1" })),
     }),
     ...(wants("volume") && { Volumes: await volumesOf(deps) }),
-    ...(wants("build-cache") && { BuildCache: [] }),
+    ...(wants("build-cache") && (await buildCache(deps, version))),
   };
 }
 
@@ -59,6 +60,27 @@ async function volumesOf(deps: FrontDoorDeps): Promise<object[]> {
     printed.push({ ...printVolume(volume), UsageData: { Size, RefCount } });
   }
   return printed;
+}
+
+/** The cache is one thing here: what of it a later build may use is known to buildah alone. */
+async function buildCache({ builder, clock }: FrontDoorDeps, version: string): Promise<object> {
+  const Size = (await builder?.cacheBytes()) ?? 0;
+  const record = {
+    ID: "build-cache",
+    Parents: null,
+    Type: "regular",
+    Description: "steps of builds and their base images",
+    InUse: false,
+    Shared: false,
+    Size,
+    CreatedAt: apiTime(clock.now()),
+    LastUsedAt: null,
+    UsageCount: 0,
+  };
+  return {
+    BuildCache: Size === 0 ? [] : [record],
+    ...(compareVersions(version, "1.42") < 0 && { BuilderSize: Size }),
+  };
 }
 
 function kindOf(text: string): Kind {

@@ -1,6 +1,5 @@
 /** `POST /images/create` with `fromImage`: a pull in Docker's progress lines. */
 import type { FastifyReply } from "fastify";
-import { ClusterError } from "../../model/errors.ts";
 import type { PullProgress } from "../engine/engine.ts";
 import { parsePlatform } from "../engine/manifest.ts";
 import { digestPattern, familiarName, parseReference, printReference } from "../engine/reference.ts";
@@ -24,12 +23,21 @@ export async function pullImage(
   const { architecture } = await deps.engine.info();
   const platform =
     request.platform === "" ? undefined : parsePlatform(request.platform, { os: "linux", architecture });
-  const reference = referenceOf(request);
+  const wanted = referenceOf(request);
   const auth = parseAuth(request.auth);
   return streamProgress(reply, async (say) => {
-    const print = progressPrinter(reference, say);
+    const references =
+      typeof wanted === "string"
+        ? [wanted]
+        : (await deps.engine.imageStore.tags(wanted.allOf, auth, signal)).map(
+            (tag) => `${wanted.allOf}:${tag}`,
+          );
+    for (const reference of references) await pull(reference, say);
+  });
+
+  async function pull(reference: string, say: (line: ProgressLine) => void): Promise<void> {
     const options = {
-      onProgress: print,
+      onProgress: progressPrinter(reference, say),
       ...(auth !== undefined && { auth }),
       ...(platform !== undefined && { platform }),
     };
@@ -39,20 +47,20 @@ export async function pullImage(
         status: `WARNING: image with reference ${familiarName(image.reference)} was found but its platform (${image.os}/${image.architecture}) does not match the specified platform (${platform.os}/${platform.architecture})`,
       });
     }
-  });
+  }
 }
 
-/** The image and tag as clients send them, together or apart. */
-export function referenceOf({ fromImage, tag }: Pick<PullRequest, "fromImage" | "tag">): string {
+/** The image and tag as clients send them, together or apart; without a tag, all of a repository is meant. */
+export function referenceOf({
+  fromImage,
+  tag,
+}: Pick<PullRequest, "fromImage" | "tag">): string | { readonly allOf: string } {
   const name = fromImage.replace(/:$/, "");
   if (tag === "") {
     const { digest } = parseReference(name);
     const last = name.slice(name.lastIndexOf("/") + 1);
     if (digest !== undefined || last.includes(":")) return name;
-    throw new ClusterError(
-      "unimplemented",
-      `pulling all tags of ${name} is not supported: name a tag, such as ${name}:latest`,
-    );
+    return { allOf: name };
   }
   if (digestPattern.test(tag)) return `${name.replace(/@.*$/, "")}@${tag}`;
   const { domain, path } = parseReference(name);

@@ -8,6 +8,8 @@ import {
   imageHistory,
   inspectImage,
   listImages,
+  parseAuthFields,
+  registryOf,
   pruneImages,
   removeImage,
   tagImage,
@@ -15,7 +17,16 @@ import {
 import { importImage, loadImages, saveImages } from "./image-archive.ts";
 import { pullImage } from "./image-pull.ts";
 import { pushImage } from "./image-push.ts";
-import { headerOf, lifeOf, queryOf, required, type RouteContext, suffix, wildcard } from "./request.ts";
+import {
+  bodyOf,
+  headerOf,
+  lifeOf,
+  queryOf,
+  required,
+  type RouteContext,
+  suffix,
+  wildcard,
+} from "./request.ts";
 
 /** `/images` and `/distribution`. Names may contain slashes, so their routes are told apart by how the path ends. */
 export function imageRoutes(
@@ -81,6 +92,12 @@ export function imageRoutes(
   app.delete("/images/*", async (request, reply) => {
     const force = queryFlag(queryOf(request).get("force"));
     return sendJson(reply, 200, await removeImage(deps, required(wildcard(request)), force));
+  });
+  app.post("/auth", async (request, reply) => {
+    const auth = parseAuthFields(await bodyOf(request)) ?? {};
+    const server = auth.serverAddress ?? "";
+    await deps.engine.imageStore.login(registryOf(server), auth, lifeOf(reply, ending));
+    return sendJson(reply, 200, { Status: "Login Succeeded", IdentityToken: "" });
   });
   app.get("/distribution/*", async (request, reply) => {
     const name = required(suffix(wildcard(request), "/json"));

@@ -140,22 +140,33 @@ export async function distribution(
 export function parseAuth(header: string | undefined): RegistryAuth | undefined {
   if (header === undefined || header === "") return undefined;
   try {
-    const parsed = JSON.parse(Buffer.from(header, "base64").toString("utf8")) as Record<string, unknown>;
-    const text = (name: string) =>
-      typeof parsed[name] === "string" && parsed[name] !== "" ? parsed[name] : undefined;
-    const [username, password, serverAddress] = [text("username"), text("password"), text("serveraddress")];
-    const [identityToken, registryToken] = [text("identitytoken"), text("registrytoken")];
-    const auth: RegistryAuth = {
-      ...(username !== undefined && { username }),
-      ...(password !== undefined && { password }),
-      ...(serverAddress !== undefined && { serverAddress }),
-      ...(identityToken !== undefined && { identityToken }),
-      ...(registryToken !== undefined && { registryToken }),
-    };
-    return Object.keys(auth).length > 0 ? auth : undefined;
+    return parseAuthFields(JSON.parse(Buffer.from(header, "base64").toString("utf8")));
   } catch {
     return undefined;
   }
+}
+
+/** The domain that references have, for a server as clients name it: with a scheme and a path, or without. */
+export function registryOf(server: string): string {
+  const host = server.replace(/^https?:\/\//, "").replace(/\/.*$/, "");
+  return ["", "index.docker.io", "registry-1.docker.io"].includes(host) ? "docker.io" : host;
+}
+
+/** Undefined for what has none of them. */
+export function parseAuthFields(value: unknown): RegistryAuth | undefined {
+  const parsed = { ...(value as Record<string, unknown> | null) };
+  const text = (name: string) =>
+    typeof parsed[name] === "string" && parsed[name] !== "" ? parsed[name] : undefined;
+  const [username, password, serverAddress] = [text("username"), text("password"), text("serveraddress")];
+  const [identityToken, registryToken] = [text("identitytoken"), text("registrytoken")];
+  const auth: RegistryAuth = {
+    ...(username !== undefined && { username }),
+    ...(password !== undefined && { password }),
+    ...(serverAddress !== undefined && { serverAddress }),
+    ...(identityToken !== undefined && { identityToken }),
+    ...(registryToken !== undefined && { registryToken }),
+  };
+  return Object.keys(auth).length > 0 ? auth : undefined;
 }
 
 /** @throws {ClusterError} `not-found` in Docker's words. */

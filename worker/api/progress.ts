@@ -2,6 +2,7 @@
 import type { FastifyReply } from "fastify";
 import { toClusterError } from "../../model/errors.ts";
 import { jsonContentType } from "../../runtime/http.ts";
+import { CommandFailed } from "../builder/request.ts";
 import { stream } from "./request.ts";
 
 /** A reader that is further behind misses intermediate steps, never the outcome. */
@@ -64,7 +65,8 @@ export async function streamProgress(
     await done;
     if (failure === undefined) return;
     const { message } = toClusterError(failure);
-    yield `${JSON.stringify({ errorDetail: { message }, error: message })}\r\n`;
+    const detail = { ...(failure instanceof CommandFailed && { code: failure.exitCode }), message };
+    yield `${JSON.stringify({ errorDetail: detail, error: message })}\r\n`;
   }
 }
 

@@ -5,6 +5,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { createApiServer, sendJson } from "../../runtime/api-server.ts";
 import { jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
+import { buildRoutes, noBuildKit } from "./build.ts";
 import { listContainers } from "./container.ts";
 import { containerReadRoutes } from "./container-read-routes.ts";
 import type { FrontDoorDeps } from "./deps.ts";
@@ -28,6 +29,8 @@ const enginePath =
   /^\/(containers|exec|images|build|commit|volumes|networks|plugins|session|grpc|auth)(\/|$)/;
 
 function notServedYet(method: string, path: string): ClusterError {
+  if (path === "/session" || path === "/grpc")
+    return new ClusterError("unimplemented", `BuildKit is not available: ${noBuildKit}`);
   return new ClusterError(
     "unimplemented",
     `${method} ${path} is not available yet: hosts run the containers of services; use 'docker service create'`,
@@ -110,6 +113,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     publishPruned: (type, reclaimedBytes) => feed.publishPruned(type, reclaimedBytes),
   };
   imageRoutes(app, deps, context);
+  buildRoutes(app, deps, context);
   volumeRoutes(app, deps, context);
   containerReadRoutes(app, deps, context);
   if (deps.containers !== undefined)

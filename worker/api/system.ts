@@ -100,16 +100,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     OSType: "linux",
     Architecture: facts.architecture,
     IndexServerAddress: "https://index.docker.io/v1/",
-    RegistryConfig: {
-      InsecureRegistryCIDRs: [],
-      IndexConfigs: Object.fromEntries(
-        settings.insecureRegistries.map((name) => [
-          name,
-          { Name: name, Mirrors: [], Secure: false, Official: false },
-        ]),
-      ),
-      Mirrors: [],
-    },
+    RegistryConfig: registryConfig(settings),
     NCPU: facts.cpuCount,
     MemTotal: facts.memoryBytes,
     GenericResources: genericResources(settings.genericResources),
@@ -167,6 +158,20 @@ function genericResources({ generic, named }: GenericOffer = noOffer): object[] 
     return names.map((name) => ({ NamedResourceSpec: { Kind: kind, Value: name } }));
   });
   return listed.length === 0 ? null : listed;
+}
+
+function registryConfig({ insecureRegistries, registryMirrors = [] }: FrontDoorDeps["settings"]): object {
+  const mirrors = registryMirrors.map((mirror) => `${mirror}/`);
+  const hub = { Name: "docker.io", Mirrors: mirrors, Secure: true, Official: true };
+  const blocks = insecureRegistries.filter((name) => name.includes("/"));
+  const insecure = insecureRegistries
+    .filter((name) => !name.includes("/"))
+    .map((name) => [name, { Name: name, Mirrors: [], Secure: false, Official: false }]);
+  return {
+    InsecureRegistryCIDRs: ["::1/128", "127.0.0.0/8", ...blocks],
+    IndexConfigs: { "docker.io": hub, ...Object.fromEntries(insecure) },
+    Mirrors: mirrors,
+  };
 }
 
 function goArchitecture(machine: string): string {

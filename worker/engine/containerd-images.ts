@@ -1,17 +1,18 @@
 /** The image store over containerd: names, removal and sizes of what `images.ts` finds. */
 import { ClusterError } from "../../model/errors.ts";
+import type { RegistryAuth } from "../../model/service.ts";
 import type { Connection } from "./connection.ts";
 import type { EngineEvent, Image } from "./engine.ts";
-import { type ImageDetails, parseDetails } from "./image-details.ts";
+import { type ImageContent, type ImageDetails, parseDetails } from "./image-details.ts";
 import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
-import type { ImageContent, Images } from "./images.ts";
+import type { Images } from "./images.ts";
 import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { saveImages } from "./save.ts";
-import type { LoadedImage } from "./store-image.ts";
+import { type LoadedImage, type NewImage, storeNewImage } from "./store-image.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
 import { spoolArchive, spoolFile } from "./spool.ts";
 
@@ -75,6 +76,23 @@ export class ContainerdImages implements ImageStore {
     // The same content keeps what a registry has said of this name.
     if (held?.target.digest !== from.target.digest) await images.names.put({ ...from, name, local: true });
     emit({ action: "tag", id: image.id, reference: name });
+  }
+
+  login(domain: string, auth: RegistryAuth, signal: AbortSignal): Promise<void> {
+    return this.#deps.images.login(domain, auth, signal);
+  }
+
+  tags(repository: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<readonly string[]> {
+    return this.#deps.images.tags(repository, auth, signal);
+  }
+
+  content({ image }: StoredImage): Promise<ImageContent> {
+    return this.#deps.images.content(image);
+  }
+
+  add(image: NewImage, signal: AbortSignal): Promise<LoadedImage> {
+    const { connection, images } = this.#deps;
+    return storeNewImage({ connection, names: images.names }, image, () => undefined, signal);
   }
 
   async push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor> {

@@ -72,6 +72,8 @@ export type EngineSettings = Pick<
   | "runtimeRoot"
   | "cgroupParent"
   | "insecureRegistries"
+  | "registryMirrors"
+  | "registryCertificates"
 >;
 
 export interface EngineDeps {
@@ -121,7 +123,11 @@ class ContainerdEngine implements LocalEngine {
     this.#rootDir = stateDir;
     this.#images = new Images({
       connection,
-      insecureRegistries: settings.insecureRegistries,
+      registries: {
+        insecure: settings.insecureRegistries,
+        mirrors: settings.registryMirrors ?? [],
+        certificateDirectories: settings.registryCertificates ?? [],
+      },
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
     });
     this.volumes = openVolumes({ clock, directory: join(stateDir, "volumes") });

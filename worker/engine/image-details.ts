@@ -1,4 +1,17 @@
 /** What an image's configuration says beside what running it needs. Pure. */
+import type { Descriptor } from "./manifest.ts";
+
+/** Where the parts of an image are, for whoever reads or sends them. */
+export interface ImageContent {
+  /** What the name stands for: an index, or the manifest itself. */
+  readonly root: Descriptor;
+  readonly manifest: Descriptor;
+  readonly config: Descriptor;
+  readonly layers: readonly Descriptor[];
+  /** The whole configuration as it was written. */
+  readonly configBytes: Buffer;
+}
+
 export interface HistoryEntry {
   readonly createdAtMs: number;
   readonly createdBy: string;

@@ -1,8 +1,8 @@
 /** What clients do with images beyond what a task needs: names, removal, sizes. */
 import type { RegistryAuth } from "../../model/service.ts";
 import type { Image } from "./engine.ts";
-import type { ImageDetails } from "./image-details.ts";
-import type { LoadedImage } from "./store-image.ts";
+import type { ImageContent, ImageDetails } from "./image-details.ts";
+import type { LoadedImage, NewImage } from "./store-image.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { PushProgress } from "./push.ts";
 
@@ -13,6 +13,23 @@ export interface ImageStore {
   find(reference: string): Promise<StoredImage | undefined>;
   /** What only its configuration says. */
   details(image: StoredImage): Promise<ImageDetails>;
+  /** Where its parts are. `not-found` when one is gone. */
+  content(image: StoredImage): Promise<ImageContent>;
+  /**
+   * An image that was made on this host becomes one of its own. A layer that is here already is not read.
+   *
+   * @throws {ClusterError} `data-loss` for layers that are not what its configuration says.
+   */
+  add(image: NewImage, signal: AbortSignal): Promise<LoadedImage>;
+  /**
+   * Whether a registry accepts the credentials.
+   *
+   * @param domain - Such as "docker.io" or "registry:5000".
+   * @throws {ClusterError} `unauthenticated` when it does not; `unavailable`.
+   */
+  login(domain: string, auth: RegistryAuth, signal: AbortSignal): Promise<void>;
+  /** The tags that the registry has of a repository; as `Engine.pull` for what it says. */
+  tags(repository: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<readonly string[]>;
   /**
    * Gives an image a further name; another image that had it loses it.
    *

@@ -8,6 +8,7 @@ import { orAborted } from "../../runtime/signal.ts";
 import { readBlob } from "./blobs.ts";
 import { type Connection, toEngineError } from "./connection.ts";
 import type { Distribution, Image, PullOptions, PullProgress } from "./engine.ts";
+import type { ImageContent } from "./image-details.ts";
 import { type ImageName, ImageNames, isUntagged } from "./image-names.ts";
 import type { PushOptions } from "./image-store.ts";
 import {
@@ -25,11 +26,14 @@ import {
 import { type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
 import { pushImage } from "./push.ts";
 import { familiarName, parseReference, printReference, type Reference } from "./reference.ts";
-import { readBody, Registry } from "./registry.ts";
+import { readBody } from "./registry-answers.ts";
+import { Registry } from "./registry.ts";
+import type { RegistrySettings } from "./registry-hosts.ts";
 import { chainIds } from "./snapshots.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
+const loopback = ["127.0.0.0/8", "::1/128", "localhost"];
 
 interface RunningPull {
   readonly result: Promise<PullOutcome>;
@@ -45,19 +49,8 @@ interface PullOutcome {
 
 export interface ImagesDeps {
   readonly connection: Connection;
-  readonly insecureRegistries: readonly string[];
+  readonly registries: RegistrySettings;
   readonly platform: Platform;
-}
-
-/** Where the parts of an image are, for whoever reads or sends them. */
-export interface ImageContent {
-  /** What the name stands for: an index, or the manifest itself. */
-  readonly root: Descriptor;
-  readonly manifest: Descriptor;
-  readonly config: Descriptor;
-  readonly layers: readonly Descriptor[];
-  /** The whole configuration as it was written. */
-  readonly configBytes: Buffer;
 }
 
 export class Images {
@@ -70,11 +63,13 @@ export class Images {
   readonly #known = new Map<string, Image & { readonly platform: string }>();
   readonly #pulls = new Map<string, RunningPull>();
 
-  constructor({ connection, insecureRegistries, platform }: ImagesDeps) {
+  constructor({ connection, registries, platform }: ImagesDeps) {
     this.#connection = connection;
     this.names = new ImageNames(connection);
     this.#platform = platform;
-    this.#registry = new Registry(insecureRegistries);
+    // As Docker has it: what is on this host itself needs no TLS.
+    const insecure = [...registries.insecure, ...loopback];
+    this.#registry = new Registry({ ...registries, insecure });
     this.#pullDeps = {
       connection,
       names: this.names,
@@ -220,6 +215,15 @@ export class Images {
     const response = await this.#registry.blob(reference, manifest.config.digest, 0, auth, signal);
     const { architecture, os } = parseConfig(await readBody(response, configLimitBytes));
     return { descriptor, platforms: [{ architecture, os }] };
+  }
+
+  tags(repository: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<string[]> {
+    return this.#registry.tags(parseReference(repository), auth, signal);
+  }
+
+  /** @throws {ClusterError} `unauthenticated`, `unavailable`. */
+  login(domain: string, auth: RegistryAuth, signal: AbortSignal): Promise<void> {
+    return this.#registry.login(domain, auth, signal);
   }
 
   close(): void {

@@ -3,33 +3,27 @@ import { createHash } from "node:crypto";
 import { open } from "node:fs/promises";
 
 import { ClusterError } from "../../model/errors.ts";
-import { writeBlob } from "./blobs.ts";
-import {
-  configLimitBytes,
-  type Descriptor,
-  layerCountLimit,
-  manifestLimitBytes,
-  parseConfig,
-  parseManifest,
-} from "./manifest.ts";
+import { configLimitBytes, layerCountLimit, manifestLimitBytes, parseManifest } from "./manifest.ts";
 import { parseReference, printReference } from "./reference.ts";
 import { digestOf } from "./save.ts";
-import { chainIds, unpackLayer } from "./snapshots.ts";
-import { type LoadedImage, type StoreDeps, storeImage, underLease } from "./store-image.ts";
+import {
+  type LayerPart,
+  type LoadedImage,
+  type NewImage,
+  type StoreDeps,
+  storeNewImage,
+} from "./store-image.ts";
 import { readSpooled, type Spool, type SpooledFile } from "./spool.ts";
 import { compressionOf, gunzipped } from "./tar-stream.ts";
 
 const imageLimit = 1_000;
 
-interface Part {
-  readonly descriptor: Descriptor;
+interface Part extends LayerPart {
   readonly file: SpooledFile;
 }
 
-interface ArchivedImage {
-  readonly configBytes: Buffer;
+interface ArchivedImage extends NewImage {
   readonly layers: readonly Part[];
-  readonly names: readonly string[];
 }
 
 /**
@@ -51,7 +45,7 @@ export async function loadImages(
       "invalid archive: it has neither manifest.json nor index.json",
     );
   const loaded: LoadedImage[] = [];
-  for (const image of images) loaded.push(await storeArchived(deps, image, report, signal));
+  for (const image of images) loaded.push(await storeNewImage(deps, image, report, signal));
   return loaded;
 }
 
@@ -68,40 +62,7 @@ export async function importImage(
     JSON.stringify({ ...settings.config, rootfs: { type: "layers", diff_ids: [diffId] } }),
   );
   const image = { configBytes, layers: [layer], names: settings.names };
-  return storeArchived(deps, image, () => undefined, signal);
-}
-
-async function storeArchived(
-  deps: StoreDeps,
-  { configBytes, layers, names: wanted }: ArchivedImage,
-  report: (layer: string) => void,
-  signal: AbortSignal,
-): Promise<LoadedImage> {
-  const { diffIds } = parseConfig(configBytes);
-  if (diffIds.length !== layers.length) {
-    throw new ClusterError(
-      "invalid-argument",
-      `invalid archive: ${layers.length} layers, ${diffIds.length} in the image's configuration`,
-    );
-  }
-  const chain = chainIds(diffIds);
-  return underLease(
-    deps.connection,
-    async (lease) => {
-      for (const [index, { descriptor, file }] of layers.entries()) {
-        const { digest, size } = descriptor;
-        const blob = { digest, size, lease, source: (offset: number) => readSpooled(file, offset) };
-        await writeBlob(deps.connection, blob, signal);
-        const [diffId = "", chainId = "", parent = ""] = [diffIds[index], chain[index], chain[index - 1]];
-        const unpack = { layer: descriptor, diffId, chainId, parent, lease };
-        const outcome = await unpackLayer(deps.connection, unpack, signal);
-        if (outcome === "unpacked") report(diffId.slice("sha256:".length, "sha256:".length + 12));
-      }
-      const descriptors = layers.map(({ descriptor }) => descriptor);
-      return storeImage(deps, { configBytes, layers: descriptors, names: wanted }, lease, signal);
-    },
-    signal,
-  );
+  return storeNewImage(deps, image, () => undefined, signal);
 }
 
 /** Docker's own list, which its archives have in all versions. */
@@ -178,7 +139,11 @@ async function partsOf(spool: Spool, paths: readonly string[]): Promise<Part[]> 
 
 async function partOf(file: SpooledFile): Promise<Part> {
   const { digest, sizeBytes: size } = file;
-  return { file, descriptor: { mediaType: layerType(await headOf(file)), digest, size } };
+  return {
+    file,
+    descriptor: { mediaType: layerType(await headOf(file)), digest, size },
+    source: (offset) => readSpooled(file, offset),
+  };
 }
 
 function layerType(head: Buffer): string {

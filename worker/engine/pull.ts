@@ -28,6 +28,8 @@ import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
 /** What an interrupted pull downloaded is kept this long for the next one. */
 const leaseLifetimeMs = 24 * 3_600_000;
 const layerAttempts = 4;
+/** A try that gets this much further is worth the next one. */
+const furtherBytes = 1 << 20;
 
 export interface PullDeps {
   readonly connection: Connection;
@@ -255,8 +257,12 @@ class Pull {
         skipBytes = Math.max(0, skipBytes - chunk.length);
       }
     }
-    const onProgress = (currentBytes: number): void =>
+    let reachedBytes = 0;
+    let failedAtBytes = 0;
+    const onProgress = (currentBytes: number): void => {
+      reachedBytes = Math.max(reachedBytes, currentBytes);
       this.#report({ kind: "downloading", layer, currentBytes, totalBytes: size });
+    };
     for (let attempt = 1; ; attempt++) {
       try {
         return await writeBlob(
@@ -268,6 +274,12 @@ class Pull {
         signal.throwIfAborted();
         if (error instanceof ClusterError && error.code === "data-loss") {
           await abortBlob(connection, digest, this.#lease);
+          failedAtBytes = size; // What came was wrong: nothing was reached.
+        }
+        // A long download over a bad line goes on as long as tries get further.
+        if (reachedBytes >= failedAtBytes + furtherBytes) {
+          attempt = 1;
+          failedAtBytes = reachedBytes;
         }
         if (attempt >= layerAttempts || !isPassing(error)) throw error;
         await new Promise((resolve) => setTimeout(resolve, attempt * 250));

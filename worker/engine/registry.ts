@@ -1,6 +1,6 @@
 /** A client of OCI registries: manifests and blobs over HTTP(S), with basic and token authentication. */
-import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import { type IncomingMessage, request as httpRequest, STATUS_CODES } from "node:http";
+import { request as httpsRequest } from "node:https";
 import type { Socket } from "node:net";
 import { Readable } from "node:stream";
 
@@ -9,15 +9,21 @@ import type { RegistryAuth } from "../../model/service.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { type Challenge, parseChallenges } from "./challenge.ts";
 import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
-import { printReference, type Reference, registryHost } from "./reference.ts";
+import type { Reference } from "./reference.ts";
+import { readBody, refuse } from "./registry-answers.ts";
+import { RegistryHosts, type RegistrySettings } from "./registry-hosts.ts";
 
 /** A registry that takes longer to accept a connection, TLS included, is out of reach; it is not tried again. */
 const defaultConnectTimeoutMs = 5_000;
 /** A registry that says nothing for this long has died. */
 const idleTimeoutMs = 30_000;
+/** A small answer, such as a manifest, that takes longer than this comes from a registry that hangs. */
+const smallAnswerMs = 60_000;
+/** A mirror that failed is left alone for this long. */
+const mirrorPauseMs = 60_000;
 const redirectLimit = 5;
 const tokenLimitBytes = 1 << 20;
-const errorLimitBytes = 64 << 10;
+const tagLimit = 10_000;
 const attempts = 3;
 const retryDelayMs = 250;
 /** Tokens without a lifetime live this long (token specification), less what a request may take. */
@@ -46,16 +52,32 @@ interface Token {
 }
 
 export class Registry {
-  readonly #insecure: ReadonlySet<string>;
+  readonly #hosts: RegistryHosts;
   readonly #connectTimeoutMs: number;
   readonly #tokens = new Map<string, Token>();
-  readonly #http = new HttpAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
-  readonly #https = new HttpsAgent({ keepAlive: true, maxSockets: 8, timeout: idleTimeoutMs });
+  /** Until when a mirror is left alone, by its address. */
+  readonly #pausedMirrors = new Map<string, number>();
 
-  /** @param insecure - "host:port" or "host" that may be spoken to over plain HTTP. */
-  constructor(insecure: readonly string[], connectTimeoutMs = defaultConnectTimeoutMs) {
-    this.#insecure = new Set(insecure);
+  constructor(settings: RegistrySettings, connectTimeoutMs = defaultConnectTimeoutMs) {
+    this.#hosts = new RegistryHosts(settings, { idleTimeoutMs, connectTimeoutMs });
     this.#connectTimeoutMs = connectTimeoutMs;
+  }
+
+  /**
+   * Whether a registry accepts the credentials.
+   *
+   * @throws {ClusterError} `unauthenticated` when it does not; `unavailable`.
+   */
+  async login(domain: string, auth: RegistryAuth, signal: AbortSignal): Promise<void> {
+    const response = await this.#send("GET", { domain, path: "" }, "", {}, auth, signal);
+    const code = response.statusCode ?? 0;
+    response.destroy();
+    if (code === 200) return;
+    const status = `${code} ${STATUS_CODES[code] ?? ""}`.trim();
+    throw new ClusterError(
+      code === 401 || code === 403 ? "unauthenticated" : "unavailable",
+      `login attempt to ${domain} failed with status: ${status}`,
+    );
   }
 
   /** What a tag or digest is now; one small request. */
@@ -74,9 +96,37 @@ export class Registry {
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
   ): Promise<RemoteManifest & { readonly bytes: Buffer }> {
-    const response = await this.#manifest("GET", reference, auth, signal);
-    const bytes = await readBody(response, manifestLimitBytes);
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(smallAnswerMs)]);
+    const response = await this.#manifest("GET", reference, auth, limited);
+    const bytes = await readBody(response, manifestLimitBytes).catch((error: unknown) => {
+      signal.throwIfAborted();
+      if (!limited.aborted) throw error;
+      const cause = `its answer takes more than ${smallAnswerMs / 1_000} s`;
+      throw new ClusterError("unavailable", `cannot ask the registry ${reference.domain}: ${cause}`, {
+        cause: error,
+      });
+    });
     return { ...remoteManifest(response), size: bytes.length, bytes };
+  }
+
+  /** All tags of a repository, at most `tagLimit` of them. */
+  async tags(reference: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<string[]> {
+    const found: string[] = [];
+    for (let path: string | undefined = "/tags/list"; path !== undefined;) {
+      const response = await this.#send("GET", reference, path, {}, auth, signal);
+      if (response.statusCode !== 200) await refuse(response, reference);
+      const { tags } = parseObject((await readBody(response, manifestLimitBytes)).toString("utf8"));
+      if (Array.isArray(tags)) found.push(...tags.filter((tag): tag is string => typeof tag === "string"));
+      if (found.length > tagLimit)
+        throw new ClusterError(
+          "resource-exhausted",
+          `${reference.path} has more than ${tagLimit} tags: name one`,
+        );
+      // The next page is where the registry says, in the same list (distribution specification, "Listing Tags").
+      const next = /<[^>?]*\?([^>]*)>;\s*rel="?next/.exec(String(response.headers["link"] ?? ""))?.[1];
+      path = next === undefined ? undefined : `/tags/list?${next}`;
+    }
+    return found;
   }
 
   /**
@@ -91,9 +141,7 @@ export class Registry {
     signal: AbortSignal,
   ): Promise<IncomingMessage> {
     const headers = offset > 0 ? { range: `bytes=${offset}-` } : {};
-    const response = await this.#send("GET", reference, `/blobs/${digest}`, headers, auth, signal);
-    if (response.statusCode !== 200 && response.statusCode !== 206) await refuse(response, reference);
-    return response;
+    return this.#read("GET", reference, `/blobs/${digest}`, headers, auth, signal);
   }
 
   async hasBlob(
@@ -129,7 +177,7 @@ export class Registry {
     }
     if (response.statusCode !== 202 || location === undefined) await refuse(response, reference, "push");
     response.resume();
-    return { location: new URL(location ?? "", this.#base(reference.domain)) };
+    return { location: new URL(location ?? "", await this.#hosts.base(reference.domain, signal)) };
   }
 
   /** @throws {ClusterError} `unavailable` when the connection broke: a new upload may go well. */
@@ -148,7 +196,7 @@ export class Registry {
     const url = withQuery(location, { digest });
     const headers = { "content-type": "application/octet-stream", "content-length": String(size) };
     // Credentials go only to the registry itself, not to where it has uploads sent.
-    const isOwn = url.host === new URL(this.#base(reference.domain)).host;
+    const isOwn = url.host === (await this.#hosts.base(reference.domain, signal)).host;
     const known = isOwn ? this.#authorization(reference, auth) : undefined;
     const sent = withAuthorization(headers, known);
     const response = await this.#request("PUT", url, sent, Readable.from(body()), signal).catch(
@@ -179,8 +227,7 @@ export class Registry {
   }
 
   close(): void {
-    this.#http.destroy();
-    this.#https.destroy();
+    this.#hosts.close();
   }
 
   async #manifest(
@@ -191,8 +238,34 @@ export class Registry {
   ): Promise<IncomingMessage> {
     const path = `/manifests/${reference.digest ?? reference.tag ?? "latest"}`;
     const headers = { accept: manifestTypes.join(", ") };
+    return this.#read(method, reference, path, headers, auth, signal);
+  }
+
+  /** From the first of the mirrors that has it, else from the registry itself. Whatever comes is verified by its digest. */
+  async #read(
+    method: "GET" | "HEAD",
+    reference: Reference,
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    for (const mirror of this.#hosts.mirrorsOf(reference.domain)) {
+      if ((this.#pausedMirrors.get(mirror.host) ?? 0) > Date.now()) continue;
+      try {
+        // Credentials are the registry's own and no matter of its mirrors.
+        const at = { ...reference, domain: mirror.host };
+        const response = await this.#send(method, at, path, headers, undefined, signal, undefined, mirror);
+        if (isRead(response)) return response;
+        response.destroy();
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!(error instanceof ClusterError)) throw error;
+        this.#pausedMirrors.set(mirror.host, Date.now() + mirrorPauseMs);
+      }
+    }
     const response = await this.#send(method, reference, path, headers, auth, signal);
-    if (response.statusCode !== 200) await refuse(response, reference);
+    if (!isRead(response)) await refuse(response, reference);
     return response;
   }
 
@@ -205,8 +278,10 @@ export class Registry {
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
     body?: Buffer,
+    base?: URL,
   ): Promise<IncomingMessage> {
-    const url = new URL(`/v2/${reference.path}${path}`, this.#base(reference.domain));
+    const own = base ?? (await this.#hosts.base(reference.domain, signal));
+    const url = new URL(`/v2/${reference.path}${path}`, own);
     for (let attempt = 1; ; attempt++) {
       try {
         const response = await this.#authorized({ method, url, headers, body }, reference, auth, signal);
@@ -277,14 +352,22 @@ export class Registry {
   ): Promise<Token> {
     const realm = parseRealm(challenge.realm);
     // Credentials never travel in the clear to a host that was not allowed it.
-    if (realm.protocol !== "https:" && !this.#isInsecure(realm.host) && !this.#isInsecure(reference.domain)) {
+    if (
+      realm.protocol !== "https:" &&
+      !this.#hosts.isInsecure(realm.host) &&
+      !this.#hosts.isInsecure(reference.domain)
+    ) {
       throw new ClusterError(
         "unauthenticated",
         `cannot authenticate with ${reference.domain}: its token service ${realm.origin} is not reached over https`,
       );
     }
-    const scope = challenge.scope ?? `repository:${reference.path}:pull`;
-    const parameters = { scope, ...(challenge.service !== undefined && { service: challenge.service }) };
+    const wanted = reference.path === "" ? undefined : `repository:${reference.path}:pull`;
+    const scope = challenge.scope ?? wanted;
+    const parameters = {
+      ...(scope !== undefined && { scope }),
+      ...(challenge.service !== undefined && { service: challenge.service }),
+    };
     const response =
       auth?.identityToken !== undefined && auth.identityToken !== ""
         ? await this.#post(
@@ -345,21 +428,23 @@ export class Registry {
     return this.#request("POST", url, { "content-type": "application/x-www-form-urlencoded" }, body, signal);
   }
 
-  #request(
+  async #request(
     method: string,
     url: URL,
     headers: Readonly<Record<string, string>>,
     body: string | Buffer | Readable | undefined,
     signal: AbortSignal,
   ): Promise<IncomingMessage> {
+    const agent = await this.#hosts.agentOf(url);
+    signal.throwIfAborted();
     return new Promise((resolve, reject) => {
       const secure = url.protocol === "https:";
       const send = secure ? httpsRequest : httpRequest;
-      const agent = secure ? this.#https : this.#http;
       const options = { method, headers: { "user-agent": "shoal", ...headers }, agent, signal };
       const request = send(url, options, resolve);
       request.setTimeout(idleTimeoutMs, () => {
-        request.destroy(new Error(`no answer within ${idleTimeoutMs / 1000} s`));
+        const cause = `no answer from ${url.host} within ${idleTimeoutMs / 1000} s`;
+        request.destroy(new ClusterError("unavailable", `cannot ask the registry: ${cause}`));
       });
       request.on("socket", (socket: Socket) => {
         if (request.reusedSocket) return;
@@ -380,32 +465,6 @@ export class Registry {
       } else request.end(body);
     });
   }
-
-  #base(domain: string): string {
-    return `${this.#isInsecure(domain) ? "http" : "https"}://${registryHost(domain)}`;
-  }
-
-  #isInsecure(host: string): boolean {
-    return this.#insecure.has(host) || this.#insecure.has(host.replace(/:\d+$/, ""));
-  }
-}
-
-/** The whole body, refused as soon as it is larger than the limit. */
-export async function readBody(response: IncomingMessage, limitBytes: number): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of response as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limitBytes) {
-      response.destroy();
-      throw new ClusterError(
-        "failed-precondition",
-        `the registry sent more than ${limitBytes} bytes where less is accepted`,
-      );
-    }
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks, size);
 }
 
 function remoteManifest(response: IncomingMessage): RemoteManifest {
@@ -417,68 +476,8 @@ function remoteManifest(response: IncomingMessage): RemoteManifest {
   };
 }
 
-/** Docker's texts, since clients match on them. */
-async function refuse(
-  response: IncomingMessage,
-  reference: Reference,
-  doing: "pull" | "push" = "pull",
-): Promise<never> {
-  const code = response.statusCode ?? 0;
-  const said = await registryMessage(response);
-  const name = printReference(reference);
-  if (doing === "push") {
-    if (code === 401)
-      throw new ClusterError("unauthenticated", said || "unauthorized: authentication required");
-    if (code === 403)
-      throw new ClusterError(
-        "permission-denied",
-        said || "denied: requested access to the resource is denied",
-      );
-    if (code < 500 && code !== 429)
-      throw new ClusterError(
-        "failed-precondition",
-        `the registry ${reference.domain} refused ${name} with ${code}: ${said}`,
-      );
-  }
-  switch (code) {
-    case 401:
-      throw new ClusterError(
-        "unauthenticated",
-        `pull access denied for ${reference.path}, repository does not exist or may require 'docker login': ${said || "no basic auth credentials"}`,
-      );
-    case 403:
-      throw new ClusterError(
-        "permission-denied",
-        `pull access denied for ${reference.path}: ${said || "denied"}`,
-      );
-    case 404:
-      throw new ClusterError("not-found", `manifest for ${name} not found: ${said || "manifest unknown"}`);
-    case 429:
-      throw new ClusterError(
-        "resource-exhausted",
-        `toomanyrequests: ${said || `${reference.domain} limits the rate of pulls`}`,
-      );
-    default:
-      throw new ClusterError(
-        "unavailable",
-        `the registry ${reference.domain} answered ${code} for ${name}: ${said}`,
-      );
-  }
-}
-
-async function registryMessage(response: IncomingMessage): Promise<string> {
-  const text = await readBody(response, errorLimitBytes).then(
-    (body) => body.toString("utf8"),
-    () => "",
-  );
-  try {
-    const body = JSON.parse(text) as { errors?: { code?: string; message?: string }[]; details?: string };
-    const first = body.errors?.[0];
-    if (first === undefined) return typeof body.details === "string" ? body.details : "";
-    return `${String(first.code).toLowerCase().replaceAll("_", " ")}: ${String(first.message)}`;
-  } catch {
-    return text.slice(0, 200).trim();
-  }
+function isRead({ statusCode }: IncomingMessage): boolean {
+  return statusCode === 200 || statusCode === 206;
 }
 
 function tokenKey({ domain, path }: Reference, auth: RegistryAuth | undefined): string {

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 
 import { readBlob, streamBlob } from "./blobs.ts";
 import type { Connection } from "./connection.ts";
-import type { ImageContent } from "./images.ts";
+import type { ImageContent } from "./image-details.ts";
 import { type Descriptor, manifestLimitBytes } from "./manifest.ts";
 import { familiarName } from "./reference.ts";
 import { printTarHeader, tarBlockBytes, tarPadding } from "./tar.ts";

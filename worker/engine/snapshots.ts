@@ -12,8 +12,11 @@ import {
   unpackTimeoutMs,
 } from "./connection.ts";
 import type { Descriptor } from "./manifest.ts";
+import { requireRoom } from "./room.ts";
 
 export const snapshotter = "overlayfs";
+/** Faster than a disk can take what the room that is kept has. */
+const roomCheckMs = 200;
 
 /** The name of the snapshot that holds layers 0..i, for each i (OCI image specification, "Layer ChainID"). */
 export function chainIds(diffIds: readonly string[]): string[] {
@@ -74,12 +77,18 @@ export async function unpackLayer(
     { lease },
   );
   try {
-    const { applied } = await connection.call(
-      diff,
-      "apply",
-      { diff: { ...layer }, mounts },
-      { signal, lease, timeoutMs: unpackTimeoutMs },
-    );
+    using room = watchRoom(upperDirectory(mounts), signal);
+    const { applied } = await connection
+      .call(
+        diff,
+        "apply",
+        { diff: { ...layer }, mounts },
+        { signal: room.signal, lease, timeoutMs: unpackTimeoutMs },
+      )
+      .catch((error: unknown) => {
+        room.signal.throwIfAborted();
+        throw error;
+      });
     if (applied?.digest !== diffId) {
       throw new ClusterError(
         "data-loss",
@@ -93,6 +102,32 @@ export async function unpackLayer(
     if (isAlreadyThere(error)) return "exists";
     throw toEngineError(error, `cannot unpack layer ${layer.digest}`);
   }
+}
+
+/** Where a layer is unpacked to; undefined for mounts of another kind. */
+export function upperDirectory(mounts: readonly Mount[]): string | undefined {
+  const [mount] = mounts;
+  if (mount?.type === "bind") return mount.source;
+  return mount?.options.find((option) => option.startsWith("upperdir="))?.slice("upperdir=".length);
+}
+
+/**
+ * Aborts before what is unpacked takes the last of the disk: a small layer can hold any number of zeros, and
+ * containerd writes them all.
+ */
+function watchRoom(
+  directory: string | undefined,
+  signal: AbortSignal,
+): Disposable & { readonly signal: AbortSignal } {
+  const full = new AbortController();
+  const timer =
+    directory === undefined
+      ? undefined
+      : setInterval(
+          () => void requireRoom(directory).catch((error: unknown) => full.abort(error)),
+          roomCheckMs,
+        );
+  return { signal: AbortSignal.any([signal, full.signal]), [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /** A container's own writable layer. */

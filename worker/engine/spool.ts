@@ -1,16 +1,14 @@
 /** Archives that clients send, put on disk entry by entry, so that their parts can be read in any order. */
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, mkdtemp, open, readFile, rm, statfs } from "node:fs/promises";
+import { mkdir, mkdtemp, open, readFile, rm } from "node:fs/promises";
 import { dirname, join, posix } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
+import { requireRoom, spaceCheckBytes } from "./room.ts";
 import { decompressed, readTar } from "./tar-stream.ts";
 
 const entryLimit = 20_000;
-/** An archive never takes the last of the disk; others write there as well. */
-const reservedDiskBytes = 512 * 2 ** 20;
-const spaceCheckBytes = 64 * 2 ** 20;
 const linkLimit = 16;
 
 export interface SpooledFile {
@@ -83,7 +81,7 @@ export async function spoolArchive(
       signal.throwIfAborted();
       if (++count > entryLimit)
         throw new ClusterError("resource-exhausted", `the archive has more than ${entryLimit} entries`);
-      const name = inside(header.name);
+      const name = insidePath(header.name);
       const { link } = header;
       switch (header.type) {
         case "0":
@@ -91,10 +89,13 @@ export async function spoolArchive(
           files.set(name, await writeSpooled(join(own, String(count)), content, signal));
           break;
         case "1":
-          links.set(name, inside(link));
+          links.set(name, insidePath(link));
           break;
         case "2":
-          links.set(name, inside(link.startsWith("/") ? link : posix.join(posix.dirname(name), link), link));
+          links.set(
+            name,
+            insidePath(link.startsWith("/") ? link : posix.join(posix.dirname(name), link), link),
+          );
           break;
         case "5":
           break;
@@ -159,18 +160,8 @@ export async function* readSpooled({ path }: SpooledFile, offset: number): Async
   for await (const piece of createReadStream(path, { start: offset })) yield piece as Buffer;
 }
 
-async function requireRoom(directory: string): Promise<void> {
-  const { bavail, bsize } = await statfs(directory);
-  if (bavail * bsize < reservedDiskBytes) {
-    throw new ClusterError(
-      "resource-exhausted",
-      `no space left for the archive: ${bavail * bsize} bytes are free at ${directory}, ${reservedDiskBytes} are kept`,
-    );
-  }
-}
-
 /** A path below the archive's root. */
-function inside(name: string, shown = name): string {
+export function insidePath(name: string, shown = name): string {
   const path = posix.normalize(name);
   if (name === "" || name.includes("\0") || path.startsWith("/") || path === ".." || path.startsWith("../")) {
     throw new ClusterError(

@@ -1,12 +1,13 @@
-/** An image out of layers that are in containerd's store already: configuration, manifest, names. */
+/** An image into containerd's store: layers, configuration, manifest, names. */
 import { randomUUID } from "node:crypto";
 
+import { ClusterError } from "../../model/errors.ts";
 import { writeBlob } from "./blobs.ts";
 import { type Connection, unlessGone } from "./connection.ts";
 import { type ImageNames, untaggedName } from "./image-names.ts";
 import { type Descriptor, parseConfig } from "./manifest.ts";
 import { digestOf } from "./save.ts";
-import { chainIds, snapshotter } from "./snapshots.ts";
+import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
 
 /** Long enough for the slowest disk; what an interrupted process stored is then collected. */
 const leaseLifetimeMs = 6 * 3_600_000;
@@ -22,6 +23,59 @@ export interface LoadedImage {
   readonly id: string;
   /** Full names that it has now; empty for none. */
   readonly names: readonly string[];
+}
+
+export interface LayerPart {
+  readonly descriptor: Descriptor;
+  /** Its bytes from an offset on. Not called when the content is there. */
+  readonly source: (offset: number) => AsyncIterable<Buffer>;
+}
+
+export interface NewImage {
+  readonly configBytes: Buffer;
+  /** Lowest first. */
+  readonly layers: readonly LayerPart[];
+  /** Full names that it gets; without any it is kept as untagged. */
+  readonly names: readonly string[];
+}
+
+/**
+ * An image whose parts are at hand becomes one of this host's: layers are unpacked and compared with what the
+ * configuration says before a name refers to them.
+ *
+ * @param report - Called with 12 digits of each layer that was not there.
+ * @throws {ClusterError} `invalid-argument` when layers and configuration do not fit; `data-loss` for layers that are not the image's.
+ */
+export async function storeNewImage(
+  deps: StoreDeps,
+  { configBytes, layers, names }: NewImage,
+  report: (layer: string) => void,
+  signal: AbortSignal,
+): Promise<LoadedImage> {
+  const { diffIds } = parseConfig(configBytes);
+  if (diffIds.length !== layers.length) {
+    throw new ClusterError(
+      "invalid-argument",
+      `invalid image: ${layers.length} layers, ${diffIds.length} in its configuration`,
+    );
+  }
+  const chain = chainIds(diffIds);
+  return underLease(
+    deps.connection,
+    async (lease) => {
+      for (const [index, { descriptor, source }] of layers.entries()) {
+        const { digest, size } = descriptor;
+        await writeBlob(deps.connection, { digest, size, lease, source }, signal);
+        const [diffId = "", chainId = "", parent = ""] = [diffIds[index], chain[index], chain[index - 1]];
+        const unpack = { layer: descriptor, diffId, chainId, parent, lease };
+        const outcome = await unpackLayer(deps.connection, unpack, signal);
+        if (outcome === "unpacked") report(diffId.slice("sha256:".length, "sha256:".length + 12));
+      }
+      const descriptors = layers.map(({ descriptor }) => descriptor);
+      return storeImage(deps, { configBytes, layers: descriptors, names }, lease, signal);
+    },
+    signal,
+  );
 }
 
 /** What is stored meanwhile under this lease is kept from collection until it is done. */

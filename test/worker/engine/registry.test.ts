@@ -5,7 +5,8 @@ import t, { type Test } from "tap";
 
 import type { Reference } from "../../../worker/engine/reference.ts";
 import { verifiedManifest } from "../../../worker/engine/pull.ts";
-import { readBody, Registry } from "../../../worker/engine/registry.ts";
+import { readBody } from "../../../worker/engine/registry-answers.ts";
+import { Registry } from "../../../worker/engine/registry.ts";
 
 const none = new AbortController().signal;
 const manifest = Buffer.from("{}");
@@ -24,7 +25,7 @@ async function serve(
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const host = `127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const registry = new Registry([host]);
+  const registry = new Registry({ insecure: [host] });
   t.teardown(() => {
     registry.close();
     server.close();
@@ -96,7 +97,7 @@ t.test("credentials follow no redirect to another host", async (t) => {
 
 t.test("a token service in the clear gets no credentials unless its host is listed", async (t) => {
   const { reference, registry } = await serve(t, (_request, response) => sendManifest(response));
-  const strict = new Registry([]);
+  const strict = new Registry({ insecure: [] });
   t.teardown(() => strict.close());
   await t.rejects(
     strict.manifest(reference, undefined, AbortSignal.timeout(5_000)),
@@ -162,7 +163,7 @@ t.test("a registry that lets nobody connect is given up, at once and for good", 
   const silent = createTcpServer((socket) => held.push(socket.on("error", () => {})));
   await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
   const host = `127.0.0.1:${(silent.address() as AddressInfo).port}`;
-  const registry = new Registry([], 20);
+  const registry = new Registry({ insecure: [] }, 20);
   t.teardown(() => {
     registry.close();
     for (const socket of held) socket.destroy();
@@ -223,5 +224,22 @@ t.test("a push that is refused says why", async (t) => {
   await t.rejects(registry.beginUpload(reference, { digest, from: undefined }, undefined, none), {
     code: "permission-denied",
     message: "denied: not yours",
+  });
+});
+
+t.test("tags come page by page; a list without end is given up", async (t) => {
+  const { reference, registry } = await serve(t, (request, response) => {
+    const last = Number(/last=(\d+)/.exec(request.url ?? "")?.[1] ?? 0);
+    if (request.url?.startsWith("/v2/endless/") === true || last < 2)
+      response.setHeader("link", `</v2/a/b/tags/list?last=${last + 1}>; rel="next"`);
+    const tags =
+      request.url?.startsWith("/v2/endless/") === true
+        ? Array.from({ length: 4_000 }, () => "x")
+        : [`t${last}`, 5];
+    response.end(JSON.stringify({ tags }));
+  });
+  t.strictSame(await registry.tags(reference, undefined, none), ["t0", "t1", "t2"]);
+  await t.rejects(registry.tags({ ...reference, path: "endless" }, undefined, none), {
+    code: "resource-exhausted",
   });
 });

@@ -4,7 +4,7 @@ import { logLimitsOf, healthcheckOf } from "../../../worker/engine/create.ts";
 import { hostsText, resolvConfText } from "../../../worker/engine/files.ts";
 import { startRefusal } from "../../../worker/engine/runtime.ts";
 import { signalNumber } from "../../../worker/engine/signals.ts";
-import { chainIds, lowerDirectories } from "../../../worker/engine/snapshots.ts";
+import { chainIds, lowerDirectories, upperDirectory } from "../../../worker/engine/snapshots.ts";
 import type { TemplateContext } from "../../../model/template.ts";
 import { expandSpec } from "../../../worker/engine/template.ts";
 import { plainSpec } from "./plain.ts";
@@ -183,5 +183,9 @@ t.test("chain ids begin with the first layer and hash each on the one below", (t
     ["/b", "/a"],
   );
   t.strictSame(lowerDirectories([{ type: "bind", source: "/only", target: "", options: [] }]), ["/only"]);
+  const overlay = { type: "overlay", source: "overlay", target: "", options: ["upperdir=/u", "lowerdir=/b"] };
+  t.equal(upperDirectory([overlay]), "/u");
+  t.equal(upperDirectory([{ type: "bind", source: "/only", target: "", options: [] }]), "/only");
+  t.equal(upperDirectory([]), undefined);
   t.end();
 });

@@ -1,0 +1,219 @@
+/** Registries behind TLS of several kinds, and mirrors of Docker Hub. */
+import { createHash } from "node:crypto";
+import { mkdir, mkdtemp, rm, utimes, writeFile } from "node:fs/promises";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer as createTlsServer, type ServerOptions } from "node:https";
+import { type AddressInfo, createServer as createTcpServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+
+import type { Reference } from "../../../worker/engine/reference.ts";
+import { Registry } from "../../../worker/engine/registry.ts";
+import { RegistryHosts } from "../../../worker/engine/registry-hosts.ts";
+import { createAuthority } from "./authority.ts";
+
+const none = new AbortController().signal;
+const manifest = Buffer.from("{}");
+const digest = `sha256:${createHash("sha256").update(manifest).digest("hex")}`;
+const directory = await mkdtemp(join(tmpdir(), "shoal-registry-hosts-"));
+t.teardown(() => rm(directory, { recursive: true }));
+const authority = await createAuthority("Company");
+const server = await authority.issue("registry", "server");
+const client = await authority.issue("host", "client");
+let directories = 0;
+
+type Handler = (request: IncomingMessage, response: ServerResponse) => void;
+
+const sendManifest: Handler = (_request, response) => {
+  response.setHeader("docker-content-digest", digest);
+  response.end(manifest);
+};
+
+async function serve(
+  t: Test,
+  handler: Handler,
+  tls?: ServerOptions,
+): Promise<{ host: string; seen: string[] }> {
+  const seen: string[] = [];
+  const listener: Handler = (request, response) => {
+    seen.push(`${request.method} ${request.url} ${request.headers.authorization ?? "-"}`);
+    handler(request, response);
+  };
+  const listening = tls === undefined ? createServer(listener) : createTlsServer(tls, listener);
+  listening.on("tlsClientError", () => undefined);
+  await new Promise<void>((resolve) => listening.listen(0, "127.0.0.1", resolve));
+  t.teardown(() => listening.close());
+  return { host: `127.0.0.1:${(listening.address() as AddressInfo).port}`, seen };
+}
+
+/** A directory with these files for one host. */
+async function certificates(host: string, files: Readonly<Record<string, string>>): Promise<string> {
+  const own = join(directory, String(directories++));
+  await mkdir(join(own, host), { recursive: true });
+  for (const [name, text] of Object.entries(files)) await writeFile(join(own, host, name), text);
+  return own;
+}
+
+function registryOf(t: Test, settings: ConstructorParameters<typeof Registry>[0]): Registry {
+  const registry = new Registry(settings);
+  t.teardown(() => registry.close());
+  return registry;
+}
+
+function referenceOf(host: string): Reference {
+  return { domain: host, path: "a/b", tag: "1" };
+}
+
+const tls = { cert: server.certificatePem, key: server.keyPem };
+
+t.test(
+  "a registry with a certificate of an own authority needs that authority in its directory",
+  async (t) => {
+    const { host } = await serve(t, sendManifest, tls);
+    await t.rejects(registryOf(t, { insecure: [] }).manifest(referenceOf(host), undefined, none), {
+      code: "unavailable",
+      message: /unable to (verify the first|get local issuer) certificate/,
+    });
+    const own = await certificates(host, { "company.crt": authority.certificatePem, README: "" });
+    const registry = registryOf(t, {
+      insecure: [],
+      certificateDirectories: [join(directory, "absent"), own],
+    });
+    t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+  },
+);
+
+t.test("certificates that change are used without a restart; damaged ones are named", async (t) => {
+  const { host } = await serve(t, sendManifest, tls);
+  const other = await createAuthority("Other");
+  const own = await certificates(host, { "ca.crt": other.certificatePem });
+  const registry = registryOf(t, { insecure: [], certificateDirectories: [own] });
+  await t.rejects(registry.manifest(referenceOf(host), undefined, none), { code: "unavailable" });
+  await writeFile(join(own, host, "ca.crt"), authority.certificatePem);
+  await utimes(join(own, host, "ca.crt"), 1, 1);
+  t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+  await writeFile(join(own, host, "x.cert"), "nonsense");
+  await t.rejects(registry.manifest(referenceOf(host), undefined, none), {
+    code: "failed-precondition",
+    message: /missing key .*x\.key for client certificate .*x\.cert/,
+  });
+  await writeFile(join(own, host, "x.key"), "nonsense");
+  await t.rejects(registry.manifest(referenceOf(host), undefined, none), {
+    code: "failed-precondition",
+    message: `cannot use the certificates for the registry ${host}`,
+  });
+});
+
+t.test("a registry that wants a certificate of its clients gets the one of its directory", async (t) => {
+  const strict = { ...tls, ca: authority.certificatePem, requestCert: true, rejectUnauthorized: true };
+  const { host } = await serve(t, sendManifest, strict);
+  const roots = { "ca.crt": authority.certificatePem };
+  const without = await certificates(host, roots);
+  const refused = registryOf(t, { insecure: [], certificateDirectories: [without] });
+  await t.rejects(refused.manifest(referenceOf(host), undefined, none), { code: "unavailable" });
+  const files = { ...roots, "client.cert": client.certificatePem, "client.key": client.keyPem };
+  const own = await certificates(host, files);
+  const registry = registryOf(t, { insecure: [], certificateDirectories: [own] });
+  t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+});
+
+t.test("an insecure registry may have any certificate, or none", async (t) => {
+  for (const options of [tls, undefined]) {
+    const { host } = await serve(t, sendManifest, options);
+    const registry = registryOf(t, { insecure: ["127.0.0.0/8"] });
+    t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+    t.equal((await registry.head(referenceOf(host), undefined, none)).digest, digest);
+  }
+});
+
+t.test("which hosts are insecure: by name, with a port or without, by block", (t) => {
+  const hosts = new RegistryHosts(
+    { insecure: ["a:5000", "b", "10.0.0.0/8", "fd00::/8"] },
+    { idleTimeoutMs: 1_000, connectTimeoutMs: 1_000 },
+  );
+  const cases = {
+    "a:5000": true,
+    "a:5001": false,
+    a: false,
+    b: true,
+    "b:1": true,
+    "10.1.2.3:5000": true,
+    "11.1.2.3": false,
+    "[fd00::1]:5000": true,
+  };
+  for (const [host, wanted] of Object.entries(cases)) t.equal(hosts.isInsecure(host), wanted, host);
+  hosts.close();
+  t.end();
+});
+
+t.test(
+  "a mirror is asked before Docker Hub, without credentials, and is left alone after it failed",
+  async (t) => {
+    const broken = createTcpServer((socket) => void socket.destroy());
+    await new Promise<void>((resolve) => broken.listen(0, "127.0.0.1", resolve));
+    t.teardown(() => broken.close());
+    const { port } = broken.address() as AddressInfo;
+    let connections = 0;
+    broken.on("connection", () => connections++);
+    const empty = await serve(t, (_request, response) => response.writeHead(404).end());
+    const mirror = await serve(t, sendManifest);
+    const registry = registryOf(t, {
+      insecure: [],
+      mirrors: [`http://127.0.0.1:${port}`, `http://${empty.host}`, `http://${mirror.host}`],
+    });
+    const reference = { domain: "docker.io", path: "library/bb", tag: "1" };
+    const auth = { username: "u", password: "p" };
+    t.equal((await registry.manifest(reference, auth, none)).digest, digest);
+    t.equal((await registry.head(reference, auth, none)).digest, digest);
+    t.equal(connections, 3, "tried three times, then not for a while");
+    t.strictSame(empty.seen, ["GET /v2/library/bb/manifests/1 -", "HEAD /v2/library/bb/manifests/1 -"]);
+    t.strictSame(mirror.seen, empty.seen);
+  },
+);
+
+t.test("login: what the registry says of credentials", async (t) => {
+  const { host, seen } = await serve(t, (request, response) => {
+    if (request.url?.startsWith("/token") === true) {
+      const right = request.headers.authorization === `Basic ${Buffer.from("u:right").toString("base64")}`;
+      if (right) response.end('{"token":"T"}');
+      else response.writeHead(401).end();
+    } else if (request.headers.authorization === "Bearer T") response.end();
+    else
+      response
+        .writeHead(401, { "www-authenticate": `Bearer realm="http://${host}/token",service="s"` })
+        .end();
+  });
+  const registry = registryOf(t, { insecure: [host] });
+  await registry.login(host, { username: "u", password: "right" }, none);
+  t.strictSame(
+    seen.map((line) => line.replace(/ (-|B.*)$/, "")),
+    ["GET /v2/", "GET /token?service=s", "GET /v2/"],
+  );
+  await t.rejects(registry.login(host, { username: "u", password: "wrong" }, none), {
+    code: "unauthenticated",
+  });
+});
+
+t.test("a token that ends in the middle of a pull is renewed", async (t) => {
+  let issued = 0;
+  const { host } = await serve(t, (request, response) => {
+    if (request.url === "/token?service=s&scope=x" || request.url?.startsWith("/token") === true)
+      response.end(`{"token":"T${++issued}","expires_in":3600}`);
+    else if (request.headers.authorization === `Bearer T${issued}` && issued > 0) {
+      if (request.headers.range === undefined) return response.end("half");
+      response.writeHead(206).end("rest");
+    } else
+      response
+        .writeHead(401, { "www-authenticate": `Bearer realm="http://${host}/token",service="s"` })
+        .end();
+    return undefined;
+  });
+  const registry = registryOf(t, { insecure: [host] });
+  const auth = { username: "u", password: "p" };
+  (await registry.blob(referenceOf(host), digest, 0, auth, none)).resume();
+  issued++; // The registry has forgotten the token.
+  const rest = await registry.blob(referenceOf(host), digest, 4, auth, none);
+  t.equal(rest.statusCode, 206);
+  rest.resume();
+});

@@ -1,0 +1,180 @@
+/** The one place that starts buildah, with storage and settings of our own. */
+import { spawn } from "node:child_process";
+import { constants } from "node:fs";
+import { access, mkdir, readdir, rmdir, statfs, writeFile } from "node:fs/promises";
+import { delimiter, join } from "node:path";
+
+import { ClusterError } from "../../model/errors.ts";
+
+/** Of what a command prints that is kept: ids, and the end of an error. */
+const keptBytes = 4 * 2 ** 20;
+/** OVERLAYFS_SUPER_MAGIC (linux/magic.h): no overlay can lie on another. */
+const overlayMagic = 0x794c7630;
+const cgroupRoot = "/sys/fs/cgroup";
+
+export interface BuildahDirectories {
+  /** Images and layers; what lies here is a cache. */
+  readonly root: string;
+  /** What need not survive a reboot. */
+  readonly runRoot: string;
+  /** Settings that we write for it. */
+  readonly settings: string;
+}
+
+export interface BuildahRun {
+  readonly args: readonly string[];
+  /** For its temporary files. */
+  readonly temporary: string;
+  readonly onOutput?: (text: string) => void;
+  readonly onError?: (text: string) => void;
+}
+
+export interface BuildahResult {
+  readonly code: number;
+  /** The last part of each. */
+  readonly out: string;
+  readonly err: string;
+}
+
+/**
+ * Every run has a process and a mount namespace of its own, and ends with us: so nothing that it started, and nothing
+ * that it mounted, is left when it is killed.
+ */
+const inNamespaces =
+  "--pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc --propagation slave".split(" ");
+
+/** Nothing of the host's own settings of buildah and podman counts. */
+const containersConf = `[containers]
+base_hosts_file = "none"
+default_ulimits = []
+[engine]
+cgroup_manager = "cgroupfs"
+`;
+/** Images come from our own store, which has verified them. */
+const policy = '{"default":[{"type":"insecureAcceptAnything"}]}\n';
+
+export class Buildah {
+  readonly #directories: BuildahDirectories;
+  #ready: Promise<readonly string[]> | undefined;
+
+  constructor(directories: BuildahDirectories) {
+    this.#directories = directories;
+  }
+
+  get policyFile(): string {
+    return join(this.#directories.settings, "policy.json");
+  }
+
+  /**
+   * Runs to its end; a code other than 0 is a result. Once the signal aborts, it is killed with all that it started.
+   *
+   * @throws {ClusterError} `unavailable` when it is not installed; the signal's reason.
+   */
+  async run({ args, temporary, onOutput, onError }: BuildahRun, signal: AbortSignal): Promise<BuildahResult> {
+    this.#ready ??= this.#prepare().catch((error: unknown) => {
+      this.#ready = undefined;
+      throw error;
+    });
+    const storage = await this.#ready;
+    signal.throwIfAborted();
+    const env = {
+      PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
+      HOME: temporary,
+      TMPDIR: temporary,
+      CONTAINERS_CONF: join(this.#directories.settings, "containers.conf"),
+      CONTAINERS_STORAGE_CONF: join(this.#directories.settings, "storage.conf"),
+      CONTAINERS_REGISTRIES_CONF: join(this.#directories.settings, "registries.conf"),
+    };
+    const argv = [...inNamespaces, "buildah", "--log-level", "error", ...storage, ...args];
+    const child = spawn("setpriv", argv, { env, cwd: temporary, stdio: ["ignore", "pipe", "pipe"] });
+    const kill = (): void => void child.kill("SIGKILL");
+    signal.addEventListener("abort", kill, { once: true });
+    const out = listen(child.stdout, onOutput);
+    const err = listen(child.stderr, onError);
+    try {
+      const code = await new Promise<number>((resolve, reject) => {
+        child.once("error", (cause) =>
+          reject(new ClusterError("unavailable", `cannot run setpriv: ${cause.message}`, { cause })),
+        );
+        child.once("close", (status) => resolve(status ?? 128));
+      });
+      signal.throwIfAborted();
+      return { code, out: out(), err: err() };
+    } finally {
+      signal.removeEventListener("abort", kill);
+    }
+  }
+
+  /** As `run`; fails with buildah's own words. @param doing - Completes "cannot …". */
+  async must(doing: string, run: BuildahRun, signal: AbortSignal): Promise<string> {
+    const { code, out, err } = await this.run(run, signal);
+    if (code === 0) return out;
+    throw new ClusterError("internal", `cannot ${doing}: ${lastWords(err) || `buildah ended with ${code}`}`);
+  }
+
+  async #prepare(): Promise<readonly string[]> {
+    const { root, runRoot, settings } = this.#directories;
+    await requireProgram("buildah", "buildah");
+    await requireProgram("setpriv", "util-linux");
+    for (const directory of [root, runRoot, settings])
+      await mkdir(directory, { recursive: true, mode: 0o700 });
+    const { type } = await statfs(root);
+    const driver = type === overlayMagic ? "vfs" : "overlay";
+    const storage = `[storage]\ndriver = "${driver}"\ngraphroot = "${root}"\nrunroot = "${runRoot}"\n`;
+    const files = {
+      "containers.conf": containersConf,
+      "policy.json": policy,
+      "registries.conf": "unqualified-search-registries = []\n",
+      "storage.conf": storage,
+    };
+    for (const [name, text] of Object.entries(files)) await writeFile(join(settings, name), text);
+    return ["--root", root, "--runroot", runRoot, "--storage-driver", driver];
+  }
+}
+
+/** The end of what a program said, without its level of severity. */
+export function lastWords(err: string): string {
+  const lines = err.split("\n").filter((line) => line.trim() !== "");
+  return (lines.at(-1) ?? "").replace(/^(?:Error: |error )/, "");
+}
+
+/** Removes the cgroups of a killed build, in every hierarchy there is. Absent ones are fine. */
+export async function removeCgroup(path: string): Promise<void> {
+  const hierarchies = ["", ...(await readdir(cgroupRoot).catch(() => []))];
+  for (const hierarchy of hierarchies) await removeTree(join(cgroupRoot, hierarchy, path));
+
+  async function removeTree(directory: string): Promise<void> {
+    const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
+    for (const entry of entries) if (entry.isDirectory()) await removeTree(join(directory, entry.name));
+    await rmdir(directory).catch((error: NodeJS.ErrnoException) => {
+      // Absent, or nothing of a hierarchy; a dying process keeps a cgroup busy for a moment longer.
+      if (!["ENOENT", "ENOTDIR", "ENOTEMPTY", "EBUSY", "EPERM"].includes(error.code ?? "")) throw error;
+    });
+  }
+}
+
+async function requireProgram(program: string, debianPackage: string): Promise<void> {
+  const folders = (process.env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== "");
+  for (const folder of folders) {
+    const found = await access(join(folder, program), constants.X_OK).then(
+      () => true,
+      () => false,
+    );
+    if (found) return;
+  }
+  throw new ClusterError(
+    "unavailable",
+    `cannot build images: there is no ${program} on this host's PATH; on Debian: apt-get install --no-install-recommends ${debianPackage}`,
+  );
+}
+
+/** Hands on what comes; returns what keeps the end of it. */
+function listen(stream: NodeJS.ReadableStream, listener: ((text: string) => void) | undefined): () => string {
+  let kept = "";
+  stream.setEncoding("utf8");
+  stream.on("data", (text: string) => {
+    kept = `${kept}${text}`.slice(-keptBytes);
+    listener?.(text);
+  });
+  return () => kept;
+}

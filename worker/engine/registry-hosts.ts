@@ -1,0 +1,225 @@
+/** Where registries are reached and how far their hosts are trusted: plain HTTP, certificates, mirrors. */
+import { Agent as HttpAgent } from "node:http";
+import { Agent as HttpsAgent } from "node:https";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { BlockList, isIP } from "node:net";
+import { join } from "node:path";
+import { connect as connectTls, createSecureContext, rootCertificates } from "node:tls";
+
+import { ClusterError, errorText } from "../../model/errors.ts";
+import { registryHost } from "./reference.ts";
+
+const mirroredDomain = "docker.io";
+const socketLimit = 8;
+/** Where distributions keep the certificates that the whole system trusts. */
+const systemBundles = [
+  "/etc/ssl/certs/ca-certificates.crt",
+  "/etc/pki/tls/certs/ca-bundle.crt",
+  "/etc/ssl/ca-bundle.pem",
+  "/etc/ssl/cert.pem",
+];
+
+export interface RegistrySettings {
+  /** "host:port", "host" or CIDR: spoken to over TLS without verification, or, where there is none, over plain HTTP. */
+  readonly insecure: readonly string[];
+  /** Addresses such as "https://mirror:5000", asked in this order before Docker Hub. */
+  readonly mirrors?: readonly string[];
+  /** Each with a directory for every host, as Docker has them: `*.crt` to trust, `*.cert` and `*.key` to show. */
+  readonly certificateDirectories?: readonly string[];
+}
+
+interface KeptAgent {
+  readonly agent: HttpsAgent;
+  /** Names and times of the files it was made of. */
+  readonly fingerprint: string;
+}
+
+export class RegistryHosts {
+  readonly #settings: RegistrySettings;
+  readonly #timeouts: { readonly idleTimeoutMs: number; readonly connectTimeoutMs: number };
+  readonly #mirrors: readonly URL[];
+  readonly #insecureNames = new Set<string>();
+  readonly #insecureBlocks = new BlockList();
+  readonly #http: HttpAgent;
+  readonly #https = new Map<string, KeptAgent>();
+  /** Of insecure registries, once it is known whether they have TLS. */
+  readonly #protocols = new Map<string, "http:" | "https:">();
+  #systemRoots: Promise<readonly string[]> | undefined;
+
+  constructor(
+    settings: RegistrySettings,
+    timeouts: { readonly idleTimeoutMs: number; readonly connectTimeoutMs: number },
+  ) {
+    this.#settings = settings;
+    this.#timeouts = timeouts;
+    this.#mirrors = (settings.mirrors ?? []).map((mirror) => new URL(mirror));
+    this.#http = new HttpAgent({ keepAlive: true, maxSockets: socketLimit, timeout: timeouts.idleTimeoutMs });
+    for (const entry of settings.insecure) {
+      const [address = "", bits] = entry.split("/");
+      if (bits === undefined || isIP(address) === 0) this.#insecureNames.add(entry);
+      else this.#insecureBlocks.addSubnet(address, Number(bits), isIP(address) === 4 ? "ipv4" : "ipv6");
+    }
+  }
+
+  /** @param host - With a port or without. */
+  isInsecure(host: string): boolean {
+    const name = host.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+    if (this.#insecureNames.has(host) || this.#insecureNames.has(name)) return true;
+    const family = isIP(name);
+    return family !== 0 && this.#insecureBlocks.check(name, family === 4 ? "ipv4" : "ipv6");
+  }
+
+  mirrorsOf(domain: string): readonly URL[] {
+    return domain === mirroredDomain ? this.#mirrors : [];
+  }
+
+  async base(domain: string, signal: AbortSignal): Promise<URL> {
+    const host = registryHost(domain);
+    if (!this.isInsecure(host)) return new URL(`https://${host}`);
+    const known = this.#protocols.get(host);
+    if (known !== undefined) return new URL(`${known}//${host}`);
+    const protocol = await this.#protocolOf(host, signal);
+    if (protocol !== undefined) this.#protocols.set(host, protocol);
+    return new URL(`${protocol ?? "http:"}//${host}`);
+  }
+
+  /** @throws {ClusterError} `failed-precondition` for certificates that cannot be used. */
+  async agentOf(url: URL): Promise<HttpAgent> {
+    if (url.protocol !== "https:") return this.#http;
+    const own = await this.#certificatesOf(url.host);
+    const fingerprint = own?.fingerprint ?? "";
+    // Hosts without certificates of their own share one agent, whose context is costly.
+    const verified = !this.isInsecure(url.host);
+    const key = own === undefined ? String(verified) : url.host;
+    const kept = this.#https.get(key);
+    if (kept?.fingerprint === fingerprint) return kept.agent;
+    const files = own === undefined ? { roots: [] } : await own.read();
+    const roots = [...(await this.#trustedRoots()), ...files.roots];
+    const agent = new HttpsAgent({
+      keepAlive: true,
+      maxSockets: socketLimit,
+      timeout: this.#timeouts.idleTimeoutMs,
+      rejectUnauthorized: verified,
+      secureContext: contextOf(url.host, { ca: roots, ...files.client }),
+    });
+    kept?.agent.destroy();
+    this.#https.set(key, { agent, fingerprint });
+    return agent;
+  }
+
+  close(): void {
+    this.#http.destroy();
+    for (const { agent } of this.#https.values()) agent.destroy();
+  }
+
+  #trustedRoots(): Promise<readonly string[]> {
+    this.#systemRoots ??= readSystemRoots();
+    return this.#systemRoots;
+  }
+
+  /** Docker's rules for `certs.d`. Undefined when there is nothing for this host. */
+  async #certificatesOf(
+    host: string,
+  ): Promise<{ fingerprint: string; read: () => Promise<HostCertificates> } | undefined> {
+    const paths: string[] = [];
+    for (const directory of this.#settings.certificateDirectories ?? []) {
+      const own = join(directory, host);
+      const names = await readdir(own).catch(emptyIfMissing);
+      for (const name of names.toSorted()) if (/\.(crt|cert|key)$/.test(name)) paths.push(join(own, name));
+    }
+    if (paths.length === 0) return undefined;
+    const times = await Promise.all(paths.map(async (path) => `${path} ${(await stat(path)).mtimeMs}`));
+    return { fingerprint: times.join("\n"), read: () => readCertificates(paths) };
+  }
+
+  /** Undefined when nobody answers, so that it is asked again the next time. */
+  #protocolOf(host: string, signal: AbortSignal): Promise<"http:" | "https:" | undefined> {
+    const { hostname, port } = new URL(`https://${host}`);
+    return new Promise((resolve, reject) => {
+      const socket = connectTls({
+        host: hostname.replace(/^\[|\]$/g, ""),
+        port: port === "" ? 443 : Number(port),
+        ...(isIP(hostname) === 0 && { servername: hostname }),
+        rejectUnauthorized: false,
+        timeout: this.#timeouts.connectTimeoutMs,
+      });
+      const settle = (protocol: "http:" | "https:" | undefined): void => {
+        signal.removeEventListener("abort", onAbort);
+        socket.destroy();
+        resolve(protocol);
+      };
+      const onAbort = (): void => {
+        socket.destroy();
+        reject(signal.reason as Error);
+      };
+      signal.addEventListener("abort", onAbort, { once: true });
+      if (signal.aborted) onAbort();
+      let isConnected = false;
+      socket.once("connect", () => (isConnected = true));
+      socket.once("secureConnect", () => settle("https:"));
+      socket.once("timeout", () => settle(isConnected ? "http:" : undefined));
+      socket.once("error", () => settle(isConnected ? "http:" : undefined));
+    });
+  }
+}
+
+interface HostCertificates {
+  readonly roots: readonly string[];
+  readonly client?: { readonly cert: string; readonly key: string };
+}
+
+async function readCertificates(paths: readonly string[]): Promise<HostCertificates> {
+  const roots = await Promise.all(
+    paths.filter((path) => path.endsWith(".crt")).map((path) => readFile(path, "utf8")),
+  );
+  const certificate = paths.find((path) => path.endsWith(".cert"));
+  const key = paths.find((path) => path.endsWith(".key"));
+  if (certificate !== undefined && key !== certificate.replace(/\.cert$/, ".key")) {
+    throw new ClusterError(
+      "failed-precondition",
+      `missing key ${certificate.replace(/\.cert$/, ".key")} for client certificate ${certificate}. CA certificates must use the extension .crt`,
+    );
+  }
+  if (certificate === undefined && key !== undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `missing client certificate ${key.replace(/\.key$/, ".cert")} for key ${key}`,
+    );
+  }
+  if (certificate === undefined || key === undefined) return { roots };
+  return { roots, client: { cert: await readFile(certificate, "utf8"), key: await readFile(key, "utf8") } };
+}
+
+function contextOf(
+  host: string,
+  options: { readonly ca: string[]; readonly cert?: string; readonly key?: string },
+): ReturnType<typeof createSecureContext> {
+  try {
+    return createSecureContext(options);
+  } catch (cause) {
+    throw new ClusterError(
+      "failed-precondition",
+      `cannot use the certificates for the registry ${host}: ${errorText(cause)}`,
+      { cause },
+    );
+  }
+}
+
+/** Those of the system, as Docker takes them; the ones that came with Node where there are none. */
+async function readSystemRoots(): Promise<readonly string[]> {
+  for (const path of [...(process.env["SSL_CERT_FILE"] ?? "").split("\n"), ...systemBundles]) {
+    if (path === "") continue;
+    try {
+      return [await readFile(path, "utf8")];
+    } catch (error) {
+      emptyIfMissing(error);
+    }
+  }
+  return rootCertificates;
+}
+
+function emptyIfMissing(error: unknown): string[] {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code === "ENOENT" || code === "ENOTDIR") return [];
+  throw error;
+}

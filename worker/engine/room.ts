@@ -1,0 +1,20 @@
+/** Room on the disk that what comes from elsewhere never takes. */
+import { statfs } from "node:fs/promises";
+
+import { ClusterError } from "../../model/errors.ts";
+
+/** Others write there as well. */
+const reservedDiskBytes = 512 * 2 ** 20;
+/** Whoever writes looks again after this much. */
+export const spaceCheckBytes = 64 * 2 ** 20;
+
+/** @throws {ClusterError} `resource-exhausted` once no more than the reserve is free where the directory lies. */
+export async function requireRoom(directory: string): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  if (bavail * bsize < reservedDiskBytes) {
+    throw new ClusterError(
+      "resource-exhausted",
+      `no space left on device: ${bavail * bsize} bytes are free at ${directory}, ${reservedDiskBytes} are kept`,
+    );
+  }
+}
