@@ -376,7 +376,6 @@ await t.test("what cannot be is refused in Docker's words", async (t) => {
     [["--runtime", "kata"], "unknown or invalid runtime name: kata"],
     [["--volume-driver", "nope", "-v", "x:/x"], 'plugin "nope" not found'],
     [["--cgroup-parent", "/x"], "--cgroup-parent is not supported"],
-    [["--link", "x:y"], "--link is not supported"],
     [["--device-read-bps", "/dev/null:1mb"], '"/dev/null": not a block device'],
     [["--blkio-weight-device", "/dev/nope:100"], '"/dev/nope": no such file or directory'],
     [["--stop-signal", "SIGNOPE"], "SIGNOPE"],

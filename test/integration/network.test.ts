@@ -214,7 +214,7 @@ await t.test("kill -9 and restart: the data plane runs on, and all is adopted ag
   await three.start();
   await t.rejects(
     three.attach({ taskId: task("q"), ports: [port(18080, 80)] }),
-    /already taken/,
+    /Bind for 0\.0\.0\.0:18080 failed: port is already allocated/,
     "ports are held again",
   );
   await applyAll();
