@@ -15,7 +15,9 @@ const { simulateCluster } = await import("./cluster.ts");
 const seeds = Number(values.seeds ?? "20");
 let found: { seed: number; rule: string; text: string } | undefined;
 for (let seed = 1; seed <= seeds && found === undefined; seed += 1) {
-  const [violation] = (await simulateCluster({ seed, ...(plant.day && { day: plant.day }) })).violations;
+  const [violation] = (
+    await simulateCluster({ seed, extent: "services", ...(plant.day && { day: plant.day }) })
+  ).violations;
   if (violation !== undefined) found = { seed, ...violation };
 }
 console.log(JSON.stringify(found ?? {}));
