@@ -18,6 +18,7 @@ import { buildArguments, resolverArguments } from "./arguments.ts";
 import { type Buildah, lastWords, removeCgroup } from "./buildah.ts";
 import { parseInstruction } from "./dockerfile.ts";
 import { exportImage } from "./export.ts";
+import { Lines } from "./lines.ts";
 import { BuildOutput } from "./output.ts";
 import { type BuildPlan, failureText, type NeededImage, shellOf, type Step } from "./plan.ts";
 import { type BuildListener, type BuildRequest, CommandFailed } from "./request.ts";
@@ -107,27 +108,29 @@ async function carryOut(
     ...isolated,
   });
   const output = new BuildOutput(plan.steps, baseOf, onText);
-  const failures: string[] = [];
+  let failure: string | undefined;
+  // What a command writes is told from buildah's own last words, which say why it ends.
+  const errors = new Lines((line) => {
+    if (/^(?:Error: |error running container: )/.test(line)) failure = line;
+    else onText(`${line}\n`);
+  }, onText);
   const run = {
     args,
     temporary: work,
     onOutput: (text: string) => output.write(text),
-    // What a command writes is told from buildah's own last words, which say why it ends.
-    onError: lineListener((line) => {
-      if (/^(?:Error: |error running container: )/.test(line)) failures.push(line);
-      else onText(`${line}\n`);
-    }),
+    onError: (text: string) => errors.write(text),
   };
   const { code, err } = await buildah.run(run, signal);
+  errors.end();
   const built = output.end();
   if (code === 0 && built !== undefined) return built;
   const step = plan.steps[output.current];
-  const exit = /while running runtime: exit status (\d+)/.exec(failures.at(-1) ?? "");
+  const exit = /while running runtime: exit status (\d+)/.exec(failure ?? "");
   if (step?.keyword === "RUN" && exit !== null) {
     const exitCode = Number(exit[1]);
     throw new CommandFailed(failureText(step, shellOf(plan.steps, output.current), exitCode), exitCode);
   }
-  const said = lastWords(failures.at(-1) ?? err).replace(/^building at STEP ".*": /s, "");
+  const said = lastWords(failure ?? err).replace(/^building at STEP ".*": /s, "");
   throw new ClusterError("failed-precondition", said || `buildah ended with ${code}`);
 
   function baseOf(step: Step): string {
@@ -259,13 +262,4 @@ export function cgroupOf({ settings }: Pick<JobDeps, "settings">, id: string): s
 
 function hexOf(id: string): string {
   return id.replace(/^sha256:/, "");
-}
-
-function lineListener(onLine: (line: string) => void): (text: string) => void {
-  let open = "";
-  return (text) => {
-    const lines = `${open}${text}`.split("\n");
-    open = lines.pop() ?? "";
-    for (const line of lines) onLine(line);
-  };
 }

@@ -1,8 +1,6 @@
 /** What buildah prints → what Docker's classic builder prints. Pure but for the place in the build that it keeps. */
+import { Lines } from "./lines.ts";
 import type { Step } from "./plan.ts";
-
-/** A line without an end is passed on once it is this long. */
-const lineLimit = 16 * 1024;
 
 /**
  * Follows a build through its output. A command of the build may print what looks like a mark of a step; only the one
@@ -12,8 +10,8 @@ export class BuildOutput {
   readonly #steps: readonly Step[];
   readonly #say: (text: string) => void;
   readonly #baseOf: (step: Step) => string;
+  readonly #lines: Lines;
   #current = -1;
-  #open = "";
   /** An id alone on a line: at the very end it is the built image's, which others tell. */
   #held = "";
   #lastId = "";
@@ -23,6 +21,7 @@ export class BuildOutput {
     this.#steps = steps;
     this.#say = say;
     this.#baseOf = baseOf;
+    this.#lines = new Lines((line) => this.#line(line), say);
   }
 
   /** Index of the step that is carried out; -1 before the first. */
@@ -31,18 +30,12 @@ export class BuildOutput {
   }
 
   write(text: string): void {
-    const lines = `${this.#open}${text}`.split("\n");
-    this.#open = lines.pop() ?? "";
-    for (const line of lines) this.#line(line);
-    if (this.#open.length < lineLimit) return;
-    this.#say(this.#open);
-    this.#open = "";
+    this.#lines.write(text);
   }
 
   /** The id of the built image, as 64 digits; undefined when it printed none. */
   end(): string | undefined {
-    if (this.#open !== "") this.#line(this.#open);
-    this.#open = "";
+    this.#lines.end();
     return this.#held === "" ? undefined : this.#held;
   }
 
