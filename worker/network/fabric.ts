@@ -24,23 +24,27 @@ export interface SyncFailures {
   readonly bridges: ReadonlyMap<string, string>;
   /** Of no single task. */
   readonly overlay: readonly string[];
+  /** Devices that could not be made. One of that name is somebody else's, and nothing may be done to it. */
+  readonly absent: ReadonlySet<string>;
 }
 
 export class Fabric {
   readonly #clock: Clock;
   readonly #run: Run;
+  readonly #settle: typeof settle;
   #observed: Observed | undefined;
   /** By device, until when it may still be there although nobody wants it. */
   readonly #dying = new Map<string, number>();
   #settledUpTo = 0;
 
-  constructor({ clock, run }: { clock: Clock; run: Run }) {
-    this.#clock = clock;
-    this.#run = run;
+  constructor(deps: { clock: Clock; run: Run; settle?: typeof settle }) {
+    this.#clock = deps.clock;
+    this.#run = deps.run;
+    this.#settle = deps.settle ?? settle;
   }
 
   async open(): Promise<void> {
-    await settle([]);
+    await this.#settle([]);
   }
 
   /** The MTU that VXLAN's packets must fit. 1500 when the data path's address is not of this host. */
@@ -77,7 +81,7 @@ export class Fabric {
       else if (object.bridgeId !== undefined) bridges.set(object.bridgeId, text);
       else overlay.push(text);
     }
-    return { tasks, bridges, overlay };
+    return { tasks, bridges, overlay, absent: unmade(failures) };
   }
 
   /**
@@ -92,7 +96,7 @@ export class Fabric {
     const links = [...observed.objects.values()].filter(({ kind }) => kind === "link");
     const from = this.#settledUpTo < links.length ? this.#settledUpTo : 0;
     this.#settledUpTo = from + settledAtOnce;
-    const settings = await settle(links.slice(from, from + settledAtOnce));
+    const settings = await this.#settle(links.slice(from, from + settledAtOnce));
     const possible = underlayProblem(state, observed) === undefined ? state : { ...state, wanted: undefined };
     return {
       found: [
@@ -111,9 +115,25 @@ export class Fabric {
     const wanted = wantedOrKept(state, observed);
     const steps = this.#steps(wanted, observed);
     this.#observed = undefined; // Until all is done, what is there is not known.
-    const failures = await execute(this.#run, steps); // Nothing to do costs nothing.
-    const made = steps.filter(({ action, object }) => action === "add" && object.kind === "link");
-    if (made.length > 0) await settle(made.map(({ object }) => object));
+    // Devices first: where one cannot be made, its name is that of a device which is not ours.
+    const first = steps.filter(({ action, object }) => action === "remove" || object.kind === "link");
+    const failures = await execute(this.#run, first); // Nothing to do costs nothing.
+    const absent = unmade(failures);
+    const made = first.filter(({ action, object }) => action === "add" && !absent.has(object.device));
+    const rest = steps.filter(({ action, object }) => action === "add" && object.kind !== "link");
+    const deviceOf = ({ object }: Step): string => (object.kind === "port" ? object.value : object.device);
+    failures.push(
+      ...(await execute(
+        this.#run,
+        rest.filter((step) => !absent.has(deviceOf(step))),
+      )),
+    );
+    for (const step of rest) {
+      const { line, object } = step;
+      if (object.taskId === undefined || !absent.has(deviceOf(step))) continue;
+      failures.push({ line, object, text: `the device ${deviceOf(step)} could not be made` });
+    }
+    if (made.length > 0) await this.#settle(made.map(({ object }) => object));
     if (failures.length > 0) return failures;
     const numbers = [...wanted.values()]
       .filter(({ kind }) => kind === "nexthop")
@@ -139,10 +159,17 @@ export class Fabric {
   async #current(): Promise<Observed> {
     if (this.#observed === undefined) {
       this.#observed = await observe(this.#run);
-      await settle([...this.#observed.objects.values()].filter(({ kind }) => kind === "link"));
+      await this.#settle([...this.#observed.objects.values()].filter(({ kind }) => kind === "link"));
     }
     return this.#observed;
   }
+}
+
+/** Devices that were to be made; one that could only not be changed is ours. */
+function unmade(failures: readonly StepFailure[]): ReadonlySet<string> {
+  return new Set(
+    failures.flatMap(({ line, object }) => (line.startsWith("link add ") ? [object.device] : [])),
+  );
 }
 
 /** Why this host can take part in no overlay, if so. */

@@ -480,9 +480,10 @@ export class KernelNetwork implements HostNetwork {
   async #program(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
       const state = await this.#state();
-      const { tasks, bridges: refused, overlay } = await this.#fabric.sync(state, dying);
+      const { tasks, bridges: refused, overlay, absent } = await this.#fabric.sync(state, dying);
       const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
-      const rules = rulesOf(state, this.#records, mesh);
+      const bridges = state.bridges.filter(({ device }) => !absent.has(device));
+      const rules = rulesOf({ ...state, bridges }, this.#records, mesh);
       await this.#rules.load(rulesetOf(rules));
       await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));

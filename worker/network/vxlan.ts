@@ -6,6 +6,7 @@ import type { KernelObject, Observed } from "./objects.ts";
 import type { Step } from "./plan.ts";
 
 export interface StepFailure {
+  readonly line: string;
   readonly object: KernelObject;
   /** What the kernel said, and of which line. */
   readonly text: string;
@@ -63,7 +64,11 @@ async function executeBatch(run: Run, tool: Step["tool"], batch: readonly Step[]
 }
 
 function failure(tool: Step["tool"], { line, object }: Step, said: readonly string[]): StepFailure {
-  return { object, text: `${tool} ${line}: ${said.join(", ") || `${tool} failed and did not say why`}` };
+  return {
+    line,
+    object,
+    text: `${tool} ${line}: ${said.join(", ") || `${tool} failed and did not say why`}`,
+  };
 }
 
 function isAbsence({ action }: Step, said: readonly string[]): boolean {
