@@ -97,9 +97,16 @@ export class Checkers {
 
   /** A member was told that it has left the group, and throws away what it holds. */
   onRemoved(id: MemberId): void {
+    // What is committed and not applied anywhere yet counts as well: of two entries at its place the later term's it is.
     const latest = [...this.#configurations.values()]
-      .filter(({ index, term }) => this.#committed.get(index)?.term === term)
-      .reduce((a, b) => (b.index > a.index ? b : a), noConfiguration);
+      .filter(
+        ({ index, term }) =>
+          (this.#committed.get(index)?.term ?? (index <= this.#commit ? term : -1)) === term,
+      )
+      .reduce(
+        (a, b) => (b.index > a.index || (b.index === a.index && b.term > a.term) ? b : a),
+        noConfiguration,
+      );
     if (!membersOf(latest.configuration).has(id)) return;
     this.#world.violate(
       "told to have left",
