@@ -86,7 +86,7 @@ export function labelsMatch(labels: Labels, wanted: readonly string[] | undefine
 export function swarmLabelsMatch(labels: Labels, wanted: readonly string[] | undefined): boolean {
   return labelsMatch(
     labels,
-    wanted?.map((text) => text.replace(/=$/, "")),
+    wanted?.map((text) => text.replace(/^([^=]+)=$/, "$1")),
   );
 }
 

@@ -5,6 +5,8 @@ import type { Session } from "./session.ts";
 const stretchSessions = 64;
 /** A shorter round is no burden, and the next one follows at once. */
 const burdenMs = 5;
+/** No rest is longer, also after a round in which the process stood still. */
+const restLimitMs = 1_000;
 
 /**
  * Tells sessions what is marked for them, in rounds: each tells everyone who waits. While little happens, that is at
@@ -38,7 +40,7 @@ export class Rounds {
       const startMs = this.#clock.monotonic();
       await this.#round(signal);
       const tookMs = this.#clock.monotonic() - startMs;
-      if (tookMs >= burdenMs) await this.#rest(tookMs, signal);
+      if (tookMs >= burdenMs) await this.#rest(Math.min(tookMs, restLimitMs), signal);
     }
   }
 

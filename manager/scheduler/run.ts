@@ -27,7 +27,7 @@ const passLimit = 1_000;
 const assignedMessage = "scheduler assigned task to node";
 const confirmedMessage = "scheduler confirmed task can run on preassigned node";
 
-/** Gives pending tasks a node. One pass is one log entry. Ends when `signal` aborts; never rejects. */
+/** Gives pending tasks a node. One pass is one transaction or a few. Ends when `signal` aborts; never rejects. */
 export function runScheduler(deps: SchedulerDeps, signal: AbortSignal): Promise<void> {
   return runLoop(deps, "scheduler", (ended) => schedule(deps, ended), signal);
 }

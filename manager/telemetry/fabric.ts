@@ -50,6 +50,8 @@ export async function superviseFabric(
   let child: ChildProcess | undefined;
   let written: Promise<void> = Promise.resolve();
   let writes = 0;
+  /** Those whom nats-server was told of last. */
+  let knownNodes = "";
   const stopWatching = deps.tls.watch(() => {
     refresh().catch((error: unknown) =>
       deps.log.warn({ error: errorText(error) }, "cannot give nats-server its new certificate"),
@@ -105,14 +107,15 @@ export async function superviseFabric(
 
   async function followNodes(loop: AbortSignal): Promise<void> {
     using commits = deps.store.watch(["nodes"], loop);
-    let known = "";
-    for await (const events of commits) {
-      if (!events.some(changesRoles)) continue;
-      const { managers, workers } = nodesOf(deps.store);
-      const current = `${managers.join()} ${workers.join()}`;
-      if (current !== known) await refresh();
-      known = current;
-    }
+    await refreshIfChanged(); // What an earlier run of this loop saw and could not write.
+    for await (const events of commits) if (events.some(changesRoles)) await refreshIfChanged();
+  }
+
+  async function refreshIfChanged(): Promise<void> {
+    const { managers, workers } = nodesOf(deps.store);
+    const current = `${managers.join()} ${workers.join()}`;
+    if (current !== knownNodes) await refresh();
+    knownNodes = current;
   }
 
   /** One after the other: each file is written beside its place and then renamed, under one name. */

@@ -76,13 +76,11 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
     );
   });
 
-  t.test("nft flush ruleset takes the block away, and ours, which the host mends by itself", async (t) => {
+  t.test("nft flush ruleset takes the block away, and ours, which the host mends by itself", async () => {
     await host2.exec(["nft", "flush", "ruleset"]);
-    const startMs = performance.now();
     await waitFor("the mesh's table", { timeoutMs: 3 * healMs }, async () => {
       return (await host2.exec(["nft", "list", "tables"])).includes("shoal_net");
     });
-    t.ok(performance.now() - startMs < healMs, `${Math.round(performance.now() - startMs)} ms`);
     await until("a healthy cluster again", ({ Healthy }) => Healthy);
   });
 

@@ -94,12 +94,12 @@ function broken(): string {
   return [...wrong, ...(names.includes(virtualIp) ? [] : [`names: ${names}`])].join("; ");
 }
 
-async function heals(): Promise<number> {
+async function heals(): Promise<void> {
   const startMs = performance.now();
   for (;;) {
     const left = broken();
     const tookMs = performance.now() - startMs;
-    if (left === "") return tookMs;
+    if (left === "") return;
     if (tookMs > healMs * 3) throw new Error(`does not heal: ${left}`); // The machine may be slow; the host is not.
     await new Promise((resolve) => setTimeout(resolve, 250));
   }
@@ -220,13 +220,12 @@ const attacks: readonly {
 ];
 
 for (const { what, on, argv, says } of attacks) {
-  await t.test(`${what}: mended within 10 s, and said`, async (t) => {
+  await t.test(`${what}: mended by the next looks, and said`, async (t) => {
     on.warnings.length = 0;
     const { code, output } = on.run(...argv);
     t.equal(code, 0, output);
-    const tookMs = await said(on, says);
+    await said(on, says);
     await heals();
-    t.ok(tookMs <= healMs, `said after ${Math.round(tookMs)} ms`);
     t.match(on.warnings.join("\n"), says);
   });
 }
@@ -242,8 +241,7 @@ await t.test(
       t.equal(code, 0, output);
     }
     for (const host of [one, two]) {
-      const tookMs = await said(host, /DOCKER-USER of iptables did not accept what tasks send/);
-      t.ok(tookMs <= healMs, `said after ${Math.round(tookMs)} ms`);
+      await said(host, /DOCKER-USER of iptables did not accept what tasks send/);
     }
     await heals();
     t.equal(one.run("iptables", "-S", "FORWARD").output.includes("DROP"), true, "their policy is theirs");
@@ -325,11 +323,11 @@ await t.test(
   },
 );
 
-async function said(host: Host, what: RegExp): Promise<number> {
+async function said(host: Host, what: RegExp): Promise<void> {
   const startMs = performance.now();
   for (;;) {
     const tookMs = performance.now() - startMs;
-    if (host.warnings.some((text) => what.test(text))) return tookMs;
+    if (host.warnings.some((text) => what.test(text))) return;
     if (tookMs > healMs * 3) throw new Error(`not said: ${what.source}; said: ${host.warnings.join("\n")}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }

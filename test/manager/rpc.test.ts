@@ -115,27 +115,29 @@ t.test("over real sockets, every RPC refuses whoever it is not for", async (t) =
 
 t.test("who shows no certificate does not stay, and never keeps a node out", async (t) => {
   const root = await createRoot(caDeps);
-  const { listener } = await serve(t, root, undefined, { count: 2, lifeMs: 1_500 });
-  const open = async (identity?: TlsIdentity): Promise<TLSSocket> => {
+  const { listener } = await serve(t, root, undefined, { count: 2, lifeMs: 5_000 });
+  const open = async (identity?: TlsIdentity): Promise<{ socket: TLSSocket; heard: Promise<string> }> => {
     const shown = identity && { cert: identity.certificatePem, key: identity.keyPem };
     const trust = { rejectUnauthorized: false, ALPNProtocols: ["h2"] };
     const socket = connect({ port: listener.port, host: "127.0.0.1", ...trust, ...shown });
     t.teardown(() => socket.destroy());
     socket.on("error", () => {}).resume();
+    const greeted = new Promise<string>((resolve) => socket.once("data", () => resolve("greeted")));
+    const refused = new Promise<string>((resolve) => socket.once("close", () => resolve("refused")));
     await once(socket, "secureConnect");
-    return socket;
+    return { socket, heard: Promise.race([greeted, refused]) };
   };
   const expected = await identityOf(root, ids.worker, "worker");
   const strangers = [await open(), await open()];
-  const left = Promise.all(strangers.map((socket) => once(socket, "close")));
-  const third = await open();
+  const left = Promise.all(strangers.map(({ socket }) => once(socket, "close")));
+  const { socket: third } = await open();
   if (!third.closed) await once(third, "close"); // One too many, refused at once.
-  t.notOk(strangers.some(({ closed }) => closed));
-  const node = await open(expected);
+  t.notOk(strangers.some(({ socket }) => socket.closed));
+  const { socket: node } = await open(expected);
   await left;
   t.notOk(node.closed, "a node stays");
-  const next = await open();
-  t.notOk(next.closed, "their places are free again");
+  const { heard } = await open();
+  t.equal(await heard, "greeted", "their places are free again");
 });
 
 t.test("a client speaks only to a manager of its own cluster", async (t) => {

@@ -1,5 +1,5 @@
 /** Answers managers who ask, over the telemetry fabric, what this host finds of the networks it shares with others. */
-import type { Msg, NatsConnection } from "@nats-io/transport-node";
+import type { NatsConnection } from "@nats-io/transport-node";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
@@ -20,23 +20,47 @@ interface Deps {
   readonly network: HostNetwork;
 }
 
-/** Until `signal` aborts. One check at a time: each is answered, and those that come meanwhile wait for their turn. */
+/** A check under way, and what it will answer; nothing where it failed, which is in the log. */
+interface Running {
+  readonly question: string;
+  readonly answer: Promise<Uint8Array | undefined>;
+}
+
+/** Until `signal` aborts. One check at a time: who asks the same meanwhile gets its answer too, others wait for their turn. */
 export function answerNetworkChecks(deps: Deps, connection: NatsConnection, signal: AbortSignal): void {
   const subscription = connection.subscribe(subjects.networkChecks(deps.nodeId));
   signal.addEventListener("abort", () => subscription.unsubscribe(), { once: true });
   runInBackground(deps.log, "listening for network checks", listen(), signal);
 
   async function listen(): Promise<void> {
+    let running: Running | undefined;
     for await (const message of subscription) {
-      await answer(deps, message, signal).catch((error: unknown) =>
-        deps.log.warn({ error }, "a check of the host's network failed"),
-      );
+      const question = Buffer.from(message.data).toString("base64");
+      if (running?.question !== question) {
+        await running?.answer;
+        running = { question, answer: begin(message.data) };
+      }
+      void running.answer.then((reply) => {
+        if (running?.question === question) running = undefined;
+        if (reply !== undefined) message.respond(reply);
+      });
     }
+  }
+
+  function begin(question: Uint8Array): Promise<Uint8Array | undefined> {
+    return check(deps, question, signal).catch((error: unknown) => {
+      deps.log.warn({ error }, "a check of the host's network failed");
+      return undefined;
+    });
   }
 }
 
-async function answer({ clock, network }: Deps, message: Msg, signal: AbortSignal): Promise<void> {
-  const { peers } = NetworkCheckRequest.decode(message.data);
+async function check(
+  { clock, network }: Deps,
+  question: Uint8Array,
+  signal: AbortSignal,
+): Promise<Uint8Array> {
+  const { peers } = NetworkCheckRequest.decode(question);
   const late = new AbortController();
   const cancel = clock.after(checkTimeoutMs, () =>
     late.abort(new ClusterError("deadline-exceeded", "the check of the host's network took too long")),
@@ -47,7 +71,7 @@ async function answer({ clock, network }: Deps, message: Msg, signal: AbortSigna
       AbortSignal.any([signal, late.signal]),
     );
     const reply = { findings: findings.map(({ peer, ...finding }) => ({ ...finding, peerNodeId: peer })) };
-    message.respond(NetworkCheckReply.encode(reply).finish());
+    return NetworkCheckReply.encode(reply).finish();
   } finally {
     cancel();
   }

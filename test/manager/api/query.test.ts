@@ -45,6 +45,7 @@ t.test("a label is wanted by presence or by value, and all must be there", (t) =
   t.notOk(labelsMatch(labels, ["constructor"]));
   t.notOk(labelsMatch(labels, ["a="]), "the empty value is a value");
   t.ok(swarmLabelsMatch(labels, ["a=", "b="]), "but not for swarm objects, where it is none");
+  t.ok(swarmLabelsMatch({ token: "YQ==" }, ["token=YQ=="]), "a value may end as the bare key does");
   t.notOk(swarmLabelsMatch(labels, ["z="]));
   t.notOk(swarmLabelsMatch(labels, ["a=2"]));
   t.end();
