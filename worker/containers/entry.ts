@@ -12,6 +12,8 @@ export class Entry {
   /** Waits for its restart by policy. */
   isRestarting = false;
   isRemoving = false;
+  /** What its last run had of the host could not be given back yet. */
+  hasLeftovers = false;
   /** Ends the wait for a restart. */
   cancelRestart: () => void = () => undefined;
   /** Ends the probes of this run. */

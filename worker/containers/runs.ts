@@ -98,17 +98,39 @@ export class Runs {
 
   /** Network, namespaces of others, process; then it is watched. */
   async launch(entry: Entry, signal: AbortSignal): Promise<void> {
-    const { engine, connections } = this.#deps;
+    const { engine } = this.#deps;
     const { id } = entry.record;
-    await entry.settled; // The network of its last run.
+    await entry.settled.catch(() => undefined); // Its failure is in the log.
     try {
+      if (entry.hasLeftovers) await this.#giveBack(entry);
       const facts = await startFacts(this.#deps, entry.record, signal);
       await engine.start(id, signal, (spec) => atStart(spec, facts));
     } catch (error) {
-      await connections.detach(entry.record, this.#closing.signal);
+      await this.#tryGiveBack(entry);
       throw error;
     }
     this.#watch(entry);
+  }
+
+  /** What a run has of the host: its network, and /dev/shm where it shares that. */
+  async #giveBack(entry: Entry): Promise<void> {
+    const { connections, directory } = this.#deps;
+    const { id, hostConfig } = entry.record;
+    entry.hasLeftovers = true;
+    await connections.detach(entry.record, this.#closing.signal);
+    if (hostConfig.IpcMode === "shareable") await closeSharedMemory(sharedMemoryPath(directory, id));
+    entry.hasLeftovers = false;
+  }
+
+  /** What cannot be given back now is tried again by the next start, or the removal. */
+  async #tryGiveBack(entry: Entry): Promise<void> {
+    try {
+      await this.#giveBack(entry);
+    } catch (error) {
+      if (this.#closing.signal.aborted) return; // The next process does it.
+      const { id } = entry.record;
+      this.#deps.log.error({ id, error }, "network or /dev/shm of a container could not be given back");
+    }
   }
 
   #watch(entry: Entry): void {
@@ -132,7 +154,7 @@ export class Runs {
 
   /** It has ended: its network goes, and it is started again, removed, or left as it is. */
   async #ended(entry: Entry, exit: ExitStatus): Promise<void> {
-    const { engine, connections, clock } = this.#deps;
+    const { engine, clock } = this.#deps;
     const { id } = entry.record;
     entry.endProbes();
     if (entry.isRemoving || this.#closing.signal.aborted) return;
@@ -148,9 +170,8 @@ export class Runs {
       lastDelayMs,
     });
     entry.isRestarting = delayMs !== undefined;
-    await connections.detach(entry.record, this.#closing.signal);
-    if (hostConfig.IpcMode === "shareable")
-      await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
+    await this.#tryGiveBack(entry);
+    if (this.#closing.signal.aborted) return;
     if (delayMs === undefined) {
       await this.save(entry, { wantsToRun: false });
       if (hostConfig.AutoRemove && !entry.isRemoving) {
@@ -174,8 +195,8 @@ export class Runs {
   #restartByPolicy(entry: Entry, delayMs: number): Promise<void> {
     return entry.locked(async () => {
       if (!entry.isRestarting || entry.isRemoving || this.#closing.signal.aborted) return;
-      await this.save(entry, { restartCount: entry.record.restartCount + 1, restartDelayMs: delayMs });
       try {
+        await this.save(entry, { restartCount: entry.record.restartCount + 1, restartDelayMs: delayMs });
         await this.launch(entry, this.#closing.signal);
         entry.isRestarting = false;
       } catch (error) {
@@ -191,7 +212,7 @@ export class Runs {
 
   /** Under the entry's lock. */
   async removeNow(entry: Entry, volumes: "kept" | "removed"): Promise<void> {
-    const { engine, connections } = this.#deps;
+    const { engine } = this.#deps;
     const { id } = entry.record;
     entry.isRemoving = true;
     this.cancelRestart(entry);
@@ -203,9 +224,7 @@ export class Runs {
       const atMs = this.#deps.clock.now();
       if (record?.status.state === "running")
         entry.lastExit ??= { exitCode: 137, atMs, oomKilled: false, error: "" };
-      await connections.detach(entry.record, this.#closing.signal);
-      if (entry.record.hostConfig.IpcMode === "shareable")
-        await closeSharedMemory(sharedMemoryPath(this.#deps.directory, id));
+      await this.#giveBack(entry);
       await this.store.remove(id);
       this.#entries.delete(id);
       entry.tellRemoved();

@@ -1,0 +1,117 @@
+import { existsSync, mkdirSync, mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+
+import { silentLog } from "../../../runtime/log.ts";
+import { orAborted } from "../../../runtime/signal.ts";
+import { parseCreate } from "../../../worker/containers/config.ts";
+import type { Connections } from "../../../worker/containers/connections.ts";
+import type { Entry } from "../../../worker/containers/entry.ts";
+import { Runs } from "../../../worker/containers/runs.ts";
+import { sharedMemoryPath } from "../../../worker/containers/shared-memory.ts";
+import type { ExitStatus } from "../../../worker/engine/engine.ts";
+import type { LocalEngine } from "../../../worker/engine/local.ts";
+import type { HostNetwork } from "../../../worker/network/network.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+
+const id = "a".repeat(64);
+const none = new AbortController().signal;
+
+/** One container whose network is given back by `detach`, and whose process ends when it is told to. */
+function fixture(detach: () => Promise<void>, restart: string) {
+  const clock = new VirtualClock();
+  const directory = mkdtempSync(join(tmpdir(), "shoal-runs-"));
+  const { config, hostConfig } = parseCreate({
+    Image: "x",
+    HostConfig: { RestartPolicy: { Name: restart } },
+  });
+  let exit: ExitStatus | undefined;
+  let end = (_exit: ExitStatus): void => undefined;
+  const seen = { starts: 0 };
+  const engine = {
+    inspect: async () => ({ id, status: { state: "stopped", startedAtMs: 0, exit } }),
+    start: async () => void seen.starts++,
+    wait: (_id: string, signal: AbortSignal) =>
+      orAborted(new Promise<ExitStatus>((resolve) => (end = resolve)), signal),
+    list: async () => [],
+  } as unknown as LocalEngine;
+  const connections = {
+    attach: async () => ({ kind: "host", files: undefined }),
+    detach,
+  } as unknown as Connections;
+  const runs = new Runs({
+    clock,
+    log: silentLog,
+    engine,
+    network: {} as HostNetwork,
+    connections,
+    directory,
+    daemonRun: "1",
+    facts: { swapLimit: true, cgroupVersion: 2 },
+    emit: async () => undefined,
+  });
+  runs.add({
+    id,
+    name: "one",
+    config,
+    hostConfig,
+    wantsToRun: true,
+    restartCount: 0,
+    restartDelayMs: 0,
+  });
+  const entry = runs.entry(id) as Entry;
+  const ended = async (): Promise<void> => {
+    exit = { exitCode: 1, atMs: 0, oomKilled: false, error: "" };
+    end(exit);
+    await new Promise(setImmediate);
+    await runs.settle(entry);
+  };
+  return { runs, entry, clock, directory, seen, ended };
+}
+
+t.test("a network that could not be given back once does not hold up the next start", async (t) => {
+  let isBroken = true;
+  let detached = 0;
+  const { runs, entry, seen, ended } = fixture(async () => {
+    if (isBroken) throw new Error("umount: busy");
+    detached++;
+  }, "no");
+  await runs.launch(entry, none);
+  await ended();
+  await t.rejects(runs.launch(entry, none), /busy/, "what is still there is in the way, and said");
+  t.equal(seen.starts, 1);
+  isBroken = false;
+  await runs.launch(entry, none);
+  t.equal(detached, 1, "given back before the start");
+  t.equal(seen.starts, 2);
+  await runs.close();
+});
+
+t.test("one whose network could not be given back is started again by its policy", async (t) => {
+  let fails = 1;
+  const { runs, entry, clock, seen, ended } = fixture(async () => {
+    if (fails-- > 0) throw new Error("umount: busy");
+  }, "always");
+  await runs.launch(entry, none);
+  await ended();
+  t.equal(entry.isRestarting, true);
+  await clock.advance(100);
+  await entry.locked(async () => undefined);
+  t.equal(seen.starts, 2);
+  t.equal(entry.isRestarting, false);
+  await runs.close();
+});
+
+t.test("a start that failed gives back what it had", async (t) => {
+  let detached = 0;
+  const { runs, entry, seen, directory } = fixture(async () => void detached++, "no");
+  const failing = { ...entry.record.hostConfig, PidMode: "container:gone", IpcMode: "shareable" };
+  const shm = sharedMemoryPath(directory, id);
+  mkdirSync(shm);
+  entry.record = { ...entry.record, hostConfig: failing };
+  await t.rejects(runs.launch(entry, none), /No such container: gone/);
+  t.strictSame([detached, seen.starts], [1, 0]);
+  t.notOk(existsSync(shm), "its /dev/shm too");
+  await runs.close();
+});
