@@ -17,7 +17,7 @@ import {
   textOf,
   type Tree,
 } from "../files/tree.ts";
-import { unpack } from "../files/unpack.ts";
+import { readOnly, requireWritable, unpack } from "../files/unpack.ts";
 import { findContainer } from "./container.ts";
 import type { ContainerDeps } from "./container-routes.ts";
 import { lifeOf, queryOf, stream } from "./request.ts";
@@ -105,7 +105,7 @@ export async function writeArchive(
     spot = await opened.tree.walk(bytesOf(`/${path}`), { last: "followed" });
     if (spot.last.kind !== "directory")
       throw new ClusterError("invalid-argument", "extraction point is not a directory");
-    requireWritable(opened.tree, spot);
+    requireWritable(opened.tree, spot.names);
     const wantsOwner = queryFlag(query.get("copyUIDGID")) && record.user !== "";
     const options = {
       kinds: queryFlag(query.get("noOverwriteDirNonDir")) ? "kept" : "replaced",
@@ -232,16 +232,6 @@ async function textAt(tree: Tree, path: string): Promise<string> {
   } finally {
     await spot.close();
   }
-}
-
-function requireWritable(tree: Tree, spot: Spot): void {
-  const place = tree.readOnlyAt(spot.names);
-  if (place !== undefined) throw readOnly(place);
-}
-
-function readOnly(place: "root" | "mount"): ClusterError {
-  const what = place === "root" ? "container rootfs" : "mounted volume";
-  return new ClusterError("permission-denied", `${what} is marked read-only`);
 }
 
 async function* unstalled(

@@ -47,6 +47,8 @@ export interface WalkOptions {
   readonly last: "followed" | "kept";
   /** Missing directories are made, with this mode. */
   readonly make?: number;
+  /** Told the names of each directory before it is made in there; throws where that may not be. */
+  readonly beforeMake?: (parent: readonly string[]) => void;
 }
 
 /** A path that was walked, links resolved: all that is on it is held open until it is closed. */
@@ -115,7 +117,7 @@ export class Tree {
    * @param path - Relative to `from`, or to the root when it begins with a slash; one that ends in "/" or "/." is a directory's.
    * @throws {PathError}
    */
-  async walk(path: string, { last, make }: WalkOptions, from?: Spot): Promise<Spot> {
+  async walk(path: string, { last, make, beforeMake }: WalkOptions, from?: Spot): Promise<Spot> {
     const isRelative = from !== undefined && !path.startsWith("/");
     const names = isRelative ? [...from.names] : [];
     const places: Place[] = [this.root];
@@ -135,7 +137,11 @@ export class Tree {
         }
         if (here.kind !== "directory") throw new PathError("no-directory", path);
         if (names.length >= depthLimit) throw new PathError("too-deep", path);
-        const next = (await this.child(here, names, name)) ?? (await made(here, name, make));
+        let next = await this.child(here, names, name);
+        if (next === undefined && make !== undefined) {
+          beforeMake?.(names);
+          next = await made(here, name, make);
+        }
         if (next === undefined) throw new PathError("missing", path);
         const isMeant = todo.length === 0 && last === "kept" && !isDirectory;
         if (next.kind === "link" && !isMeant) {
@@ -239,8 +245,7 @@ function isName(part: string): boolean {
   return part !== "" && part !== ".";
 }
 
-async function made(directory: Place, name: string, mode: number | undefined): Promise<Place | undefined> {
-  if (mode === undefined) return undefined;
+async function made(directory: Place, name: string, mode: number): Promise<Place> {
   try {
     await mkdir(inside(directory, name), { mode });
   } catch (error) {

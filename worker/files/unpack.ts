@@ -34,7 +34,8 @@ export interface UnpackOptions {
  * Each entry is put below `target`, and links on the way to it lead within the tree only. What is there under
  * an entry's name is replaced, directories excepted, which are merged.
  *
- * @throws {ClusterError} `invalid-argument` for names and hard links that lead out of `target`, and for what `kinds` keeps.
+ * @throws {ClusterError} `invalid-argument` for names and hard links that lead out of `target`, and for what `kinds` keeps;
+ * `permission-denied` for what is read-only, at `target` or below it.
  */
 export async function unpack(
   tree: Tree,
@@ -81,7 +82,8 @@ export async function unpack(
 
   async function walked(path: string, make?: number): Promise<Spot> {
     try {
-      const options = { last: "followed", ...(make !== undefined && { make }) } as const;
+      const beforeMake = (parent: readonly string[]): void => requireWritable(tree, parent);
+      const options = { last: "followed", ...(make !== undefined && { make, beforeMake }) } as const;
       return await tree.walk(path === "" ? "." : `${path}/.`, options, target);
     } catch (error) {
       if (!(error instanceof PathError)) throw error;
@@ -96,6 +98,8 @@ export async function unpack(
     header: TarHeader,
     content: AsyncIterable<Buffer>,
   ): Promise<void> {
+    // Of a directory that is there, only it itself is changed.
+    requireWritable(tree, header.type === "5" ? [...parent.names, name] : parent.names);
     await makeRoom(parent, name, header);
     const path = inside(parent.last, name);
     const { uid, gid, mtime, mode } = header;
@@ -208,6 +212,17 @@ export async function unpack(
     }
     return names;
   }
+}
+
+/** @throws {ClusterError} `permission-denied` when what has these names, or is to have them, may not be written to. */
+export function requireWritable(tree: Tree, names: readonly string[]): void {
+  const place = tree.readOnlyAt(names);
+  if (place !== undefined) throw readOnly(place);
+}
+
+export function readOnly(place: "root" | "mount"): ClusterError {
+  const what = place === "root" ? "container rootfs" : "mounted volume";
+  return new ClusterError("permission-denied", `${what} is marked read-only`);
 }
 
 /** With all that is below it. */

@@ -331,3 +331,46 @@ t.test("differences: what was added, changed and removed, parents before it", as
   );
   for (const tree of Object.values(trees)) await tree.close();
 });
+
+t.test("nothing is put through a read-only mount below the target", async (t) => {
+  const { root, outside } = fixture();
+  mkdirSync(join(root, "data/inner"), { recursive: true });
+  mkdirSync(join(root, "own"));
+  const tree = await Tree.open(root);
+  await tree.mount({ target: "/data/inner", source: outside, readOnly: true });
+  const target = await tree.walk("/data", { last: "followed" });
+  const into = (entries: Parameters<typeof archive>[0]): Promise<void> =>
+    unpack(tree, target, readTar(archive(entries), "latin1"), { kinds: "replaced" }, none);
+  symlinkSync("inner", join(root, "data/link"));
+  const refused = { code: "permission-denied", message: "mounted volume is marked read-only" };
+  await t.rejects(into([{ name: "inner/secret", content: "changed" }]), refused);
+  await t.rejects(into([{ name: "link/new", content: "new" }]), refused, "through a link");
+  await t.rejects(into([{ name: "inner/made/new", content: "new" }]), refused, "directories on the way");
+  await t.rejects(into([{ name: "inner/", type: "5", mode: 0o777 }]), refused, "the mount itself");
+  await t.rejects(into([{ name: "inner/made/", type: "5" }]), refused);
+  t.strictSame(readdirSync(outside), ["secret"]);
+  t.equal(readFileSync(join(outside, "secret"), "utf8"), "secret");
+  await into([{ name: "beside", content: "beside" }]);
+  t.equal(readFileSync(join(root, "data/beside"), "utf8"), "beside");
+  await target.close();
+  await tree.close();
+});
+
+t.test("a volume that may be written to, below a read-only root", async (t) => {
+  const { root, outside } = fixture();
+  mkdirSync(join(root, "data"));
+  const tree = await Tree.open(root, { readOnly: true });
+  await tree.mount({ target: "/data", source: outside, readOnly: false });
+  const target = await tree.walk("/", { last: "followed" });
+  const into = (entries: Parameters<typeof archive>[0]): Promise<void> =>
+    unpack(tree, target, readTar(archive(entries), "latin1"), { kinds: "replaced" }, none);
+  await into([
+    { name: "data/", type: "5", mode: 0o755 },
+    { name: "data/new", content: "new" },
+  ]);
+  t.equal(readFileSync(join(outside, "new"), "utf8"), "new");
+  const refused = { code: "permission-denied", message: "container rootfs is marked read-only" };
+  await t.rejects(into([{ name: "data/../other", content: "x" }]), refused);
+  await target.close();
+  await tree.close();
+});
