@@ -2,6 +2,7 @@
  * Other people's firewalls on the same host. What any of them drops is dropped, whatever our table says; so where they drop
  * forwarded packets by default, our devices need accepts of theirs. Our own table still decides what passes between them.
  */
+import { ClusterError } from "../../model/errors.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import { deviceGroup } from "./objects.ts";
@@ -9,6 +10,8 @@ import type { ForeignChain } from "./rules-observe.ts";
 
 /** Where iptables has its rules, and Docker leaves room for those of others. */
 const dockerChain = "DOCKER-USER";
+/** How `iptables -C` ends when there is no such rule. */
+const absent = 1;
 
 const matches = ["--src-group", "--dst-group"].map((option) => [
   "-m",
@@ -58,6 +61,7 @@ export class Coexistence {
    * its owner's: that is said once.
    *
    * @returns what had to be put there, in words.
+   * @throws {ClusterError} when iptables is missing, refuses or is busy.
    */
   async admit(foreign: readonly ForeignChain[]): Promise<string[]> {
     const { chain, advice } = admissionOf(foreign);
@@ -67,16 +71,15 @@ export class Coexistence {
     if (chain === undefined) return [];
     const found: string[] = [];
     for (const match of matches) {
-      const { code } = await this.#run(["iptables", "-w", "2", "-C", chain, ...match]);
+      const argv = (action: string): string[] => ["iptables", "-w", "2", action, chain, ...match];
+      const { code, stderr } = await this.#run(argv("-C"));
       if (code === 0) continue;
-      await must(this.#run, `accept packets of tasks in the chain ${chain} of iptables`, [
-        "iptables",
-        "-w",
-        "2",
-        "-I",
-        chain,
-        ...match,
-      ]);
+      // 4: somebody else held its lock for all the time.
+      if (code !== absent) {
+        const text = stderr.trim() || `iptables ended with code ${code}`;
+        throw new ClusterError("unavailable", `cannot read the chain ${chain} of iptables: ${text}`);
+      }
+      await must(this.#run, `accept packets of tasks in the chain ${chain} of iptables`, argv("-I"));
       found.push(
         `${chain} of iptables did not accept what tasks ${match.includes("--src-group") ? "send" : "get"}`,
       );

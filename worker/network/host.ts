@@ -288,7 +288,11 @@ export class KernelNetwork implements HostNetwork {
       const state = await this.#state();
       const fabric = await this.#fabric.look(state);
       found = [...fabric.found, ...(await this.#rules.look())];
-      found.push(...(await this.#coexistence.admit(this.#rules.foreign)));
+      try {
+        found.push(...(await this.#coexistence.admit(this.#rules.foreign)));
+      } catch (reason) {
+        trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
+      }
       for (const port of fabric.lost) {
         await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
       }

@@ -44,3 +44,14 @@ t.test("accepts are put where they are not, once", async (t) => {
   await coexistence.admit([own]);
   t.equal(warnings.length, 1);
 });
+
+t.test("a busy iptables does not say that there is no accept", async (t) => {
+  const actions: (string | undefined)[] = [];
+  const run = async (argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {
+    actions.push(argv[3]);
+    return { code: 4, stdout: "", stderr: "Another app is currently holding the xtables lock" };
+  };
+  const coexistence = new Coexistence({ run, warn: t.fail });
+  await t.rejects(coexistence.admit([forward]), { code: "unavailable", message: /holding the xtables lock/ });
+  t.strictSame(actions, ["-C"]);
+});
