@@ -49,13 +49,14 @@ async function build(
   };
   const isQuiet = queryFlag(query.get("q"));
   const life = lifeOf(reply, ending);
-  return streamProgress(reply, async (say) => {
+  return streamProgress(reply, async (say, behind) => {
     let kept = "";
     const listener = {
       onText: (text: string) => {
         if (isQuiet) kept = `${kept}${text}`.slice(-quietLimit);
         else say({ stream: text });
       },
+      behind,
       onPull: (reference: string) => (isQuiet ? () => undefined : progressPrinter(reference, say)),
       onImage: (id: string) => {
         if (!isQuiet) say({ aux: { ID: id } });

@@ -27,6 +27,8 @@ export interface BuildahRun {
   readonly temporary: string;
   readonly onOutput?: (text: string) => void;
   readonly onError?: (text: string) => void;
+  /** Asked after each text: while what it returns is open no more is read, and so it stops where it writes. */
+  readonly behind?: () => Promise<void> | undefined;
 }
 
 export interface BuildahResult {
@@ -70,7 +72,8 @@ export class Buildah {
    *
    * @throws {ClusterError} `unavailable` when it is not installed; the signal's reason.
    */
-  async run({ args, temporary, onOutput, onError }: BuildahRun, signal: AbortSignal): Promise<BuildahResult> {
+  async run(run: BuildahRun, signal: AbortSignal): Promise<BuildahResult> {
+    const { args, temporary, onOutput, onError, behind } = run;
     this.#ready ??= this.#prepare().catch((error: unknown) => {
       this.#ready = undefined;
       throw error;
@@ -87,10 +90,16 @@ export class Buildah {
     };
     const argv = [...inNamespaces, "buildah", "--log-level", "error", ...storage, ...args];
     const child = spawn("setpriv", argv, { env, cwd: temporary, stdio: ["ignore", "pipe", "pipe"] });
-    const kill = (): void => void child.kill("SIGKILL");
+    const kill = (): void => {
+      child.kill("SIGKILL");
+      // It has ended once its output was read, whoever is behind.
+      child.stdout.resume();
+      child.stderr.resume();
+    };
     signal.addEventListener("abort", kill, { once: true });
-    const out = listen(child.stdout, onOutput);
-    const err = listen(child.stderr, onError);
+    const behindAlive = (): Promise<void> | undefined => (signal.aborted ? undefined : behind?.());
+    const out = listen(child.stdout, onOutput, behindAlive);
+    const err = listen(child.stderr, onError, behindAlive);
     try {
       const code = await new Promise<number>((resolve, reject) => {
         child.once("error", (cause) =>
@@ -169,12 +178,22 @@ async function requireProgram(program: string, debianPackage: string): Promise<v
 }
 
 /** Hands on what comes; returns what keeps the end of it. */
-function listen(stream: NodeJS.ReadableStream, listener: ((text: string) => void) | undefined): () => string {
+function listen(
+  stream: NodeJS.ReadableStream,
+  listener: ((text: string) => void) | undefined,
+  behind: () => Promise<void> | undefined,
+): () => string {
   let kept = "";
   stream.setEncoding("utf8");
   stream.on("data", (text: string) => {
-    kept = `${kept}${text}`.slice(-keptBytes);
+    kept += text;
+    // Not for every piece, as it copies all of it.
+    if (kept.length > 2 * keptBytes) kept = kept.slice(-keptBytes);
     listener?.(text);
+    const wait = behind();
+    if (wait === undefined) return;
+    stream.pause();
+    void wait.then(() => stream.resume());
   });
-  return () => kept;
+  return () => kept.slice(-keptBytes);
 }

@@ -93,7 +93,7 @@ async function carryOut(
   tools: JobTools,
   job: Job,
   bases: ReadonlyMap<string, StoredImage>,
-  { onText }: BuildListener,
+  { onText, behind }: BuildListener,
   signal: AbortSignal,
 ): Promise<string> {
   const { buildah, engine } = tools;
@@ -119,6 +119,7 @@ async function carryOut(
     temporary: work,
     onOutput: (text: string) => output.write(text),
     onError: (text: string) => errors.write(text),
+    behind,
   };
   const { code, err } = await buildah.run(run, signal);
   errors.end();

@@ -33,6 +33,8 @@ export interface BuildRequest {
 
 export interface BuildListener {
   readonly onText: (text: string) => void;
+  /** Undefined while the reader of the text keeps up; else settles once it has caught up or is gone. */
+  readonly behind: () => Promise<void> | undefined;
   readonly onPull: (reference: string) => (progress: PullProgress) => void;
   readonly onImage: (id: string) => void;
 }
