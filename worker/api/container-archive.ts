@@ -56,8 +56,11 @@ export async function readArchive(
   let closed: Promise<void> | undefined;
   const close = (): Promise<void> =>
     (closed ??= (async () => {
-      await spot?.close();
-      await opened.close();
+      try {
+        await spot?.close();
+      } finally {
+        await opened.close();
+      }
     })());
   try {
     spot = await opened.tree.walk(bytesOf(`/${path}`), { last: "kept" });
@@ -70,6 +73,8 @@ export async function readArchive(
         .send();
     }
     await deps.containers.emit(id, "archive-path", { path });
+    // Whoever has gone by now tells nobody any more.
+    signal.throwIfAborted();
     const reading = { begun: false };
     // A client that is gone before the first byte is asked for leaves nobody to end what was opened.
     reply.raw.once("close", () => {

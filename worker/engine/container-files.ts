@@ -4,6 +4,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 
 import { assert, ClusterError, errorText } from "../../model/errors.ts";
+import { orAborted } from "../../runtime/signal.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import { differences, type FileChange } from "../files/differences.ts";
 import { Tree } from "../files/tree.ts";
@@ -69,11 +70,11 @@ export class SnapshotFiles implements ContainerFiles {
       if (container.activity === undefined) break;
       await container.change(signal);
     }
-    if (purpose === "write") return this.#openAlone(container);
+    if (purpose === "write") return this.#openAlone(container, signal);
     // The places where its mounts go are made by its first start, or here; whoever reads slowly must not hold up that start.
     const { status } = container;
     const hasRun = status.state === "stopped" && status.startedAtMs !== undefined;
-    if (!hasRun) await (await this.#openAlone(container)).close();
+    if (!hasRun) await (await this.#openAlone(container, signal)).close();
     return this.#openStopped(container, "all");
   }
 
@@ -115,12 +116,15 @@ export class SnapshotFiles implements ContainerFiles {
   }
 
   /** One after the other, and none while it starts: two mounts of one layer would harm it. */
-  async #openAlone(container: Container): Promise<OpenTree> {
+  async #openAlone(container: Container, signal: AbortSignal): Promise<OpenTree> {
     const before = container.written;
     let release = (): void => undefined;
-    container.written = before.then(() => new Promise<void>((resolve) => (release = resolve)));
-    await before;
+    // Made at once, so that one that stops waiting for its turn passes it on.
+    const done = new Promise<void>((resolve) => (release = resolve));
+    container.written = before.then(() => done);
     try {
+      await orAborted(before, signal);
+      signal.throwIfAborted();
       const opened = await this.#openStopped(container, "writable");
       return {
         tree: opened.tree,
@@ -144,9 +148,13 @@ export class SnapshotFiles implements ContainerFiles {
     assert(view !== undefined, "a container has a layer of its own");
     let tree: Tree | undefined;
     const close = async (): Promise<void> => {
-      await tree?.close();
-      await view.close();
-      for (const name of names) await volumes.release(name, `files of ${id}`);
+      try {
+        await tree?.close();
+        await view.close();
+      } finally {
+        // A view that cannot be unmounted keeps no volume from its removal.
+        for (const name of names) await volumes.release(name, `files of ${id}`);
+      }
     };
     try {
       for (const name of names) await volumes.use(name, `files of ${id}`);

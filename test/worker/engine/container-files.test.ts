@@ -1,0 +1,35 @@
+import t from "tap";
+
+import type { Connection } from "../../../worker/engine/connection.ts";
+import type { Container } from "../../../worker/engine/container.ts";
+import { SnapshotFiles } from "../../../worker/engine/container-files.ts";
+import type { Volumes } from "../../../worker/mounts/volume.ts";
+
+t.test("whoever no longer waits for a container's files gives up the turn", async (t) => {
+  let finish = (): void => undefined;
+  const status = { state: "stopped", startedAtMs: 1 };
+  const container = {
+    id: "one",
+    status,
+    activity: undefined,
+    written: new Promise<void>((resolve) => (finish = resolve)), // Somebody writes slowly.
+  } as unknown as Container;
+  const files = new SnapshotFiles({
+    connection: {} as Connection,
+    volumes: {} as Volumes,
+    directory: "/nowhere",
+    require: () => container,
+    warn: () => undefined,
+  });
+  const client = new AbortController();
+  const opened = files.open("one", "write", client.signal);
+  const rejected = t.rejects(opened, /has gone/);
+  client.abort(new Error("the client has gone"));
+  await rejected;
+  let isFree = false;
+  const freed = container.written.then(() => (isFree = true));
+  await new Promise(setImmediate);
+  t.notOk(isFree, "the one before still writes");
+  finish();
+  await freed;
+});
