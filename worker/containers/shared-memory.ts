@@ -1,7 +1,8 @@
 /** /dev/shm of containers that share theirs: a memory file system on the host, for as long as its owner runs. */
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 
+import { mountPoints } from "../mounts/mountinfo.ts";
 import { runTool } from "../mounts/tool.ts";
 
 const defaultBytes = 64 * 2 ** 20;
@@ -26,6 +27,5 @@ export async function closeSharedMemory(path: string): Promise<void> {
 }
 
 export async function isMounted(path: string): Promise<boolean> {
-  const text = await readFile("/proc/self/mountinfo", "utf8");
-  return text.split("\n").some((line) => line.split(" ")[4] === path);
+  return (await mountPoints()).includes(path);
 }

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { mountPoints } from "./mountinfo.ts";
 import { isVolumeName, requireVolumeName } from "./plan.ts";
 import { runTool } from "./tool.ts";
 import { volumeSource, type VolumeSource } from "./volume-options.ts";
@@ -298,18 +299,6 @@ async function resolvedOptions({ options }: VolumeSource): Promise<string> {
     }),
   );
   return parts.join(",");
-}
-
-async function mountPoints(): Promise<string[]> {
-  const text = await readFile("/proc/self/mountinfo", "utf8");
-  return text.split("\n").map((line) => unescaped(line.split(" ")[4] ?? ""));
-}
-
-/** As the kernel writes paths in mountinfo. */
-function unescaped(path: string): string {
-  return path.replaceAll(/\\([0-7]{3})/g, (_whole, digits: string) =>
-    String.fromCharCode(Number.parseInt(digits, 8)),
-  );
 }
 
 function noneIfMissing(error: unknown): string[] {

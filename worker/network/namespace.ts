@@ -2,10 +2,11 @@
  * Namespaces of tasks: bind mounts in `<runDir>/netns`, which outlive every process of ours and hold
  * a task's devices until its container has joined.
  */
-import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { mountPoints } from "../mounts/mountinfo.ts";
 import { blockText, parseCidr, taskMac } from "./addresses.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
@@ -120,9 +121,8 @@ export class Namespaces {
   /** How often each path is mounted on. */
   async #mounts(): Promise<ReadonlyMap<string, number>> {
     const counts = new Map<string, number>();
-    for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
-      const path = line.split(" ")[4]?.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => octalText(octal));
-      if (path?.startsWith(this.#directory)) counts.set(path, (counts.get(path) ?? 0) + 1);
+    for (const path of await mountPoints()) {
+      if (path.startsWith(this.#directory)) counts.set(path, (counts.get(path) ?? 0) + 1);
     }
     return counts;
   }
@@ -219,8 +219,4 @@ function ruleOf(link: NamespaceLink): string {
 /** By the number in the device's name, which it keeps while others come and go. */
 function tableOf({ device }: NamespaceLink): number {
   return firstTable + Number(device.replace(/^eth/, ""));
-}
-
-function octalText(octal: string): string {
-  return String.fromCodePoint(Number.parseInt(octal, 8));
 }
