@@ -8,7 +8,7 @@ import { parseEndpoint } from "../containers/endpoints.ts";
 import { Fields } from "../containers/fields.ts";
 import { findContainer } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { askManager, forward, isManager, readText, requireManager } from "./forward.ts";
+import { forward, isManager, readText, requireManager } from "./forward.ts";
 import {
   createNetwork,
   findNetwork,
@@ -36,13 +36,8 @@ export function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps, context
   });
   app.post("/networks/create", (request, reply) => create(deps, context, request, reply));
   app.post("/networks/prune", async (request, reply) => {
-    const NetworksDeleted = await pruneNetworks(deps, publish, queryOf(request), ending);
-    if (isManager(deps)) {
-      const shared = (await askManager(deps, request.originalUrl, "POST")) as {
-        readonly NetworksDeleted: readonly string[] | null;
-      };
-      NetworksDeleted.push(...(shared.NetworksDeleted ?? []));
-    }
+    const query = queryOf(request);
+    const NetworksDeleted = await pruneNetworks(deps, publish, query, request.originalUrl, ending);
     return sendJson(reply, 200, { NetworksDeleted: NetworksDeleted.length > 0 ? NetworksDeleted : null });
   });
   app.post("/networks/*", async (request, reply) => {

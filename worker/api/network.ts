@@ -1,5 +1,5 @@
 /** `/networks` of this host, and beside a manager those of the cluster. */
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import { apiTime, parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
@@ -25,6 +25,10 @@ interface NetworkItem {
   readonly IPAM?: { readonly Config?: readonly { readonly Subnet?: string }[] | null };
 }
 
+interface Pruned {
+  readonly NetworksDeleted: readonly string[] | null;
+}
+
 type Named = NamedNetwork & { readonly record?: LocalNetwork };
 
 /** `GET /networks`: this host's own, and on a manager those of the cluster. */
@@ -44,7 +48,7 @@ export async function listNetworks(
     .filter((network) => matches(network, filters, used))
     .map((network) => printNetwork(deps, network, []));
   if (!isManager(deps)) return own;
-  const shared = (await askManager(deps, url)) as NetworkItem[];
+  const shared = await clusterPart<readonly NetworkItem[]>(deps, "GET", url, []);
   const known = new Set(namedNetworks(deps).map(({ id }) => id));
   return [...own, ...shared.filter(({ Id }) => !known.has(Id))];
 }
@@ -109,11 +113,12 @@ export async function removeNetwork(
   return true;
 }
 
-/** `POST /networks/prune`, this host's part: networks that no container is on. @returns their names. */
+/** `POST /networks/prune`: networks that no container is on, and on a manager those of the cluster. @returns their names. */
 export async function pruneNetworks(
   deps: FrontDoorDeps,
   publish: (event: LocalEvent) => void,
   query: URLSearchParams,
+  url: string,
   signal: AbortSignal,
 ): Promise<string[]> {
   const filters = parseFilters(query.get("filters"), pruneKeys);
@@ -127,7 +132,9 @@ export async function pruneNetworks(
     if ((filters.get("label!") ?? []).some((text) => hasLabel(network.labels, text))) continue;
     if (await removeNetwork(deps, publish, network.id, signal)) deleted.push(network.name);
   }
-  return deleted;
+  if (!isManager(deps)) return deleted;
+  const shared = await clusterPart<Pruned>(deps, "POST", url, { NetworksDeleted: null });
+  return [...deleted, ...(shared.NetworksDeleted ?? [])];
 }
 
 export function networkNotFound(name: string): ClusterError {
@@ -168,6 +175,21 @@ export async function isClusterNetwork(deps: ManagerDeps, term: string): Promise
 async function clusterNetworks(deps: ManagerDeps): Promise<readonly NetworkItem[]> {
   if (!isManager(deps)) return [];
   return askManager(deps, "/networks").catch(() => []) as Promise<NetworkItem[]>;
+}
+
+/** The manager's part of an answer; without one that answers `none`, as with Docker: this host's own part needs no leader. */
+async function clusterPart<Part>(
+  deps: FrontDoorDeps,
+  method: "GET" | "POST",
+  url: string,
+  none: Part,
+): Promise<Part> {
+  try {
+    return (await askManager(deps, url, method)) as Part;
+  } catch (error) {
+    deps.log.warn({ url, error: errorText(error) }, "an answer goes without the networks of the cluster");
+    return none;
+  }
 }
 
 function namedNetworks({ networks }: FrontDoorDeps): Named[] {
