@@ -53,6 +53,7 @@ import {
   namedNetworks,
   publishedTarget,
   rulesOf,
+  usedOf,
 } from "./views.ts";
 
 export interface HostNetworkSettings {
@@ -324,7 +325,11 @@ export class KernelNetwork implements HostNetwork {
 
   /** Makes a wanted state the current one; one that makes no sense leaves the last in force. */
   async #take(job: Job): Promise<void> {
-    if (job.work.kind === "bridges") this.#bridges = job.work.bridges;
+    if (job.work.kind === "bridges") {
+      const used = usedOf(this.#records, this.#bridges, job.work.bridges);
+      if (used === undefined) this.#bridges = job.work.bridges;
+      else job.fail(new ClusterError("permission-denied", `network ${used.name} has active endpoints`));
+    }
     if (job.work.kind !== "apply") return;
     try {
       for (const { subnet } of job.work.wanted.networks) parseCidr(subnet);

@@ -247,13 +247,14 @@ export interface HostNetwork {
    * All bridge networks wanted on this host but its own. Level-triggered, as `apply`.
    *
    * @returns why one is not in place, by id.
-   * @throws {ClusterError} `invalid-argument` for what no kernel could hold; then the last ones stay in force.
+   * @throws {ClusterError} `invalid-argument` for what no kernel could hold, `permission-denied` when one would go that has
+   *   tasks; then the last ones stay in force.
    */
   applyBridges(bridges: readonly BridgeNetwork[], signal: AbortSignal): Promise<ReadonlyMap<string, string>>;
   /**
    * Makes the task's namespace, or answers again what it made before.
    *
-   * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply`;
+   * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply` or `applyBridges`;
    *   `conflict` when a published port or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;

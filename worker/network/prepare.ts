@@ -64,6 +64,19 @@ export function prepareLinks(
       `a task on ${asked.length} networks: at most ${maxLinks} are accepted`,
     );
   }
+  // A container names its networks itself: one that was removed meanwhile must not become the host's own bridge.
+  const unknown =
+    (request.taskId as string) === request.containerId
+      ? asked.find(({ networkId, address }) => {
+          return address === "" && !host.bridges.some(({ id }) => id === networkId);
+        })
+      : undefined;
+  if (unknown !== undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `network ${unknown.networkId} is not on this host any more`,
+    );
+  }
   const kept = present.filter(({ address }) =>
     asked.some((network) => idOf(network, host.bridges) === address.networkId),
   );

@@ -212,3 +212,18 @@ function linksOf(
 function numberOf(address: string): number {
   return addressNumber(parseCidr(address).address) ?? 0;
 }
+
+/** A bridge network that would go although somebody is on it: who came since its owner last looked. */
+export function usedOf(
+  records: Records,
+  before: readonly BridgeNetwork[],
+  after: readonly BridgeNetwork[],
+): BridgeNetwork | undefined {
+  const stay = new Set(after.map(({ id }) => id));
+  const used = new Set<string>(
+    [...records.values()].flatMap(({ attached }) =>
+      attached.kind === "namespace" ? attached.addresses.map(({ networkId }) => networkId) : [],
+    ),
+  );
+  return before.find(({ id }) => !stay.has(id) && used.has(id));
+}

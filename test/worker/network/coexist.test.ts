@@ -51,7 +51,7 @@ t.test("a busy iptables does not say that there is no accept", async (t) => {
     actions.push(argv[3]);
     return { code: 4, stdout: "", stderr: "Another app is currently holding the xtables lock" };
   };
-  const coexistence = new Coexistence({ run, warn: t.fail });
+  const coexistence = new Coexistence({ run, warn: (text) => t.fail(text) });
   await t.rejects(coexistence.admit([forward]), { code: "unavailable", message: /holding the xtables lock/ });
   t.strictSame(actions, ["-C"]);
 });

@@ -183,3 +183,23 @@ t.test("a device's name is not used again while it goes, and tables follow the d
   t.strictSame(lines(swapped, swapped), [""]);
   t.end();
 });
+
+t.test("of a network that is gone, a container gets none, a task that of the host", (t) => {
+  const host = {
+    wanted: undefined,
+    underlayMtu: 1500,
+    bridges,
+    taken: () => new Set<number>(),
+    lastPicked: () => 0,
+  };
+  const asked = request([on(9)]);
+  t.throws(() => prepareLinks({ ...asked, containerId: asked.taskId }, host), {
+    code: "failed-precondition",
+    message: /net9/,
+  });
+  t.match(prepareLinks(asked, host), [{ address: { networkId: "", bridge: own.device } }]);
+  t.match(prepareLinks({ ...request([]), containerId: asked.taskId }, host), [
+    { address: { networkId: "" } },
+  ]);
+  t.end();
+});

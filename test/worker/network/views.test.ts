@@ -20,6 +20,7 @@ import {
   namedNetworks,
   publishedTarget,
   rulesOf,
+  usedOf,
 } from "../../../worker/network/views.ts";
 
 const [ingress, net] = [network("ingress", 0), network("net", 1)];
@@ -248,3 +249,10 @@ t.test(
     t.end();
   },
 );
+
+t.test("a bridge that would go while somebody is on it is named", (t) => {
+  const starting: TaskRecord = { ...record("web", [[red, 2]]), state: "making" };
+  t.equal(usedOf(recordsOf(starting), [red, cell], [cell])?.name, "red");
+  t.equal(usedOf(recordsOf(starting), [red, cell], [red]), undefined);
+  t.end();
+});
