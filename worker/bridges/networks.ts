@@ -45,6 +45,7 @@ export const predefinedNetworks = [
 
 /** More would be more than the kernel's rules are read well with. */
 const networkLimit = 1_000;
+const restoreMs = 60_000;
 
 export class LocalNetworks {
   readonly #deps: LocalNetworksDeps;
@@ -150,10 +151,7 @@ export class LocalNetworks {
       try {
         await this.#store.save(network);
       } catch (error) {
-        await this.#put(
-          this.#networks.filter(({ id }) => id !== network.id),
-          signal,
-        );
+        await this.#restore(this.#networks.filter(({ id }) => id !== network.id));
         throw error;
       }
       return network;
@@ -174,11 +172,17 @@ export class LocalNetworks {
           `error while removing network: network ${network.name} has active endpoints (${list.join(", ")})`,
         );
       }
-      await this.#store.remove(network.id);
+      const before = this.#networks;
       await this.#put(
-        this.#networks.filter(({ id }) => id !== network.id),
+        before.filter(({ id }) => id !== network.id),
         signal,
       );
+      try {
+        await this.#store.remove(network.id);
+      } catch (error) {
+        await this.#restore(before);
+        throw error;
+      }
     });
   }
 
@@ -194,17 +198,29 @@ export class LocalNetworks {
     });
   }
 
-  /** @param added - Whose failure undoes it. */
+  /** All or nothing: after a failure the former ones are in force. @param added - Whose failure undoes it. */
   async #put(networks: readonly LocalNetwork[], signal: AbortSignal, added?: string): Promise<void> {
     const before = this.#networks;
-    const kernel = this.#kernel();
-    const failures = await kernel.applyBridges(networks.map(bridgeOf), signal);
+    try {
+      const failures = await this.#kernel().applyBridges(networks.map(bridgeOf), signal);
+      const failure = added === undefined ? undefined : failures.get(added);
+      if (failure !== undefined) throw new ClusterError("internal", `cannot create the network: ${failure}`);
+    } catch (error) {
+      await this.#restore(before);
+      throw error;
+    }
     this.#networks = networks;
-    const failure = added === undefined ? undefined : failures.get(added);
-    if (failure === undefined) return;
-    this.#networks = before;
-    await kernel.applyBridges(before.map(bridgeOf), signal);
-    throw new ClusterError("internal", `cannot create the network: ${failure}`);
+  }
+
+  /**
+   * Also for a caller that gave up. What the kernel refuses of it, the host's network tries again by itself: the failure that
+   * led here says more.
+   */
+  async #restore(networks: readonly LocalNetwork[]): Promise<void> {
+    this.#networks = networks;
+    await this.#kernel()
+      .applyBridges(networks.map(bridgeOf), AbortSignal.timeout(restoreMs))
+      .catch(() => undefined);
   }
 
   async #taken(): Promise<TakenBlock[]> {

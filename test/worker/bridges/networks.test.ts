@@ -12,12 +12,15 @@ const never = new AbortController().signal;
 /** Refuses bridges by their name. */
 class PickyNetwork extends FakeNetwork {
   refused = "";
+  /** Consulted once the bridges were taken over. */
+  after: () => void = () => undefined;
 
   override async applyBridges(
     bridges: readonly BridgeNetwork[],
     signal: AbortSignal,
   ): Promise<ReadonlyMap<string, string>> {
     await super.applyBridges(bridges, signal);
+    this.after();
     return new Map(bridges.filter(({ name }) => name === this.refused).map(({ id }) => [id, "File exists"]));
   }
 }
@@ -97,3 +100,32 @@ t.test("found by id, name and prefix; two bridges of one name are refused", asyn
     },
   );
 });
+
+t.test(
+  "a change that fails or is given up half way is taken back, in the kernel as in the records",
+  async (t) => {
+    const directory = t.testdir();
+    const { networks, network } = await openAt(directory);
+    const kept = await networks.create({ Name: "kept" }, [], never);
+    const names = () => network.bridges.map(({ name }) => name);
+    const leaving = new AbortController();
+    network.after = () => {
+      network.after = () => undefined;
+      leaving.abort(new Error("gone"));
+      throw leaving.signal.reason;
+    };
+    await t.rejects(networks.create({ Name: "late" }, [], leaving.signal), { message: "gone" });
+    t.strictSame(names(), ["kept"]);
+    network.after = () => {
+      network.after = () => undefined;
+      throw new Error("nft");
+    };
+    await t.rejects(
+      networks.remove(kept, (id) => id, never),
+      { message: "nft" },
+    );
+    t.strictSame(names(), ["kept"]);
+    t.equal(networks.find(kept.id)?.name, "kept");
+    t.equal((await readdir(`${directory}/networks`)).length, 1);
+  },
+);
