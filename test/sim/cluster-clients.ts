@@ -111,7 +111,7 @@ export class ClusterClients {
     const { random } = this.#deps;
     if (this.#plan.extent === "whole" && random.chance(0.12)) return this.#changePayload();
     const mayChangeNodes = this.#plan.day !== "stop-first";
-    if (mayChangeNodes && random.chance(0.3)) return this.#changeNode();
+    if (mayChangeNodes && random.chance(this.#plan.nodeRatio)) return this.#changeNode();
     const known = random.pick(this.known);
     if (known === undefined || known.isBusy) return;
     known.isBusy = true;
@@ -203,7 +203,7 @@ export class ClusterClients {
     const node = this.#leader()?.replica?.store.view((view) => view.nodes.get(id));
     if (node === undefined) return;
     const isRough = this.#plan.day === "rough";
-    const relabels = isRough && random.chance(0.3);
+    const relabels = isRough && random.chance(this.#plan.relabelRatio);
     const choices = isRough
       ? (["active", "active", "pause", "drain"] as const)
       : (["active", "drain"] as const);

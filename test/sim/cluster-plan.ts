@@ -20,6 +20,8 @@ export const extents = ["services", "whole"] as const;
 export interface PlanOptions {
   readonly day?: Day | undefined;
   readonly extent?: Extent | undefined;
+  /** What is given instead of drawn; all else of the plan stays as the seed has it. */
+  readonly given?: Partial<ClusterPlan> | undefined;
 }
 
 /** Everything about a history that is fixed before it begins. */
@@ -40,6 +42,9 @@ export interface ClusterPlan {
   readonly services: number;
   /** Mean time between two requests of clients. */
   readonly requestEveryMs: number;
+  /** Of all requests, those that change a node, and of those on a rough day, the ones that change its labels. */
+  readonly nodeRatio: number;
+  readonly relabelRatio: number;
   readonly faults: {
     readonly kinds: readonly FaultKind[];
     readonly everyMs: number;
@@ -50,7 +55,10 @@ export interface ClusterPlan {
 }
 
 /** Drawn from the seed alone, but for what is given. */
-export function planOf(seed: number, { day: wanted, extent = "whole" }: PlanOptions = {}): ClusterPlan {
+export function planOf(
+  seed: number,
+  { day: wanted, extent = "whole", given }: PlanOptions = {},
+): ClusterPlan {
   const random = simRandom(Math.imul(seed, 0x9e3779b1) ^ 0xc1a57e);
   const drawn = random.pick(["rough", "rough", "rough", "start-first", "stop-first"] as const) ?? "rough";
   const day = wanted ?? drawn;
@@ -86,12 +94,15 @@ export function planOf(seed: number, { day: wanted, extent = "whole" }: PlanOpti
     keepEntries: random.pick([0, 10, 500]) ?? 10,
     services: 1 + random.integer(4),
     requestEveryMs: random.pick([400, 1200, 3000]) ?? 1200,
+    nodeRatio: 0.3,
+    relabelRatio: 0.3,
     faults: {
       kinds: drawKinds(random, isRough, extent),
       everyMs: random.pick([1500, 4000, 9000]) ?? 4000,
       lastsMs: random.pick([500, 2500, 8000]) ?? 2500,
     },
     durationMs: 6_000 + random.integer(12_000),
+    ...given,
   };
 }
 

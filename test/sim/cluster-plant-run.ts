@@ -16,7 +16,12 @@ const seeds = Number(values.seeds ?? "20");
 let found: { seed: number; rule: string; text: string } | undefined;
 for (let seed = 1; seed <= seeds && found === undefined; seed += 1) {
   const [violation] = (
-    await simulateCluster({ seed, extent: "services", ...(plant.day && { day: plant.day }) })
+    await simulateCluster({
+      seed,
+      extent: "services",
+      ...(plant.day && { day: plant.day }),
+      ...(plant.plan && { plan: plant.plan }),
+    })
   ).violations;
   if (violation !== undefined) found = { seed, ...violation };
 }

@@ -1,10 +1,12 @@
-import type { Day } from "./cluster-plan.ts";
+import type { ClusterPlan, Day } from "./cluster-plan.ts";
 import type { Plant } from "./raft-plants.ts";
 
 /** As those of consensus, for whole clusters. */
 export interface ClusterPlant extends Omit<Plant, "plan"> {
   /** The kind of day, where any kind would need many of them. */
   readonly day?: Day;
+  /** What histories are like, for the same reason. */
+  readonly plan?: Partial<ClusterPlan>;
 }
 
 export const clusterPlants: readonly ClusterPlant[] = [
@@ -59,6 +61,10 @@ export const clusterPlants: readonly ClusterPlant[] = [
     name: "a status that is old is taken",
     module: "manager/dispatcher/status",
     changes: [{ find: "taskStates[status.state] < taskStates[task.status.state]", replace: "false" }],
+    // A worker reports in order: only what managers say of a task by themselves can be ahead of it, as when its node
+    // gets other labels than its service asks for.
+    day: "rough",
+    plan: { requestEveryMs: 400, nodeRatio: 0.6, relabelRatio: 0.9 },
     seeds: 60,
   },
   {

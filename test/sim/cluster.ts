@@ -51,6 +51,8 @@ export interface ClusterOptions {
   readonly day?: Day;
   /** How much of the product takes part; all of it when it is not given. */
   readonly extent?: Extent;
+  /** What the plan is to be instead of what the seed draws. */
+  readonly plan?: Partial<ClusterPlan>;
   readonly keep?: "lines" | "digest";
 }
 
@@ -63,9 +65,10 @@ export async function simulateCluster({
   seed,
   day,
   extent,
+  plan: given,
   keep = "digest",
 }: ClusterOptions): Promise<ClusterResult> {
-  const plan = planOf(seed, { day, extent });
+  const plan = planOf(seed, { day, extent, given });
   const images = await foundedDisks(plan.managers);
   if ("violations" in images) throw new Error("the group of managers could not be founded");
   const { stackTraceLimit } = Error;
