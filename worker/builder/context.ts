@@ -1,5 +1,5 @@
 /** The files of a build, out of the archive that a client sends, in a directory of their own. */
-import { chmod, link, mkdir, open, readFile, symlink, unlink, utimes } from "node:fs/promises";
+import { chmod, link, mkdir, open, readFile, stat, symlink, unlink, utimes } from "node:fs/promises";
 import { join, posix } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
@@ -54,13 +54,14 @@ export async function unpackContext(
     async text(name, textLimitBytes) {
       const path = find(insidePath(name));
       if (path === undefined) return undefined;
-      const bytes = await readFile(join(directory, path));
-      if (bytes.length > textLimitBytes)
+      const file = join(directory, path);
+      const { size: sizeBytes } = await stat(file);
+      if (sizeBytes > textLimitBytes)
         throw new ClusterError(
           "invalid-argument",
-          `${name} has ${bytes.length} bytes, at most ${textLimitBytes} are accepted`,
+          `${name} has ${sizeBytes} bytes, at most ${textLimitBytes} are accepted`,
         );
-      return bytes.toString("utf8");
+      return readFile(file, "utf8");
     },
   };
 

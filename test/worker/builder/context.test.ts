@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -71,6 +71,16 @@ t.test("files, directories and links as they were, modes and times too", async (
     await t.rejects(context.text("a", 3), /a has 6 bytes, at most 3 are accepted/);
     await t.rejects(context.text("../a", 10), /leads out of it/);
   }
+});
+
+t.test("a file beyond the limit is refused before it is read", async (t) => {
+  const { directory, context } = await unpack(tar({ name: "Dockerfile", text: "FROM a" }));
+  const sizeBytes = 64 * 2 ** 30; // A hole; more than any buffer takes.
+  await truncate(join(directory, "Dockerfile"), sizeBytes);
+  await t.rejects(context.text("Dockerfile", 1 << 20), {
+    code: "invalid-argument",
+    message: `${sizeBytes} bytes`,
+  });
 });
 
 t.test("what would reach out of the directory, or is no file, is refused", async (t) => {
