@@ -11,6 +11,8 @@ import { registryHost } from "./reference.ts";
 
 const mirroredDomain = "docker.io";
 const socketLimit = 8;
+/** What OpenSSL calls an answer in plain text to its greeting; which of them depends on its release. */
+const plainAnswers = new Set(["ERR_SSL_WRONG_VERSION_NUMBER", "ERR_SSL_PACKET_LENGTH_TOO_LONG"]);
 /** Where distributions keep the certificates that the whole system trusts. */
 const systemBundles = [
   "/etc/ssl/certs/ca-certificates.crt",
@@ -28,6 +30,8 @@ export interface RegistrySettings {
   readonly certificateDirectories?: readonly string[];
 }
 
+type Protocol = "http:" | "https:";
+
 interface KeptAgent {
   readonly agent: HttpsAgent;
   /** Names and times of the files it was made of. */
@@ -43,7 +47,7 @@ export class RegistryHosts {
   readonly #http: HttpAgent;
   readonly #https = new Map<string, KeptAgent>();
   /** Of insecure registries, once it is known whether they have TLS. */
-  readonly #protocols = new Map<string, "http:" | "https:">();
+  readonly #protocols = new Map<string, Protocol>();
   #systemRoots: Promise<readonly string[]> | undefined;
 
   constructor(
@@ -80,7 +84,13 @@ export class RegistryHosts {
     if (known !== undefined) return new URL(`${known}//${host}`);
     const protocol = await this.#protocolOf(host, signal);
     if (protocol !== undefined) this.#protocols.set(host, protocol);
-    return new URL(`${protocol ?? "http:"}//${host}`);
+    // Unknown is not plain: credentials go in the clear only to a registry that has said it has no TLS.
+    return new URL(`${protocol ?? "https:"}//${host}`);
+  }
+
+  /** Whether it has TLS is asked again: what was known may be true no more. */
+  forget(domain: string): void {
+    this.#protocols.delete(registryHost(domain));
   }
 
   /** @throws {ClusterError} `failed-precondition` for certificates that cannot be used. */
@@ -132,8 +142,8 @@ export class RegistryHosts {
     return { fingerprint: times.join("\n"), read: () => readCertificates(paths) };
   }
 
-  /** Undefined when nobody answers, so that it is asked again the next time. */
-  #protocolOf(host: string, signal: AbortSignal): Promise<"http:" | "https:" | undefined> {
+  /** Undefined when that cannot be told, so that it is asked again the next time. */
+  #protocolOf(host: string, signal: AbortSignal): Promise<Protocol | undefined> {
     const { hostname, port } = new URL(`https://${host}`);
     return new Promise((resolve, reject) => {
       const socket = connectTls({
@@ -143,7 +153,7 @@ export class RegistryHosts {
         rejectUnauthorized: false,
         timeout: this.#timeouts.connectTimeoutMs,
       });
-      const settle = (protocol: "http:" | "https:" | undefined): void => {
+      const settle = (protocol: Protocol | undefined): void => {
         signal.removeEventListener("abort", onAbort);
         socket.destroy();
         resolve(protocol);
@@ -154,13 +164,20 @@ export class RegistryHosts {
       };
       signal.addEventListener("abort", onAbort, { once: true });
       if (signal.aborted) onAbort();
-      let isConnected = false;
-      socket.once("connect", () => (isConnected = true));
       socket.once("secureConnect", () => settle("https:"));
-      socket.once("timeout", () => settle(isConnected ? "http:" : undefined));
-      socket.once("error", () => settle(isConnected ? "http:" : undefined));
+      socket.once("timeout", () => settle(undefined));
+      socket.on("error", (error: NodeJS.ErrnoException) => settle(answerKind(error)));
     });
   }
+}
+
+/**
+ * What a failed handshake tells. Only an answer that is no TLS at all means plain HTTP; a TLS server that refuses us
+ * has TLS; one that is slow or breaks off has told nothing.
+ */
+function answerKind({ code = "" }: NodeJS.ErrnoException): Protocol | undefined {
+  if (plainAnswers.has(code)) return "http:";
+  return code.startsWith("ERR_SSL_") ? "https:" : undefined;
 }
 
 interface HostCertificates {

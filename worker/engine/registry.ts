@@ -290,6 +290,7 @@ export class Registry {
         response.destroy();
       } catch (error) {
         signal.throwIfAborted();
+        if (base === undefined) this.#hosts.forget(reference.domain);
         if (error instanceof ClusterError) throw error;
         if (attempt >= attempts) {
           const verb = `${method.slice(0, 1)}${method.slice(1).toLowerCase()}`;

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { mkdir, mkdtemp, rm, utimes, writeFile } from "node:fs/promises";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { createServer as createTlsServer, type ServerOptions } from "node:https";
-import { type AddressInfo, createServer as createTcpServer } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -125,6 +125,43 @@ t.test("an insecure registry may have any certificate, or none", async (t) => {
     t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
     t.equal((await registry.head(referenceOf(host), undefined, none)).digest, digest);
   }
+});
+
+t.test("an insecure registry that breaks off is not taken for one without TLS", async (t) => {
+  let mode: "broken" | "plain" | "secure" = "broken";
+  const plain = createServer(sendManifest);
+  const secure = createTlsServer(tls, sendManifest);
+  const sockets: Socket[] = [];
+  const cut = (): void => {
+    for (const socket of sockets.splice(0)) socket.destroy();
+  };
+  const front = createTcpServer((socket) => {
+    sockets.push(socket);
+    if (mode !== "broken") return void (mode === "plain" ? plain : secure).emit("connection", socket);
+    socket.on("error", () => undefined);
+    socket.once("data", () => void socket.resetAndDestroy());
+  });
+  await new Promise<void>((resolve) => front.listen(0, "127.0.0.1", resolve));
+  t.teardown(() => front.close());
+  const host = `127.0.0.1:${(front.address() as AddressInfo).port}`;
+  const hosts = new RegistryHosts({ insecure: [host] }, { idleTimeoutMs: 1_000, connectTimeoutMs: 1_000 });
+  t.teardown(() => hosts.close());
+  t.equal((await hosts.base(host, none)).protocol, "https:");
+  mode = "plain";
+  t.equal((await hosts.base(host, none)).protocol, "http:", "asked again");
+  mode = "secure";
+  t.equal((await hosts.base(host, none)).protocol, "http:", "kept while requests succeed");
+  hosts.forget(host);
+  t.equal((await hosts.base(host, none)).protocol, "https:");
+
+  mode = "plain";
+  const registry = registryOf(t, { insecure: [host] });
+  t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+  cut();
+  mode = "secure";
+  await t.rejects(registry.manifest(referenceOf(host), undefined, none), { code: "unavailable" });
+  t.equal((await registry.manifest(referenceOf(host), undefined, none)).digest, digest);
+  cut();
 });
 
 t.test("which hosts are insecure: by name, with a port or without, by block", (t) => {
