@@ -24,10 +24,18 @@ export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal
   const findings: Finding[] = [...probes.findings];
   const jobs: (() => Promise<readonly Finding[]>)[] = [
     ...probes.peers.map((peer) => () => probePeer(deps, peer, signal)),
-    ...probes.names.map((names) => () => probeNames(deps, names)),
-    ...probes.virtualIps.map(({ subject, ping }) => async (): Promise<readonly Finding[]> => {
-      const { answered, text } = await probe(deps, ping);
-      return [{ test: "vip", peer: "", subject, state: answered ? "ok" : "broken", text }];
+    ...probes.names.map((names) => () => {
+      const about = { test: "dns", peer: "", subject: `network ${names.network}` } as const;
+      return orUnknown(about, probeNames(deps, names));
+    }),
+    ...probes.virtualIps.map(({ subject, ping }) => (): Promise<readonly Finding[]> => {
+      const about = { test: "vip", peer: "", subject } as const;
+      return orUnknown(
+        about,
+        probe(deps, ping).then(({ answered, text }) => [
+          { ...about, state: answered ? "ok" : "broken", text },
+        ]),
+      );
     }),
     ...probes.ports.map(({ subject, address, port }) => async (): Promise<readonly Finding[]> => {
       const problem = await connectProblem(address, port);
@@ -43,20 +51,31 @@ export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal
 }
 
 async function probePeer(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {
+  const about = { test: "reach", peer: probes.peer.nodeId, subject: "" } as const;
+  return await orUnknown(about, peerProbes(deps, probes, signal));
+}
+
+async function peerProbes(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {
+  const reach = await probe(deps, probes.reach);
+  const mtu = reach.answered ? await probe(deps, probes.mtu) : undefined;
+  const vxlan: { small: PingOutcome; large: PingOutcome | undefined }[] = [];
+  for (const { small, large } of probes.vxlan) {
+    if (signal.aborted) break;
+    const passes = await probe(deps, small);
+    vxlan.push({ small: passes, large: passes.answered ? await probe(deps, large) : undefined });
+  }
+  return peerFindings(probes, { reach, mtu, vxlan });
+}
+
+/** A probe that cannot be made says so in its own place: the others still tell what they found. */
+async function orUnknown(
+  about: Pick<Finding, "test" | "peer" | "subject">,
+  found: Promise<readonly Finding[]>,
+): Promise<readonly Finding[]> {
   try {
-    const reach = await probe(deps, probes.reach);
-    const mtu = reach.answered ? await probe(deps, probes.mtu) : undefined;
-    const vxlan: { small: PingOutcome; large: PingOutcome | undefined }[] = [];
-    for (const { small, large } of probes.vxlan) {
-      if (signal.aborted) break;
-      const passes = await probe(deps, small);
-      vxlan.push({ small: passes, large: passes.answered ? await probe(deps, large) : undefined });
-    }
-    return peerFindings(probes, { reach, mtu, vxlan });
+    return await found;
   } catch (reason) {
-    return [
-      { test: "reach", peer: probes.peer.nodeId, subject: "", state: "unknown", text: errorText(reason) },
-    ];
+    return [{ ...about, state: "unknown", text: errorText(reason) }];
   }
 }
 
