@@ -77,12 +77,18 @@ export class PublishedPorts {
     if (this.#isHeld({ protocol, publishedPort: number, hostAddress })) {
       throw new ClusterError("conflict", `Bind for ${at} failed: port is already allocated`);
     }
+    if (protocol === "sctp" && !hostAddress.includes(":")) {
+      // Nothing in Node.js could hold one: what is known is what tasks have, so nothing may be waited for before it is noted.
+      const held = openedPort(port, number || this.#freeSctp(hostAddress), false);
+      this.#keep(held, { close: () => undefined });
+      return held;
+    }
     const relayed = { address: target, port: targetPort };
     let bound: { holder: Holder; number: number };
     try {
       bound = hostAddress.includes(":")
         ? await holdRelay(protocol, number, hostAddress, relayed)
-        : await this.#bind(port, number);
+        : await (protocol === "udp" ? holdUdp : holdTcp)(number, hostAddress || everywhere);
     } catch (cause) {
       throw bindFailure(`${at}/${protocol}`, cause);
     }
@@ -99,15 +105,18 @@ export class PublishedPorts {
       }
     }
     const held = openedPort(port, bound.number, relay !== undefined);
-    const key = portKey(held);
-    const holder = {
+    this.#keep(held, {
       close() {
         bound.holder.close();
         relay?.close();
       },
-    };
-    this.#held.set(key, [...(this.#held.get(key) ?? []), { port: held, holder }]);
+    });
     return held;
+  }
+
+  #keep(port: HostPort, holder: Holder): void {
+    const key = portKey(port);
+    this.#held.set(key, [...(this.#held.get(key) ?? []), { port, holder }]);
   }
 
   /** Any address stands in the way of all, and all of each. */
@@ -123,25 +132,6 @@ export class PublishedPorts {
     });
   }
 
-  #bind(
-    { protocol, hostAddress = "" }: HostPortSpec | HostPort,
-    number: number,
-  ): Promise<{ holder: Holder; number: number }> {
-    const host = hostAddress === "" ? everywhere : hostAddress;
-    switch (protocol) {
-      case "tcp":
-        return holdTcp(number, host);
-      case "udp":
-        return holdUdp(number, host);
-      case "sctp":
-        return Promise.resolve({
-          holder: { close: () => undefined },
-          number: number || this.#freeSctp(hostAddress),
-        });
-    }
-  }
-
-  /** There is nothing in Node.js that could hold one: what is known is what tasks have. */
   #freeSctp(hostAddress: string): number {
     for (let number = firstEphemeralPort; number <= lastPort; number += 1) {
       if (!this.#isHeld({ protocol: "sctp", publishedPort: number, hostAddress })) return number;

@@ -20,6 +20,7 @@ export interface Relay {
 const callerLimit = 1_024;
 const udpIdleMs = 60_000;
 const connectTimeoutMs = 10_000;
+const keepAliveMs = 60_000;
 
 /** @param port - 0 for any. @throws what the system says to the address and port. */
 export async function relayTcp(host: string, port: number, target: RelayTarget): Promise<Relay> {
@@ -36,7 +37,10 @@ export async function relayTcp(host: string, port: number, target: RelayTarget):
     open.add(caller);
     task.setTimeout(connectTimeoutMs, end);
     task.once("connect", () => task.setTimeout(0));
-    for (const socket of [caller, task]) socket.on("error", end).on("close", end);
+    for (const socket of [caller, task]) {
+      socket.setKeepAlive(true, keepAliveMs); // Else a caller that vanished keeps its place for ever.
+      socket.on("error", end).on("close", end);
+    }
     caller.pipe(task);
     task.pipe(caller);
   });

@@ -54,10 +54,10 @@ t.test("the first free one of several; what others have is theirs", async (t) =>
 t.test("SCTP: what tasks have is known", async (t) => {
   const ports = new PublishedPorts();
   t.teardown(() => ports.close());
-  const [a, b] = [
-    await ports.hold(port(0, { protocol: "sctp" }), nobody),
-    await ports.hold(port(0, { protocol: "sctp" }), nobody),
-  ];
+  const [a, b] = await Promise.all([
+    ports.hold(port(0, { protocol: "sctp" }), nobody),
+    ports.hold(port(0, { protocol: "sctp" }), nobody),
+  ]);
   t.not(a.publishedPort, b.publishedPort);
   await t.rejects(ports.hold(port(a.publishedPort, { protocol: "sctp" }), nobody), { code: "conflict" });
 });
