@@ -1,6 +1,6 @@
 /** What a container has made of its image's files. */
 import type { Place, Tree } from "./tree.ts";
-import { textOf } from "./tree.ts";
+import { depthLimit, textOf } from "./tree.ts";
 
 export interface FileChange {
   readonly path: string;
@@ -14,8 +14,6 @@ export interface Compared {
   /** Absent when the image has no files. */
   readonly image?: Tree;
 }
-
-const depthLimit = 1_000;
 
 /** Parents before what is in them, names in order. A directory in which something changed counts as modified. */
 export async function differences({ own, all, image }: Compared): Promise<FileChange[]> {

@@ -1,11 +1,10 @@
 /** A part of a container's tree as a tar archive, the way `docker cp` takes files out. */
 import { printTarEntry, tarBlockBytes, type TarHeader, tarPadding } from "../engine/tar.ts";
-import { linkOf, openContent, type Place, type PlaceKind, type Spot, type Tree } from "./tree.ts";
+import { depthLimit, linkOf, openContent, type Place, type PlaceKind, type Spot, type Tree } from "./tree.ts";
 
 const chunkBytes = 256 * 1024;
 /** Of files with several names whose first one is remembered; later ones are whole copies. */
 const knownLinksLimit = 100_000;
-const depthLimit = 1_000;
 
 const types: Readonly<Record<PlaceKind, string>> = {
   file: "0",

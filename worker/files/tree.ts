@@ -12,7 +12,8 @@ import { type FileHandle, mkdir, open, readdir, readlink } from "node:fs/promise
 /** `O_PATH`: opens a name without touching what it stands for. */
 const pathOnly = 0o10000000;
 const linkLimit = 40;
-const depthLimit = 1_000;
+/** Folders within one another, of what is read and of what is written. */
+export const depthLimit = 1_000;
 
 export type PlaceKind = "directory" | "file" | "link" | "fifo" | "character" | "block" | "socket";
 

@@ -18,10 +18,9 @@ import { ClusterError } from "../../model/errors.ts";
 import type { TarHeader } from "../engine/tar.ts";
 import type { TarEntry } from "../engine/tar-stream.ts";
 import { runTool } from "../mounts/tool.ts";
-import { inside, PathError, type Place, self, type Spot, textOf, type Tree } from "./tree.ts";
+import { depthLimit, inside, PathError, type Place, self, type Spot, textOf, type Tree } from "./tree.ts";
 
 const pathLimitBytes = 4_096;
-const depthLimit = 1_000;
 
 export interface UnpackOptions {
   /** Whether a directory may take the place of something else, or the other way around. */
