@@ -44,8 +44,10 @@ export const defaultHealthRetries = 3;
 
 /** Dead tasks kept for each slot, for `docker service ps`; negative keeps all. */
 export const defaultTaskHistoryLimit = 5;
-/** Nodes are heard every second and given up after `heartbeatGrace` of these. */
+/** Nodes are heard every second and given up after `heartbeatGrace` of these; less often where they are many. */
 export const defaultHeartbeatPeriodMs = 1_000;
+/** Heartbeats a second of all nodes together; the period is doubled until there are no more. */
+export const heartbeatsPerSecondLimit = 1_000;
 /** Faster ones would take nodes for lost that a busy host merely let wait. */
 export const minimumHeartbeatPeriodMs = 100;
 /** Longer than this nobody wants to wait for a lost node. */

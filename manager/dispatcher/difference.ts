@@ -105,8 +105,11 @@ export class NodeAssignments {
     if (this.#networkUsers.has(networkId)) addTo(this.#markedServices, networkId, serviceId);
   }
 
-  markHost(nodeId: NodeId): void {
-    if (this.#ingress !== undefined) this.#markedHosts.add(nodeId);
+  /** @returns False where nothing of hosts is told. */
+  markHost(nodeId: NodeId): boolean {
+    if (this.#ingress === undefined) return false;
+    this.#markedHosts.add(nodeId);
+    return true;
   }
 
   markPayload(id: string): void {

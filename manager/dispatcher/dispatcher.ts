@@ -16,7 +16,7 @@ import type { Transaction } from "../store/transaction.ts";
 import { changesEndpoints, changesNodeEndpoints, networksOf, stopAfterMs } from "./assignments.ts";
 import { readDescription } from "./description.ts";
 import { NodeAssignments } from "./difference.ts";
-import { changesManagers, sessionInfo } from "./info.ts";
+import { changesManagers, heartbeatPeriodMs, sessionInfo } from "./info.ts";
 import { NodeStates } from "./node-states.ts";
 import { Rounds } from "./rounds.ts";
 import { Session } from "./session.ts";
@@ -56,6 +56,8 @@ export class Dispatcher {
   readonly #sessionsOf = new Map<NetworkId, Set<Session>>();
   readonly #withdrawals: Withdrawals;
   readonly #rounds: Rounds;
+  /** As everybody was told. */
+  #periodMs: number;
 
   /** @param signal - The leadership; when it aborts every session ends with a redirect. */
   constructor(deps: DispatcherDeps, signal: AbortSignal) {
@@ -70,6 +72,7 @@ export class Dispatcher {
       },
       signal,
     );
+    this.#periodMs = deps.store.view(heartbeatPeriodMs);
     this.#withdrawals = new Withdrawals(deps.clock, (taskId) => this.#tell(taskId));
     this.#rounds = new Rounds(deps.clock, (session) => deps.store.view((view) => session.flush(view)));
     signal.addEventListener("abort", () => this.#endAll(), { once: true });
@@ -131,6 +134,7 @@ export class Dispatcher {
         holds: (taskId) => this.#withdrawals.holds(taskId),
       }),
       stream,
+      clock,
       wake: () => this.#deps.store.view((view) => session.flush(view)),
     });
     const over = AbortSignal.any([callSignal, this.#signal, session.signal]);
@@ -312,12 +316,12 @@ export class Dispatcher {
         }
         if (event.kind !== "updated" || (before !== undefined && changesNodeEndpoints(node, before))) {
           for (const session of this.#sessions.values()) {
-            session.assignments.markHost(node.id);
-            touched.add(session);
+            if (session.assignments.markHost(node.id)) touched.add(session);
           }
         }
         const session = this.#sessions.get(node.id);
         if (session !== undefined && node.role !== before?.role) this.#inform(session);
+        if (event.kind !== "updated" && this.#takePeriod()) return true;
         return event.kind === "removed" ? node.member !== undefined : changesManagers(node, before);
       }
       case "networks":
@@ -354,6 +358,13 @@ export class Dispatcher {
         return false;
       }
     }
+  }
+
+  /** @returns Whether it is another one for so many nodes. */
+  #takePeriod(): boolean {
+    const beforeMs = this.#periodMs;
+    this.#periodMs = this.#deps.store.view(heartbeatPeriodMs);
+    return this.#periodMs !== beforeMs;
   }
 
   #markTask(taskId: TaskId, nodeId: NodeId | undefined, touched: Set<Session>): void {

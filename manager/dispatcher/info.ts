@@ -1,4 +1,8 @@
-import { defaultHeartbeatPeriodMs } from "../../model/defaults.ts";
+import {
+  defaultHeartbeatPeriodMs,
+  heartbeatsPerSecondLimit,
+  maximumHeartbeatPeriodMs,
+} from "../../model/defaults.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import type { SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
@@ -26,8 +30,18 @@ export function sessionInfo(
   };
 }
 
+/** As the cluster's specification says, or as much longer as its nodes are many. */
 export function heartbeatPeriodMs(view: StoreView): number {
-  return Math.ceil(view.cluster?.spec.heartbeatPeriodMs ?? defaultHeartbeatPeriodMs); // The API takes nanoseconds.
+  const asked = Math.ceil(view.cluster?.spec.heartbeatPeriodMs ?? defaultHeartbeatPeriodMs); // The API takes nanoseconds.
+  return scaledHeartbeatPeriodMs(asked, view.nodes.count);
+}
+
+/** Doubled rather than stretched evenly: everybody has to be told of a change. */
+export function scaledHeartbeatPeriodMs(askedMs: number, nodeCount: number): number {
+  let periodMs = askedMs;
+  while (nodeCount * 1_000 > heartbeatsPerSecondLimit * periodMs && periodMs < maximumHeartbeatPeriodMs)
+    periodMs *= 2;
+  return periodMs;
 }
 
 /** Whether a node's change shows in the information of every session. */

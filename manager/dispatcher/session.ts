@@ -1,5 +1,6 @@
 import type { NodeId } from "../../model/ids.ts";
 import type { Assignments, ManagerMessage, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
+import type { Clock } from "../../runtime/clock.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { sameJson } from "./assignments.ts";
 import {
@@ -26,6 +27,7 @@ export class Session {
   readonly nodeId: NodeId;
   readonly assignments: NodeAssignments;
   readonly #stream: SessionStream;
+  readonly #clock: Clock;
   /** Asks for a flush, once the stream has room again. */
   readonly #wake: () => void;
   readonly #controller = new AbortController();
@@ -36,6 +38,7 @@ export class Session {
   #networkSequence = 0;
   #full = false;
   #started = false;
+  #cancelBeat: () => void = () => {};
   /** Batches of statuses that wait for their commit. */
   statusesInFlight = 0;
   /** What the worker says its host's network is brought to; it says so when it was told something of networks. */
@@ -46,12 +49,14 @@ export class Session {
     readonly nodeId: NodeId;
     readonly assignments: NodeAssignments;
     readonly stream: SessionStream;
+    readonly clock: Clock;
     readonly wake: () => void;
   }) {
     this.sessionId = options.sessionId;
     this.nodeId = options.nodeId;
     this.assignments = options.assignments;
     this.#stream = options.stream;
+    this.#clock = options.clock;
     this.#wake = options.wake;
   }
 
@@ -66,6 +71,7 @@ export class Session {
   }
 
   end(reason: Error): void {
+    this.#cancelBeat();
     this.#controller.abort(reason);
   }
 
@@ -89,8 +95,17 @@ export class Session {
   /** Sends the information if it differs from what was sent. */
   inform(info: SessionInfo): void {
     if (!this.#started || (this.#info !== undefined && sameJson(this.#info, info))) return;
+    if (!this.signal.aborted && this.#info?.heartbeatPeriodMs !== info.heartbeatPeriodMs) {
+      this.#cancelBeat();
+      this.#cancelBeat = this.#clock.every(info.heartbeatPeriodMs, () => this.#beat());
+    }
     this.#info = info;
     this.#write({ body: { $case: "info", value: info } });
+  }
+
+  /** Not an answer to the worker's: nothing may be read from it just now. What is under way already says as much. */
+  #beat(): void {
+    if (!this.#full) this.#write({ body: { $case: "heartbeat", value: {} } });
   }
 
   acknowledge(sequence: number): void {

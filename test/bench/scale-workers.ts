@@ -56,6 +56,8 @@ export interface WorkersAnswer {
 
 const keyAlgorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" } as const;
 const issuesUnderWay = 32;
+/** Managers end a connection without a certificate after half a minute. */
+const issuesAConnection = 500;
 /** Real workers have processors of their own; more handshakes at once than this only wait for ours. */
 const opensUnderWay = 64;
 const openPollMs = 5;
@@ -103,32 +105,36 @@ async function certify(request: WorkersRequest & { readonly kind: "certify" }): 
   const csrPem = csr.toString("pem");
   const pkcs8 = await webcrypto.subtle.exportKey("pkcs8", keys.privateKey);
   const keyPem = `${x509.PemConverter.encode(pkcs8, "PRIVATE KEY")}\n`;
-  const authority = new CertificateAuthorityClient(
-    managers[0] ?? "",
-    anonymousChannelCredentials(rootPem),
-    channelOptions(),
-  );
-  let next = workers.length;
-  const end = next + count;
-  await Promise.all(
-    Array.from({ length: issuesUnderWay }, async () => {
-      while (next < end) {
-        const hostname = `worker-${next}`;
-        next += 1;
-        const message = { csrPem, token, availability: "active", hostname, nowMs: Date.now() };
-        const { certificatePem, nodeId } = await new Promise<IssueResponse>((resolve, reject) => {
-          const options = { deadline: Date.now() + issueTimeoutMs };
-          authority.issue(message, new Metadata(), options, (error, response) => {
-            if (error === null) resolve(response);
-            else reject(error);
-          });
-        });
-        const credentials = channelCredentials({ certificatePem, keyPem, rootPem });
-        workers.push(new SimulatedWorker({ nodeId, hostname, credentials, managers }));
-      }
-    }),
-  );
-  authority.close();
+  const issue = async (authority: CertificateAuthorityClient, hostname: string): Promise<void> => {
+    const message = { csrPem, token, availability: "active", hostname, nowMs: Date.now() };
+    const { certificatePem, nodeId } = await new Promise<IssueResponse>((resolve, reject) => {
+      const options = { deadline: Date.now() + issueTimeoutMs };
+      authority.issue(message, new Metadata(), options, (error, response) => {
+        if (error === null) resolve(response);
+        else reject(error);
+      });
+    });
+    const credentials = channelCredentials({ certificatePem, keyPem, rootPem });
+    workers.push(new SimulatedWorker({ nodeId, hostname, credentials, managers }));
+  };
+  const hostnames = Array.from({ length: count }, (_, index) => `worker-${workers.length + index}`);
+  while (hostnames.length > 0) {
+    const authority = new CertificateAuthorityClient(
+      managers[0] ?? "",
+      anonymousChannelCredentials(rootPem),
+      channelOptions(),
+    );
+    const batch = hostnames.splice(0, issuesAConnection).values();
+    try {
+      await Promise.all(
+        Array.from({ length: issuesUnderWay }, async () => {
+          for (const hostname of batch) await issue(authority, hostname);
+        }),
+      );
+    } finally {
+      authority.close();
+    }
+  }
 }
 
 function look(): WorkersView {

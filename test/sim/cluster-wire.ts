@@ -27,8 +27,7 @@ export interface WireDeps {
   readonly trace: Trace;
 }
 
-/** How often a client looks for signs of life, and how long the serving side takes to miss them. */
-const pingMs = 1_000;
+/** How long the serving side's keepalive takes to miss a client; clients miss heartbeats. */
 const serverPatienceMs = 15_000;
 /** What was lost is sent again this much later. */
 const resendMs = 200;
@@ -132,8 +131,6 @@ class Connection {
   readonly #lastMs = { up: 0, down: 0 };
   readonly #underWay = { up: 0, down: 0 };
   #managerLane: Lane | undefined;
-  #cancelPing: () => void = () => {};
-  #missed = 0;
   #clientGone = false;
   #serverGone = false;
 
@@ -161,13 +158,11 @@ class Connection {
       this.#managerLane = listener.lane;
       listener.lane.run(() => this.#serve(listener));
     });
-    this.#cancelPing = this.#worker.lane.clock.every(pingMs, () => this.#ping());
   }
 
   ended(lane: Lane, how: "process" | "power"): void {
     if (lane === this.#worker.lane) {
       this.#clientGone = true;
-      this.#cancelPing();
       this.#tellServer(how);
     } else if (lane === this.#managerLane) {
       this.#serverGone = true;
@@ -240,17 +235,6 @@ class Connection {
     else for (const arrive of this.#waiting[direction].splice(0)) arrive();
   }
 
-  /** Two signs of life that are missing in a row break the connection. */
-  #ping(): void {
-    const isAnswered =
-      !this.#line.isCut("up") &&
-      !this.#line.isCut("down") &&
-      !this.#serverGone &&
-      this.#managerLane?.isPaused !== true;
-    this.#missed = isAnswered ? 0 : this.#missed + 1;
-    if (this.#missed >= 2) this.#breakClient("keepalive timeout");
-  }
-
   #breakClient(reason: string): void {
     this.#worker.lane.run(() => {
       if (this.#clientGone) return;
@@ -262,7 +246,6 @@ class Connection {
   #clientCancels(): void {
     if (this.#clientGone) return;
     this.#clientGone = true;
-    this.#cancelPing();
     this.#tellServer("process");
   }
 

@@ -24,6 +24,14 @@ const firstAnswerTimeoutMs = 1_000;
  * thousands come back at once they are served one by one, and whoever gives up too early stands at the end again.
  */
 const longestAnswerTimeoutMs = 16_000;
+/**
+ * A leader that is silent for this much longer than its heartbeats' period is given up. A busy one may be late by a second:
+ * were all its workers to leave it then and come back, it would only be busier. Much longer, and a worker whose leader lost
+ * its power would find the next one too late, who takes it for lost after six seconds (`manager/dispatcher/node-states.ts`).
+ */
+const silenceMs = 2_000;
+/** Silence is counted in these, so that a stop of this process counts as one: what arrived meanwhile is read after it. */
+const silenceTickMs = 250;
 /** Statuses of one moment travel together. */
 const statusDelayMs = 2;
 const statusBatchLimit = 500;
@@ -159,6 +167,8 @@ function runSession(
   return new Promise((resolve) => {
     let beatMs = 0;
     let cancelBeat: () => void = () => {};
+    let silentTicks = 0;
+    let cancelSilence: () => void = () => {};
     let isOpen = false;
     let hasEnded = false;
     const cancelFirst = clock.after(patienceMs, () => lost("it does not answer", true));
@@ -171,7 +181,9 @@ function runSession(
     stream.write({ body: { $case: "hello", value: { description, dataPathAddress } } });
 
     function take({ body }: ManagerMessage): void {
-      if (hasEnded || body === undefined) return;
+      if (hasEnded) return;
+      silentTicks = 0;
+      if (body === undefined) return;
       switch (body.$case) {
         case "redirect":
           return end({ kind: "redirect", wasOpen: isOpen, leader: body.value.leaderAddress });
@@ -183,6 +195,8 @@ function runSession(
           return;
         case "statusAck":
           return reporter.acknowledge(body.value.sequence);
+        case "heartbeat":
+          return;
       }
     }
 
@@ -194,6 +208,7 @@ function runSession(
         managers.succeeded(address);
         log.info({ manager: address, session: info.sessionId }, "session opened");
         line.open((message) => stream.write(message));
+        cancelSilence = clock.every(silenceTickMs, listen);
       }
       followPeriod(info.heartbeatPeriodMs);
       handlers.onInfo(info, isNew);
@@ -213,6 +228,11 @@ function runSession(
       stream.write({ body: { $case: "heartbeat", value: {} } });
     }
 
+    function listen(): void {
+      silentTicks += 1;
+      if (silentTicks * silenceTickMs > beatMs + silenceMs) lost("it has fallen silent");
+    }
+
     function lost(reason: string, wasSilent = false): void {
       end({ kind: "lost", wasOpen: isOpen, reason, wasSilent });
     }
@@ -226,6 +246,7 @@ function runSession(
       hasEnded = true;
       cancelFirst();
       cancelBeat();
+      cancelSilence();
       signal.removeEventListener("abort", onAbort);
       line.close();
       stream.removeAllListeners("data");

@@ -44,6 +44,9 @@ export interface ManagerMessage {
     { $case: "info"; value: SessionInfo }
     | { $case: "assignments"; value: Assignments }
     | { $case: "statusAck"; value: StatusAck }
+    | //
+    /** Every period as well, so that a worker notices a manager that has fallen silent. */
+    { $case: "heartbeat"; value: Heartbeat }
     | undefined;
 }
 
@@ -70,6 +73,7 @@ export interface Redirect {
 
 export interface SessionInfo {
   sessionId: string;
+  /** Of heartbeats both ways; grows with the number of nodes. */
   heartbeatPeriodMs: number;
   managers: ManagerPeer[];
   rootPem: string;
@@ -389,6 +393,9 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
       case "statusAck":
         StatusAck.encode(message.body.value, writer.uint32(34).fork()).join();
         break;
+      case "heartbeat":
+        Heartbeat.encode(message.body.value, writer.uint32(42).fork()).join();
+        break;
     }
     return writer;
   },
@@ -438,6 +445,14 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
             message.body = { $case: "statusAck", value: StatusAck.decode(reader, reader.uint32()) };
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.body = { $case: "heartbeat", value: Heartbeat.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -477,6 +492,12 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
       case "statusAck": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "statusAck", value: StatusAck.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "heartbeat": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "heartbeat", value: Heartbeat.fromPartial(object.body.value) };
         }
         break;
       }

@@ -1,6 +1,7 @@
 import { EventEmitter } from "node:events";
 import t, { type Test } from "tap";
 import { Dispatcher } from "../../../manager/dispatcher/dispatcher.ts";
+import { scaledHeartbeatPeriodMs } from "../../../manager/dispatcher/info.ts";
 import { serveSession } from "../../../manager/dispatcher/service.ts";
 import type { Store } from "../../../manager/store/store.ts";
 import type { Transaction } from "../../../manager/store/transaction.ts";
@@ -75,6 +76,10 @@ class FakeStream extends EventEmitter {
 
   assignments(): Assignments[] {
     return this.sent.flatMap(({ body }) => (body?.$case === "assignments" ? [body.value] : []));
+  }
+
+  heartbeats(): number {
+    return this.sent.filter(({ body }) => body?.$case === "heartbeat").length;
   }
 
   last() {
@@ -336,6 +341,62 @@ t.test("a worker that does not read gets everything at once, later", async (t) =
     session.assignments()[2]?.tasks.map((task) => task.id),
     ["t1", "t2", "t3"].map(taskId),
   );
+});
+
+t.test("a worker hears of its leader every period, also while nothing is read from it", async (t) => {
+  const { clock, connect } = await cluster(t);
+  const session = await connect(worker);
+  session.pause();
+  await clock.advance(2_500);
+  t.equal(session.heartbeats(), 2);
+  session.full = true;
+  await clock.advance(1_000);
+  t.equal(session.heartbeats(), 3, "the one that filled it");
+  await clock.advance(5_000);
+  t.equal(session.heartbeats(), 3, "what is full already holds signs of life");
+  session.close();
+  await clock.advance(5_000);
+  t.equal(session.heartbeats(), 3);
+});
+
+t.test("where nodes are many, heartbeats are fewer, and everyone is told", async (t) => {
+  const { store, clock, connect } = await cluster(t);
+  const session = await connect(worker);
+  const names = Array.from({ length: 998 }, (_, index) => `${index}-more`);
+  await store.update((tx) => {
+    for (const name of names) tx.nodes.create(nodeObject(name, { state: "down" }));
+  });
+  await settle();
+  t.strictSame(
+    session.infos().map((info) => info.heartbeatPeriodMs),
+    [1_000, 2_000],
+  );
+  session.send({ body: { $case: "heartbeat", value: {} } }); // As workers do when the period changes.
+  const before = session.heartbeats();
+  await clock.advance(4_500);
+  t.equal(session.heartbeats() - before, 2);
+  t.equal(nodeOf(store, worker)?.status.state, "ready", "the grace has grown as well");
+  await store.update((tx) => tx.nodes.remove(id<NodeId>("1-more")));
+  await settle();
+  t.strictSame(
+    session.infos().map((info) => info.heartbeatPeriodMs),
+    [1_000, 2_000, 1_000],
+  );
+});
+
+t.test("the period of heartbeats, by what is asked for and how many nodes there are", (t) => {
+  for (const [askedMs, nodes, expected] of [
+    [1_000, 1, 1_000],
+    [1_000, 1_000, 1_000],
+    [1_000, 1_001, 2_000],
+    [1_000, 5_000, 8_000],
+    [1_000, 10_000, 16_000],
+    [5_000, 5_000, 5_000],
+    [100, 101, 200],
+  ] as const) {
+    t.equal(scaledHeartbeatPeriodMs(askedMs, nodes), expected, `${nodes} nodes, ${askedMs} ms`);
+  }
+  t.end();
 });
 
 t.test("losing the leadership redirects every worker; a follower does so at once", async (t) => {

@@ -120,6 +120,7 @@ export class FakeDispatcher {
         return this.#open(stream);
       case "heartbeat":
         this.heartbeatCount += 1;
+        stream.write({ body: { $case: "heartbeat", value: {} } });
         return;
       case "statuses": {
         for (const status of body.value.statuses) {
