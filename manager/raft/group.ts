@@ -1,3 +1,4 @@
+import type { RaftOptions } from "raft-ts";
 import type { ClusterError } from "../../model/errors.ts";
 import type { ClusterId, NodeId } from "../../model/ids.ts";
 
@@ -114,7 +115,7 @@ export interface RaftGroupOptions extends LogLimits {
    * `memberId`); `restart` refuses when there is no state. With state on disk the first two act as `restart`.
    */
   readonly start: "bootstrap" | "join" | "restart";
-  /** Default 25. */
+  /** Default 20. */
   readonly tickMs?: number;
   /** Default 2. */
   readonly heartbeatTicks?: number;
@@ -126,7 +127,14 @@ export interface RaftGroupOptions extends LogLimits {
   readonly maxKeepEntries?: number;
   /** Committed entries handed over as `events` and not taken in yet; the next wait in the log. Default 4 MiB. */
   readonly maxHandedBytes?: number;
+  /** Of the core, where its defaults are not wanted. */
+  readonly coreLimits?: CoreLimits;
 }
+
+export type CoreLimits = Pick<
+  RaftOptions,
+  "maxMessageBytes" | "maxInflightCount" | "maxInflightBytes" | "maxUncommittedBytes"
+>;
 
 /**
  * The state of the store as one `committed` event left it, as bytes that a `snapshot` event can later bring back.

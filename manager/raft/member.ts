@@ -26,22 +26,22 @@ import { MemberSnapshots } from "./member-snapshots.ts";
 import type { SnapshotIdentity } from "./snapshot-file.ts";
 import type { SnapshotIntake } from "./snapshot-inbox.ts";
 import { groupStatus } from "./status.ts";
-import { TickCounter } from "./ticks.ts";
+import { everyTick } from "./ticks.ts";
 import type { MemberWire, TransportHandler } from "./transport.ts";
 
 /**
- * A follower that hears nothing stands after 250 to 475 ms; the first of two does after 325 ms on average. The leader is
- * heard from every 50 ms, so four heartbeats in a row have to fail first.
+ * A follower that hears nothing stands after 200 to 380 ms; the first of two does after 260 ms on average. The leader is
+ * heard from every 40 ms, so four heartbeats in a row have to fail first.
  */
-const defaults = { tickMs: 25, heartbeatTicks: 2, electionTicks: 10 } as const;
+const defaults = { tickMs: 20, heartbeatTicks: 2, electionTicks: 10 } as const;
 /** Reads and changes are given up after this many election timeouts. */
 const boundElections = 10;
-const statusTicks = 8;
+const statusTicks = 10;
 /** What the main thread has not taken in; it is asked for an answer each time an eighth of that was handed over. */
 const defaultMaxHandedBytes = 4 * 1024 * 1024;
 const handedPerAnswer = 8;
 /** Log and snapshots look after themselves about once a second. */
-const maintainTicks = 40;
+const maintainTicks = 50;
 const firstCtxBound = 2 ** 40;
 
 export interface MemberDeps {
@@ -77,6 +77,7 @@ export class Member implements TransportHandler {
   #transfer: { readonly id: number } | undefined;
   #members: ReadonlySet<MemberId> = new Set();
   #wasMember = false;
+  #leads = false;
   /** Index up to which everything was handed to the main thread; the core is told once that has taken it in. */
   #handed = 0;
   readonly #maxHandedBytes: number;
@@ -117,6 +118,7 @@ export class Member implements TransportHandler {
       electionTicks,
       heartbeatTicks,
       maxApplyingBytes: maxHandedBytes,
+      ...options.coreLimits,
     });
     this.#wire = deps.wire(this);
     this.#snapshots = new MemberSnapshots(
@@ -260,8 +262,6 @@ export class Member implements TransportHandler {
         }
         const ready = this.#node.ready();
         this.#carryOut(ready);
-        // Last, since its record is encoded and sealed here: by then the peers have theirs, and so do those who proposed.
-        if (ready.write !== undefined) this.#writing = this.#write(ready.write);
         this.#afterRound(ready);
       }
     } catch (error) {
@@ -282,16 +282,23 @@ export class Member implements TransportHandler {
     const { voters } = this.#node.status().configuration;
     if (voters.length === 1 && voters[0] === memberId) this.#node.campaign();
     const { tickMs = defaults.tickMs } = this.#options;
-    const { clock } = this.#deps;
-    const ticks = new TickCounter(tickMs, clock.monotonic());
-    this.#stopTicking = clock.every(tickMs, () => {
-      for (let due = ticks.due(clock.monotonic()); due > 0; due -= 1) this.#tick();
-    });
+    this.#stopTicking = everyTick(this.#deps.clock, tickMs, () => this.#tick());
   }
 
+  /**
+   * The record of a write is encoded and sealed here. At a leader that comes last: by then the peers have their messages,
+   * and whoever proposed an answer. At a follower it comes first: the leader waits for it, and nobody for what is applied.
+   */
   #carryOut(ready: Ready): void {
     if (ready.configuration !== undefined) this.#followConfiguration();
     this.#send(ready.messages);
+    const leads = this.#leads; // Before this round, which may tell that it changed.
+    if (!leads) this.#beginWrite(ready);
+    this.#handOver(ready);
+    if (leads) this.#beginWrite(ready);
+  }
+
+  #handOver(ready: Ready): void {
     if (ready.committed.length > 0) this.#apply(ready.committed);
     if (ready.softState !== undefined) this.#onSoftState(); // After what was still committed.
     for (const { ctx, index } of ready.readStates) {
@@ -300,6 +307,10 @@ export class Member implements TransportHandler {
         else this.#judgeStranger(asker.memberId);
       }
     }
+  }
+
+  #beginWrite({ write }: Ready): void {
+    if (write !== undefined) this.#writing = this.#write(write);
   }
 
   /** Messages, proposals and entries to apply go on beside it; never two at once. */
@@ -376,16 +387,15 @@ export class Member implements TransportHandler {
 
   #onSoftState(): void {
     const { role, transferTo, term, leader } = this.#node.status();
+    this.#leads = role === "leader";
     this.#deps.log.info({ role, term, leader }, "raft role");
     // It may have been lost and won again while the last round was being written.
-    const firstTerm = role === "leader" ? term : Infinity;
+    const firstTerm = this.#leads ? term : Infinity;
     this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
     this.#changes.abandonBefore(firstTerm, this.#handed);
-    if (role !== "leader") {
-      if (this.#transfer !== undefined && transferTo === undefined) {
-        this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
-        this.#transfer = undefined;
-      }
+    if (!this.#leads && this.#transfer !== undefined && transferTo === undefined) {
+      this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
+      this.#transfer = undefined;
     }
     this.#reads.askAgain();
   }

@@ -1,3 +1,5 @@
+import type { Clock } from "../../runtime/clock.ts";
+
 /**
  * A late call makes up for the ticks that went by, or a busy machine would stretch elections and leases differently on
  * each member. No more than these: a thread that was held up must not think that the others were silent.
@@ -21,4 +23,12 @@ export class TickCounter {
     this.#countedMs = ticks > maxAtOnce ? nowMs : this.#countedMs + ticks * this.#tickMs;
     return Math.min(ticks, maxAtOnce);
   }
+}
+
+/** Calls `onTick` for every tick that goes by, until cancelled by the result. */
+export function everyTick(clock: Clock, tickMs: number, onTick: () => void): () => void {
+  const ticks = new TickCounter(tickMs, clock.monotonic());
+  return clock.every(tickMs, () => {
+    for (let due = ticks.due(clock.monotonic()); due > 0; due -= 1) onTick();
+  });
 }

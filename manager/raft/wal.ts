@@ -189,13 +189,18 @@ export class Wal {
     return scan.state;
   }
 
-  /** One group after another, until nothing waits. Never rejects: whoever waits is told. */
+  /**
+   * One group after another, until nothing waits. Never rejects: whoever waits is told. The first one is on its way to the
+   * disk when this returns, unless a new segment has to be begun.
+   */
   async #write(): Promise<void> {
     let group: readonly Waiting[] = [];
     try {
       while (this.#queue.length > 0) {
         if (this.#failure !== undefined) throw this.#failure;
-        group = await this.#takeGroup();
+        const firstBytes = this.#firstBytes();
+        if (firstBytes > this.#room()) await this.#roll(firstBytes);
+        group = this.#takeGroup();
         await this.#writeGroup(group);
         for (const { resolve } of group) resolve();
         group = [];
@@ -208,12 +213,15 @@ export class Wal {
     this.#writing = undefined;
   }
 
-  /** As many as fit into the segment, at least one, for which a new segment is begun if need be. */
-  async #takeGroup(): Promise<readonly Waiting[]> {
+  /** What the batch that has waited longest takes on disk. */
+  #firstBytes(): number {
     const [first] = this.#queue;
     if (first === undefined) throw new Error("assertion failed: no batch waits");
-    const firstBytes = payloadRecordBytes(packedBytes([first.body]));
-    if (firstBytes > this.#room()) await this.#roll(firstBytes);
+    return payloadRecordBytes(packedBytes([first.body]));
+  }
+
+  /** As many as fit into the segment, at least one. */
+  #takeGroup(): readonly Waiting[] {
     const limit = this.#room();
     let bytes = 0;
     let count = 0;

@@ -1,5 +1,5 @@
 import type { MemberId, RaftNode } from "raft-ts";
-import type { MembershipChange, RaftGroupOptions } from "../../manager/raft/group.ts";
+import type { CoreLimits, MembershipChange, RaftGroupOptions } from "../../manager/raft/group.ts";
 import { Member } from "../../manager/raft/member.ts";
 import { pack, unpack } from "../../manager/raft/pack.ts";
 import {
@@ -38,6 +38,7 @@ export interface HostPlan {
   readonly readBytes: number;
   /** Of a write that has to reach the disk. */
   readonly syncMs: readonly [number, number];
+  readonly coreLimits: CoreLimits;
 }
 
 export interface HostDeps {

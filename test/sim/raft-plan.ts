@@ -1,3 +1,4 @@
+import type { CoreLimits } from "../../manager/raft/group.ts";
 import type { ClientPlan } from "./raft-clients.ts";
 import { type FaultKind, type FaultPlan, faultKinds, laterFaultKinds } from "./raft-faults.ts";
 import type { HostPlan } from "./raft-host.ts";
@@ -51,6 +52,7 @@ export function planOf(seed: number): RaftPlan {
         [0.5, 3],
         [5, 30],
       ] as const) ?? [0.1, 0.3],
+      coreLimits: drawCoreLimits(seed),
     },
     clients: {
       clients: 2 + random.integer(6),
@@ -66,6 +68,12 @@ export function planOf(seed: number): RaftPlan {
     changeEveryMs: changes ? (random.pick([150, 400, 1000]) ?? 400) : undefined,
     durationMs: 1_500 + random.integer(3_500),
   };
+}
+
+/** Now and then so tight that a few small entries fill them; drawn apart, so that other days are as they were before. */
+function drawCoreLimits(seed: number): CoreLimits {
+  if (!simRandom(seed ^ 0x7161).chance(0.2)) return {};
+  return { maxMessageBytes: 400, maxInflightCount: 4, maxInflightBytes: 1_200, maxUncommittedBytes: 2_000 };
 }
 
 /** Some of all kinds, so that each kind also happens without the others getting in its way. */

@@ -101,6 +101,7 @@ async function found(founders: number): Promise<Founded> {
       segmentBytes: 4096,
       readBytes: Infinity,
       syncMs: [0.1, 0.2],
+      coreLimits: {},
     },
   };
   const world = new World(founders, calm, "digest", []);

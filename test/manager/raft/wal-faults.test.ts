@@ -83,6 +83,26 @@ t.test("batches that come during a slow write share the next one", async (t) => 
   );
 });
 
+t.test("an append is one synced write into a segment filled ahead of time, and no other call", async (t) => {
+  const disk = new SimDisk();
+  const { wal } = await openWal(disk, await newSeal(1), 64 * 1024);
+  await settle();
+  const segment = `${logDirectory}/0000000000000001.wal`;
+  t.equal(disk.contents(segment).length, 64 * 1024);
+  t.ok(disk.paths().includes(`${logDirectory}/0000000000000002.wal`), "the next one waits already");
+  const calls: string[] = [];
+  disk.onCall = ({ kind, path }) => void calls.push(`${kind} ${path}`);
+  for (let index = 1; index <= 5; index += 1) {
+    const entries = [{ index, term: 1, kind: "data" as const, data: new Uint8Array(100) }];
+    await wal.append({ hardState: undefined, entries, installed: undefined });
+  }
+  t.strictSame(
+    calls,
+    Array.from({ length: 5 }, () => `write-synced ${segment}`),
+  );
+  t.equal(disk.contents(segment).length, 64 * 1024);
+});
+
 t.test(
   "a full disk makes appends wait until segments go, and never more than the reserve is lost",
   async (t) => {
