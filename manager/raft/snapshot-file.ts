@@ -10,16 +10,18 @@ import { type Seal, sealOverheadBytes } from "./seal.ts";
  * ```
  *  0  magic "SHSN"   4  format   8  key id   12  bytes of sealed header   16  its CRC-32C   20  bytes of a part
  * 24  CRC-32C of bytes 0..23   28  sealed header (index, term, configuration)
- *     each part: CRC-32C of the sealed part that continues the one before, the part, sealed
+ *     each part, sealed: the seal binds it to its place, and vouches for every byte
  *     the end: sealed size and SHA-256 of the whole plain text
  * ```
  */
 const magic = 0x4e534853; // "SHSN", little endian.
-const format = 2;
-const headerBytes = 28;
+const format = 3;
+/** Has a checksum before each part; the seal vouches for the same. */
+const formatBefore = 2;
 const partHeadBytes = 4;
+const headerBytes = 28;
 const trailerBytes = 8 + 32 + sealOverheadBytes;
-/** Sealed, written and sent at a time, unless told otherwise: about a millisecond of work, so that no heartbeat waits for a large snapshot. */
+/** Sealed, written and sent at a time, unless told otherwise: less than a millisecond of work, so that no heartbeat waits for a large snapshot. */
 export const snapshotPartBytes = 256 * 1024;
 /** Synced this often, so that the log's syncs never queue behind the whole of it. */
 const syncEveryBytes = 8 * 1024 * 1024;
@@ -52,7 +54,6 @@ export class SnapshotWriter {
   #restBytes = 0;
   #bytes = 0;
   #parts = 0;
-  #chain = 0;
   #unsyncedBytes = 0;
   #state: "open" | "closed" = "open";
 
@@ -145,11 +146,8 @@ export class SnapshotWriter {
     this.#restBytes = 0;
     this.#hash.update(plain);
     const sealed = this.#seal.seal(plain, partContext(this.meta, this.#parts), this.keyId);
-    this.#chain = crc32c(sealed, this.#chain);
     this.#parts += 1;
-    const head = Buffer.alloc(partHeadBytes);
-    head.writeUInt32LE(this.#chain, 0);
-    await this.#file.append(Buffer.concat([head, sealed]));
+    await this.#file.append(sealed);
     this.#unsyncedBytes += sealed.byteLength;
     if (this.#unsyncedBytes < syncEveryBytes) return;
     this.#unsyncedBytes = 0;
@@ -166,6 +164,7 @@ export class SnapshotFile {
   readonly #file: ReadFile;
   readonly #dataAt: number;
   readonly #partBytes: number;
+  readonly #partHeadBytes: number;
 
   private constructor(
     seal: Seal,
@@ -176,6 +175,7 @@ export class SnapshotFile {
       keyId: number;
       dataAt: number;
       partBytes: number;
+      partHeadBytes: number;
     },
   ) {
     this.#seal = seal;
@@ -185,6 +185,7 @@ export class SnapshotFile {
     this.keyId = found.keyId;
     this.#dataAt = found.dataAt;
     this.#partBytes = found.partBytes;
+    this.#partHeadBytes = found.partHeadBytes;
   }
 
   /** Reads both ends. @throws {Error} that says what is wrong with it. */
@@ -207,7 +208,10 @@ export class SnapshotFile {
     if (head.byteLength < headerBytes) throw new Error("it is too short");
     if (head.readUInt32LE(0) !== magic) throw new Error("it is not a snapshot");
     const seen = head.readUInt32LE(4);
-    if (seen !== format) throw new Error(`it has format ${seen}, this version reads ${format}`);
+    if (seen !== format && seen !== formatBefore) {
+      throw new Error(`it has format ${seen}, this version reads ${formatBefore} and ${format}`);
+    }
+    const headOfPart = seen === formatBefore ? partHeadBytes : 0;
     if (crc32c(head.subarray(0, 24)) !== head.readUInt32LE(24)) {
       throw new Error("the checksum of its head does not match");
     }
@@ -223,32 +227,24 @@ export class SnapshotFile {
     const dataAt = headerBytes + sealedBytes;
     const partBytes = head.readUInt32LE(20);
     const parts = Math.ceil(dataBytes / partBytes);
-    const expected = dataAt + dataBytes + parts * (partHeadBytes + sealOverheadBytes) + trailerBytes;
+    const expected = dataAt + dataBytes + parts * (headOfPart + sealOverheadBytes) + trailerBytes;
     if (file.bytes !== expected) throw new Error(`it has ${file.bytes} bytes, ${expected} are expected`);
     const { index, term } = meta;
     const identity = { index, term, dataBytes, digest: plain.subarray(8).toString("hex") };
-    return new SnapshotFile(seal, file, { meta, identity, keyId, dataAt, partBytes });
+    const place = { dataAt, partBytes, partHeadBytes: headOfPart };
+    return new SnapshotFile(seal, file, { meta, identity, keyId, ...place });
   }
 
   /** From `offset` on, part by part. @throws {Error} at the first damaged one. */
   async *parts(offset = 0): AsyncGenerator<{ readonly offset: number; readonly data: Uint8Array }> {
     const { dataBytes } = this.identity;
-    const stride = partHeadBytes + this.#partBytes + sealOverheadBytes;
-    let chain: number | undefined = offset < this.#partBytes ? 0 : undefined;
+    const stride = this.#partHeadBytes + this.#partBytes + sealOverheadBytes;
     for (let at = offset; at < dataBytes;) {
       const part = Math.floor(at / this.#partBytes);
       const from = part * this.#partBytes;
       const plainBytes = Math.min(this.#partBytes, dataBytes - from);
-      const bytes = asBuffer(
-        await this.#file.read(this.#dataAt + part * stride, partHeadBytes + plainBytes + sealOverheadBytes),
-      );
-      const sealed = bytes.subarray(partHeadBytes);
-      const crc = bytes.readUInt32LE(0);
-      // Who begins in the middle has no checksum to continue; the seal vouches for that part.
-      if (chain !== undefined && crc32c(sealed, chain) !== crc) {
-        throw new Error(`the checksum of its part at ${from} does not match`);
-      }
-      chain = crc;
+      const position = this.#dataAt + part * stride + this.#partHeadBytes;
+      const sealed = await this.#file.read(position, plainBytes + sealOverheadBytes);
       const plain = this.#seal.open(sealed, this.keyId, partContext(this.meta, part));
       yield { offset: at, data: plain.subarray(at - from) };
       at = from + plainBytes;

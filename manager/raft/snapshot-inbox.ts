@@ -1,6 +1,5 @@
 import type { SnapshotMeta } from "raft-ts";
 import { ClusterError } from "../../model/errors.ts";
-import { crc32c } from "./crc32c.ts";
 import { isFull } from "./disk-space.ts";
 import {
   type SnapshotIdentity,
@@ -20,19 +19,17 @@ export interface SnapshotIntake {
   /**
    * The next part; settles once it is written, so that a sender never gets far ahead of the disk.
    *
-   * @throws {ClusterError} `failed-precondition` when another stream has taken over, `data-loss` when it arrived changed,
-   *   `resource-exhausted` when the disk is full.
+   * @throws {ClusterError} `failed-precondition` when another stream has taken over, `resource-exhausted` when the disk
+   *   is full.
    */
   add(part: SnapshotPart): Promise<void>;
-  /** All parts are in: checks the whole and hands it to the member. */
+  /** All parts are in: checks the whole and hands it to the member. @throws {ClusterError} `data-loss` when it arrived changed. */
   finish(): Promise<void>;
 }
 
 export interface SnapshotPart {
   readonly offset: number;
   readonly data: Uint8Array;
-  /** CRC-32C of `data`. */
-  readonly crc: number;
 }
 
 interface Partial {
@@ -141,15 +138,12 @@ export class SnapshotInbox {
   }
 }
 
-function check({ offset, data, crc }: SnapshotPart, expectedOffset: number, dataBytes: number): void {
+function check({ offset, data }: SnapshotPart, expectedOffset: number, dataBytes: number): void {
   if (offset !== expectedOffset || offset + data.byteLength > dataBytes) {
     const seen = `snapshot part of ${data.byteLength} bytes at ${offset}`;
     throw new ClusterError("invalid-argument", `${seen}: ${expectedOffset} of ${dataBytes} are next`);
   }
   if (data.byteLength > snapshotPartBytes) {
     throw new ClusterError("invalid-argument", `snapshot part of ${data.byteLength} bytes is too large`);
-  }
-  if (crc32c(data) !== crc) {
-    throw new ClusterError("data-loss", `the snapshot part at ${offset} arrived changed`);
   }
 }

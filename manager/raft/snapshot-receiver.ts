@@ -44,7 +44,7 @@ export function receiveSnapshot(
         intake = await offer(message, identity);
         heldBytes = intake.offset;
       } else {
-        await intake.add({ offset: part.offset, data: part.data, crc: part.crc });
+        await intake.add({ offset: part.offset, data: part.data });
         heldBytes = part.offset + part.data.byteLength;
       }
       call.write({ heldBytes, done: false });

@@ -1,7 +1,6 @@
 import type { ClientDuplexStream, ServiceError } from "@grpc/grpc-js";
 import type { RaftHello, RaftMessage, SnapshotPart, SnapshotReceipt } from "../../proto/gen/shoal/raft.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import { crc32c } from "./crc32c.ts";
 import { type SnapshotFile, snapshotPartBytes } from "./snapshot-file.ts";
 
 /** Sent and not yet on the receiver's disk: a slow receiver costs no more memory than this. */
@@ -56,14 +55,14 @@ export async function sendSnapshot(
   call.on("end", () => fail(new Error("the receiver ended the stream")));
   try {
     stillAlive();
-    call.write({ hello, message, data: Buffer.alloc(0), offset: 0, crc: 0 });
+    call.write({ hello, message, data: Buffer.alloc(0), offset: 0 });
     await until(() => state.heldBytes !== undefined);
     const from = state.heldBytes ?? 0;
     if (from > dataBytes) throw new Error(`the receiver asks for offset ${from} of ${dataBytes}`);
     for await (const { offset, data } of file.parts(from)) {
       await until(() => offset + data.byteLength - (state.heldBytes ?? 0) <= windowBytes);
       const view = Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-      call.write({ hello: undefined, message: undefined, data: view, offset, crc: crc32c(data) });
+      call.write({ hello: undefined, message: undefined, data: view, offset });
     }
     call.end();
     await until(() => state.isDone);

@@ -1,6 +1,5 @@
 import type { MemberId, Message, SnapshotMessage } from "raft-ts";
 import { messageFromWire, messageToWire } from "../../manager/raft/codec.ts";
-import { crc32c } from "../../manager/raft/crc32c.ts";
 import type { SnapshotFile } from "../../manager/raft/snapshot-file.ts";
 import { nodeIdOf } from "../../manager/raft/membership.ts";
 import type { MemberWire, TransportHandler } from "../../manager/raft/transport.ts";
@@ -186,7 +185,7 @@ export class SimNetwork {
     });
     for await (const { offset, data } of file.parts(intake.offset)) {
       if (this.faulty && this.#random.chance(this.#plan.dropRatio)) throw new Error("the connection broke");
-      await answer(() => intake.add({ offset, data, crc: crc32c(data) }));
+      await answer(() => intake.add({ offset, data }));
       onProgress(offset + data.byteLength);
     }
     await answer(() => intake.finish());

@@ -136,8 +136,6 @@ export interface SnapshotPart {
   data: Buffer;
   /** Where in the snapshot the data belongs. */
   offset: number;
-  /** CRC-32C of the data. */
-  crc: number;
 }
 
 export interface SnapshotReceipt {
@@ -795,7 +793,7 @@ export const SnapshotHeader: MessageFns<SnapshotHeader> = {
 };
 
 function createBaseSnapshotPart(): SnapshotPart {
-  return { hello: undefined, message: undefined, data: Buffer.alloc(0), offset: 0, crc: 0 };
+  return { hello: undefined, message: undefined, data: Buffer.alloc(0), offset: 0 };
 }
 
 export const SnapshotPart: MessageFns<SnapshotPart> = {
@@ -811,9 +809,6 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
     }
     if (message.offset !== 0) {
       writer.uint32(32).uint64(message.offset);
-    }
-    if (message.crc !== 0) {
-      writer.uint32(40).uint32(message.crc);
     }
     return writer;
   },
@@ -863,14 +858,6 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
             message.offset = longToNumber(reader.uint64());
             continue;
           }
-          case 5: {
-            if (tag !== 40) {
-              break;
-            }
-
-            message.crc = reader.uint32();
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -896,7 +883,6 @@ export const SnapshotPart: MessageFns<SnapshotPart> = {
       : undefined;
     message.data = object.data ?? Buffer.alloc(0);
     message.offset = object.offset ?? 0;
-    message.crc = object.crc ?? 0;
     return message;
   },
 };
