@@ -48,8 +48,7 @@ export function seededRandom(seed: number): Random {
 
 /** Objects of the cluster: 25 characters of base36 from 128 bits of chance. */
 export function newId<Id extends string>(random: Random): Id {
-  let value = 0n;
-  for (const byte of random.bytes(17)) value = (value << 8n) | BigInt(byte);
+  const value = BigInt(`0x${Buffer.from(random.bytes(17)).toString("hex")}`);
   return value.toString(36).padStart(idLength, "0").slice(-idLength) as Id;
 }
 

@@ -1,6 +1,7 @@
 /** A request and its answer, free of any framework. */
 import type { ForwardResponse } from "../../proto/gen/shoal/control.ts";
 import type { ApiDeps } from "./deps.ts";
+import type { Cancellation } from "../../runtime/life.ts";
 import type { JsonObject } from "./json-reader.ts";
 
 export interface Call {
@@ -12,7 +13,9 @@ export interface Call {
   readonly header: (name: string) => string | undefined;
   /** Engine API version the client speaks, such as "1.41". */
   readonly version: string;
-  /** Aborts when the client is gone or, but for streams, when the request has taken too long. */
+  /** Ends when the client is gone or, but for streams, when the request has taken too long. */
+  readonly life: Cancellation;
+  /** Aborts with it; made where it is asked for. */
   readonly signal: AbortSignal;
 }
 

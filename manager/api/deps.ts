@@ -3,6 +3,7 @@ import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/cont
 import type { NetworkPeer } from "../../proto/gen/shoal/telemetry.ts";
 import type { CheckedNode, LogLine, LogOptions } from "../../proto/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import type { Cancellation } from "../../runtime/life.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import type { TableName } from "../store/tables.ts";
@@ -12,7 +13,7 @@ import type { Watch } from "../store/watch.ts";
 /** The part of the store that the API touches. */
 export interface ApiStore {
   view<R>(read: (view: StoreView) => R): R;
-  update<R>(write: (tx: Transaction) => R, signal?: AbortSignal): Promise<R>;
+  update<R>(write: (tx: Transaction) => R, life?: Cancellation): Promise<R>;
   watch(tables: readonly TableName[], signal?: AbortSignal): Watch;
 }
 

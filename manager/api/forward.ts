@@ -22,12 +22,13 @@ export const forwardedHeaders = ["content-type", "x-registry-auth"] as const;
 export async function forwardUnlessLeader(
   deps: Pick<ApiDeps, "cluster" | "clock" | "forward">,
   request: () => ForwardRequest,
-  signal: AbortSignal,
+  life: { readonly signal: AbortSignal },
 ): Promise<ForwardResponse | undefined> {
-  return retryWithoutLeader(deps, signal, async () => {
+  if (deps.cluster.isLeader()) return undefined; // Before a signal is made for the wait.
+  return retryWithoutLeader(deps, life.signal, async () => {
     if (deps.cluster.isLeader()) return undefined;
     if (deps.cluster.leaderAddress() === undefined) throw new ClusterError("no-leader", "no leader is known");
-    return deps.forward(request(), signal);
+    return deps.forward(request(), life.signal);
   });
 }
 

@@ -118,7 +118,7 @@ async function createNetwork({ store, random }: ApiDeps, call: Call): Promise<Re
   const id = await store.update((tx) => {
     checkNetwork(tx, spec);
     return tx.networks.create({ id: newId<NetworkId>(random), spec }).id;
-  }, call.signal);
+  }, call.life);
   return json({ Id: id, Warning: "" }, 201);
 }
 
@@ -128,7 +128,7 @@ async function removeNetwork({ store }: ApiDeps, call: Call): Promise<Reply> {
     const network = resolve("network", param(call, "*"), tx.networks);
     checkNetworkRemoval(tx, network);
     tx.networks.remove(network.id);
-  }, call.signal);
+  }, call.life);
   return empty(204);
 }
 
@@ -150,6 +150,6 @@ async function pruneNetworks({ store, clock }: ApiDeps, call: Call): Promise<Rep
       );
     for (const { id } of unused) tx.networks.remove(id);
     return unused.map((network) => network.spec.name);
-  }, call.signal);
+  }, call.life);
   return json({ NetworksDeleted: removed.length === 0 ? null : removed });
 }

@@ -73,7 +73,7 @@ async function updateNode(deps: ApiDeps, call: Call): Promise<Reply> {
     const node = resolveNode(tx, param(call, "id"));
     if (node.spec.role === "manager" && spec.role === "worker") refuseBadDemotion(deps, tx, node);
     return tx.nodes.update({ ...node, meta: { ...node.meta, version }, spec });
-  }, call.signal);
+  }, call.life);
   return empty();
 }
 
@@ -108,6 +108,6 @@ async function deleteNode({ store }: ApiDeps, call: Call): Promise<Reply> {
       throw new ClusterError("failed-precondition", `node ${node.id} is not down and can't be removed`);
     }
     removeNode(tx, node.id);
-  }, call.signal);
+  }, call.life);
   return empty();
 }

@@ -101,7 +101,7 @@ async function create(
       throw new ClusterError("name-conflict", `${kind} ${spec.name} already exists`);
     }
     return writes(tx).create({ id: newId(random), spec: { ...spec, data } }).id;
-  }, call.signal);
+  }, call.life);
   return json({ ID: id }, 201);
 }
 
@@ -119,7 +119,7 @@ async function update(kind: Kind, { store }: ApiDeps, call: Call): Promise<Reply
       meta: { ...object.meta, version },
       spec: { ...object.spec, labels: given.spec.labels },
     });
-  }, call.signal);
+  }, call.life);
   return empty();
 }
 
@@ -142,7 +142,7 @@ async function remove(kind: Kind, { store }: ApiDeps, call: Call): Promise<Reply
       );
     }
     kind.writes(tx).remove(id);
-  }, call.signal);
+  }, call.life);
   return empty(204);
 }
 

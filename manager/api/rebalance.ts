@@ -28,7 +28,7 @@ async function rebalance({ store }: ApiDeps, call: Call): Promise<Reply> {
     const decided = movesNow(tx, budget);
     beginMoves(tx, decided);
     return decided.map((move) => printMove(tx, move));
-  }, call.signal);
+  }, call.life);
   return json({ Moves: moves });
 }
 

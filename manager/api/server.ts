@@ -5,8 +5,8 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { ForwardRequest, ForwardResponse } from "../../proto/gen/shoal/control.ts";
 import { createApiServer, sendJson, sendJsonText } from "../../runtime/api-server.ts";
+import { Life } from "../../runtime/life.ts";
 import { bodyLimitBytes, jsonContentType, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
-import { orAborted } from "../../runtime/signal.ts";
 import type { Call, Reply, Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { inClientsWords } from "./error.ts";
@@ -38,7 +38,7 @@ export interface Api {
 
 export function createApi(deps: ApiDeps): Api {
   const ending = new AbortController();
-  const open = new Set<AbortController>();
+  const open = new Set<Life>();
   const feed = new EventFeed(deps);
   const feeding = feed.run(ending.signal).catch((reason: unknown) => {
     if (!ending.signal.aborted) deps.log.error({ error: errorText(reason) }, "the event feed ended");
@@ -79,14 +79,14 @@ export function createApi(deps: ApiDeps): Api {
     async close() {
       const reason = new ClusterError("unavailable", "the manager is stopping");
       ending.abort(reason);
-      for (const each of open) each.abort(reason);
+      for (const each of open) each.end(reason);
       await app.close();
       await feeding;
     },
   };
 }
 
-function build(deps: ApiDeps, routes: readonly Route[], open: Set<AbortController>): FastifyInstance {
+function build(deps: ApiDeps, routes: readonly Route[], open: Set<Life>): FastifyInstance {
   const { app, versionOf, fail } = createApiServer({
     log: deps.log,
     bodyLimitBytes,
@@ -111,27 +111,26 @@ interface Exchange {
   readonly reply: FastifyReply;
   readonly version: string;
   /** Requests and streams not yet at their end. */
-  readonly open: Set<AbortController>;
+  readonly open: Set<Life>;
 }
 
 async function answer(
   deps: ApiDeps,
   { route, request, reply, version, open }: Exchange,
 ): Promise<FastifyReply> {
-  const life = new AbortController();
-  const { signal } = life;
+  const life = new Life();
   open.add(life);
   const cancelDeadline = deps.clock.after(requestDeadlineMs, () =>
-    life.abort(new ClusterError("deadline-exceeded", "context deadline exceeded")),
+    life.end(new ClusterError("deadline-exceeded", "context deadline exceeded")),
   );
   reply.raw.once("close", () => {
     open.delete(life);
-    if (!reply.raw.writableFinished) life.abort(new ClusterError("unavailable", "the client is gone"));
+    if (!reply.raw.writableFinished) life.end(new ClusterError("unavailable", "the client is gone"));
   });
   let streaming = false;
   // The reply is not awaited: it settles with the end of the stream, which has no deadline.
   try {
-    const outcome = await orAborted(carryOut(deps, route, request, version, signal), signal);
+    const outcome = await life.race(carryOut(deps, route, request, version, life));
     streaming = outcome.kind === "stream";
     return send(reply, outcome);
   } finally {
@@ -146,22 +145,22 @@ async function carryOut(
   route: Route,
   request: FastifyRequest,
   version: string,
-  signal: AbortSignal,
+  life: Life,
 ): Promise<Reply> {
-  if (route.local === true) return route.handle(deps, toCall(request, version, signal));
-  if (route.method === "GET") await freshRead(deps, signal);
+  if (route.local === true) return route.handle(deps, toCall(request, version, life));
+  if (route.method === "GET") await freshRead(deps, life.signal);
   else if (request.headers[forwardedHeader] === undefined) {
-    const passed = await forwardUnlessLeader(deps, () => toForward(request), signal);
+    const passed = await forwardUnlessLeader(deps, () => toForward(request), life);
     if (passed !== undefined) return { kind: "passed", response: passed };
   }
-  return route.handle(deps, toCall(request, version, signal));
+  return route.handle(deps, toCall(request, version, life));
 }
 
-function toCall(request: FastifyRequest, version: string, signal: AbortSignal): Call {
+function toCall(request: FastifyRequest, version: string, life: Life): Call {
   const at = request.url.indexOf("?");
   return {
     params: request.params as Record<string, string>,
-    query: new URLSearchParams(at < 0 ? "" : request.url.slice(at + 1)),
+    query: at < 0 ? new URLSearchParams() : new URLSearchParams(request.url.slice(at + 1)),
     body: () =>
       jsonObject(
         parseJsonBody(request.headers["content-type"], bodyBytes(request).toString("utf8")) ?? {},
@@ -172,7 +171,10 @@ function toCall(request: FastifyRequest, version: string, signal: AbortSignal): 
       return typeof value === "string" ? value : undefined;
     },
     version,
-    signal,
+    life,
+    get signal() {
+      return life.signal;
+    },
   };
 }
 

@@ -88,7 +88,7 @@ async function createService({ store, random }: ApiDeps, call: Call): Promise<Re
       ...jobOf(spec, undefined, tx.nowMs),
       ...present({ registryAuth }),
     }).id;
-  }, call.signal);
+  }, call.life);
   return json({ ID: id, Warnings: printWarnings(given) }, 201);
 }
 
@@ -104,7 +104,7 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
       const service = findService(tx, call);
       if (service.previous !== undefined) refuseTakenPorts(tx, service.previous.spec, service);
       rollbackService(tx, { ...service, meta: { ...service.meta, version } });
-    }, call.signal);
+    }, call.life);
     return json({ Warnings: null });
   }
   const given = parseServiceSpec(call.body());
@@ -120,7 +120,7 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
     const registryAuth =
       sentAuth ?? (authFrom === "previous-spec" ? service.previousRegistryAuth : undefined);
     return replaceSpec(tx, service, spec, version, registryAuth);
-  }, call.signal);
+  }, call.life);
   return json({ Warnings: printWarnings(given) });
 }
 
@@ -137,7 +137,7 @@ function refuseForbiddenChange(old: ServiceSpec, given: ServiceSpec): void {
 
 /** `DELETE /services/{id}`: gone at once; its tasks are shut down afterwards. */
 async function removeService({ store }: ApiDeps, call: Call): Promise<Reply> {
-  await store.update((tx) => tx.services.remove(findService(tx, call).id), call.signal);
+  await store.update((tx) => tx.services.remove(findService(tx, call).id), call.life);
   return empty();
 }
 

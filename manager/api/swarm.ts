@@ -42,7 +42,7 @@ async function updateSwarm({ store, joinTokens }: ApiDeps, call: Call): Promise<
     tx.clusters.update({ ...cluster, meta: { ...cluster.meta, version }, spec });
     if (rotateWorker) joinTokens.rotate("worker", tx);
     if (rotateManager) joinTokens.rotate("manager", tx);
-  }, call.signal);
+  }, call.life);
   return empty();
 }
 

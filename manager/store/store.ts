@@ -1,6 +1,7 @@
 import { assert, ClusterError, errorText, noLeaderText, outcomeUnknownText } from "../../model/errors.ts";
 import { StoreEntry } from "../../proto/gen/shoal/store.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import type { Cancellation } from "../../runtime/life.ts";
 import { newId, systemRandom, type Random } from "../../runtime/random.ts";
 import type { Change, ObjectEvent } from "./change.ts";
 import { decodeChange, type Known } from "./codec.ts";
@@ -98,7 +99,7 @@ export class Store {
    * @throws {ClusterError} `no-leader` while not leading, or when leadership is lost meanwhile (outcome
    *   unknown); `resource-exhausted` when the changes are too large for one entry.
    */
-  update<R>(write: (tx: Transaction) => R, signal?: AbortSignal): Promise<R> {
+  update<R>(write: (tx: Transaction) => R, signal?: Cancellation): Promise<R> {
     return this.#enqueue((group) => group.run(write), signal);
   }
 
@@ -235,14 +236,14 @@ export class Store {
     for (const update of lost) update.reject(new ClusterError("no-leader", outcomeUnknownText));
   }
 
-  #enqueue<R>(run: (group: Group) => R, signal: AbortSignal | undefined): Promise<R> {
+  #enqueue<R>(run: (group: Group) => R, signal: Cancellation | undefined): Promise<R> {
     return new Promise<R>((resolve, reject) => {
-      if (signal?.aborted === true) return reject(signal.reason as Error);
+      if (signal?.aborted === true) return reject(signal.reason);
       if (this.#term === undefined) return reject(new ClusterError("no-leader", noLeaderText));
       let outcome: { readonly value: R } | { readonly refusal: unknown } | undefined;
       const onAbort = (): void => {
         pending.aborted = true;
-        reject(signal?.reason as Error);
+        reject(signal?.reason);
       };
       const pending: PendingUpdate = {
         aborted: false,

@@ -267,6 +267,7 @@ export class ClusterClients {
         body: () => jsonObject(request.body ?? {}, ""),
         header: () => undefined,
         version: "1.50",
+        life: controller.signal,
         signal: controller.signal,
       };
       main.run(() => {

@@ -69,7 +69,7 @@ export async function passOn(deps: FrontDeps, { manager, replica, route, call }:
     return { status: 200, headers: {}, body: Buffer.alloc(0) };
   };
   const empty = () => ({ method: route.method, url: route.path, headers: {}, body: Buffer.alloc(0) });
-  const passed = await forwardUnlessLeader({ ...own, forward }, empty, call.signal);
+  const passed = await forwardUnlessLeader({ ...own, forward }, empty, call);
   if (passed === undefined || answered === undefined) return route.handle(own, call);
   if ("refusal" in answered) throw answered.refusal;
   return answered.reply;
