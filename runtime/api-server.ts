@@ -1,6 +1,11 @@
-import { type IncomingMessage, STATUS_CODES } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Socket } from "node:net";
-import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import fastify, {
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  type FastifyServerFactory,
+} from "fastify";
 import { ClusterError } from "../model/errors.ts";
 import {
   apiVersion,
@@ -19,6 +24,7 @@ import type { Log } from "./log.ts";
 
 /** A name in a path is at most this long; what is longer is found nowhere. */
 const pathPartLimit = 1_024;
+const serverOptions = { maxHeaderSize: headerLimitBytes };
 
 export interface ApiServerOptions {
   readonly log: Pick<Log, "error">;
@@ -27,6 +33,8 @@ export interface ApiServerOptions {
   /** Bodies as a `Buffer` in `request.body`, or left in the stream for the handler. */
   readonly bodies: "buffer" | "stream";
   readonly trailingSlash: "kept" | "ignored";
+  /** Sees every request before anything else does, and says whether it takes it; it answers it then. */
+  readonly ahead?: (request: IncomingMessage, response: ServerResponse) => boolean;
   /** Puts a failure into the words of this API's clients; without it, it is told as it is. */
   readonly inClientsWords?: (reason: unknown) => unknown;
 }
@@ -44,7 +52,7 @@ export interface ApiServer {
  * are told. The routes, and what is said of a path without one, are the caller's to add; all paths are without a version.
  */
 export function createApiServer(options: ApiServerOptions): ApiServer {
-  const { bodyLimitBytes, log } = options;
+  const { bodyLimitBytes, log, ahead } = options;
   const inClientsWords = options.inClientsWords ?? ((reason: unknown) => reason);
   const versions = new WeakMap<IncomingMessage, string>();
   const versionOf = (request: FastifyRequest): string => versions.get(request.raw) ?? apiVersion;
@@ -57,7 +65,8 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
 
   const app = fastify({
     logger: false,
-    http: { maxHeaderSize: headerLimitBytes },
+    http: serverOptions,
+    ...(ahead === undefined ? {} : { serverFactory: serverBehind(ahead) }),
     bodyLimit: bodyLimitBytes,
     forceCloseConnections: true,
     exposeHeadRoutes: false,
@@ -93,6 +102,26 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     return reply.code(status).type("text/plain; charset=utf-8").send(`${body.message}\n`);
   });
   return { app, versionOf, fail };
+}
+
+/** As the framework makes it, but that some requests never reach it. */
+function serverBehind(ahead: NonNullable<ApiServerOptions["ahead"]>): FastifyServerFactory {
+  return (handler, { keepAliveTimeout, requestTimeout }) => {
+    const server = createServer(serverOptions, (request, response) => {
+      if (!ahead(request, response)) handler(request, response);
+    });
+    if (keepAliveTimeout !== undefined) server.keepAliveTimeout = Number(keepAliveTimeout);
+    if (requestTimeout !== undefined) server.requestTimeout = Number(requestTimeout);
+    return server;
+  };
+}
+
+/** Answers with a failure where no framework is. */
+export function refuse(response: ServerResponse, reason: unknown): void {
+  const { status, body } = errorResponse(reason);
+  const text = Buffer.from(`${JSON.stringify(body)}\n`);
+  const headers = { ...commonHeaders, "content-type": jsonContentType, "content-length": text.length };
+  response.writeHead(status, headers).end(text);
 }
 
 export function sendJson(reply: FastifyReply, status: number, value: unknown): FastifyReply {

@@ -1,5 +1,5 @@
 import { request as httpRequest } from "node:http";
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText, outcomeUnknownText } from "../../model/errors.ts";
 import { bodyLimitBytes, bodyTooLarge } from "../../runtime/http.ts";
@@ -9,6 +9,8 @@ const noManager = "This node is not a swarm manager.";
 const answerTimeoutMs = 25_000;
 /** Of answers that are read here, such as the list of networks. */
 const answerLimitBytes = 64 * 1024 * 1024;
+/** A body up to this size is not worth a stream. */
+const gatheredBytes = 64 * 1024;
 /** These belong to one connection and are not passed on. */
 const hopHeaders = new Set([
   "connection",
@@ -18,6 +20,10 @@ const hopHeaders = new Set([
   "proxy-connection",
   "te",
 ]);
+/** Nor are these of a question: it has been told to go on already, and its body may go over in another form. */
+const questionHeaders = new Set([...hopHeaders, "expect", "content-length"]);
+
+const nothing = Buffer.alloc(0);
 
 /** What it takes to ask the manager beside us. */
 export type ManagerDeps = Pick<FrontDoorDeps, "clock" | "settings" | "toManager" | "node">;
@@ -49,49 +55,116 @@ function managerAway(cause?: unknown): ClusterError {
   return new ClusterError("unavailable", text, { cause });
 }
 
-/**
- * Passes a request to the manager beside us, both bodies as streams. A client that goes away
- * ends the request there too.
- */
+/** One request of a client, as Node has it, and where its answer goes. */
+export interface Exchange {
+  readonly request: IncomingMessage;
+  readonly response: ServerResponse;
+  /** As the client asked for it, with the version. */
+  readonly url: string;
+}
+
+/** As {@link passOn}, from a route. */
 export async function forward(
   deps: FrontDoorDeps,
-  request: FastifyRequest,
+  { raw: request, originalUrl: url }: FastifyRequest,
   reply: FastifyReply,
   body?: Buffer,
 ): Promise<FastifyReply> {
+  await passOn(deps, { request, response: reply.raw, url }, { body, onAnswer: () => reply.hijack() });
+  return reply;
+}
+
+/**
+ * Passes a request to the manager beside us. Small bodies go over in one piece, behind their headers; others as streams. A
+ * client that goes away ends the request there too.
+ *
+ * @returns Once the manager has begun to answer.
+ * @throws {ClusterError} before anything is answered.
+ */
+export async function passOn(
+  deps: FrontDoorDeps,
+  { request, response, url }: Exchange,
+  { body, onAnswer }: { readonly body?: Buffer | undefined; readonly onAnswer?: () => void } = {},
+): Promise<void> {
   requireManager(deps);
+  const length = Number(request.headers["content-length"] ?? 0);
   // Refused here: the manager's own refusal is lost when it closes on a body that is still coming.
-  if (Number(request.headers["content-length"] ?? 0) > bodyLimitBytes) throw bodyTooLarge(bodyLimitBytes);
+  if (length > bodyLimitBytes) throw bodyTooLarge(bodyLimitBytes);
+  const whole = body ?? (await gathered(request, length));
+  const { method } = request;
+  const headers = [...passedHeaders(request, questionHeaders), ...framing(request, whole)];
   const upstream = httpRequest({
     socketPath: deps.settings.managerSocket,
-    method: request.method,
-    path: request.originalUrl,
-    headers: passedHeaders(request.raw),
+    method,
+    path: url,
+    headers,
     // Its connections are kept: a manager that closes after its answer loses it to a write that is still on its way.
     agent: deps.toManager,
   });
-  reply.raw.once("close", () => upstream.destroy());
-  const answered = response(upstream).catch((error: unknown) => {
-    const { method, originalUrl: path } = request;
-    if (!reply.raw.destroyed) {
+  response.once("close", () => {
+    if (!response.writableFinished) upstream.destroy();
+  });
+  const answered = answerTo(upstream).catch((error: unknown) => {
+    if (!response.destroyed) {
       const { cause } = error as { readonly cause?: unknown };
-      deps.log.warn(
-        { method, path, error: errorText(cause ?? error) },
-        "the manager beside us gave no answer",
-      );
+      const text = errorText(cause ?? error);
+      deps.log.warn({ method, path: url, error: text }, "the manager beside us gave no answer");
     }
     throw error;
   });
-  if (body === undefined) request.raw.pipe(upstream);
-  else upstream.end(body);
+  if (whole === undefined) request.pipe(upstream);
+  else upstream.end(whole);
   const answer = await answered;
-  reply.hijack();
-  answer.on("error", () => reply.raw.destroy()); // Cut short there is cut short here.
-  reply.raw.writeHead(answer.statusCode ?? 500, passedHeaders(answer));
-  // The client of a stream waits for the headers first; an answer of known length comes whole, headers and body in one write.
-  if (answer.headers["content-length"] === undefined) reply.raw.flushHeaders();
-  answer.pipe(reply.raw);
-  return reply;
+  onAnswer?.();
+  give(answer, response);
+}
+
+/** A small body of known length, whole; undefined for any other. @throws {ClusterError} `unavailable` when it is cut short. */
+async function gathered(request: IncomingMessage, length: number): Promise<Buffer | undefined> {
+  if (request.headers["transfer-encoding"] !== undefined || length > gatheredBytes) return undefined;
+  if (length === 0) return nothing;
+  try {
+    return await pieces(request);
+  } catch (cause) {
+    throw new ClusterError("unavailable", "the client is gone", { cause });
+  }
+}
+
+/** How long the body is, where that is known. */
+function framing({ headers }: IncomingMessage, whole: Buffer | undefined): string[] {
+  const host = headers.host === undefined ? ["host", "shoal"] : [];
+  if (whole !== undefined) return [...host, "content-length", `${whole.length}`];
+  const length = headers["content-length"];
+  return [...host, ...(length === undefined ? ["transfer-encoding", "chunked"] : ["content-length", length])];
+}
+
+function give(answer: IncomingMessage, response: ServerResponse): void {
+  const length = Number(answer.headers["content-length"] ?? Number.NaN);
+  answer.on("error", () => response.destroy()); // Cut short there is cut short here.
+  response.writeHead(answer.statusCode ?? 500, passedHeaders(answer, hopHeaders));
+  if (length <= gatheredBytes) {
+    pieces(answer).then(
+      (body) => response.end(body),
+      () => response.destroy(),
+    );
+    return;
+  }
+  // The client of a stream waits for the headers first.
+  if (Number.isNaN(length)) response.flushHeaders();
+  answer.pipe(response);
+}
+
+/** Rejects when it is cut short. */
+function pieces(message: IncomingMessage): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const taken: Buffer[] = [];
+    message.on("data", (piece: Buffer) => void taken.push(piece));
+    message.once("end", () => {
+      const [first = nothing, ...more] = taken;
+      resolve(more.length === 0 ? first : Buffer.concat(taken));
+    });
+    message.once("error", reject);
+  });
 }
 
 /** A request without a body to the manager beside us, answered with JSON. @throws {ClusterError} `unavailable` when it does not answer. */
@@ -110,7 +183,7 @@ export async function askManager(
   });
   const cancel = deps.clock.after(answerTimeoutMs, () => upstream.destroy(new Error("it does not answer")));
   try {
-    const answered = response(upstream);
+    const answered = answerTo(upstream);
     upstream.end();
     const answer = await answered;
     const text = await readText(answer, answerLimitBytes);
@@ -139,12 +212,12 @@ export async function openManagerStream(
     agent: false,
     signal,
   });
-  const answered = response(upstream);
+  const answered = answerTo(upstream);
   upstream.end();
   return answered;
 }
 
-function response(upstream: ReturnType<typeof httpRequest>): Promise<IncomingMessage> {
+function answerTo(upstream: ReturnType<typeof httpRequest>): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     upstream.once("response", resolve);
     upstream.on("error", (error: NodeJS.ErrnoException) => {
@@ -179,13 +252,12 @@ export async function readText(stream: IncomingMessage, limitBytes: number): Pro
   return Buffer.concat(pieces).toString("utf8");
 }
 
-function passedHeaders({ headers }: IncomingMessage): Record<string, string | string[]> {
-  const passed: Record<string, string | string[]> = {};
-  for (const [name, value] of Object.entries(headers)) {
-    if (value !== undefined && !hopHeaders.has(name)) passed[name] = value;
-  }
-  if (headers["transfer-encoding"] !== undefined && headers["content-length"] === undefined) {
-    passed["transfer-encoding"] = "chunked";
+/** Names and values in turn, as they came, but for some. */
+function passedHeaders({ rawHeaders }: IncomingMessage, kept: ReadonlySet<string>): string[] {
+  const passed: string[] = [];
+  for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at] ?? "";
+    if (!kept.has(name.toLowerCase())) passed.push(name, rawHeaders[at + 1] ?? "");
   }
   return passed;
 }

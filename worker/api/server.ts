@@ -1,9 +1,10 @@
 /** The front door: the host's Docker-compatible socket. */
 import { chmod, rm } from "node:fs/promises";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
-import { createApiServer, sendJson } from "../../runtime/api-server.ts";
-import { jsonContentType, notFoundMessage, queryFlag } from "../../runtime/http.ts";
+import { createApiServer, refuse, sendJson } from "../../runtime/api-server.ts";
+import { jsonContentType, notFoundMessage, queryFlag, splitVersion } from "../../runtime/http.ts";
 import { socketAnswers } from "../../runtime/unix-socket.ts";
 import { buildRoutes, noBuildKit } from "./build.ts";
 import { listContainers } from "./container.ts";
@@ -11,7 +12,7 @@ import { containerReadRoutes } from "./container-read-routes.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { diskUsage } from "./disk-usage.ts";
 import { EventFeed } from "./events.ts";
-import { forward } from "./forward.ts";
+import { forward, isManager, passOn } from "./forward.ts";
 import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { connectionEvent } from "./network.ts";
@@ -23,6 +24,9 @@ import { volumeRoutes } from "./volume-routes.ts";
 
 const socketMode = 0o660;
 const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoal\/v1\//;
+
+/** Of these, what shoald carries out. */
+const ownSwarmPath = /^\/swarm\/(init|join|unlock|leave)\/?$/;
 
 /** Routes of Docker's engine that this front door does not have yet. */
 const enginePath =
@@ -71,6 +75,24 @@ export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
   };
 }
 
+/** Most of what the front door of a manager is asked for: it goes there without a look at the routes here. */
+function isTheManagers(deps: FrontDoorDeps, { url = "/" }: IncomingMessage): boolean {
+  if (!isManager(deps)) return false;
+  const [path = ""] = splitVersion(url).url.split("?");
+  return swarmPath.test(path) && !ownSwarmPath.test(path);
+}
+
+function passAhead(deps: FrontDoorDeps, request: IncomingMessage, response: ServerResponse): true {
+  passOn(deps, { request, response, url: request.url ?? "/" }).catch((reason: unknown) => {
+    if (!(reason instanceof ClusterError)) {
+      deps.log.error({ method: request.method, url: request.url, error: reason }, "a request failed");
+    }
+    if (response.headersSent) response.destroy();
+    else refuse(response, reason);
+  });
+  return true;
+}
+
 type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown;
 
 function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): FastifyInstance {
@@ -79,6 +101,7 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
     bodyLimitBytes: jsonLimitBytes,
     bodies: "stream", // Until somebody reads them.
     trailingSlash: "ignored",
+    ahead: (request, response) => isTheManagers(deps, request) && passAhead(deps, request, response),
   });
   app.setNotFoundHandler((request, reply) => {
     const [path = ""] = request.url.split("?");

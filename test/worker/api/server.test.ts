@@ -369,6 +369,57 @@ t.test("a manager's routes are passed through, streams and ends included", async
   t.pass("the manager saw the client go");
 });
 
+t.test("bodies reach the manager as they are, whatever their size and form; so do answers", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const seen: IncomingHttpHeaders[] = [];
+  await host.manager(t, async (request, response) => {
+    seen.push(request.headers);
+    const pieces: Buffer[] = [];
+    for await (const piece of request) pieces.push(piece as Buffer);
+    response.end(Buffer.concat(pieces));
+  });
+  for (const bytes of [0, 1, 1_000, 64 * 1024, 64 * 1024 + 1, 1_000_000]) {
+    const text = JSON.stringify("x".repeat(bytes));
+    t.ok((await host.ask("POST", "/services/create", text)).body.toString() === text, `${bytes} bytes`);
+    t.equal(seen.at(-1)?.["content-length"], String(text.length));
+  }
+  const cut = httpRequest({
+    socketPath: host.settings.socket,
+    method: "POST",
+    path: "/services/create",
+    headers: { expect: "100-continue" },
+  });
+  cut.write('"in ');
+  cut.end('parts"');
+  const [answer] = (await once(cut, "response")) as [IncomingMessage];
+  const [echo] = (await once(answer, "data")) as [Buffer];
+  t.equal(echo.toString(), '"in parts"');
+  t.match(seen.at(-1), { "transfer-encoding": "chunked", expect: undefined });
+  t.equal((await host.ask("GET", "/services")).body.toString(), "", "none at all");
+});
+
+t.test("a client that goes away within its body leaves the front door as it was", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  await host.manager(t, (_request, response) => response.end("{}"));
+  const socket = connect(host.settings.socket);
+  await once(socket, "connect");
+  socket.write("POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{");
+  socket.destroy();
+  await once(socket, "close");
+  t.equal((await host.ask("GET", "/services/x")).status, 200);
+});
+
+t.test("what shoald carries out is its own, also on a manager", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  await host.manager(t, () => t.fail("nothing comes through"));
+  for (const path of ["/swarm/init", "/v1.44/swarm/init/"]) {
+    t.match(messageOf(await host.ask("POST", path, '{"ListenAddr":"0.0.0.0"}')), /already part of a swarm/);
+  }
+});
+
 t.test("requests share a connection to the manager, and reach the one that comes after it", async (t) => {
   const host = await Host.open(t);
   host.become("manager");
