@@ -1,69 +1,112 @@
 import { connect } from "node:net";
-import { call } from "../lab/api.ts";
-import { type Host, Lab } from "../lab/lab.ts";
-import type { NodeSummary } from "../lab/swarm.ts";
+import { type ApiPart, type ApiPlace, type ApiSocket, openLab, openProcesses } from "./api-places.ts";
+import { type ProcessorTime, processorTime, since } from "./scale-cpu.ts";
 
 export interface ApiBenchOptions {
   readonly managers: number;
   readonly clients: readonly number[];
   readonly seconds: number;
+  /** Each load as often, in turn; medians are printed. */
+  readonly rounds: number;
+  /** Hosts of the lab, or nothing but the processes. */
+  readonly place: "lab" | "processes";
+  /** Directory for V8 profiles of the processes. */
+  readonly profile?: string | undefined;
 }
 
-export interface ApiRow {
-  /** Which socket: every host's front door, or the manager's own behind it. */
-  readonly socket: "front door" | "manager";
-  readonly clients: number;
+interface Load {
   readonly writesPerSecond: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
 }
 
-const warmUpSeconds = 3;
+export interface ApiRow extends Load {
+  readonly socket: ApiSocket;
+  readonly clients: number;
+  /** Processor time of a write, in microseconds. */
+  readonly cpuUs: CpuUs;
+}
+
+type CpuUs = Readonly<Record<"leaderMain" | "leaderOthers" | "followers" | "frontDoor", number>>;
+
+/** Of each load, so that V8 has compiled what runs often: before that, a write takes three times the processor time. */
+const warmUpSeconds = 6;
+const sockets = ["manager", "front door"] as const;
 
 /** Writes through the leader's REST API, each client on a connection of its own with one request under way. */
 export async function benchApi(options: ApiBenchOptions, say: (line: string) => void): Promise<ApiRow[]> {
-  const lab = await Lab.up({ name: "b-api", managers: options.managers, workers: 0 });
-  try {
-    const leader = await findLeader(lab);
-    const manager = (await leader.ownProcesses()).manager;
-    if (manager === undefined) throw new Error("no manager runs on the leader's host");
-    const sockets = [
-      ["manager", `/proc/${manager.pid}/root/run/shoal/manager.sock`],
-      ["front door", leader.socket],
-    ] as const;
-    const rows: ApiRow[] = [];
-    for (const [socket, path] of sockets) {
-      await load(path, Math.max(...options.clients), warmUpSeconds);
-      for (const clients of options.clients) {
-        const row = { socket, clients, ...(await load(path, clients, options.seconds)) };
+  const { managers, clients, seconds, rounds, profile } = options;
+  await using place =
+    options.place === "lab" ? await openLab(managers) : await openProcesses(managers, profile);
+  const all: ApiRow[] = [];
+  for (const socket of sockets) {
+    for (const count of clients) await load(place.sockets[socket], count, warmUpSeconds);
+  }
+  for (let round = 1; round <= rounds; round += 1) {
+    for (const socket of sockets) {
+      for (const count of clients) {
+        const row = await measure(place, { socket, clients: count, seconds });
         say(apiLine(row));
-        rows.push(row);
+        all.push(row);
       }
     }
-    return rows;
-  } finally {
-    await lab.down();
   }
+  return sockets.flatMap((socket) =>
+    clients.map((count) => median(all.filter((row) => row.socket === socket && row.clients === count))),
+  );
 }
 
-function apiLine({ socket, clients, writesPerSecond, p50Ms, p99Ms }: ApiRow): string {
-  return `${socket}, ${clients} clients: ${Math.round(writesPerSecond)}/s, p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`;
+async function measure(
+  place: ApiPlace,
+  { socket, clients, seconds }: { socket: ApiSocket; clients: number; seconds: number },
+): Promise<ApiRow> {
+  const look = async (): Promise<ReadonlyMap<number, ProcessorTime>> =>
+    new Map(
+      await Promise.all(place.processes.map(async ({ pid }) => [pid, await processorTime(pid)] as const)),
+    );
+  const before = await look();
+  const { writes, ...figures } = await load(place.sockets[socket], clients, seconds);
+  const after = await look();
+  const none = { main: 0, others: 0 };
+  const spent = (part: ApiPart): ProcessorTime =>
+    place.processes
+      .filter(({ who }) => who === part)
+      .map(({ pid }) => since(before.get(pid) ?? none, after.get(pid) ?? none))
+      .reduce((a, b) => ({ main: a.main + b.main, others: a.others + b.others }), none);
+  const us = (cpuSeconds: number): number => (cpuSeconds * 1e6) / writes;
+  const [leader, followers, frontDoor] = [spent("leader"), spent("follower"), spent("front door")];
+  const cpuUs = {
+    leaderMain: us(leader.main),
+    leaderOthers: us(leader.others),
+    followers: us(followers.main + followers.others),
+    frontDoor: us(frontDoor.main + frontDoor.others),
+  };
+  return { socket, clients, ...figures, cpuUs };
+}
+
+/** By its rate. */
+function median(rows: readonly ApiRow[]): ApiRow {
+  const row = rows.toSorted((a, b) => a.writesPerSecond - b.writesPerSecond)[Math.floor(rows.length / 2)];
+  if (row === undefined) throw new Error("assertion failed: nothing was measured");
+  return row;
+}
+
+function apiLine({ socket, clients, writesPerSecond, p50Ms, p99Ms, cpuUs }: ApiRow): string {
+  const figures = `${Math.round(writesPerSecond)}/s, p50 ${p50Ms.toFixed(2)} ms, p99 ${p99Ms.toFixed(2)} ms`;
+  return `${socket}, ${clients} clients: ${figures}; CPU µs: ${cpuText(cpuUs)}`;
+}
+
+function cpuText({ leaderMain, leaderOthers, followers, frontDoor }: CpuUs): string {
+  return [leaderMain, leaderOthers, followers, frontDoor].map((us) => us.toFixed(0)).join(", ");
 }
 
 export function apiTable(rows: readonly ApiRow[], note: string): string {
   const lines = rows.map(
-    ({ socket, clients, writesPerSecond, p50Ms, p99Ms }) =>
-      `| ${socket} | ${clients} | ${Math.round(writesPerSecond)} | ${p50Ms.toFixed(2)} | ${p99Ms.toFixed(2)} |`,
+    ({ socket, clients, writesPerSecond, p50Ms, p99Ms, cpuUs }) =>
+      `| ${socket} | ${clients} | ${Math.round(writesPerSecond)} | ${p50Ms.toFixed(2)} | ${p99Ms.toFixed(2)} | ${cpuText(cpuUs)} |`,
   );
-  return `${note}\n\n| socket | clients | writes/s | p50 ms | p99 ms |\n|---|--:|--:|--:|--:|\n${lines.join("\n")}\n`;
-}
-
-async function findLeader(lab: Lab): Promise<Host> {
-  const nodes = await call<NodeSummary[]>(lab.managers[0]?.socket ?? "", "GET", "/nodes");
-  const name = nodes.find(({ ManagerStatus }) => ManagerStatus?.Leader === true)?.Description.Hostname;
-  const leader = lab.managers.find((host) => host.name === name);
-  if (leader === undefined) throw new Error("no manager leads");
-  return leader;
+  const cpu = "CPU µs/write: leader's main thread, its others, both followers, front door";
+  return `${note}\n\n| socket | clients | writes/s | p50 ms | p99 ms | ${cpu} |\n|---|--:|--:|--:|--:|--:|\n${lines.join("\n")}\n`;
 }
 
 let created = 0;
@@ -76,7 +119,7 @@ async function load(
   socket: string,
   clients: number,
   seconds: number,
-): Promise<{ writesPerSecond: number; p50Ms: number; p99Ms: number }> {
+): Promise<Load & { readonly writes: number }> {
   const latenciesMs: number[] = [];
   const start = performance.now();
   const end = start + seconds * 1_000;
@@ -84,7 +127,8 @@ async function load(
   const elapsedSeconds = (performance.now() - start) / 1_000;
   latenciesMs.sort((a, b) => a - b);
   const at = (share: number): number => latenciesMs[Math.floor(latenciesMs.length * share)] ?? Number.NaN;
-  return { writesPerSecond: latenciesMs.length / elapsedSeconds, p50Ms: at(0.5), p99Ms: at(0.99) };
+  const writes = latenciesMs.length;
+  return { writes, writesPerSecond: writes / elapsedSeconds, p50Ms: at(0.5), p99Ms: at(0.99) };
 }
 
 function client(path: string, end: number, latenciesMs: number[]): Promise<void> {

@@ -99,15 +99,19 @@ program
 
 program
   .command("api")
-  .description("writes through the REST API of a leader in the lab")
+  .description("writes through the REST API of a leader: its managers and a front door, or whole hosts")
   .option("--managers <n>", "", count, 3)
   .option("--clients <list>", "requests under way", counts, [1, 64])
   .option("--seconds <n>", "of each load", count, 8)
+  .option("--rounds <n>", "in turn; medians are printed", count, 3)
+  .addOption(new Option("--place <where>", "").choices(["processes", "lab"]).default("processes"))
+  .option("--profile <directory>", "for V8 profiles of the processes")
   .option("--markdown <file>", "also write the table there")
   .action(async ({ markdown, ...options }: ApiBenchOptions & { readonly markdown?: string }) => {
     const rows = await benchApi(options, (line) => console.log(line));
-    const note = `Leader of ${options.managers} managers in the lab (${machine()}); the load runs on the same machine.`;
-    const table = apiTable(rows, note);
+    const where = options.place === "lab" ? "hosts in the lab" : "processes";
+    const load = `medians of ${options.rounds} rounds of ${options.seconds} s, the load on the same machine`;
+    const table = apiTable(rows, `Leader of ${options.managers} managers, ${where} (${machine()}), ${load}.`);
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
   });

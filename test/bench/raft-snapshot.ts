@@ -11,7 +11,7 @@ import { systemClock } from "../../runtime/clock.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { waitFor } from "../lab/shell.ts";
-import { LoopDelay } from "./loop-delay.ts";
+import { type Delay, LoopDelay } from "./loop-delay.ts";
 import { freePort } from "./raft-group.ts";
 
 export interface SnapshotFigures {
@@ -19,9 +19,9 @@ export interface SnapshotFigures {
   readonly takeSeconds: number;
   readonly streamSeconds: number;
   readonly restartSeconds: number;
-  /** The latest any timer came, in the threads that were at work. */
-  readonly takeStallMs: number;
-  readonly streamStallMs: number;
+  /** Of the threads that were at work. */
+  readonly takeDelay: Delay;
+  readonly streamDelay: Delay;
   /** Largest resident size of the process, with both members and what stands for the store in it. */
   readonly peakMemoryBytes: number;
 }
@@ -52,14 +52,14 @@ async function measure(bytes: number): Promise<SnapshotFigures> {
       return names.some((name) => name.endsWith(".snap"));
     });
     const takeSeconds = seconds(takeBegan);
-    const takeStallMs = delay.take();
+    const takeDelay = delay.take();
     const second = await open({ directory, name: "n2", root, bytes, start: "join" });
     delay.take();
     const streamBegan = performance.now();
     await first.group.changeMembership({ ...second.place, kind: "add", memberId: second.group.memberId });
     await waitFor("its arrival", { timeoutMs: boundMs, everyMs: 5 }, async () => second.readBytes >= bytes);
     const streamSeconds = seconds(streamBegan);
-    const streamStallMs = delay.take();
+    const streamDelay = delay.take();
     await second.group.stop();
     const restartBegan = performance.now();
     const again = await open({ directory, name: "n2", root, bytes, start: "restart" });
@@ -67,8 +67,8 @@ async function measure(bytes: number): Promise<SnapshotFigures> {
     const restartSeconds = seconds(restartBegan);
     await again.group.stop();
     await first.group.stop();
-    const stalls = { takeStallMs, streamStallMs };
-    return { bytes, takeSeconds, streamSeconds, restartSeconds, ...stalls, peakMemoryBytes };
+    const delays = { takeDelay, streamDelay };
+    return { bytes, takeSeconds, streamSeconds, restartSeconds, ...delays, peakMemoryBytes };
   } finally {
     clearInterval(sampling);
     await rm(directory, { recursive: true, force: true });

@@ -13,6 +13,7 @@ import { systemCalls } from "../../runtime/disk-calls.ts";
 import { type BlockDisk, diskOver, systemDisk } from "../../runtime/disk.ts";
 import { silentLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
+import type { Delay } from "./loop-delay.ts";
 import { machine } from "./report.ts";
 import type { SnapshotFigures } from "./raft-snapshot.ts";
 
@@ -63,11 +64,11 @@ export async function benchStorage(
     );
   }
   const snapshot = await benchSnapshot(options.snapshotMib * mib);
-  const rate = (seconds: number, stallMs: number): string =>
-    `${seconds.toFixed(1)} s, raft threads stalled for ${stallMs.toFixed(1)} ms at most`;
+  const rate = (seconds: number, { lateMs, ownMs }: Delay): string =>
+    `${seconds.toFixed(1)} s, raft threads stalled for ${lateMs.toFixed(1)} ms at most, ${ownMs.toFixed(1)} ms by their own work`;
   const size = `snapshot of ${options.snapshotMib} MiB`;
-  add(`${size} taken`, rate(snapshot.takeSeconds, snapshot.takeStallMs));
-  add(`${size} sent, stored and handed over`, rate(snapshot.streamSeconds, snapshot.streamStallMs));
+  add(`${size} taken`, rate(snapshot.takeSeconds, snapshot.takeDelay));
+  add(`${size} sent, stored and handed over`, rate(snapshot.streamSeconds, snapshot.streamDelay));
   add(`restart from a ${size}`, `${snapshot.restartSeconds.toFixed(1)} s`);
   add("resident at most, both members in one process", `${Math.round(snapshot.peakMemoryBytes / mib)} MiB`);
   const lines = rows.map(({ what, figure }) => `| ${what} | ${figure} |`);
