@@ -42,8 +42,8 @@ import type { HostNetwork } from "./network/network.ts";
 const leaveTimeoutMs = 60_000;
 /** shoald bounds its own answers by 20 s; this only guards against a lost reply. */
 const operationTimeoutMs = 30_000;
-/** Connections to the manager beside us that stay open between requests. */
-const idleConnections = 16;
+/** Connections to the manager beside us that stay open between requests: answers of many clients come at once. */
+const idleConnections = 128;
 /** Managers close connections that idle for 72 s; ours go well before, so that no request meets a closing one. */
 const idleTimeoutMs = 30_000;
 /** Of how many containers the latest health is kept. */

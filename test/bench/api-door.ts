@@ -36,7 +36,7 @@ const door = await openFrontDoor({
   engine: new FakeEngine(systemClock, { registry: {} }),
   network,
   networks: await fakeNetworks(network, settings),
-  toManager: new Agent({ keepAlive: true }),
+  toManager: new Agent({ keepAlive: true, maxFreeSockets: 128 }),
   node: () => ({ state: "active", error: "", managers: [], identity }),
   healthOf: () => undefined,
   swarm: () => Promise.resolve({ kind: "failed", code: "unavailable", message: "there is no shoald here" }),
