@@ -1,7 +1,7 @@
 /** `/shoal/v1/net/doctor`: every host tests the networks it shares with the others; what is broken, and the next command. */
 import type { NodeId } from "../../model/ids.ts";
 import { dataPathOf, type Node } from "../../model/node.ts";
-import type { NetworkFinding } from "../../proto/gen/shoal/telemetry.ts";
+import type { NetworkFinding, NetworkPeer } from "../../proto/gen/shoal/telemetry.ts";
 import type { CheckedNode } from "../../proto/telemetry.ts";
 import { type Call, json, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
@@ -10,7 +10,7 @@ export const netDoctorRoutes: readonly Route[] = [
   { method: "GET", path: "/shoal/v1/net/doctor", handle: netDoctor },
 ];
 
-/** Each host tests so many others, the next ones in a circle: every link near it, and in bounded time. */
+/** A host tests no more than so many others, in bounded time: up to twice as many hosts and one, every pair is tested. */
 const mostPeers = 64;
 
 export interface DoctorReport {
@@ -43,23 +43,37 @@ export interface DoctorFinding {
 async function netDoctor(deps: ApiDeps, call: Call): Promise<Reply> {
   const nodes = deps.store.view((view) => [...view.nodes.list()]).toSorted((a, b) => a.index - b.index);
   const reachable = nodes.filter(({ status }) => status.state !== "down");
+  const peers = pairsOf(reachable);
   const checked = await deps.checkNetworks(
     reachable.map(({ id }) => id),
-    (nodeId) => peersOf(nodeId, reachable),
+    (nodeId) => peers.get(nodeId) ?? [],
   );
   call.signal.throwIfAborted();
   return json(diagnose(nodes, checked));
 }
 
-function peersOf(
-  nodeId: NodeId,
-  nodes: readonly Node[],
-): { nodeId: NodeId; hostname: string; address: string }[] {
-  const own = nodes.findIndex(({ id }) => id === nodeId);
-  return [...nodes.slice(own + 1), ...nodes.slice(0, own)]
-    .filter((node) => dataPathOf(node) !== "")
-    .slice(0, mostPeers)
-    .map((node) => ({ nodeId: node.id, hostname: hostnameOf(node), address: dataPathOf(node) }));
+/**
+ * Whom each host tests: the next half of the others in a circle, so that a pair is tested once. What it sends and what
+ * comes back go both ways, so the other end has nothing to add.
+ */
+export function pairsOf(nodes: readonly Node[]): Map<NodeId, NetworkPeer[]> {
+  const known = nodes.filter((node) => dataPathOf(node) !== "");
+  const count = known.length;
+  return new Map(
+    known.map((node, index) => {
+      // Of an even number, those opposite each other are tested from one side.
+      const half = (count - 1) / 2 + (index < count / 2 ? 0.5 : 0);
+      const others = Array.from(
+        { length: Math.min(Math.floor(half), mostPeers) },
+        (_, step) => known[(index + step + 1) % count],
+      );
+      return [node.id, others.flatMap((each) => (each === undefined ? [] : [peerOf(each)]))];
+    }),
+  );
+}
+
+function peerOf(node: Node): NetworkPeer {
+  return { nodeId: node.id, hostname: hostnameOf(node), address: dataPathOf(node) };
 }
 
 /**
@@ -153,7 +167,8 @@ function textOf({ test, subject, text }: NetworkFinding, peer: Node | undefined)
 /** One command, and on which host. */
 function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node | undefined): string {
   const on = `on ${hostnameOf(node)}: `;
-  const at = peer === undefined ? "" : `on ${hostnameOf(peer)}: `;
+  // A pair is tested from one side only, and what is lost may be lost at either.
+  const ends = peer === undefined ? on : `on ${hostnameOf(node)} and ${hostnameOf(peer)}: `;
   const service = subject.split(" ")[test === "port" ? 2 : 0] ?? "";
   switch (test) {
     case "kernel":
@@ -165,7 +180,7 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
         ? `${on}ip link`
         : `${on}tracepath -n ${dataPathOf(peer)}; lower the MTU of the hosts' link to what passes`;
     case "vxlan":
-      return `${at}nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)`;
+      return `${ends}nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)`;
     case "dns":
       return `${on}nft insert rule inet filter input iifname "ov*" meta l4proto { tcp, udp } th dport 53 accept`;
     case "vip":

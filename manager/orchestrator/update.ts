@@ -218,7 +218,8 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   if (first === undefined) return { kind: "untouched" };
   const { scene, policy } = turn;
   // A slot that had nothing before was scaled up, not updated: it is waited for, but cannot fail the update.
-  // The reaper leaves the predecessor in place while an update runs.
+  // The reaper leaves the predecessor in place while an update runs. One that a rollback fills again had something: that
+  // it can be filled is what the rollback is for, so a failure there counts.
   const monitored = slot.tasks.length > made.length;
   const patienceMs = extensionsOf(scene.service.spec.labels).updateDeadlineMs;
   const deadlineMs = Math.max(first.meta.createdAtMs, scene.leadsSinceMs) + patienceMs;

@@ -51,7 +51,7 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
       ),
       ["host1 true", "host2 true", "host3 true"],
     );
-    for (const { Hostname, Passed } of report.Hosts) t.ok(Passed >= 10, `${Hostname}: ${Passed} tests`);
+    for (const { Hostname, Passed } of report.Hosts) t.ok(Passed >= 8, `${Hostname}: ${Passed} tests`);
     const { code, stdout } = await shoal.try(host1, ["net", "doctor"]);
     t.equal(code, 0);
     t.match(stdout, /Every test passed/);
@@ -63,8 +63,9 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
       "add table inet block; add chain inet block in { type filter hook input priority -10; }; add rule inet block in udp dport 4789 drop",
     ]);
     const report = await until("a broken link", ({ Healthy }) => !Healthy);
-    const broken = report.Findings.filter(({ Test }) => Test === "vxlan").map(
-      ({ Host, Peer }) => `${Host} ${Peer}`,
+    // Each pair is tested from one of its ends.
+    const broken = report.Findings.filter(({ Test }) => Test === "vxlan").map(({ Host, Peer }) =>
+      [Host, Peer].toSorted((a, b) => a.localeCompare(b)).join(" "),
     );
     t.ok(broken.includes("host1 host2"), broken.join(", "));
     t.notOk(broken.includes("host1 host3"), broken.join(", "));
@@ -72,7 +73,7 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
     t.equal(code, 2);
     t.match(
       stdout,
-      /broken \(vxlan\) host1 -> host2: overlay packets \(VXLAN\) .*\n {2}next: on host2: nft insert rule .*4789/,
+      /broken \(vxlan\) (host1 -> host2|host2 -> host1): overlay packets \(VXLAN\) .*\n {2}next: on host\d and host\d: nft insert rule .*4789/,
     );
   });
 

@@ -2,7 +2,7 @@ import t from "tap";
 
 import type { NodeId } from "../../../model/ids.ts";
 import type { Node } from "../../../model/node.ts";
-import { diagnose } from "../../../manager/api/net-doctor.ts";
+import { diagnose, pairsOf } from "../../../manager/api/net-doctor.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 import { nodeObject } from "../../sim/objects.ts";
 import { ask, makeHarness } from "./harness.ts";
@@ -96,13 +96,31 @@ t.test(
     );
     t.match(report.Findings, [
       { Test: "mtu", Host: "host-n1", Peer: "host-n2", Next: /tracepath -n 192\.0\.2\.2/ },
-      { Test: "vxlan", Text: /VXLAN.* 192\.0\.2\.2 .*network front/, Next: /on host-n2: .*4789/ },
+      { Test: "vxlan", Text: /VXLAN.* 192\.0\.2\.2 .*network front/, Next: /on host-n1 and host-n2: .*4789/ },
       { Test: "port", Peer: "", Next: "on host-n1: ss -lntup 'sport = :80'" },
       { Test: "vip", State: "unknown", Next: "" },
     ]);
     t.end();
   },
 );
+
+for (const count of [0, 1, 2, 3, 8, 9, 129]) {
+  t.test(`every pair of ${count} hosts is tested once`, (t) => {
+    const nodes = Array.from({ length: count }, (_, index) => node(`n${index + 1}`));
+    const pairs = [...pairsOf(nodes)].flatMap(([from, peers]) =>
+      peers.map(({ nodeId: to }) => [from, to].toSorted((a, b) => (a < b ? -1 : 1)).join(" ")),
+    );
+    t.equal(new Set(pairs).size, pairs.length);
+    t.equal(pairs.length, (count * (count - 1)) / 2);
+    t.end();
+  });
+}
+
+t.test("among very many hosts each tests as many as it can in its time", (t) => {
+  const pairs = pairsOf(Array.from({ length: 1_000 }, (_, index) => node(`n${index + 1}`)));
+  t.ok([...pairs.values()].every((peers) => peers.length === 64));
+  t.end();
+});
 
 t.test("a cluster that does not answer is an answer too", async (t) => {
   const { json, status } = await ask(

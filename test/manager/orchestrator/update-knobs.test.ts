@@ -240,6 +240,23 @@ const cases: readonly Case[] = [
     want: "+1; xt2",
   },
   {
+    name: "rollback: a slot that it fills again counts, as what it puts there is to stand in for what failed",
+    tasks:
+      "1=failed/shutdown@n1:v5+1500 1=failed/shutdown@n1:v5+500 2=running@n2:v5+1500 2=shutdown/shutdown@n2",
+    spec: { replicas: 2, task: onlyOnce, rollback: policy },
+    status: rollingBack,
+    nowMs: 1600,
+    want: "rollback_paused",
+  },
+  {
+    name: "rollback: a slot that had nothing before does not",
+    tasks: "1=failed/shutdown@n1:v5+1500 2=running@n2:v5+1500 2=shutdown/shutdown@n2",
+    spec: { replicas: 2, task: onlyOnce, rollback: policy },
+    status: rollingBack,
+    nowMs: 1600,
+    want: "@2500",
+  },
+  {
     name: "rollback: its own try is the only one where nothing is restarted",
     tasks: "1=failed/shutdown@n1:v5+1500",
     spec: { replicas: 1, task: onlyOnce, rollback: { ...policy, failureAction: "continue" } },
