@@ -11,6 +11,8 @@ export type TaskId = Brand<"TaskId">;
 export type NetworkId = Brand<"NetworkId">;
 export type SecretId = Brand<"SecretId">;
 export type ConfigId = Brand<"ConfigId">;
+/** Made of the ids of what it joins: see `attachment.ts`. */
+export type AttachmentId = Brand<"AttachmentId">;
 
 export const idLength = 25;
 const idPattern = /^[0-9a-z]{25}$/;

@@ -21,10 +21,24 @@ export interface NetworkSpec extends Annotations {
   readonly ipam: readonly SubnetConfig[];
 }
 
-/** What the allocator decided for an overlay. */
-export interface NetworkState {
+export interface Subnet {
+  /** Canonical CIDR. */
   readonly subnet: string;
+  /** No prefix length. */
   readonly gateway: string;
+}
+
+/** A network's subnets: the first, and those beside it where there are several. */
+export interface Subnets extends Subnet {
+  readonly further?: readonly Subnet[];
+}
+
+export function subnetsOf({ subnet, gateway, further = [] }: Subnets): readonly Subnet[] {
+  return [{ subnet, gateway }, ...further];
+}
+
+/** What the allocator decided for an overlay. */
+export interface NetworkState extends Subnets {
   /** VXLAN network identifier, 4096..16777215. */
   readonly vni: number;
 }

@@ -22,9 +22,9 @@ import { deadline } from "../runtime/signal.ts";
 import { channelCredentials, TlsKeeper } from "../runtime/tls.ts";
 import { openDispatcher } from "./agent/channel.ts";
 import { Agent } from "./agent/agent.ts";
+import { Attachments, type LostPlace } from "./agent/attachments.ts";
 import { Journal } from "./agent/journal.ts";
 import type { HostInterface, NodeView } from "./api/deps.ts";
-import { isClusterNetwork } from "./api/network.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
 import type { LocalNetworks } from "./bridges/networks.ts";
@@ -75,6 +75,7 @@ export class Worker {
   readonly #deps: WorkerDeps;
   readonly #journal: Journal;
   readonly #description: NodeDescription;
+  readonly #attachments: Attachments;
   readonly #health = new Map<string, HealthState>();
   readonly #replies = new Map<number, (outcome: SwarmOutcome) => void>();
   readonly #ending = new AbortController();
@@ -89,6 +90,7 @@ export class Worker {
     this.#deps = deps;
     this.#journal = journal;
     this.#description = description;
+    this.#attachments = new Attachments(deps);
   }
 
   /** Opens the journal and the front door; then shoald's messages may come. */
@@ -101,7 +103,6 @@ export class Worker {
       maxFreeSockets: idleConnections,
       timeout: idleTimeoutMs,
     });
-    const asking = { clock, settings, toManager, node: () => worker.#nodeView() };
     const containers = await LocalContainers.open({
       clock,
       random,
@@ -109,12 +110,13 @@ export class Worker {
       engine,
       network,
       networks,
-      isShared: (network) => isClusterNetwork(asking, network),
+      cluster: worker.#attachments,
       directory: `${settings.stateDir}/local`,
       daemonRun: await daemonRun(),
       facts: await engine.info(),
     });
     worker.#containers = containers;
+    worker.#attachments.onLost((lost) => worker.#leaveNetwork(lost));
     const builder = new Builder({ clock, random, engine, network, settings });
     worker.#door = await openFrontDoor({
       clock,
@@ -173,6 +175,7 @@ export class Worker {
     if (member !== undefined) await this.#leave(member);
     else if (hasLeft) await this.#removeLeftovers();
     if (identity !== undefined) this.#join(identity);
+    else if (hasLeft) this.#attachments.leave();
   }
 
   #join(identity: NodeIdentity): void {
@@ -186,6 +189,7 @@ export class Worker {
         engine,
         network,
         journal: this.#journal,
+        attachments: this.#attachments,
         connect: (address) => openDispatcher(address, channelCredentials(keeper.current)),
         onFacts: (facts) => this.#deps.send({ kind: "cluster", facts }),
         onHealth: (containerId, state) => this.#keepHealth(containerId, state),
@@ -219,6 +223,7 @@ export class Worker {
   async #leave(member: Membership): Promise<void> {
     const { clock, log } = this.#deps;
     this.#member = undefined;
+    await this.#leaveNetworks(); // While the managers may still hear that the addresses are free.
     await member.loops.stop("node has left the cluster");
     using limit = deadline(clock, leaveTimeoutMs, "stopping the node's tasks", this.#ending.signal);
     try {
@@ -233,11 +238,29 @@ export class Worker {
   /** Whatever a journal says of a cluster that this node is no longer in. */
   async #removeLeftovers(): Promise<void> {
     const { engine, network } = this.#deps;
+    await this.#leaveNetworks();
     for (const { assignment, containerId } of this.#journal.tasks.values()) {
       if (containerId !== undefined) await engine.remove(containerId);
       await network.detach(assignment.taskId, this.#ending.signal);
       await this.#journal.forget(assignment.taskId);
     }
+  }
+
+  /** Containers of users run on, off the networks of a cluster that this node is no longer in. */
+  async #leaveNetworks(): Promise<void> {
+    const { log } = this.#deps;
+    await this.#containers?.leaveNetworks("all", this.#ending.signal).catch((error: unknown) => {
+      log.error({ error: errorText(error) }, "containers could not be taken off the networks of the cluster");
+    });
+  }
+
+  #leaveNetwork(lost: LostPlace): void {
+    const { log } = this.#deps;
+    log.warn({ ...lost }, "a container has lost its place on a network of the cluster");
+    this.#containers?.leaveNetworks(lost, this.#ending.signal).catch((error: unknown) => {
+      if (!this.#ending.signal.aborted)
+        log.error({ ...lost, error: errorText(error) }, "a container could not be taken off a network");
+    });
   }
 
   async #endMembership(): Promise<void> {
@@ -255,7 +278,8 @@ export class Worker {
   }
 
   #nodeView(): NodeView {
-    return { ...this.#view, managers: this.#member?.agent.managers ?? [] };
+    const { managers = [], networks = [] } = this.#member?.agent ?? {};
+    return { ...this.#view, managers, networks };
   }
 
   #keepHealth(containerId: string, state: HealthState): void {

@@ -1,6 +1,55 @@
 import { parseCidr, parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 
+/** The addresses of a network: a further subnet gives some once those before it are full. */
+export class NetworkPool {
+  readonly #pools: readonly AddressPool[];
+
+  /** @throws {ClusterError} as `AddressPool`. */
+  constructor(subnets: readonly PoolSubnet[]) {
+    this.#pools = subnets.map((subnet) => new AddressPool(subnet));
+  }
+
+  /** The next free address in CIDR form, or `undefined` when all are taken. */
+  allocate(): string | undefined {
+    for (const pool of this.#pools) {
+      const address = pool.allocate();
+      if (address !== undefined) return address;
+    }
+    return undefined;
+  }
+
+  /** False for an address that is taken, or in none of the subnets. */
+  claim(address: string): boolean {
+    return this.#of(address)?.claim(address) ?? false;
+  }
+
+  /** Whether the address, with or without prefix length, is in one of the subnets. */
+  holds(address: string): boolean {
+    return this.#of(address) !== undefined;
+  }
+
+  /** As `AddressPool.take`. */
+  take(address: string): string | undefined {
+    return this.#of(address)?.take(address);
+  }
+
+  release(address: string): void {
+    this.#of(address)?.release(address);
+  }
+
+  #of(address: string): AddressPool | undefined {
+    return this.#pools.find((pool) => pool.holds(address));
+  }
+}
+
+interface PoolSubnet {
+  readonly subnet: string;
+  readonly gateway: string;
+  /** Part of the subnet that addresses come from; the whole when absent. */
+  readonly range?: string;
+}
+
 /**
  * The addresses of one IPv4 subnet. They are given out in turn, so that a freed one rests as long as
  * possible: peers may still hold its neighbour entries and open connections.
@@ -14,19 +63,8 @@ export class AddressPool {
   readonly #taken = new Set<number>();
   #cursor: number;
 
-  /**
-   * @param range - Part of the subnet that addresses come from; the whole when absent.
-   * @throws {ClusterError} `invalid-argument` when the texts are no IPv4 block and address.
-   */
-  constructor({
-    subnet,
-    gateway,
-    range,
-  }: {
-    readonly subnet: string;
-    readonly gateway: string;
-    readonly range?: string;
-  }) {
+  /** @throws {ClusterError} `invalid-argument` when the texts are no IPv4 block and address. */
+  constructor({ subnet, gateway, range }: PoolSubnet) {
     const block = parseCidr(subnet);
     const part = range === undefined || range === "" ? block : parseCidr(range);
     if (block?.bits !== 32 || part?.bits !== 32) {
@@ -62,6 +100,24 @@ export class AddressPool {
     this.#taken.add(offset);
     this.#cursor = Math.max(this.#cursor, Math.min(offset, this.#last));
     return true;
+  }
+
+  /**
+   * The address that somebody asked for, in CIDR form, or `undefined` when it is taken; the subnet's own two are nobody's.
+   *
+   * @param address - No prefix length.
+   */
+  take(address: string): string | undefined {
+    const offset = this.#offset(address);
+    const last = 2 ** (32 - this.#prefixBits) - 1;
+    if (offset === undefined || offset === 0 || offset === last || this.#taken.has(offset)) return undefined;
+    this.#taken.add(offset);
+    return this.#print(offset);
+  }
+
+  /** Whether the address, with or without prefix length, is one of the subnet. */
+  holds(address: string): boolean {
+    return this.#offset(address.split("/")[0] ?? "") !== undefined;
   }
 
   release(address: string): void {

@@ -1,7 +1,8 @@
-import { parseCidr, type CidrBlock } from "../../model/address.ts";
+import { parseCidr, printCidr, type CidrBlock } from "../../model/address.ts";
+import type { Attachment } from "../../model/attachment.ts";
 import { assert, errorText } from "../../model/errors.ts";
-import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
-import type { Network, NetworkState } from "../../model/network.ts";
+import type { AttachmentId, NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
+import { type Network, type NetworkState, type Subnet, subnetsOf } from "../../model/network.ts";
 import type {
   NetworkReference,
   PortProtocol,
@@ -11,10 +12,10 @@ import type {
   VirtualIp,
 } from "../../model/service.ts";
 import { isTerminal, type NetworkAttachment, type Task } from "../../model/task.ts";
-import { AddressPool } from "./address.ts";
+import { NetworkPool } from "./address.ts";
 import { earlierPort } from "./endpoint.ts";
 import { PortBook } from "./port.ts";
-import { chooseSubnet } from "./subnet.ts";
+import { chooseSubnets } from "./subnet.ts";
 import { pickVni } from "./vni.ts";
 
 /** A decision that the caller commits, or the reason why there is none. */
@@ -31,9 +32,9 @@ export interface AllocationScene {
 
 interface KnownNetwork {
   readonly network: Network;
-  readonly block: CidrBlock;
+  readonly blocks: readonly CidrBlock[];
   readonly state: NetworkState;
-  readonly pool: AddressPool;
+  readonly pool: NetworkPool;
 }
 
 const nothing: ServiceEndpoint = { ports: [], virtualIps: [] };
@@ -48,17 +49,18 @@ export class AllocationBook {
   readonly #refused = new Map<NetworkId, string>();
   readonly #tasks = new Map<TaskId, readonly NetworkAttachment[]>();
   readonly #services = new Map<ServiceId, ServiceEndpoint>();
+  readonly #attachments = new Map<AttachmentId, VirtualIp>();
   readonly #ports = new PortBook<ServiceId>();
 
   /** Takes note of a network that has its subnet. */
   claimNetwork(network: Network): void {
     const { state } = network;
     if (state === undefined || this.#networks.has(network.id)) return;
-    const block = parseCidr(state.subnet);
-    assert(block !== undefined, `stored subnet ${state.subnet} cannot be parsed`);
-    const range = network.spec.ipam.find((config) => config.range !== undefined)?.range;
-    const pool = new AddressPool({ ...state, ...(range === undefined ? {} : { range }) });
-    this.#networks.set(network.id, { network, block, state, pool });
+    const subnets = subnetsOf(state);
+    const blocks = subnets.flatMap(({ subnet }) => parseCidr(subnet) ?? []);
+    assert(blocks.length === subnets.length, `stored subnets of network ${network.id} cannot be parsed`);
+    const pool = new NetworkPool(subnets.map((subnet) => ({ ...subnet, ...rangeOf(network, subnet) })));
+    this.#networks.set(network.id, { network, blocks, state, pool });
     this.#refused.delete(network.id);
   }
 
@@ -93,6 +95,14 @@ export class AllocationBook {
     return virtualIps.length === endpoint.virtualIps.length && ports.length === endpoint.ports.length;
   }
 
+  /** As `claimTask`, for the container of an attachment. */
+  claimAttachment({ id, networkId, address }: Attachment): boolean {
+    if (this.#attachments.has(id) || address === undefined) return true;
+    if (this.#networks.get(networkId)?.pool.claim(address) === false) return false;
+    this.#attachments.set(id, { networkId, address });
+    return true;
+  }
+
   /** Chooses subnet, gateway and identifier for an overlay and holds them. */
   allocateNetwork(
     network: Network,
@@ -100,8 +110,8 @@ export class AllocationBook {
   ): Outcome<NetworkState> {
     const known = [...this.#networks.values()];
     try {
-      const taken = known.map(({ block }) => block);
-      const chosen = chooseSubnet(network.spec, { pools, bits, taken, ingress: network.spec.ingress });
+      const taken = known.flatMap(({ blocks }) => blocks);
+      const chosen = chooseSubnets(network.spec, { pools, bits, taken, ingress: network.spec.ingress });
       const vni = pickVni(network.spec.driverOptions, new Set(known.map(({ state }) => state.vni)));
       const state: NetworkState = { ...chosen, vni };
       this.claimNetwork({ ...network, state });
@@ -193,6 +203,14 @@ export class AllocationBook {
     return { kind: "allocated", value: attachments };
   }
 
+  /** Holds the address that an attachment asks for, or one that is free. */
+  allocateAttachment({ id, networkId, asked }: Attachment, network: Network | undefined): Outcome<string> {
+    const address =
+      asked === "" ? this.#allocateAddress(networkId, network) : this.#takeAddress(networkId, network, asked);
+    if (address.kind === "allocated") this.#attachments.set(id, { networkId, address: address.value });
+    return address;
+  }
+
   releaseNetwork(id: NetworkId): void {
     this.#networks.delete(id);
     this.#refused.delete(id);
@@ -207,20 +225,51 @@ export class AllocationBook {
     return held.length > 0;
   }
 
+  /** @returns Whether there was anything to release. */
+  releaseAttachment(id: AttachmentId): boolean {
+    const held = this.#attachments.get(id);
+    if (held === undefined) return false;
+    this.#attachments.delete(id);
+    this.#releaseAll([held]);
+    return true;
+  }
+
   #allocateAddress(id: NetworkId, network: Network | undefined): Outcome<string> {
-    if (network === undefined) return { kind: "refused", reason: `network ${id} not found` };
-    if (!isAllocated(network)) return { kind: "allocated", value: "" };
-    const known = this.#networks.get(id);
-    if (known === undefined) {
-      const why = this.#refused.get(id) ?? "it has no subnet yet";
-      return { kind: "refused", reason: `network ${network.spec.name} cannot be used: ${why}` };
-    }
-    const address = known.pool.allocate();
+    if (network !== undefined && !isAllocated(network)) return { kind: "allocated", value: "" };
+    const known = this.#known(id, network);
+    if (known.kind === "refused") return known;
+    const { pool, state, network: found } = known.value;
+    const address = pool.allocate();
     if (address !== undefined) return { kind: "allocated", value: address };
     return {
       kind: "refused",
-      reason: `no address is left on network ${network.spec.name}: all of ${known.state.subnet} are taken`,
+      reason: `no address is left on network ${found.spec.name}: all of ${subnetsOf(state)
+        .map(({ subnet }) => subnet)
+        .join(", ")} are taken`,
     };
+  }
+
+  #takeAddress(id: NetworkId, network: Network | undefined, asked: string): Outcome<string> {
+    const known = this.#known(id, network);
+    if (known.kind === "refused") return known;
+    const { pool } = known.value;
+    if (!pool.holds(asked)) {
+      return {
+        kind: "refused",
+        reason: `no configured subnet or ip-range contain the IP address ${asked}`,
+      };
+    }
+    const taken = pool.take(asked);
+    if (taken === undefined) return { kind: "refused", reason: "Address already in use" };
+    return { kind: "allocated", value: taken };
+  }
+
+  #known(id: NetworkId, network: Network | undefined): Outcome<KnownNetwork> {
+    if (network === undefined) return { kind: "refused", reason: `network ${id} not found` };
+    const known = this.#networks.get(id);
+    if (known !== undefined) return { kind: "allocated", value: known };
+    const why = this.#refused.get(id) ?? "it has no subnet yet";
+    return { kind: "refused", reason: `network ${network.spec.name} cannot be used: ${why}` };
   }
 
   #allocatePorts(
@@ -267,6 +316,15 @@ export class AllocationBook {
       if (address !== "") this.#networks.get(networkId)?.pool.release(address);
     }
   }
+}
+
+/** The part of a subnet that its network's spec wants addresses from. */
+function rangeOf({ spec }: Network, { subnet }: Subnet): { readonly range?: string } {
+  const config = spec.ipam.find((each) => {
+    const block = parseCidr(each.subnet);
+    return block !== undefined && printCidr(block) === subnet;
+  });
+  return config?.range === undefined ? {} : { range: config.range };
 }
 
 /** Only overlays get addresses from the managers; a host's own networks give theirs themselves. */

@@ -1,5 +1,6 @@
 import { defaultAddressPools, defaultSubnetBits } from "../../model/defaults.ts";
-import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
+import type { Attachment } from "../../model/attachment.ts";
+import type { AttachmentId, NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
 import type { Service, ServiceEndpoint } from "../../model/service.ts";
 import { isTerminal, isWanted, type NetworkAttachment, portKey, type Task } from "../../model/task.ts";
@@ -25,7 +26,13 @@ type Grant =
       readonly endpoint: ServiceEndpoint;
     }
   | { readonly kind: "task"; readonly id: TaskId; readonly networks: readonly NetworkAttachment[] }
-  | { readonly kind: "refusal"; readonly id: TaskId; readonly reason: string };
+  | { readonly kind: "refusal"; readonly id: TaskId; readonly reason: string }
+  | {
+      readonly kind: "attachment";
+      readonly id: AttachmentId;
+      readonly asked: string;
+      readonly given: Pick<Attachment, "address"> | Pick<Attachment, "refusal">;
+    };
 
 /** Tasks that are looked at in one go; other work of the main thread gets its turn before the next ones. */
 const passLimit = 1_000;
@@ -39,7 +46,7 @@ export function runAllocator(deps: AllocatorDeps, signal: AbortSignal): Promise<
 }
 
 async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Promise<void> {
-  using watch = store.watch(["tasks", "networks", "services"], signal);
+  using watch = store.watch(["tasks", "networks", "services", "attachments"], signal);
   let book = new AllocationBook();
   const waitingNetworks = new Set<NetworkId>();
   const waitingServices = new Set<ServiceId>();
@@ -47,6 +54,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
   const waitingTasks = new Set<TaskId>();
   /** Tasks that were refused wait here until something is freed or a network changes. */
   const stuckTasks = new Set<TaskId>();
+  const waitingAttachments = new Set<AttachmentId>();
   store.view(rebuild);
   for (;;) {
     await grant(store.view(decide));
@@ -59,6 +67,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     book = new AllocationBook();
     for (const set of [waitingNetworks, waitingServices, refusedServices, waitingTasks, stuckTasks])
       set.clear();
+    waitingAttachments.clear();
     noteNetworks(view);
     for (const service of view.services
       .list()
@@ -71,6 +80,13 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     for (const task of view.tasks.list().toSorted((a, b) => a.meta.createdVersion - b.meta.createdVersion)) {
       if (task.status.state === "new") noteTask(task);
       else if (!book.claimTask(task)) log.error({ task: task.id }, "task shares an address with another");
+    }
+    for (const attachment of view.attachments
+      .list()
+      .toSorted((a, b) => a.meta.createdVersion - b.meta.createdVersion)) {
+      if (!book.claimAttachment(attachment))
+        log.error({ attachment: attachment.id }, "container shares an address with another");
+      noteAttachment(attachment);
     }
   }
 
@@ -96,6 +112,13 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     } else if (isTerminal(task)) {
       forget(task.id);
     }
+  }
+
+  /** One that has no address is new, or asks for another than it had. */
+  function noteAttachment({ id, address, refusal }: Attachment): void {
+    if (address !== undefined || refusal !== undefined) return;
+    if (book.releaseAttachment(id)) retryStuck();
+    waitingAttachments.add(id);
   }
 
   function forget(id: TaskId): void {
@@ -131,6 +154,11 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
           refusedServices.delete(event.object.id);
           if (book.settleService(event.object.id, undefined)) retryStuck();
         }
+      }
+      if (event.table === "attachments") {
+        const attachment = view.attachments.get(event.object.id);
+        if (attachment !== undefined) noteAttachment(attachment);
+        else if (book.releaseAttachment(event.object.id)) retryStuck();
       }
       if (event.table === "networks") {
         const network = view.networks.get(event.object.id);
@@ -177,6 +205,14 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       }
     }
     waitingServices.clear();
+    for (const id of waitingAttachments) {
+      const attachment = view.attachments.get(id);
+      if (attachment === undefined || attachment.address !== undefined) continue;
+      const outcome = book.allocateAttachment(attachment, view.networks.get(attachment.networkId));
+      const given = outcome.kind === "allocated" ? { address: outcome.value } : { refusal: outcome.reason };
+      grants.push({ kind: "attachment", id, asked: attachment.asked, given });
+    }
+    waitingAttachments.clear();
     let looked = 0;
     for (const id of waitingTasks) {
       if (looked >= passLimit) break;
@@ -224,8 +260,10 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       signal,
     );
     for (const item of missed) {
+      if (item.kind === "service") waitingServices.add(item.id);
       if (item.kind === "task") forget(item.id);
       if (item.kind === "network") book.releaseNetwork(item.id);
+      if (item.kind === "attachment") book.releaseAttachment(item.id);
     }
     store.view((view) => {
       for (const item of grants) {
@@ -251,6 +289,21 @@ function sceneOf(view: StoreView): AllocationScene {
   };
 }
 
+/** Whether a port that was chosen for the service has meanwhile become another's on its own hosts. */
+function isOpenOnHosts(tx: Transaction, { id, spec }: Service, { ports }: ServiceEndpoint): boolean {
+  const chosen = ports.filter((_, index) => spec.endpoint.ports[index]?.publishedPort === 0).map(portKey);
+  if (chosen.length === 0) return false;
+  return tx.services
+    .list()
+    .some(
+      (other) =>
+        other.id !== id &&
+        other.spec.endpoint.ports.some(
+          (port) => port.publishMode === "host" && chosen.includes(portKey(port)),
+        ),
+    );
+}
+
 /** @returns False when the object has moved on and the grant is void. */
 function carryOut(tx: Transaction, item: Grant): boolean {
   if (item.kind === "network") {
@@ -263,7 +316,15 @@ function carryOut(tx: Transaction, item: Grant): boolean {
     const service = tx.services.get(item.id);
     // Asked for otherwise meanwhile: what was chosen may not be what it wants now.
     if (service === undefined || service.specVersion !== item.specVersion) return false;
+    if (isOpenOnHosts(tx, service, item.endpoint)) return false;
     tx.services.update({ ...service, endpoint: item.endpoint });
+    return true;
+  }
+  if (item.kind === "attachment") {
+    const attachment = tx.attachments.get(item.id);
+    if (attachment === undefined || attachment.address !== undefined || attachment.asked !== item.asked)
+      return false;
+    tx.attachments.update({ ...attachment, ...item.given });
     return true;
   }
   const task = tx.tasks.get(item.id);

@@ -8,7 +8,7 @@ import {
   type CidrBlock,
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import type { NetworkSpec } from "../../model/network.ts";
+import type { NetworkSpec, Subnet, SubnetConfig, Subnets } from "../../model/network.ts";
 
 export interface SubnetRequest {
   /** CIDR blocks to cut from, in order of preference. */
@@ -52,21 +52,29 @@ function afterBlock(block: CidrBlock, base: bigint, size: bigint): bigint {
   return aligned > base ? aligned : base + size;
 }
 
-export interface ChosenSubnet {
-  readonly subnet: string;
-  readonly gateway: string;
-}
-
 /**
- * The subnet and gateway of an overlay: those its spec asks for, or a free slice and its first address.
+ * The subnets and gateways of an overlay: those its spec asks for, or a free slice and its first address.
  * @throws {ClusterError} `invalid-argument` for what cannot be used, `conflict` for an overlap with another network.
  */
-export function chooseSubnet(spec: NetworkSpec, request: SubnetRequest): ChosenSubnet {
-  const asked = spec.ipam.find((config) => config.subnet !== "" && !config.subnet.includes(":"));
-  if (asked === undefined) {
+export function chooseSubnets(spec: NetworkSpec, request: SubnetRequest): Subnets {
+  const asked = spec.ipam.filter((config) => config.subnet !== "" && !config.subnet.includes(":"));
+  const taken = [...request.taken];
+  const [first, ...further] = asked.map((config) => {
+    const { subnet, block } = chosenSubnet(config, taken);
+    taken.push(block);
+    return subnet;
+  });
+  if (first === undefined) {
     const block = pickSubnet(request);
     return { subnet: printCidr(block), gateway: printIp({ bits: 32, value: block.base + 1n }) };
   }
+  return { ...first, ...(further.length > 0 && { further }) };
+}
+
+function chosenSubnet(
+  asked: SubnetConfig,
+  taken: readonly CidrBlock[],
+): { readonly subnet: Subnet; readonly block: CidrBlock } {
   const block = parseCidr(asked.subnet);
   if (block === undefined || block.prefixBits > 30) {
     throw new ClusterError(
@@ -74,7 +82,7 @@ export function chooseSubnet(spec: NetworkSpec, request: SubnetRequest): ChosenS
       `invalid subnet ${asked.subnet}: an IPv4 block of at least /30 is accepted`,
     );
   }
-  if (request.taken.some((other) => overlaps(other, block))) {
+  if (taken.some((other) => overlaps(other, block))) {
     throw new ClusterError("conflict", `subnet ${asked.subnet} overlaps with the subnet of another network`);
   }
   const gateway = asked.gateway ?? printIp({ bits: 32, value: block.base + 1n });
@@ -85,7 +93,7 @@ export function chooseSubnet(spec: NetworkSpec, request: SubnetRequest): ChosenS
       `invalid gateway ${gateway}: an address in ${asked.subnet} is accepted`,
     );
   }
-  return { subnet: printCidr(block), gateway };
+  return { subnet: { subnet: printCidr(block), gateway }, block };
 }
 
 /** The first of `subnets` that overlaps `text`; for a check before a network is created. */

@@ -20,7 +20,7 @@ export interface SwarmEvent {
 
 const actions = { created: "create", updated: "update", removed: "remove" } as const;
 
-/** Undefined for what clients do not see: tasks, revisions, the cluster, the swarm's own networks. */
+/** Undefined for what clients do not see: tasks, revisions, attachments, the cluster, the swarm's own networks. */
 export function toSwarmEvent(event: StoreEvent, nowMs: number): SwarmEvent | undefined {
   if (event.kind === "resync") return undefined;
   const action = actions[event.kind];
@@ -46,6 +46,7 @@ export function toSwarmEvent(event: StoreEvent, nowMs: number): SwarmEvent | und
       return { type: "config", action, id, attributes: { name: event.object.spec.name }, atMs };
     case "tasks":
     case "revisions":
+    case "attachments":
     case "cluster":
       return undefined;
   }

@@ -1,7 +1,13 @@
 /** What a new swarm network must be, and who still needs one that is to go. */
 import { contains, overlaps, parseCidr, parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import { isPredefined, type Network, type NetworkSpec, predefinedLabel } from "../../model/network.ts";
+import {
+  isPredefined,
+  type Network,
+  type NetworkSpec,
+  predefinedLabel,
+  subnetsOf,
+} from "../../model/network.ts";
 import { isRunnable } from "../../model/task.ts";
 import { nameProblems } from "../../model/validate.ts";
 import { publishesOnIngress } from "../allocator/endpoint.ts";
@@ -44,8 +50,8 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
 }
 
 function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
-  if (ipam.length > 1) throw later("more than one subnet on an overlay network");
-  for (const { subnet, gateway, range } of ipam) {
+  const others = view.networks.list().flatMap(blocksOf);
+  for (const [index, { subnet, gateway, range }] of ipam.entries()) {
     if (subnet === "") continue;
     const block = parseCidr(subnet);
     if (block?.bits !== 32 || block.prefixBits > longestPrefixBits) {
@@ -65,7 +71,8 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
         throw invalid(`invalid ip-range ${range}: a CIDR inside ${subnet} is expected`);
       }
     }
-    const taken = findOverlap(subnet, view.networks.list().map(subnetOf));
+    const earlier = ipam.slice(0, index).map((config) => config.subnet);
+    const taken = findOverlap(subnet, [...others, ...earlier]);
     if (taken !== undefined) {
       throw invalid(
         `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${taken}`,
@@ -74,8 +81,8 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
   }
 }
 
-function subnetOf({ state, spec }: Network): string {
-  return state?.subnet ?? spec.ipam[0]?.subnet ?? "";
+function blocksOf({ state, spec }: Network): string[] {
+  return (state === undefined ? spec.ipam : subnetsOf(state)).map(({ subnet }) => subnet);
 }
 
 /** What refers to a network, such as "service <id>"; undefined when it is free to go. */
@@ -88,7 +95,9 @@ export function networkUser(view: StoreView, network: Network): string | undefin
   const task = view.tasks
     .byNetwork(network.id)
     .find((each) => isRunnable(each) && view.services.has(each.serviceId));
-  return task === undefined ? undefined : `task ${task.id}`;
+  if (task !== undefined) return `task ${task.id}`;
+  const [attachment] = view.attachments.byNetwork(network.id);
+  return attachment === undefined ? undefined : `container ${attachment.containerId}`;
 }
 
 /** @throws {ClusterError} while the network is in use or part of the swarm itself. */
@@ -109,6 +118,17 @@ export function checkNetworkRemoval(view: StoreView, network: Network): void {
     );
   }
   const user = networkUser(view, network);
+  const attached = view.attachments.byNetwork(network.id);
+  if (attached.length > 0) {
+    const list = attached.map(
+      ({ containerId, names: [name = ""] }) =>
+        `name:${JSON.stringify(name)} id:"${containerId.slice(0, 12)}"`,
+    );
+    throw new ClusterError(
+      "permission-denied",
+      `error while removing network: network ${network.spec.name} has active endpoints (${list.join(", ")})`,
+    );
+  }
   if (user !== undefined) {
     throw new ClusterError("failed-precondition", `network ${network.id} is in use by ${user}`);
   }

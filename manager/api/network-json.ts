@@ -1,6 +1,12 @@
 /** A swarm network: Engine API JSON to model and back. */
 import { ClusterError } from "../../model/errors.ts";
-import { isPredefined, type Network, type NetworkSpec, type SubnetConfig } from "../../model/network.ts";
+import {
+  isPredefined,
+  type Network,
+  type NetworkSpec,
+  type SubnetConfig,
+  subnetsOf,
+} from "../../model/network.ts";
 import { apiTime } from "../../runtime/http.ts";
 import type { JsonObject } from "./json-reader.ts";
 import { type Json, printMeta, unlessEmpty } from "./json-writer.ts";
@@ -101,7 +107,12 @@ export function printAttachedNetwork(network: Network): Json {
 }
 
 function printSubnets({ state, spec }: Network): Json[] {
-  if (state !== undefined) return [{ Subnet: state.subnet, Gateway: state.gateway }];
+  if (state !== undefined)
+    return subnetsOf(state).map(({ subnet, gateway }) => ({
+      Subnet: subnet,
+      IPRange: spec.ipam.find((config) => config.subnet === subnet)?.range,
+      Gateway: gateway,
+    }));
   return spec.ipam.map(({ subnet, gateway, range }) => ({
     Subnet: subnet,
     Gateway: gateway,

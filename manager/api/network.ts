@@ -2,6 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import { isPredefined, type Network } from "../../model/network.ts";
+import { dataPathOf } from "../../model/node.ts";
 import { revisionKey, type Service } from "../../model/service.ts";
 import { taskName } from "../../model/task.ts";
 import { type Filters, parseFilters } from "../../runtime/http.ts";
@@ -98,6 +99,20 @@ function details(view: StoreView, network: Network): NetworkDetails {
       Info: { "Host IP": address },
     });
     if (node !== undefined) peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });
+  }
+  for (const attachment of view.attachments.byNetwork(network.id)) {
+    const node = view.nodes.get(attachment.nodeId);
+    if (attachment.address === undefined || node === undefined) continue;
+    const address = dataPathOf(node);
+    // As with Docker, containers of no service stand under the empty name.
+    const own = (services[""] ??= { VIP: "<nil>", Ports: [], LocalLBIndex: 0, Tasks: [] });
+    own.Tasks.push({
+      Name: attachment.names[0] ?? "",
+      EndpointID: attachment.containerId,
+      EndpointIP: attachment.address.split("/")[0] ?? "",
+      Info: { "Host IP": address },
+    });
+    peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });
   }
   return { Services: services, Peers: [...peers.values()] };
 }

@@ -1,11 +1,13 @@
+import type { Attachment } from "../../model/attachment.ts";
 import { extensionsOf } from "../../model/extensions.ts";
-import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
+import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import { dataPathOf, type Node } from "../../model/node.ts";
 import type { PayloadSpec } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
 import type {
+  AssignedAttachment,
   AssignedEndpoint,
   AssignedHost,
   AssignedNetwork,
@@ -92,6 +94,8 @@ export function assignedNetwork(network: Network): AssignedNetwork | undefined {
     internal: spec.internal,
     mtu: spec.driver === "overlay" ? overlayMtu : 0,
     ingress: spec.ingress,
+    attachable: spec.attachable,
+    further: (state?.further ?? []).map(({ subnet, gateway }) => ({ subnet, gateway })),
   };
 }
 
@@ -136,8 +140,61 @@ export function assignedHost(node: Node): AssignedHost | undefined {
   return address === "" ? undefined : { nodeId: node.id, address, index: node.index };
 }
 
-export function endpointKey(networkId: NetworkId, taskId: TaskId): string {
-  return `${networkId}/${taskId}`;
+/** Who has an endpoint. The ids of tasks and of attachments have different forms. */
+export type EndpointOwner = TaskId | AttachmentId;
+
+export function endpointKey(networkId: NetworkId, owner: EndpointOwner): string {
+  return `${networkId}/${owner}`;
+}
+
+/** All who have an address on a network, or had one. */
+export function ownersOn(view: StoreView, networkId: NetworkId): EndpointOwner[] {
+  const owners = [...view.tasks.byNetwork(networkId), ...view.attachments.byNetwork(networkId)];
+  return owners.map(({ id }) => id);
+}
+
+/** As `assignedEndpoint`, whoever it is of. */
+export function endpointOf(
+  view: StoreView,
+  owner: EndpointOwner,
+  networkId: NetworkId,
+): AssignedEndpoint | undefined {
+  // One of the two tables has it at most.
+  const task = view.tasks.get(owner as TaskId);
+  if (task !== undefined) return assignedEndpoint(view, task, networkId);
+  const attachment = view.attachments.get(owner as AttachmentId);
+  return attachment && attachedEndpoint(view, attachment);
+}
+
+/** @returns undefined while it has no address. */
+export function assignedAttachment({
+  id,
+  networkId,
+  attempt,
+  address,
+}: Attachment): AssignedAttachment | undefined {
+  return address === undefined ? undefined : { id, networkId, attempt, address };
+}
+
+/** Where the container can be reached: for as long as it has its place, whatever becomes of what runs in it. */
+function attachedEndpoint(view: StoreView, attachment: Attachment): AssignedEndpoint | undefined {
+  const { id, networkId, nodeId, containerId, address, names } = attachment;
+  const node = view.nodes.get(nodeId);
+  if (address === undefined || node === undefined) return undefined;
+  return {
+    key: endpointKey(networkId, id),
+    networkId,
+    taskId: containerId,
+    address: address.split("/")[0] ?? "",
+    nodeId,
+    nodeAddress: dataPathOf(node),
+    nodeIndex: node.index,
+    serviceId: "",
+    serviceName: "",
+    taskName: names[0] ?? "",
+    aliases: names.slice(1),
+    serving: node.status.state !== "down",
+  };
 }
 
 /**

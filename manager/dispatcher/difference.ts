@@ -1,6 +1,7 @@
-import type { NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
+import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Task } from "../../model/task.ts";
 import type {
+  AssignedAttachment,
   AssignedEndpoint,
   AssignedHost,
   AssignedNetwork,
@@ -11,17 +12,20 @@ import type {
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
 import {
-  assignedEndpoint,
+  assignedAttachment,
   assignedHost,
   assignedNetwork,
   assignedPayload,
   assignedService,
   assignedTask,
   endpointKey,
+  endpointOf,
+  type EndpointOwner,
   ingressInUse,
   isAssigned,
   needsResources,
   networksOf,
+  ownersOn,
   payloadsOf,
   sameJson,
   sameTask,
@@ -36,12 +40,14 @@ export interface Difference {
   readonly services: AssignedService[];
   readonly hosts: AssignedHost[];
   readonly payloads: AssignedPayload[];
+  readonly attachments: AssignedAttachment[];
   readonly removedTasks: string[];
   readonly removedNetworks: string[];
   readonly removedEndpoints: string[];
   readonly removedServices: string[];
   readonly removedHosts: string[];
   readonly removedPayloads: string[];
+  readonly removedAttachments: string[];
 }
 
 /** What the assignments of one node have to do with those of others. */
@@ -66,11 +72,12 @@ export class NodeAssignments {
   readonly #nodeId: NodeId;
   readonly #around: Surroundings;
   readonly #tasks = new Map<TaskId, Task>();
-  readonly #needs = new Map<TaskId, Needs>();
+  readonly #attachments = new Map<AttachmentId, AssignedAttachment>();
+  readonly #needs = new Map<EndpointOwner, Needs>();
   readonly #networkUsers = new Map<NetworkId, number>();
   readonly #payloadUsers = new Map<string, number>();
   readonly #networks = new Map<NetworkId, AssignedNetwork>();
-  readonly #endpoints = new Map<NetworkId, Map<TaskId, AssignedEndpoint>>();
+  readonly #endpoints = new Map<NetworkId, Map<EndpointOwner, AssignedEndpoint>>();
   readonly #services = new Map<NetworkId, Map<ServiceId, AssignedService>>();
   readonly #hosts = new Map<NodeId, AssignedHost>();
   readonly #payloads = new Set<string>();
@@ -78,10 +85,11 @@ export class NodeAssignments {
   #ingress: NetworkId | undefined;
   #markedTasks = new Map<TaskId, "compare" | "resend">();
   #markedNetworks = new Set<NetworkId>();
-  #markedEndpoints = new Map<NetworkId, Set<TaskId>>();
+  #markedEndpoints = new Map<NetworkId, Set<EndpointOwner>>();
   #markedServices = new Map<NetworkId, Set<ServiceId>>();
   #markedHosts = new Set<NodeId>();
   #markedPayloads = new Set<string>();
+  #markedAttachments = new Set<AttachmentId>();
 
   constructor(nodeId: NodeId, around: Surroundings) {
     this.#nodeId = nodeId;
@@ -97,8 +105,12 @@ export class NodeAssignments {
     if (this.#networkUsers.has(networkId)) this.#markedNetworks.add(networkId);
   }
 
-  markEndpoint(networkId: NetworkId, taskId: TaskId): void {
-    if (this.#networkUsers.has(networkId)) addTo(this.#markedEndpoints, networkId, taskId);
+  markEndpoint(networkId: NetworkId, owner: EndpointOwner): void {
+    if (this.#networkUsers.has(networkId)) addTo(this.#markedEndpoints, networkId, owner);
+  }
+
+  markAttachment(id: AttachmentId): void {
+    this.#markedAttachments.add(id);
   }
 
   markService(networkId: NetworkId, serviceId: ServiceId): void {
@@ -130,10 +142,12 @@ export class NodeAssignments {
   markAll(view: StoreView): void {
     for (const task of view.tasks.byNode(this.#nodeId)) this.markTask(task.id, "compare");
     for (const taskId of this.#tasks.keys()) this.markTask(taskId, "compare");
+    for (const { id } of view.attachments.byNode(this.#nodeId)) this.markAttachment(id);
+    for (const id of this.#attachments.keys()) this.markAttachment(id);
     for (const networkId of this.#networkUsers.keys()) {
       this.markNetwork(networkId);
-      for (const task of view.tasks.byNetwork(networkId)) this.markEndpoint(networkId, task.id);
-      for (const taskId of this.#endpoints.get(networkId)?.keys() ?? []) this.markEndpoint(networkId, taskId);
+      for (const owner of ownersOn(view, networkId)) this.markEndpoint(networkId, owner);
+      for (const owner of this.#endpoints.get(networkId)?.keys() ?? []) this.markEndpoint(networkId, owner);
       for (const { id } of view.services.byNetwork(networkId)) this.markService(networkId, id);
       for (const id of this.#services.get(networkId)?.keys() ?? []) this.markService(networkId, id);
     }
@@ -149,14 +163,17 @@ export class NodeAssignments {
     const tasks = this.#markedTasks;
     this.#markedTasks = new Map();
     for (const [taskId, how] of tasks) this.#takeTask(view, taskId, how, difference);
+    const attachments = this.#markedAttachments;
+    this.#markedAttachments = new Set();
+    for (const id of attachments) this.#takeAttachment(view, id, difference);
     const networks = this.#markedNetworks;
     this.#markedNetworks = new Set();
     for (const networkId of networks) this.#takeNetwork(view, networkId, difference);
     const endpoints = this.#markedEndpoints;
     this.#markedEndpoints = new Map();
-    for (const [networkId, taskIds] of endpoints) {
+    for (const [networkId, owners] of endpoints) {
       if (!this.#networkUsers.has(networkId)) continue; // Its last user went in this very round.
-      for (const taskId of taskIds) this.#takeEndpoint(view, networkId, taskId, difference);
+      for (const owner of owners) this.#takeEndpoint(view, networkId, owner, difference);
     }
     const services = this.#markedServices;
     this.#markedServices = new Map();
@@ -214,16 +231,32 @@ export class NodeAssignments {
     return networks.length === 0 && payloads.length === 0 ? undefined : { networks, payloads };
   }
 
+  /** A container with its address; it brings its network to the node. */
+  #takeAttachment(view: StoreView, id: AttachmentId, difference: Difference): void {
+    const attachment = view.attachments.get(id);
+    const isOurs = attachment?.nodeId === this.#nodeId;
+    const item = isOurs ? assignedAttachment(attachment) : undefined;
+    this.#setNeeds(id, item && isOurs ? { networks: [attachment.networkId], payloads: [] } : undefined);
+    const sent = this.#attachments.get(id);
+    if (item === undefined) {
+      if (this.#attachments.delete(id)) difference.removedAttachments.push(id);
+      return;
+    }
+    if (sent !== undefined && sameJson(sent, item)) return;
+    this.#attachments.set(id, item);
+    difference.attachments.push(item);
+  }
+
   /** Counts users; whatever gains its first or loses its last one is marked. */
-  #setNeeds(taskId: TaskId, needs: Needs | undefined): void {
-    const before = this.#needs.get(taskId);
+  #setNeeds(owner: EndpointOwner, needs: Needs | undefined): void {
+    const before = this.#needs.get(owner);
     if (before === undefined && needs === undefined) return;
     for (const networkId of needs?.networks ?? []) this.#countNetwork(networkId, 1);
     for (const id of needs?.payloads ?? []) this.#countPayload(id, 1);
     for (const networkId of before?.networks ?? []) this.#countNetwork(networkId, -1);
     for (const id of before?.payloads ?? []) this.#countPayload(id, -1);
-    if (needs === undefined) this.#needs.delete(taskId);
-    else this.#needs.set(taskId, needs);
+    if (needs === undefined) this.#needs.delete(owner);
+    else this.#needs.set(owner, needs);
   }
 
   #countNetwork(networkId: NetworkId, by: 1 | -1): void {
@@ -250,8 +283,8 @@ export class NodeAssignments {
       if (sent === undefined) return;
       this.#networks.delete(networkId);
       difference.removedNetworks.push(networkId);
-      for (const taskId of this.#endpoints.get(networkId)?.keys() ?? []) {
-        difference.removedEndpoints.push(endpointKey(networkId, taskId));
+      for (const owner of this.#endpoints.get(networkId)?.keys() ?? []) {
+        difference.removedEndpoints.push(endpointKey(networkId, owner));
       }
       this.#endpoints.delete(networkId);
       for (const id of this.#services.get(networkId)?.keys() ?? []) {
@@ -264,23 +297,20 @@ export class NodeAssignments {
     this.#networks.set(networkId, item);
     difference.networks.push(item);
     if (sent !== undefined) return;
-    for (const task of view.tasks.byNetwork(networkId)) {
-      this.#takeEndpoint(view, networkId, task.id, difference);
-    }
+    for (const owner of ownersOn(view, networkId)) this.#takeEndpoint(view, networkId, owner, difference);
     for (const { id } of view.services.byNetwork(networkId)) {
       this.#takeService(view, networkId, id, difference);
     }
   }
 
-  #takeEndpoint(view: StoreView, networkId: NetworkId, taskId: TaskId, difference: Difference): void {
+  #takeEndpoint(view: StoreView, networkId: NetworkId, owner: EndpointOwner, difference: Difference): void {
     if (!this.#networks.has(networkId)) return; // Comes with the network.
-    const task = view.tasks.get(taskId);
-    const item = task && assignedEndpoint(view, task, networkId);
+    const item = endpointOf(view, owner, networkId);
     let sentOnes = this.#endpoints.get(networkId);
-    const sent = sentOnes?.get(taskId);
+    const sent = sentOnes?.get(owner);
     if (item === undefined) {
       if (sent === undefined) return;
-      sentOnes?.delete(taskId);
+      sentOnes?.delete(owner);
       difference.removedEndpoints.push(sent.key);
       return;
     }
@@ -289,7 +319,7 @@ export class NodeAssignments {
       sentOnes = new Map();
       this.#endpoints.set(networkId, sentOnes);
     }
-    sentOnes.set(taskId, item);
+    sentOnes.set(owner, item);
     difference.endpoints.push(item);
   }
 
@@ -383,11 +413,13 @@ export function toMessages(difference: Difference, sequence: Sequence, limitByte
   for (const id of difference.removedServices) room(id.length).removedServices.push(id);
   for (const id of difference.removedHosts) room(id.length).removedHosts.push(id);
   for (const id of difference.removedPayloads) room(id.length).removedPayloads.push(id);
+  for (const id of difference.removedAttachments) room(id.length).removedAttachments.push(id);
   for (const item of difference.networks) room(0).networks.push(item);
   for (const item of difference.endpoints) room(itemOverheadBytes).endpoints.push(item);
   for (const item of difference.services) room(itemOverheadBytes).services.push(item);
   for (const item of difference.hosts) room(0).hosts.push(item);
   for (const item of difference.payloads) room(item.data.length).payloads.push(item);
+  for (const item of difference.attachments) room(itemOverheadBytes).attachments.push(item);
   for (const item of difference.tasks) room(item.revisionJson.length).tasks.push(item);
   messages.push(current);
   return messages;
@@ -405,11 +437,13 @@ export function emptyDifference(): Difference {
     services: [],
     hosts: [],
     payloads: [],
+    attachments: [],
     removedTasks: [],
     removedNetworks: [],
     removedEndpoints: [],
     removedServices: [],
     removedHosts: [],
     removedPayloads: [],
+    removedAttachments: [],
   };
 }

@@ -1,5 +1,6 @@
 import type { ServerDuplexStream } from "@grpc/grpc-js";
 import { hostOf } from "../../model/address.ts";
+import type { Attachment } from "../../model/attachment.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
@@ -13,7 +14,14 @@ import { aborted, deadline, orAborted } from "../../runtime/signal.ts";
 import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import type { Transaction } from "../store/transaction.ts";
-import { changesEndpoints, changesNodeEndpoints, networksOf, stopAfterMs } from "./assignments.ts";
+import { allocatorRefusal, takeAttachments } from "./attachments.ts";
+import {
+  changesEndpoints,
+  changesNodeEndpoints,
+  type EndpointOwner,
+  networksOf,
+  stopAfterMs,
+} from "./assignments.ts";
 import { readDescription } from "./description.ts";
 import { NodeAssignments } from "./difference.ts";
 import { changesManagers, heartbeatPeriodMs, sessionInfo } from "./info.ts";
@@ -74,7 +82,7 @@ export class Dispatcher {
     );
     this.#periodMs = deps.store.view(heartbeatPeriodMs);
     this.#withdrawals = new Withdrawals(deps.clock, (taskId) => this.#tell(taskId));
-    this.#rounds = new Rounds(deps.clock, (session) => deps.store.view((view) => session.flush(view)));
+    this.#rounds = new Rounds(deps.clock, (session) => this.#flush(session));
     signal.addEventListener("abort", () => this.#endAll(), { once: true });
   }
 
@@ -102,7 +110,7 @@ export class Dispatcher {
 
   async #follow(signal: AbortSignal): Promise<void> {
     using watch = this.#deps.store.watch(
-      ["services", "tasks", "nodes", "networks", "revisions", "secrets", "configs", "cluster"],
+      ["services", "tasks", "nodes", "networks", "revisions", "secrets", "configs", "attachments", "cluster"],
       signal,
     );
     for (const session of this.#sessions.values()) this.#markAll(session);
@@ -135,7 +143,7 @@ export class Dispatcher {
       }),
       stream,
       clock,
-      wake: () => this.#deps.store.view((view) => session.flush(view)),
+      wake: () => this.#flush(session),
     });
     const over = AbortSignal.any([callSignal, this.#signal, session.signal]);
     try {
@@ -231,6 +239,14 @@ export class Dispatcher {
         this.#endOnFailure(session, work);
         return;
       }
+      case "attachments": {
+        const { attachments } = body.value;
+        const isCurrent = (one: Session): boolean => this.#sessions.get(one.nodeId) === one;
+        const deps = { store: this.#deps.store, isCurrent };
+        session.attaching = session.attaching.then(() => takeAttachments(deps, session, attachments));
+        this.#endOnFailure(session, session.attaching);
+        return;
+      }
       default:
         unreachable(body);
     }
@@ -298,21 +314,21 @@ export class Dispatcher {
         if (before !== undefined && before.nodeId !== task.nodeId)
           this.#markTask(task.id, before.nodeId, touched);
         if (before === undefined ? task.networks.length === 0 : !changesEndpoints(task, before)) return false;
-        for (const networkId of new Set([...networksOf(task), ...(before ? networksOf(before) : [])])) {
-          for (const session of this.#sessionsOf.get(networkId) ?? []) {
-            session.assignments.markEndpoint(networkId, task.id);
-            touched.add(session);
-          }
-        }
+        for (const networkId of new Set([...networksOf(task), ...(before ? networksOf(before) : [])]))
+          this.#markEndpoint(networkId, task.id, touched);
         return false;
       }
+      case "attachments":
+        this.#markAttachment(event.object, touched);
+        if (event.kind !== "removed" && event.object.refusal !== undefined) this.#refuse(event.object);
+        return false;
       case "nodes": {
         const { object: node } = event;
         const before = previous as Node | undefined;
         if (event.kind === "created") this.#states.created(node.id);
         if (event.kind === "removed") this.#forget(node.id);
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
-          this.#markTasksOf(node.id, touched);
+          this.#markEndpointsOf(node.id, touched);
         }
         if (event.kind !== "updated" || (before !== undefined && changesNodeEndpoints(node, before))) {
           for (const session of this.#sessions.values()) {
@@ -397,6 +413,31 @@ export class Dispatcher {
     }
   }
 
+  #markEndpoint(networkId: NetworkId, owner: EndpointOwner, touched: Set<Session>): void {
+    for (const session of this.#sessionsOf.get(networkId) ?? []) {
+      session.assignments.markEndpoint(networkId, owner);
+      touched.add(session);
+    }
+  }
+
+  #markAttachment({ id, nodeId, networkId }: Attachment, touched: Set<Session>): void {
+    this.#markEndpoint(networkId, id, touched);
+    const session = this.#sessions.get(nodeId);
+    if (session === undefined) return;
+    session.assignments.markAttachment(id);
+    touched.add(session);
+  }
+
+  #refuse(attachment: Attachment): void {
+    this.#sessions.get(attachment.nodeId)?.refuse(allocatorRefusal(attachment));
+  }
+
+  /** Sends what is marked; whoever had nothing of it to hear is not waited for. */
+  #flush(session: Session): void {
+    this.#deps.store.view((view) => session.flush(view));
+    this.#withdrawals.flushed(session);
+  }
+
   /** Once everyone was sent that the task serves no more, it waits for their word. */
   #withdraw(event: StoreEvent): void {
     if (event.kind !== "updated" || event.table !== "tasks" || !this.#withdrawals.holds(event.object.id))
@@ -416,15 +457,12 @@ export class Dispatcher {
     });
   }
 
-  #markTasksOf(nodeId: NodeId, touched: Set<Session>): void {
-    for (const task of this.#deps.store.view((view) => view.tasks.byNode(nodeId))) {
-      for (const networkId of networksOf(task)) {
-        for (const session of this.#sessionsOf.get(networkId) ?? []) {
-          session.assignments.markEndpoint(networkId, task.id);
-          touched.add(session);
-        }
-      }
-    }
+  #markEndpointsOf(nodeId: NodeId, touched: Set<Session>): void {
+    const { store } = this.#deps;
+    for (const task of store.view((view) => view.tasks.byNode(nodeId)))
+      for (const networkId of networksOf(task)) this.#markEndpoint(networkId, task.id, touched);
+    for (const { id, networkId } of store.view((view) => view.attachments.byNode(nodeId)))
+      this.#markEndpoint(networkId, id, touched);
   }
 
   #markAll(session: Session): void {

@@ -1,5 +1,10 @@
 import type { NodeId } from "../../model/ids.ts";
-import type { Assignments, ManagerMessage, SessionInfo } from "../../proto/gen/shoal/dispatcher.ts";
+import type {
+  Assignments,
+  AttachmentRefusal,
+  ManagerMessage,
+  SessionInfo,
+} from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { sameJson } from "./assignments.ts";
@@ -41,6 +46,8 @@ export class Session {
   #cancelBeat: () => void = () => {};
   /** Batches of statuses that wait for their commit. */
   statusesInFlight = 0;
+  /** Lists of attachments are taken one after the other. */
+  attaching: Promise<void> = Promise.resolve();
   /** What the worker says its host's network is brought to; it says so when it was told something of networks. */
   applied = 0;
 
@@ -110,6 +117,11 @@ export class Session {
 
   acknowledge(sequence: number): void {
     this.#write({ body: { $case: "statusAck", value: { sequence } } });
+  }
+
+  /** Says that a container of the node cannot be on a network. */
+  refuse(refusal: AttachmentRefusal): void {
+    if (this.#started) this.#write({ body: { $case: "attachmentRefusal", value: refusal } });
   }
 
   /** Sends what is marked, as far as the stream takes it. */

@@ -73,6 +73,19 @@ export class Withdrawals {
     }
   }
 
+  /**
+   * What was marked for the session is sent, as far as its stream takes it. Where it turned out that there was nothing to
+   * say of networks, as of a task that was withdrawn before anybody heard that it serves, no answer will come.
+   */
+  flushed(session: Session): void {
+    const needed = session.sequenceOfMarked;
+    for (const withdrawal of this.#held.values()) {
+      const before = withdrawal?.waiting.get(session) ?? 0;
+      if (before > needed) withdrawal?.waiting.set(session, needed);
+    }
+    this.applied(session, session.applied);
+  }
+
   /** The leadership is over. */
   clear(): void {
     for (const withdrawal of this.#held.values()) withdrawal?.cancel();

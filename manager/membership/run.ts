@@ -4,7 +4,6 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { deadline } from "../../runtime/signal.ts";
 import type { RaftGroup } from "../raft/group.ts";
-import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import { type MemberFact, type MembershipStep, planMembership } from "./plan.ts";
 
@@ -30,19 +29,12 @@ export interface MembershipDeps {
 export async function runMembership(deps: MembershipDeps, signal: AbortSignal): Promise<void> {
   const { store, clock, log } = deps;
   using watch = store.watch(["nodes"], signal);
-  let isDue = true;
-  const look = (): void => {
-    isDue = true;
-    watch.poke();
-  };
-  const cancels = [clock.every(lookMs, look), deps.onMembers(look)];
+  const cancels = [clock.every(lookMs, () => watch.poke()), deps.onMembers(() => watch.poke())];
   let prunedMs = clock.monotonic() - pruneMs;
   const complained = new Map<string, string>();
   try {
     do {
-      // Most changes of nodes are other news of theirs, and a plan looks at all of them.
-      if (!watch.take().some(concernsRoles) && !isDue) continue;
-      isDue = false;
+      watch.take();
       if (clock.monotonic() - prunedMs >= pruneMs) {
         prunedMs = clock.monotonic();
         await pruneRemovedNodes(deps, signal);
@@ -81,19 +73,6 @@ async function pruneRemovedNodes({ store, clock }: MembershipDeps, signal: Abort
     if (kept.length < entries.length)
       tx.clusters.update({ ...cluster, removedNodes: Object.fromEntries(kept) });
   }, signal);
-}
-
-/** Whether the plan may differ for it. */
-function concernsRoles(event: StoreEvent): boolean {
-  if (event.kind === "resync" || event.table !== "nodes") return true;
-  const { object } = event;
-  if (event.kind !== "updated") return object.role === "manager" || object.spec.role === "manager";
-  const { previous } = event;
-  return (
-    object.role !== previous.role ||
-    object.spec.role !== previous.spec.role ||
-    object.member !== previous.member
-  );
 }
 
 function plan({ store, nodeId, ...deps }: MembershipDeps): MembershipStep[] {

@@ -9,7 +9,8 @@ import type { Transaction } from "../store/transaction.ts";
 export const orphanAfterMs = 24 * 3_600_000;
 
 /**
- * Removes a node for good: its tasks become orphaned, its certificate is refused from now on.
+ * Removes a node for good: its tasks become orphaned, the addresses of its other containers are free, its certificate is
+ * refused from now on.
  * Whether it may be removed is for the caller to check.
  * @throws {ClusterError} `not-found`.
  */
@@ -19,6 +20,7 @@ export function removeNode(tx: Transaction, id: NodeId): void {
   for (const task of tx.tasks.byNode(id)) {
     orphan(tx, task, "Task belonged to a node that has been deleted");
   }
+  releaseAttachments(tx, id);
   tx.nodes.remove(id);
   const { cluster } = tx;
   if (cluster === undefined) return;
@@ -33,6 +35,12 @@ export function orphanTasksOf(tx: Transaction, node: Node): void {
     if (service !== undefined && extensionsOf(service.spec.labels).onUnreachable.kind === "wait") continue;
     orphan(tx, task, `Task belonged to a node that has been down for ${orphanAfterMs / 3_600_000}h`);
   }
+  releaseAttachments(tx, node.id);
+}
+
+/** Should the node come back, it asks for them again, with the addresses that its containers have. */
+function releaseAttachments(tx: Transaction, nodeId: NodeId): void {
+  for (const { id } of tx.attachments.byNode(nodeId)) tx.attachments.remove(id);
 }
 
 function orphan(tx: Transaction, task: Task, message: string): void {

@@ -198,6 +198,7 @@ function concerned(view: StoreView, events: readonly StoreEvent[]): Set<ServiceI
         }
         break;
       case "cluster":
+      case "attachments":
       case "networks":
       case "secrets":
       case "configs":

@@ -54,6 +54,7 @@ export class Group {
       secrets: new Overlay(tables.secrets),
       configs: new Overlay(tables.configs),
       revisions: new Overlay(tables.revisions),
+      attachments: new Overlay(tables.attachments),
     };
     this.#scope = { stamp, metas: new Metas(), open: false };
     this.#transaction = makeTransaction(this.#overlays, this.#scope);

@@ -399,6 +399,7 @@ function viewOf(tables: Tables): StoreView {
     secrets: tableReads(tables.secrets),
     configs: tableReads(tables.configs),
     revisions: tableReads(tables.revisions),
+    attachments: tableReads(tables.attachments),
   });
 }
 

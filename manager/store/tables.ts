@@ -1,3 +1,4 @@
+import type { Attachment } from "../../model/attachment.ts";
 import type { Cluster } from "../../model/cluster.ts";
 import type { Meta } from "../../model/meta.ts";
 import type { Network } from "../../model/network.ts";
@@ -16,6 +17,7 @@ export interface Objects {
   readonly secrets: Secret;
   readonly configs: Config;
   readonly revisions: Revision;
+  readonly attachments: Attachment;
 }
 
 export type TableName = keyof Objects;
@@ -30,6 +32,7 @@ export const tableNames = [
   "secrets",
   "configs",
   "revisions",
+  "attachments",
 ] as const satisfies readonly TableName[];
 
 export function isTableName(text: string): text is TableName {
@@ -130,6 +133,13 @@ export const definitions: { readonly [Name in TableName]: TableDefinition<Object
   secrets: { noun: "secret", nameOf: (secret) => secret.spec.name, indexes: {} },
   configs: { noun: "config", nameOf: (config) => config.spec.name, indexes: {} },
   revisions: { noun: "revision", indexes: { service: byField((revision) => revision.serviceId) } },
+  attachments: {
+    noun: "attachment",
+    indexes: {
+      node: byField((attachment) => attachment.nodeId),
+      network: byField((attachment) => attachment.networkId),
+    },
+  },
 };
 
 export function slotIndexKey(serviceId: string, slot: number): string {
@@ -248,5 +258,6 @@ export function emptyTables(): Tables {
     secrets: new Table(definitions.secrets),
     configs: new Table(definitions.configs),
     revisions: new Table(definitions.revisions),
+    attachments: new Table(definitions.attachments),
   };
 }

@@ -1,6 +1,16 @@
+import type { Attachment } from "../../model/attachment.ts";
 import type { Cluster } from "../../model/cluster.ts";
 import { ClusterError } from "../../model/errors.ts";
-import type { ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId } from "../../model/ids.ts";
+import type {
+  AttachmentId,
+  ClusterId,
+  ConfigId,
+  NetworkId,
+  NodeId,
+  SecretId,
+  ServiceId,
+  TaskId,
+} from "../../model/ids.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
 import type { Config, Secret } from "../../model/payload.ts";
@@ -66,6 +76,11 @@ export interface RevisionTableView extends TableView<string, Revision> {
   byService(id: ServiceId): readonly Revision[];
 }
 
+export interface AttachmentTableView extends TableView<AttachmentId, Attachment> {
+  byNode(id: NodeId): readonly Attachment[];
+  byNetwork(id: NetworkId): readonly Attachment[];
+}
+
 /** A consistent picture of everything. Hold it no longer than the call that gave it. */
 export interface StoreView {
   /** The one cluster object; `undefined` until the cluster is made. */
@@ -78,6 +93,7 @@ export interface StoreView {
   readonly secrets: NamedTableView<SecretId, Secret>;
   readonly configs: NamedTableView<ConfigId, Config>;
   readonly revisions: RevisionTableView;
+  readonly attachments: AttachmentTableView;
 }
 
 export interface TableWrites<Id extends string, T extends Row> {
@@ -106,6 +122,7 @@ export interface Transaction extends StoreView {
   readonly secrets: StoreView["secrets"] & TableWrites<SecretId, Secret>;
   readonly configs: StoreView["configs"] & TableWrites<ConfigId, Config>;
   readonly revisions: StoreView["revisions"] & TableWrites<string, Revision>;
+  readonly attachments: StoreView["attachments"] & TableWrites<AttachmentId, Attachment>;
 }
 
 /** Where a transaction's stamps come from. */
@@ -137,6 +154,7 @@ export function makeView(reads: AllReads): StoreView {
     secrets: new NamedReader(reads.secrets),
     configs: new NamedReader(reads.configs),
     revisions: new RevisionReader(reads.revisions),
+    attachments: new AttachmentReader(reads.attachments),
   };
 }
 
@@ -155,6 +173,7 @@ export function makeTransaction(overlays: AllOverlays, scope: Scope): Transactio
     secrets: writable(new NamedReader<SecretId, Secret>(overlays.secrets), overlays.secrets, scope),
     configs: writable(new NamedReader<ConfigId, Config>(overlays.configs), overlays.configs, scope),
     revisions: writable(new RevisionReader(overlays.revisions), overlays.revisions, scope),
+    attachments: writable(new AttachmentReader(overlays.attachments), overlays.attachments, scope),
   };
 }
 
@@ -253,6 +272,16 @@ class NodeReader extends Reader<NodeId, Node> implements NodeTableView {
 class RevisionReader extends Reader<string, Revision> implements RevisionTableView {
   byService(id: ServiceId): readonly Revision[] {
     return this.reads.lookup("service", id);
+  }
+}
+
+class AttachmentReader extends Reader<AttachmentId, Attachment> implements AttachmentTableView {
+  byNode(id: NodeId): readonly Attachment[] {
+    return this.reads.lookup("node", id);
+  }
+
+  byNetwork(id: NetworkId): readonly Attachment[] {
+    return this.reads.lookup("network", id);
   }
 }
 

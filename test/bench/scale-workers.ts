@@ -197,6 +197,7 @@ class SimulatedWorker {
         this.#managers.replace(info.managers.map(({ address }) => address));
       },
       onAssignments: (message: Assignments) => this.#take(message),
+      onRefusal: () => undefined,
       onEnd: () => {
         this.isOpen = false;
         openCount -= 1;

@@ -2,7 +2,8 @@ import t from "tap";
 import { signal } from "../lab/cgroup.ts";
 import type { HostProcess } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
-import { clients } from "./clients.ts";
+import { attachedContainers } from "./attached.ts";
+import { clients, docker } from "./clients.ts";
 import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
 import { identities } from "./view.ts";
 
@@ -131,6 +132,12 @@ for (const client of clients) {
         await view.waitNode(host2, "ready", 30_000);
         t.strictSame(identities(await view.waitRunning("adopted", 3)), before);
       },
+    );
+
+    t.test(
+      "containers on networks of the cluster",
+      { skip: client !== docker && "docker's part" },
+      async (t) => attachedContainers(t, [host1, host2], view),
     );
 
     t.test("no error was left unhandled", async (t) => {

@@ -201,10 +201,6 @@ await t.test("addresses, MACs, several networks at once, links", async (t) => {
     await refused("run", "--rm", "--network", "nope", image, "true"),
     /failed to set up container networking: network nope not found/,
   );
-  t.match(
-    await refused("run", "--rm", "--network", "swarm-only", image, "true"),
-    /cannot be on the swarm's networks yet/,
-  );
   await run("bb", "--network", "fixed", "--network", "name=free,alias=both", "--link", "aa:db", image);
   t.match(await get("bb", "db 80"), /^[0-9a-f]{12}$/, "a link on a network of users");
   t.match((await inside("bb", "ip", "-o", "-4", "address")).out, /eth1/);

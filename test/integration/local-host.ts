@@ -7,6 +7,7 @@ import type { HostSettings } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
+import { Attachments } from "../../worker/agent/attachments.ts";
 import { type FrontDoor, openFrontDoor } from "../../worker/api/server.ts";
 import { LocalNetworks } from "../../worker/bridges/networks.ts";
 import { Builder } from "../../worker/builder/builder.ts";
@@ -109,13 +110,15 @@ export class LocalHost {
     );
     networks.use(this.#network);
     const { engine } = this;
+    const cluster = new Attachments(deps);
+    cluster.leave();
     this.#containers = await LocalContainers.open({
       ...deps,
       log,
       engine,
       network: this.#network,
       networks,
-      isShared: async (network) => network === "swarm-only",
+      cluster,
       directory: join(this.settings.stateDir, "local"),
       daemonRun: String(this.#daemonRuns),
       facts: await engine.info(),

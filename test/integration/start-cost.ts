@@ -13,6 +13,7 @@ import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemClock } from "../../runtime/clock.ts";
+import { Attachments } from "../../worker/agent/attachments.ts";
 import { LocalNetworks } from "../../worker/bridges/networks.ts";
 import { LocalContainers } from "../../worker/containers/containers.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
@@ -82,7 +83,7 @@ try {
       engine: local,
       network,
       networks,
-      isShared: async () => false,
+      cluster: new Attachments(deps),
       directory: join(host.settings.stateDir, "local"),
       daemonRun: "1",
       facts: await local.info(),

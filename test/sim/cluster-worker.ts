@@ -3,6 +3,7 @@ import type { NodeDescription } from "../../model/node.ts";
 import type { ClusterId } from "../../model/ids.ts";
 import type { Log } from "../../runtime/log.ts";
 import { Agent } from "../../worker/agent/agent.ts";
+import { Attachments } from "../../worker/agent/attachments.ts";
 import { Journal } from "../../worker/agent/journal.ts";
 import { taskLabel } from "../../worker/task/request.ts";
 import type { ClusterWire } from "./cluster-wire.ts";
@@ -128,6 +129,7 @@ export class SimWorker {
         engine: whileAlive(this.engine, alive),
         network: whileAlive(this.#network, alive),
         journal,
+        attachments: new Attachments(deps),
         connect: (address) => wire.connect({ name: this.name, lane }, address),
         onFacts: () => {},
         onHealth: () => {},

@@ -364,9 +364,9 @@ function print(fields: Readonly<Record<string, unknown>>): string {
 }
 
 function allObjects(view: StoreView): Map<string, string> {
-  const { clusters, services, tasks, nodes, revisions, networks, secrets, configs } = view;
+  const { clusters, services, tasks, nodes, revisions, networks, secrets, configs, attachments } = view;
   return new Map(
-    [clusters, services, tasks, nodes, revisions, networks, secrets, configs].flatMap((table) =>
+    [clusters, services, tasks, nodes, revisions, networks, secrets, configs, attachments].flatMap((table) =>
       table.list().map((object) => [object.id, canonical(object)]),
     ),
   );

@@ -5,11 +5,13 @@ import type { NodeDescription } from "../../model/node.ts";
 import type { PublishedPort, TaskStatus } from "../../model/task.ts";
 import type { ClusterFacts, NodeIdentity } from "../../proto/host.ts";
 import type {
+  AssignedNetwork,
   Assignments,
   DispatcherClient,
   ManagerPeer,
   PublishedPortMessage,
   SessionInfo,
+  WantedAttachment,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { Limit } from "../../runtime/limit.ts";
@@ -25,6 +27,7 @@ import { taskLabel } from "../task/request.ts";
 import { TaskRunner } from "../task/runner.ts";
 import type { RunnerEvents } from "../task/runner.ts";
 import type { TaskWorld } from "../task/controller.ts";
+import type { Attachments } from "./attachments.ts";
 import { emptySet, receive } from "./assignment.ts";
 import type { AssignedSet, Assignment } from "./assignment.ts";
 import type { Journal } from "./journal.ts";
@@ -48,6 +51,8 @@ export interface AgentDeps {
   readonly engine: Engine;
   readonly network: HostNetwork;
   readonly journal: Journal;
+  /** Outlives the agent. */
+  readonly attachments: Attachments;
   connect(address: string): DispatcherClient;
   /** What the leader said; called when it changes. */
   onFacts(facts: ClusterFacts): void;
@@ -101,7 +106,8 @@ export class Agent {
       const containerId = task.containerId ?? newContainerId(this.#deps.random);
       this.#run(assignment, containerId, status, "journal");
     }
-    const { clock, journal } = this.#deps;
+    const { clock, journal, attachments } = this.#deps;
+    attachments.join((list) => this.#sendAttachments(list));
     // A session that nobody noted the end of lasted at least until its last note.
     const silentMs = Math.max(0, clock.now() - (journal.sessionAtMs ?? clock.now()));
     this.#hearNobody(clock.monotonic() - silentMs);
@@ -114,6 +120,7 @@ export class Agent {
           dataPathAddress: this.#identity.dataPathAddress,
           onInfo: (info, isNew) => this.#takeInfo(info, isNew),
           onAssignments: (message) => this.#takeAssignments(message),
+          onRefusal: (refusal) => this.#deps.attachments.refused(refusal),
           onEnd: () => {
             this.#partial = undefined;
             this.#noteSession();
@@ -136,6 +143,11 @@ export class Agent {
     return this.#peers;
   }
 
+  /** Networks of the cluster that this node is on. */
+  get networks(): readonly AssignedNetwork[] {
+    return [...this.#set.networks.values()];
+  }
+
   taskStatus(taskId: string): TaskStatus | undefined {
     return this.#runners.get(taskId as TaskId)?.status;
   }
@@ -150,6 +162,7 @@ export class Agent {
   /** Ends the agent; containers, network and journal stay as they are. */
   async stop(): Promise<void> {
     this.#cancelIsolation();
+    this.#deps.attachments.pause();
     await this.#loops.stop("agent is ending");
     await Promise.all([...this.#runners.values()].map((runner) => runner.close()));
   }
@@ -171,6 +184,7 @@ export class Agent {
       this.#hearSomebody();
       this.#partial = undefined;
       this.#awaitsComplete = true;
+      this.#sendAttachments(this.#deps.attachments.list());
     }
     this.#peers = info.managers;
     const addresses = info.managers.map(({ address }) => address);
@@ -185,6 +199,10 @@ export class Agent {
     // A new session is told anew: shoald takes it as the sign that the node is in the cluster.
     if (isNew || text !== this.#facts) this.#deps.onFacts(facts);
     this.#facts = text;
+  }
+
+  #sendAttachments(attachments: WantedAttachment[]): void {
+    this.#line.send({ $case: "attachments", value: { attachments } });
   }
 
   #hearNobody(sinceMs: number): void {
@@ -244,6 +262,9 @@ export class Agent {
         this.#awaitsComplete = false;
         this.#set = received.set;
         this.#applyNetwork(received.changed.includes("network") || message.complete);
+        // Those on networks that this host has already; the others once it has them.
+        if (this.#networkWork === undefined)
+          this.#deps.attachments.assigned(this.#set.attachments.values(), this.#set.networks);
         this.#applyTasks();
         return "taken";
     }
@@ -374,10 +395,12 @@ export class Agent {
     let done = 0;
     while (done !== this.#networkWanted && !signal.aborted) {
       const wanted = this.#networkWanted;
-      const { sequence } = this.#set;
+      const set = this.#set;
+      const { sequence } = set;
       try {
         await network.apply(this.#wantedNetworks(), signal);
         done = wanted;
+        this.#deps.attachments.assigned(set.attachments.values(), set.networks);
         this.#networkDone = sequence;
         this.#line.send({ $case: "applied", value: { sequence } });
       } catch (error) {

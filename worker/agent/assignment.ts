@@ -5,6 +5,7 @@ import type { NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Revision } from "../../model/service.ts";
 import type { DesiredState, NetworkAttachment, TaskState } from "../../model/task.ts";
 import type {
+  AssignedAttachment,
   AssignedEndpoint,
   AssignedHost,
   AssignedNetwork,
@@ -45,6 +46,8 @@ export interface AssignedSet {
   readonly hosts: ReadonlyMap<string, AssignedHost>;
   /** Secrets and configs by id. */
   readonly payloads: ReadonlyMap<string, AssignedPayload>;
+  /** Places of containers that are no tasks, by id. */
+  readonly attachments: ReadonlyMap<string, AssignedAttachment>;
 }
 
 export const emptySet: AssignedSet = {
@@ -55,6 +58,7 @@ export const emptySet: AssignedSet = {
   services: new Map(),
   hosts: new Map(),
   payloads: new Map(),
+  attachments: new Map(),
 };
 
 export type Received =
@@ -94,6 +98,12 @@ export function receive(set: AssignedSet, partial: AssignedSet | undefined, mess
     services: changed(base.services, message.services, (service) => service.key, message.removedServices),
     hosts: changed(base.hosts, message.hosts, (host) => host.nodeId, message.removedHosts),
     payloads: changed(base.payloads, message.payloads, (payload) => payload.id, message.removedPayloads),
+    attachments: changed(
+      base.attachments,
+      message.attachments,
+      (attachment) => attachment.id,
+      message.removedAttachments,
+    ),
   };
   if (message.more) return { kind: "partial", set: next };
   const parts: ("tasks" | "network")[] = [];

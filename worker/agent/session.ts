@@ -4,6 +4,7 @@ import { taskStates } from "../../model/task.ts";
 import type { NodeDescription } from "../../model/node.ts";
 import type {
   Assignments,
+  AttachmentRefusal,
   DispatcherClient,
   ManagerMessage,
   SessionInfo,
@@ -60,6 +61,7 @@ export interface SessionHandlers {
   onInfo(info: SessionInfo, isNew: boolean): void;
   /** "gap" makes a new session. */
   onAssignments(message: Assignments): "taken" | "gap";
+  onRefusal(refusal: AttachmentRefusal): void;
   onEnd(): void;
 }
 
@@ -193,6 +195,8 @@ function runSession(
           if (handlers.onAssignments(body.value) === "gap")
             lost("a difference of assignments did not follow");
           return;
+        case "attachmentRefusal":
+          return handlers.onRefusal(body.value);
         case "statusAck":
           return reporter.acknowledge(body.value.sequence);
         case "heartbeat":

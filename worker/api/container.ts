@@ -156,7 +156,7 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
 
 /** Of a local container the networks asked for, of a task those that it is on. */
 function endpointViews(
-  { networks }: FrontDoorDeps,
+  { networks, containers }: FrontDoorDeps,
   record: ContainerRecord,
   local: LocalRecord | undefined,
   attached: Attached | undefined,
@@ -178,7 +178,7 @@ function endpointViews(
     });
   }
   return Object.entries(endpointsOf(local)).map(([term, request]) => {
-    const network = networks.resolve(term);
+    const network = networks.resolve(term) ?? containers?.network(local.id, term);
     const address = addresses.find(({ networkId }) => (networkId || idOf("bridge")) === network?.id);
     const identity = { id: local.id, name: local.name, hostname: local.config.Hostname };
     return {
@@ -192,16 +192,18 @@ function endpointViews(
   });
 }
 
-/** Only a manager knows the names of overlays; without it their ids serve. */
+/** Names of overlays: those that the managers have told this node of, or the manager beside us; else their ids serve. */
 async function networkNames(
   deps: FrontDoorDeps,
   records: readonly AttachedRecord[],
 ): Promise<Map<string, string>> {
+  const known = new Map(deps.node().networks?.map(({ id, name }) => [id, name]));
   const hasOverlay = records.some(
     ({ attached }) =>
-      attached.kind === "namespace" && attached.addresses.some(({ networkId }) => networkId !== ""),
+      attached.kind === "namespace" &&
+      attached.addresses.some(({ networkId }) => networkId !== "" && !known.has(networkId)),
   );
-  if (!hasOverlay || !isManager(deps)) return new Map();
+  if (!hasOverlay || !isManager(deps)) return known;
   try {
     const networks = (await askManager(deps, "/networks")) as {
       readonly Id: string;
@@ -209,7 +211,7 @@ async function networkNames(
     }[];
     return new Map(networks.map(({ Id, Name }) => [Id, Name]));
   } catch {
-    return new Map(); // Listing containers must work while the managers have no leader.
+    return known; // Listing containers must work while the managers have no leader.
   }
 }
 

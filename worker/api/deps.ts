@@ -1,6 +1,7 @@
 import type { Agent } from "node:http";
 import type { LocalNodeState, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../proto/host.ts";
 import type { HostSettings } from "../../proto/host.ts";
+import type { AssignedNetwork } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { LocalNetworks } from "../bridges/networks.ts";
@@ -21,6 +22,8 @@ export interface NodeView {
   readonly error: string;
   readonly identity?: NodeIdentity;
   readonly managers: readonly ManagerPeer[];
+  /** Networks of the cluster that this node is on; absent means none. */
+  readonly networks?: readonly AssignedNetwork[];
 }
 
 export interface FrontDoorDeps {

@@ -173,6 +173,18 @@ export async function askManager(
   path: string,
   method: "GET" | "POST" = "GET",
 ): Promise<unknown> {
+  const { status, body } = await managerAnswer(deps, path, method);
+  if (status === 200) return body;
+  const { message } = body as { message?: string };
+  throw new ClusterError("unavailable", message ?? `manager answered ${status}`);
+}
+
+/** As `askManager`, whatever the answer is. */
+export async function managerAnswer(
+  deps: ManagerDeps,
+  path: string,
+  method: "GET" | "POST" = "GET",
+): Promise<{ readonly status: number; readonly body: unknown }> {
   const { managerSocket } = deps.settings;
   const upstream = httpRequest({
     socketPath: managerSocket,
@@ -187,9 +199,7 @@ export async function askManager(
     upstream.end();
     const answer = await answered;
     const text = await readText(answer, answerLimitBytes);
-    if (answer.statusCode === 200) return JSON.parse(text) as unknown;
-    const { message } = JSON.parse(text) as { message?: string };
-    throw new ClusterError("unavailable", message ?? `manager answered ${answer.statusCode}`);
+    return { status: answer.statusCode ?? 500, body: JSON.parse(text) as unknown };
   } catch (error) {
     if (error instanceof ClusterError) throw error;
     throw managerAway(error);

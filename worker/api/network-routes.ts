@@ -13,6 +13,7 @@ import {
   createNetwork,
   findNetwork,
   inspectNetwork,
+  inspectShared,
   listNetworks,
   networkNotFound,
   pruneNetworks,
@@ -30,7 +31,8 @@ export function networkRoutes(app: FastifyInstance, deps: FrontDoorDeps, context
     const scope = queryOf(request).get("scope");
     const local = scope === "swarm" ? undefined : await inspectNetwork(deps, name);
     if (local !== undefined) return sendJson(reply, 200, local);
-    if (isManager(deps) && scope !== "local") return forward(deps, request, reply);
+    const shared = scope === "local" ? undefined : await inspectShared(deps, name, request.originalUrl);
+    if (shared !== undefined) return sendJson(reply, shared.status, shared.body);
     if (scope === "swarm") requireManager(deps);
     throw networkNotFound(name);
   });
@@ -76,9 +78,8 @@ async function reconnect(
   const fields = new Fields(await bodyOf(request));
   const { containers } = deps;
   if (containers === undefined) throw networkNotFound(name);
-  const network = findNetwork(deps, name);
-  if (network === undefined) throw await containers.networkNotFound(name);
+  if (findNetwork(deps, name) === undefined && !containers.isInCluster) throw networkNotFound(name);
   const { id } = await findContainer(deps, fields.text("Container"));
-  if (action === "disconnect") return containers.disconnect(id, network, signal);
-  return containers.connect(id, network, parseEndpoint(fields.object("EndpointConfig")), signal);
+  if (action === "disconnect") return containers.disconnect(id, name, signal);
+  return containers.connect(id, name, parseEndpoint(fields.object("EndpointConfig")), signal);
 }

@@ -1,6 +1,8 @@
 /** `/networks` of this host, and beside a manager those of the cluster. */
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { subnetsOf } from "../../model/network.ts";
 import type { Labels } from "../../model/meta.ts";
+import type { AssignedNetwork } from "../../proto/gen/shoal/dispatcher.ts";
 import { apiTime, parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
 import { type NamedNetwork, nameTaken, type NetworkUser } from "../bridges/networks.ts";
@@ -11,7 +13,7 @@ import { ownBridge } from "../network/bridges.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { endpointId } from "./endpoint-print.ts";
 import type { LocalEvent } from "./events.ts";
-import { askManager, isManager, type ManagerDeps } from "./forward.ts";
+import { askManager, isManager, managerAnswer, type ManagerDeps } from "./forward.ts";
 import { parseTime } from "./time.ts";
 
 const filterKeys = ["driver", "id", "label", "name", "scope", "type", "dangling"];
@@ -47,7 +49,13 @@ export async function listNetworks(
   const own = namedNetworks(deps)
     .filter((network) => matches(network, filters, used))
     .map((network) => printNetwork(deps, network, []));
-  if (!isManager(deps)) return own;
+  if (!isManager(deps))
+    return [
+      ...own,
+      ...joinedNetworks(deps)
+        .filter((each) => matches(each, filters, used))
+        .map((each) => printJoined(each, [])),
+    ];
   const shared = await clusterPart<readonly NetworkItem[]>(deps, "GET", url, []);
   const known = new Set(namedNetworks(deps).map(({ id }) => id));
   return [...own, ...shared.filter(({ Id }) => !known.has(Id))];
@@ -63,6 +71,42 @@ export async function inspectNetwork(deps: FrontDoorDeps, name: string): Promise
     await deps.networks.users(kernelId(network)),
     await containerNames(deps),
   );
+}
+
+/**
+ * One of the cluster's: what the manager beside us says of it, or else what this host knows, as it is on it; with the
+ * containers that are on it here.
+ *
+ * @returns undefined when this host is no manager and not on it.
+ */
+export async function inspectShared(
+  deps: FrontDoorDeps,
+  name: string,
+  url: string,
+): Promise<{ readonly status: number; readonly body: unknown } | undefined> {
+  if (!isManager(deps)) {
+    const joined = joinedNetworks(deps).find((each) => each.id === name || each.name === name);
+    if (joined === undefined) return undefined;
+    return { status: 200, body: printJoined(joined, await containersOn(deps, joined.id)) };
+  }
+  const answer = await managerAnswer(deps, url);
+  const { Id } = answer.body as { readonly Id?: string };
+  if (answer.status !== 200 || Id === undefined) return answer;
+  const Containers = Object.fromEntries(await containersOn(deps, Id));
+  return { ...answer, body: { ...(answer.body as object), Containers } };
+}
+
+async function containersOn(deps: FrontDoorDeps, id: string): Promise<PrintedContainer[]> {
+  const [users, names] = [await deps.networks.users(id), await containerNames(deps)];
+  return users.map((user) => printUser(id, user, names));
+}
+
+type Joined = Named &
+  Pick<AssignedNetwork, "internal" | "attachable" | "ingress" | "subnet" | "gateway" | "further" | "vni">;
+
+/** Networks of the cluster that this host is on. */
+function joinedNetworks({ node }: Pick<FrontDoorDeps, "node">): Joined[] {
+  return (node().networks ?? []).filter(({ driver }) => driver === "overlay");
 }
 
 export function findNetwork({ networks }: FrontDoorDeps, name: string): Named | undefined {
@@ -165,12 +209,6 @@ function networkEvent(
   };
 }
 
-/** Whether the cluster has it. */
-export async function isClusterNetwork(deps: ManagerDeps, term: string): Promise<boolean> {
-  const shared = await clusterNetworks(deps);
-  return shared.some(({ Id, Name, Scope }) => Scope === "swarm" && (Id === term || Name === term));
-}
-
 /** Networks of the cluster as far as this host knows: without a manager that answers, it makes its own all the same. */
 async function clusterNetworks(deps: ManagerDeps): Promise<readonly NetworkItem[]> {
   if (!isManager(deps)) return [];
@@ -224,16 +262,7 @@ function printNetwork(
   names: ReadonlyMap<string, string> = new Map(),
 ): object {
   const { record } = network;
-  const containers = users.map(({ containerId, address }) => {
-    const printed = {
-      Name: names.get(containerId) ?? "",
-      EndpointID: endpointId(containerId, network.id),
-      MacAddress: address.mac,
-      IPv4Address: address.address,
-      IPv6Address: "",
-    };
-    return [containerId, printed] as const;
-  });
+  const containers = users.map((user) => printUser(network.id, user, names));
   const own = network.name === "bridge" ? ownBridge(settings.bridgeSubnet) : undefined;
   return {
     Name: network.name,
@@ -261,6 +290,47 @@ function printNetwork(
     Containers: Object.fromEntries(containers),
     Options: record?.options ?? (own === undefined ? {} : ownOptions(own)),
     Labels: record?.labels ?? {},
+  };
+}
+
+type PrintedContainer = readonly [id: string, endpoint: object];
+
+function printUser(
+  networkId: string,
+  { containerId, address }: NetworkUser,
+  names: ReadonlyMap<string, string>,
+): PrintedContainer {
+  const printed = {
+    Name: names.get(containerId) ?? "",
+    EndpointID: endpointId(containerId, networkId),
+    MacAddress: address.mac,
+    IPv4Address: address.address,
+    IPv6Address: "",
+  };
+  return [containerId, printed];
+}
+
+/** A network of the cluster on a host that is no manager, which knows no more of it. */
+function printJoined(network: Joined, containers: readonly PrintedContainer[]): object {
+  const { id, name, driver, internal, attachable, ingress, vni } = network;
+  const Config = subnetsOf(network).map(({ subnet, gateway }) => ({ Subnet: subnet, Gateway: gateway }));
+  return {
+    Name: name,
+    Id: id,
+    Created: apiTime(undefined),
+    Scope: "swarm",
+    Driver: driver,
+    EnableIPv4: true,
+    EnableIPv6: false,
+    IPAM: { Driver: "default", Options: null, Config },
+    Internal: internal,
+    Attachable: attachable,
+    Ingress: ingress,
+    ConfigFrom: { Network: "" },
+    ConfigOnly: false,
+    Containers: Object.fromEntries(containers),
+    Options: { "com.docker.network.driver.overlay.vxlanid_list": String(vni) },
+    Labels: {},
   };
 }
 
@@ -292,7 +362,8 @@ function matches(network: Named, filters: Filters, used: ReadonlySet<string>): b
 }
 
 function matchesOne(network: Named, key: string, value: string, used: ReadonlySet<string>): boolean {
-  const isBuiltIn = network.record === undefined;
+  const isShared = network.driver === "overlay";
+  const isBuiltIn = network.record === undefined && !isShared;
   switch (key) {
     case "driver":
       return network.driver === value;
@@ -301,7 +372,7 @@ function matchesOne(network: Named, key: string, value: string, used: ReadonlySe
     case "name":
       return network.name.includes(value);
     case "scope":
-      return value === "local";
+      return value === (isShared ? "swarm" : "local");
     case "type":
       return (value === "builtin") === isBuiltIn;
     case "dangling":

@@ -1,6 +1,7 @@
 /** A container's place on networks: attached at its start, changed while it runs, given back at its end. */
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NetworkId, TaskId } from "../../model/ids.ts";
+import type { Attachments } from "../agent/attachments.ts";
 import type { LocalNetworks, NamedNetwork } from "../bridges/networks.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Attached, AttachNetwork, AttachRequest, HostNetwork } from "../network/network.ts";
@@ -18,12 +19,14 @@ import { portBindings } from "./ports.ts";
 import { extraHosts } from "./sandbox.ts";
 import type { LocalRecord } from "./store.ts";
 
+/** Networks that all hosts of the cluster share; their managers say who has a place there. */
+export type ClusterNetworks = Pick<Attachments, "isMember" | "attach" | "find" | "keep" | "adopt">;
+
 export interface ConnectionsDeps {
   readonly engine: Engine;
   readonly network: HostNetwork;
   readonly networks: LocalNetworks;
-  /** Whether it is a network of the cluster, as far as this host can tell. */
-  readonly isShared: (term: string) => Promise<boolean>;
+  readonly cluster: ClusterNetworks;
   readonly emit: (event: ConnectionEvent) => void;
 }
 
@@ -54,7 +57,7 @@ export class Connections {
   /** @throws {ClusterError} in Docker's words for a network, address or port that it cannot have. */
   async attach(record: LocalRecord, signal: AbortSignal): Promise<Attached> {
     try {
-      const request = await this.#requestOf(record, endpointsOf(record), "started");
+      const request = await this.#requestOf(record, endpointsOf(record), signal, "started");
       const attached = await this.#deps.network.attach(request, signal);
       for (const network of this.#networksOf(record)) this.#emit("connect", record.id, network);
       return attached;
@@ -66,70 +69,113 @@ export class Connections {
 
   /** Of a container that has no network, gives nothing back. */
   async detach(record: LocalRecord, signal: AbortSignal): Promise<void> {
-    const { network } = this.#deps;
+    const { network, cluster } = this.#deps;
     const wasAttached = (await network.list()).some(({ taskId }) => taskId === record.id);
+    const networks = wasAttached ? this.#networksOf(record) : [];
     await network.detach(record.id as TaskId, signal);
-    if (!wasAttached) return;
-    for (const each of this.#networksOf(record)) this.#emit("disconnect", record.id, each);
+    cluster.keep(record.id, nowhere); // Not before: its addresses may be another's at once.
+    for (const each of networks) this.#emit("disconnect", record.id, each);
+  }
+
+  /** What a container that runs on has of networks of the cluster is its own still. */
+  adopt({ id, name, config }: LocalRecord, networks: readonly AttachNetwork[]): void {
+    for (const { networkId, networkName, address, aliases } of networks) {
+      if (networkName === undefined) continue;
+      const names =
+        aliases.length > 0 ? aliases : namesOn({ id, name, hostname: config.Hostname }, plainEndpoint);
+      this.#deps.cluster.adopt(id, names, { networkId, networkName, address });
+    }
   }
 
   /**
+   * @param term - Id or name of the network.
    * @param isRunning - Whether it is to be there at once, or from its next start on.
    * @returns its networks from now on.
    * @throws {ClusterError} `permission-denied` when it is on it already; `invalid-argument`; what `HostNetwork.change` throws.
    */
   async connect(
     record: LocalRecord,
-    network: NamedNetwork,
+    term: string,
     endpoint: EndpointRequest,
     { isRunning, signal }: { readonly isRunning: boolean; readonly signal: AbortSignal },
   ): Promise<Endpoints> {
     const { NetworkMode } = record.hostConfig;
+    const network = this.find(record.id, term);
+    const networkName = network?.name ?? term;
     if (isShared(NetworkMode)) throw invalid(sharedText);
-    if (network.name === "host") {
+    if (networkName === "host") {
       throw invalid(
         "cannot connect container to host network - container must be created in host network mode",
       );
     }
-    if (NetworkMode === "none" || network.name === "none") {
+    if (NetworkMode === "none" || networkName === "none") {
       throw invalid(
         "container cannot be connected to multiple networks with one of the networks in private (none) mode",
       );
     }
-    this.#check(network, endpoint);
+    this.#check(networkName, network, endpoint);
     const before = endpointsOf(record);
-    if (isRunning && this.#nameIn(before, network) !== undefined) {
+    if (isRunning && this.#nameIn(record, before, term) !== undefined) {
       throw new ClusterError(
         "permission-denied",
-        `endpoint with name ${record.name} already exists in network ${network.name}`,
+        `endpoint with name ${record.name} already exists in network ${networkName}`,
       );
     }
-    const after = { ...this.#without(before, network), [network.name]: endpoint };
-    if (isRunning) await this.#change(record, before, after, signal);
-    if (isRunning) this.#emit("connect", record.id, network);
-    return after;
+    const after = { ...this.#without(record, before, term), [networkName]: endpoint };
+    if (!isRunning) return after;
+    await this.#change(record, before, after, signal);
+    const joined = this.find(record.id, term);
+    if (joined === undefined) return after;
+    this.#emit("connect", record.id, joined);
+    // One of the cluster may have been asked for by its id.
+    return { ...this.#without(record, after, term), [joined.name]: endpoint };
   }
 
   /** As `connect`. @throws {ClusterError} `internal` when it is not on it. */
   async disconnect(
     record: LocalRecord,
-    network: NamedNetwork,
+    term: string,
     { isRunning, signal }: { readonly isRunning: boolean; readonly signal: AbortSignal },
   ): Promise<Endpoints> {
-    if (network.name === "host") {
+    const network = this.find(record.id, term);
+    if (network?.name === "host") {
       throw invalid(
         "cannot disconnect container from host network - container was created in host network mode",
       );
     }
     const before = endpointsOf(record);
-    if (this.#nameIn(before, network) === undefined) {
-      const where = isRunning ? `network ${network.name}` : `the network ${network.name}`;
+    if (this.#nameIn(record, before, term) === undefined) {
+      const where = isRunning ? `network ${network?.name ?? term}` : `the network ${network?.name ?? term}`;
       throw new ClusterError("internal", `container ${record.id} is not connected to ${where}`);
     }
-    const after = this.#without(before, network);
+    const after = this.#without(record, before, term);
     if (isRunning) await this.#change(record, before, after, signal);
-    if (isRunning) this.#emit("disconnect", record.id, network);
+    if (isRunning && network !== undefined) this.#emit("disconnect", record.id, network);
     return after;
+  }
+
+  /** It has lost its places on networks of the cluster: on these, or on all. */
+  async leave(
+    record: LocalRecord,
+    networkIds: ReadonlySet<string> | "all",
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { network } = this.#deps;
+    const attached = (await network.list()).find(({ taskId }) => taskId === record.id);
+    const gone = (attached?.networks ?? []).filter(
+      ({ networkId, networkName }) =>
+        networkName !== undefined && (networkIds === "all" || networkIds.has(networkId)),
+    );
+    if (gone.length === 0) return;
+    let after = endpointsOf(record);
+    for (const { networkId, networkName = "" } of gone) {
+      after = this.#without(record, this.#without(record, after, networkId), networkName);
+    }
+    const request = await this.#requestOf(record, after, signal);
+    await network.change(request, signal);
+    this.#deps.cluster.keep(record.id, idsOf(request));
+    for (const { networkId: id, networkName: name = "" } of gone)
+      this.#emit("disconnect", record.id, { id, name, driver: "overlay" });
   }
 
   /** Its new name is known on its networks. */
@@ -138,7 +184,15 @@ export class Connections {
       ({ taskId, attached }) => taskId === record.id && attached.kind === "namespace",
     );
     if (!isAttached) return;
-    await this.#deps.network.change(await this.#requestOf(record, endpointsOf(record)), signal);
+    await this.#deps.network.change(await this.#requestOf(record, endpointsOf(record), signal), signal);
+  }
+
+  /** A network of this host, or one of the cluster that the container is on. @param term - Id or name. */
+  find(containerId: string, term: string): NamedNetwork | undefined {
+    const { networks, cluster } = this.#deps;
+    const own = networks.resolve(term);
+    const place = own === undefined ? cluster.find(containerId, term) : undefined;
+    return place === undefined ? own : { id: place.networkId, name: place.networkName, driver: "overlay" };
   }
 
   /** What cannot be joined leaves everything as it was. */
@@ -148,21 +202,27 @@ export class Connections {
     after: Endpoints,
     signal: AbortSignal,
   ): Promise<void> {
-    const { network } = this.#deps;
-    const request = await this.#requestOf(record, after);
+    const { network, cluster } = this.#deps;
+    let request: AttachRequest | undefined;
     try {
+      request = await this.#requestOf(record, after, signal);
       await network.change(request, signal);
     } catch (error) {
-      await network.change(await this.#requestOf(record, before), signal);
+      request = await this.#requestOf(record, before, signal);
+      await network.change(request, signal);
       throw withDockersCode(error);
+    } finally {
+      if (request !== undefined) cluster.keep(record.id, idsOf(request));
     }
   }
 
   async #requestOf(
-    { id, name, config, hostConfig }: LocalRecord,
+    record: LocalRecord,
     endpoints: Endpoints,
+    signal: AbortSignal,
     occasion?: "started",
   ): Promise<AttachRequest> {
+    const { id, name, config, hostConfig } = record;
     const { NetworkMode, Dns, DnsSearch, DnsOptions } = hostConfig;
     const hasDns = Dns.length + DnsSearch.length + DnsOptions.length > 0;
     const isHost = NetworkMode === "host";
@@ -172,16 +232,27 @@ export class Connections {
     if (!isHost && !none) {
       const ranks = ranksOf(endpoints);
       for (const [term, endpoint] of Object.entries(endpoints)) {
-        const network = await this.#find(term);
-        this.#check(network, endpoint);
-        const links = [...endpoint.Links, ...(network.name === "bridge" ? (hostConfig.Links ?? []) : [])];
+        const priority = ranks.get(term) ?? 0;
+        const mac = endpoint.MacAddress === "" ? {} : { mac: endpoint.MacAddress.toLowerCase() };
+        const network = this.#deps.networks.resolve(term);
+        this.#check(network?.name ?? term, network, endpoint);
+        const isOwn = network?.name === "bridge";
+        const texts = [...endpoint.Links, ...(isOwn ? (hostConfig.Links ?? []) : [])];
+        const links = texts.length === 0 ? {} : { links: await this.#links(texts, name, network, occasion) };
+        const names = isOwn ? [] : namesOn(identity, endpoint);
+        if (network === undefined) {
+          const wish = { containerId: id, network: term, names, address: endpoint.IPv4Address };
+          const place = await this.#deps.cluster.attach(wish, signal);
+          networks.push({ ...place, aliases: names, priority, ...mac, ...links });
+          continue;
+        }
         networks.push({
-          networkId: network.bridgeId,
+          networkId: (isOwn ? "" : network.id) as NetworkId, // The host's own bridge has no id there.
           address: endpoint.IPv4Address,
-          aliases: network.name === "bridge" ? [] : namesOn(identity, endpoint),
-          priority: ranks.get(term) ?? 0,
-          ...(endpoint.MacAddress !== "" && { mac: endpoint.MacAddress.toLowerCase() }),
-          ...(links.length > 0 && { links: await this.#links(links, name, network, occasion) }),
+          aliases: names,
+          priority,
+          ...mac,
+          ...links,
         });
       }
     }
@@ -203,7 +274,7 @@ export class Connections {
   async #links(
     texts: readonly string[],
     name: string,
-    network: NamedNetwork,
+    network: NamedNetwork | undefined,
     occasion: "started" | undefined,
   ): Promise<{ alias: string; containerId: string }[]> {
     const records = await this.#deps.engine.list();
@@ -216,7 +287,7 @@ export class Connections {
         );
       }
       const link = { alias, containerId: found.id };
-      if (network.name !== "bridge") return [link];
+      if (network?.name !== "bridge") return [link];
       if (found.status.state !== "running" && occasion === "started") {
         throw new ClusterError(
           "internal",
@@ -227,24 +298,8 @@ export class Connections {
     });
   }
 
-  #check(network: NamedNetwork, endpoint: EndpointRequest): void {
-    checkEndpoint(network.name, endpoint, this.#deps.networks.find(network.id));
-  }
-
-  async #find(term: string): Promise<NamedNetwork & { readonly bridgeId: NetworkId }> {
-    const network = this.#deps.networks.resolve(term);
-    if (network === undefined) throw await this.notFound(term);
-    // The host's own bridge has no id there.
-    return { ...network, bridgeId: (network.name === "bridge" ? "" : network.id) as NetworkId };
-  }
-
-  /** What to say of a network that is none of this host's. */
-  async notFound(term: string): Promise<ClusterError> {
-    if (!(await this.#deps.isShared(term))) return new ClusterError("not-found", `network ${term} not found`);
-    return new ClusterError(
-      "unimplemented",
-      `could not attach to network ${term}: containers that are no tasks of a service cannot be on the swarm's networks yet`,
-    );
+  #check(name: string, network: NamedNetwork | undefined, endpoint: EndpointRequest): void {
+    checkEndpoint(name, endpoint, network === undefined ? undefined : this.#deps.networks.find(network.id));
   }
 
   /** Those that it is on, as far as they are still there. */
@@ -252,21 +307,30 @@ export class Connections {
     const { NetworkMode } = record.hostConfig;
     const own = NetworkMode === "host" || NetworkMode === "none" ? [NetworkMode] : [];
     const terms = [...own, ...Object.keys(endpointsOf(record))];
-    return terms.flatMap((term) => this.#deps.networks.resolve(term) ?? []);
+    return terms.flatMap((term) => this.find(record.id, term) ?? []);
   }
 
-  #nameIn(endpoints: Endpoints, network: NamedNetwork): string | undefined {
-    return Object.keys(endpoints).find((term) => this.#deps.networks.resolve(term)?.id === network.id);
+  #nameIn({ id }: LocalRecord, endpoints: Endpoints, term: string): string | undefined {
+    const wanted = this.find(id, term)?.id;
+    return Object.keys(endpoints).find(
+      (name) => name === term || (wanted !== undefined && this.find(id, name)?.id === wanted),
+    );
   }
 
-  #without(endpoints: Endpoints, network: NamedNetwork): Endpoints {
-    const name = this.#nameIn(endpoints, network);
-    return Object.fromEntries(Object.entries(endpoints).filter(([term]) => term !== name));
+  #without(record: LocalRecord, endpoints: Endpoints, term: string): Endpoints {
+    const name = this.#nameIn(record, endpoints, term);
+    return Object.fromEntries(Object.entries(endpoints).filter(([each]) => each !== name));
   }
 
   #emit(action: "connect" | "disconnect", containerId: string, network: NamedNetwork): void {
     this.#deps.emit({ action, containerId, network });
   }
+}
+
+const nowhere: ReadonlySet<string> = new Set();
+
+function idsOf({ networks }: AttachRequest): ReadonlySet<string> {
+  return new Set(networks.map(({ networkId }) => networkId));
 }
 
 /** The highest takes what is for nowhere else: by the priority asked for, then by name. */

@@ -13,7 +13,7 @@ import type { LocalEngine } from "../engine/local.ts";
 import { signalNumber } from "../engine/signals.ts";
 import type { HostNetwork } from "../network/network.ts";
 import { type CreateRequest, type Limits, parseCreate, type RestartPolicy } from "./config.ts";
-import { type ConnectionEvent, Connections } from "./connections.ts";
+import { type ClusterNetworks, type ConnectionEvent, Connections } from "./connections.ts";
 import { blockLimitsOf, devicesOf } from "./devices.ts";
 import type { EndpointRequest, Endpoints } from "./endpoints.ts";
 import type { Fields } from "./fields.ts";
@@ -37,8 +37,7 @@ export interface LocalDeps {
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
   readonly networks: LocalNetworks;
-  /** Whether it is a network of the cluster, as far as this host can tell. */
-  readonly isShared: (network: string) => Promise<boolean>;
+  readonly cluster: ClusterNetworks;
   /** `<stateDir>/local` */
   readonly directory: string;
   /** Which run of the daemon this process belongs to. */
@@ -337,24 +336,38 @@ export class LocalContainers {
     await this.emit(id, "rename", { oldName: `/${old}` });
   }
 
-  /** What to say of a network that is none of this host's. */
-  networkNotFound(term: string): Promise<ClusterError> {
-    return this.#connections.notFound(term);
+  /** A network of this host, or one of the cluster that the container is on. @param term - Id or name. */
+  network(id: string, term: string): NamedNetwork | undefined {
+    return this.#connections.find(id, term);
   }
 
-  /** @throws {ClusterError} `conflict` for a service's container; what `Connections.connect` throws. */
-  async connect(
-    id: string,
-    network: NamedNetwork,
-    endpoint: EndpointRequest,
+  /** Whether there may be networks of a cluster, beside those of this host. */
+  get isInCluster(): boolean {
+    return this.#deps.cluster.isMember;
+  }
+
+  /** Takes containers off networks of the cluster that they have no place on any more. @param lost - One, or all there are. */
+  async leaveNetworks(
+    lost: { readonly containerId: string; readonly networkId: string } | "all",
     signal: AbortSignal,
   ): Promise<void> {
+    const entries = lost === "all" ? this.#runs.all() : [this.#runs.entry(lost.containerId) ?? []].flat();
+    const networkIds = lost === "all" ? lost : new Set([lost.networkId]);
+    for (const entry of entries)
+      await entry.locked(() => this.#connections.leave(entry.record, networkIds, signal));
+  }
+
+  /**
+   * @param network - Id or name.
+   * @throws {ClusterError} `conflict` for a service's container; what `Connections.connect` throws.
+   */
+  async connect(id: string, network: string, endpoint: EndpointRequest, signal: AbortSignal): Promise<void> {
     await this.#reconnect(id, (record, isRunning) =>
       this.#connections.connect(record, network, endpoint, { isRunning, signal }),
     );
   }
 
-  async disconnect(id: string, network: NamedNetwork, signal: AbortSignal): Promise<void> {
+  async disconnect(id: string, network: string, signal: AbortSignal): Promise<void> {
     await this.#reconnect(id, (record, isRunning) =>
       this.#connections.disconnect(record, network, { isRunning, signal }),
     );

@@ -53,6 +53,10 @@ export class Runs {
     return this.#entries.get(id);
   }
 
+  all(): Entry[] {
+    return [...this.#entries.values()];
+  }
+
   add(record: LocalRecord): void {
     this.#entries.set(record.id, new Entry(record));
   }
@@ -75,10 +79,12 @@ export class Runs {
       if ((await engine.inspect(record.id)) === undefined) await this.store.remove(record.id);
       else this.#entries.set(record.id, new Entry(record));
     }
-    for (const { taskId, containerId } of await network.list()) {
+    for (const { taskId, containerId, networks } of await network.list()) {
       if (taskId !== containerId) continue; // A task's.
       const record = await engine.inspect(containerId);
+      const entry = this.#entries.get(containerId);
       if (record?.status.state !== "running") await network.detach(taskId, this.#closing.signal);
+      else if (entry !== undefined) this.#deps.connections.adopt(entry.record, networks);
     }
     for (const entry of this.#entries.values()) {
       const { status } = (await engine.inspect(entry.record.id)) ?? {};

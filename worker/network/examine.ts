@@ -84,9 +84,9 @@ export function probesOf(state: ExamineState, peers: readonly Peer[]): Probes {
   const serving = servingOf(wanted);
   const findings: Finding[] = [];
   const virtualIps: { subject: string; ping: Ping }[] = [];
-  const names = homes.map(({ network, namespace }) => ({
+  const names = homes.map(({ network, namespace, gateway }) => ({
     namespace,
-    gateway: network.gateway,
+    gateway,
     network: network.name,
     names: wanted.services
       .filter(({ networkId }) => networkId === network.id)
@@ -145,17 +145,20 @@ interface Home {
   readonly network: OverlayNetwork;
   /** Of one of this host's tasks on it. */
   readonly namespace: string;
+  /** Whom that task asks for names. */
+  readonly gateway: string;
 }
 
 function homesOf({ records }: ExamineState, { networks }: WantedNetworks): Home[] {
   const all = [...records].filter(({ state }) => state === "attached");
   return networks.flatMap((network) => {
     if (network.ingress) return [];
-    const home = all.find(
-      ({ attached }) =>
-        attached.kind === "namespace" && attached.addresses.some(({ networkId }) => networkId === network.id),
-    );
-    return home?.attached.kind === "namespace" ? [{ network, namespace: home.attached.path }] : [];
+    for (const { attached } of all) {
+      if (attached.kind !== "namespace") continue;
+      const place = attached.addresses.find(({ networkId }) => networkId === network.id);
+      if (place !== undefined) return [{ network, namespace: attached.path, gateway: place.gateway }];
+    }
+    return [];
   });
 }
 

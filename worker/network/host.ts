@@ -4,6 +4,7 @@
  */
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
+import { subnetsOf } from "../../model/network.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { parseCidr } from "./addresses.ts";
@@ -332,7 +333,7 @@ export class KernelNetwork implements HostNetwork {
     }
     if (job.work.kind !== "apply") return;
     try {
-      for (const { subnet } of job.work.wanted.networks) parseCidr(subnet);
+      for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseCidr(subnet);
       this.#wanted = job.work.wanted;
       this.#table = undefined;
       await this.#parts.journal.writeWanted(job.work.wanted);
@@ -503,7 +504,10 @@ export class KernelNetwork implements HostNetwork {
       }
       const done = { tasks, gateways, bridges: unheard };
       const overlays = this.#wanted?.networks ?? [];
-      const texts = [...overlay, ...overlays.flatMap(({ gateway }) => gateways.get(gateway)?.message ?? [])];
+      const texts = [
+        ...overlay,
+        ...overlays.flatMap(subnetsOf).flatMap(({ gateway }) => gateways.get(gateway)?.message ?? []),
+      ];
       if (texts.length === 0) return done;
       const text = `cannot set up the overlay networks: ${texts.join("; ")}`;
       return { ...done, overlay: new ClusterError("internal", text) };

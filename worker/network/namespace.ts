@@ -197,7 +197,7 @@ export function relinkLines(
 
 function linkLines(
   taskId: TaskId,
-  { device, address, gateway, mac, mtu, bridge }: NamespaceLink,
+  { device, address, gateway, gatewayMac, further = [], mac, mtu, bridge }: NamespaceLink,
   hostNamespace: string,
 ): string[] {
   const block = parseCidr(address);
@@ -206,9 +206,11 @@ function linkLines(
       `peer name ${portName(taskId, bridge)} mtu ${mtu} group ${deviceGroup} netns ${hostNamespace}`,
     `address add ${address} dev ${device} noprefixroute`,
     // Known beforehand, so that no other task can claim to be the gateway.
-    `neighbour add ${gateway} lladdr ${taskMac(gateway)} dev ${device} nud permanent`,
+    `neighbour add ${gateway} lladdr ${gatewayMac ?? taskMac(gateway)} dev ${device} nud permanent`,
     `route add ${gateway}/32 dev ${device} scope link`,
-    `route add ${blockText(block)} via ${gateway} dev ${device} src ${block.address}`,
+    ...[blockText(block), ...further].map(
+      (subnet) => `route add ${subnet} via ${gateway} dev ${device} src ${block.address}`,
+    ),
   ];
 }
 

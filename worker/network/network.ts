@@ -3,16 +3,15 @@
  * `open.ts` gives the real one and `test/sim/network.ts` one without a kernel.
  */
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { Subnets } from "../../model/network.ts";
 import type { PortSpec } from "../../model/service.ts";
 import type { PublishedPort } from "../../model/task.ts";
 import type { Finding, Peer } from "./examine.ts";
 
 /** A cluster-wide network that this host takes part in; from `AssignedNetwork`. */
-export interface OverlayNetwork {
+export interface OverlayNetwork extends Subnets {
   readonly id: NetworkId;
   readonly name: string;
-  /** Canonical CIDR. */
-  readonly subnet: string;
   /** No prefix length; the same address on every host. */
   readonly gateway: string;
   /** 4096..16777215 */
@@ -127,6 +126,8 @@ export interface AttachNetwork {
   readonly priority?: number;
   /** Names for other containers of the network that this task alone knows. */
   readonly links?: readonly NetworkLink[];
+  /** Of a network of the cluster; only kept, for `list`. */
+  readonly networkName?: string;
 }
 
 export interface NetworkLink {
@@ -198,6 +199,10 @@ export interface AttachedAddress {
   readonly address: string;
   /** No prefix length. */
   readonly gateway: string;
+  /** Other subnets of the network, CIDR; absent where there are none. */
+  readonly further?: readonly string[];
+  /** Absent: it follows from the gateway. */
+  readonly gatewayMac?: string;
   readonly mac: string;
   /** What is for nowhere else goes by this one; with none marked, by the first. */
   readonly outward?: true;

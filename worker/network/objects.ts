@@ -12,6 +12,7 @@
  */
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
+import { type Subnets, subnetsOf } from "../../model/network.ts";
 import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
 import type {
   AttachedAddress,
@@ -93,11 +94,9 @@ export interface HostState {
 }
 
 /** A network with everything decided that the wanted one leaves open. */
-export interface ResolvedNetwork {
+export interface ResolvedNetwork extends Subnets {
   readonly bridge: string;
   readonly vxlan: string;
-  readonly subnet: string;
-  readonly gateway: string;
   readonly mtu: number;
 }
 
@@ -118,10 +117,16 @@ export function resolveNetwork(network: OverlayNetwork, underlayMtu: number): Re
   return {
     bridge: bridgeName(network),
     vxlan: vxlanName(network),
-    subnet: blockText(parseCidr(network.subnet)),
-    gateway: network.gateway,
+    ...canonical(network),
     mtu: network.mtu > 0 ? network.mtu : underlayMtu - vxlanOverheadBytes,
   };
+}
+
+function canonical(network: Subnets): Subnets {
+  const [first = network, ...further] = subnetsOf(network).map(({ subnet, gateway }) => {
+    return { subnet: blockText(parseCidr(subnet)), gateway };
+  });
+  return { subnet: first.subnet, gateway: first.gateway, ...(further.length > 0 && { further }) };
 }
 
 /** The address other hosts send VXLAN to: what they were told of this host, else what it believes itself. */
@@ -173,9 +178,12 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
   }
   const numbers = new NexthopNumbers(observed);
   const networks = new Map(
-    wanted.networks.map(({ id, subnet, vni }) => [
-      id,
-      { block: parseCidr(subnet), device: vxlanName({ vni }) },
+    wanted.networks.map((network) => [
+      network.id,
+      {
+        blocks: subnetsOf(network).map(({ subnet }) => parseCidr(subnet)),
+        device: vxlanName(network),
+      },
     ]),
   );
   for (const network of wanted.networks) {
@@ -218,7 +226,7 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const remote = endpoint.nodeAddress;
     // An endpoint of a node that has no address yet is unreachable until the node has one.
     if (target === undefined || addressNumber(remote) === undefined || remote === own) continue;
-    if (!contains(network.block, target)) continue;
+    if (!network.blocks.some((block) => contains(block, target))) continue;
     const { device } = network;
     add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote)}`, device });
   }
@@ -236,14 +244,17 @@ export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): str
 
 function bridgeObjects(
   bridge: string,
-  { subnet, gateway, mtu }: { subnet: string; gateway: string; mtu: number },
+  { mtu, ...network }: Subnets & { readonly mtu: number },
 ): KernelObject[] {
-  const { prefixBits } = parseCidr(subnet);
-  const address = `${gateway}/${prefixBits}`;
   return [
-    { kind: "link", key: bridge, value: `bridge ${taskMac(gateway)} ${mtu}`, device: bridge },
-    { kind: "address", key: `${bridge} ${address}`, value: "", device: bridge },
-    { kind: "route", key: blockText(parseCidr(subnet)), value: "unreachable", device: "" },
+    { kind: "link", key: bridge, value: `bridge ${taskMac(network.gateway)} ${mtu}`, device: bridge },
+    ...subnetsOf(network).flatMap(({ subnet, gateway }): KernelObject[] => {
+      const block = parseCidr(subnet);
+      return [
+        { kind: "address", key: `${bridge} ${gateway}/${block.prefixBits}`, value: "", device: bridge },
+        { kind: "route", key: blockText(block), value: "unreachable", device: "" },
+      ];
+    }),
   ];
 }
 

@@ -1,5 +1,6 @@
 /** What a task asks for × what the host has → everything decided about its network. */
 import { ClusterError } from "../../model/errors.ts";
+import { type Subnet, subnetsOf } from "../../model/network.ts";
 import { addressNumber, addressText, contains, parseCidr, pickAddress, taskMac } from "./addresses.ts";
 import type {
   AttachedAddress,
@@ -8,7 +9,6 @@ import type {
   BridgeNetwork,
   HostPort,
   HostPortSpec,
-  OverlayNetwork,
   WantedNetworks,
 } from "./network.ts";
 import { resolveNetwork } from "./objects.ts";
@@ -252,30 +252,39 @@ function onOverlay(
   if (network === undefined) {
     throw new ClusterError("failed-precondition", `network ${networkId} is not known on this host yet`);
   }
-  const { bridge, gateway, mtu } = resolveNetwork(network, host.underlayMtu);
+  const { bridge, mtu, ...resolved } = resolveNetwork(network, host.underlayMtu);
+  const subnets = subnetsOf(resolved);
+  const { address, own } = placeOf(network.name, subnets, asked);
+  const further = subnets.filter((each) => each !== own).map(({ subnet }) => subnet);
   return {
     address: {
       networkId: network.id,
       bridge,
       device,
-      address: checkedAddress(network, asked),
-      gateway,
+      address,
+      gateway: own.gateway,
+      ...(further.length > 0 && { further, gatewayMac: taskMac(resolved.gateway) }), // The bridge has but one.
       mac: mac ?? taskMac(parseCidr(asked).address),
     },
     mtu,
   };
 }
 
-/** With the prefix length of the network, whatever was given. */
-function checkedAddress({ name, subnet, gateway }: OverlayNetwork, given: string): string {
+/** The subnet of an address, and the address with the prefix length of that, whatever was given. */
+function placeOf(
+  name: string,
+  subnets: readonly Subnet[],
+  given: string,
+): { readonly address: string; readonly own: Subnet } {
   const { address } = parseCidr(given);
-  const block = parseCidr(subnet);
   const number = addressNumber(address) ?? -1;
-  if (!contains(block, number) || address === gateway) {
+  const own = subnets.find(({ subnet }) => contains(parseCidr(subnet), number));
+  if (own === undefined || address === own.gateway) {
+    const accepted = subnets.map(({ subnet, gateway }) => `${subnet} but ${gateway}`).join(", ");
     throw new ClusterError(
       "invalid-argument",
-      `address ${given} cannot be a task's on network ${name}: accepted is any of ${subnet} but ${gateway}`,
+      `address ${given} cannot be a task's on network ${name}: accepted is any of ${accepted}`,
     );
   }
-  return `${address}/${block.prefixBits}`;
+  return { address: `${address}/${parseCidr(own.subnet).prefixBits}`, own };
 }

@@ -1,5 +1,6 @@
 /** Who asks for which name → the addresses to answer with. */
 import type { NetworkId } from "../../model/ids.ts";
+import { subnetsOf } from "../../model/network.ts";
 import { addressNumber, contains, parseCidr } from "./addresses.ts";
 import type { Cidr } from "./addresses.ts";
 import type { OverlayNetwork, WantedNetworks } from "./network.ts";
@@ -17,7 +18,7 @@ export interface Asker {
 }
 
 /** A network that has names. */
-export type NamedNetwork = Pick<OverlayNetwork, "id" | "name" | "subnet" | "ingress">;
+export type NamedNetwork = Pick<OverlayNetwork, "id" | "name" | "subnet" | "gateway" | "further" | "ingress">;
 
 /** A name that this host's tasks have beside those the cluster knows. */
 export interface LocalName {
@@ -28,7 +29,7 @@ export interface LocalName {
 
 interface NetworkNames {
   readonly name: string;
-  readonly block: Cidr;
+  readonly blocks: readonly Cidr[];
   /** Lower case; an entry with no address is known and has nothing serving. */
   readonly addresses: ReadonlyMap<string, ReadonlySet<string>>;
   readonly names: ReadonlyMap<string, string>;
@@ -66,9 +67,10 @@ export function buildNames(
     NetworkId,
     NetworkNames & { addresses: Map<string, Set<string>>; names: Map<string, string> }
   >();
-  for (const { id, name, subnet, ingress } of wanted.networks) {
-    if (ingress) continue;
-    table.set(id, { name, block: parseCidr(subnet), addresses: new Map(), names: new Map() });
+  for (const network of wanted.networks) {
+    if (network.ingress) continue;
+    const blocks = subnetsOf(network).map(({ subnet }) => parseCidr(subnet));
+    table.set(network.id, { name: network.name, blocks, addresses: new Map(), names: new Map() });
   }
   const balanced = new Set<string>();
   for (const { networkId, serviceId, serviceName, aliases, address } of wanted.services) {
@@ -104,7 +106,7 @@ export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Q
   const networks = asker.networks.flatMap((id) => table.get(id) ?? []);
   const reversed = reversedAddress(asked);
   if (reversed !== undefined) {
-    const home = networks.find(({ block }) => contains(block, reversed.number));
+    const home = networks.find(({ blocks }) => blocks.some((block) => contains(block, reversed.number)));
     if (home === undefined) return outside(asker, asked);
     const taskName = home.names.get(reversed.text);
     if (taskName === undefined) return { kind: "unknown" };

@@ -1,4 +1,5 @@
 /** The host's firewall and address translation for tasks, as one nftables table. */
+import type { Subnet } from "../../model/network.ts";
 import type { PortProtocol } from "../../model/service.ts";
 import { hostMac, shortHash } from "./addresses.ts";
 import type { HostPort } from "./network.ts";
@@ -12,6 +13,8 @@ export interface RulesNetwork {
   readonly vxlan?: string;
   /** Canonical CIDR. */
   readonly subnet: string;
+  /** Other subnets of the network; absent where there are none. */
+  readonly further?: readonly Subnet[];
   readonly internal: boolean;
   readonly ingress: boolean;
   /** False: its tasks are seen outside under their own addresses. */
@@ -87,7 +90,7 @@ export function rulesetOf(state: RulesState): Ruleset {
   const internal = sorted.filter((network) => network.internal).flatMap(devicesOf);
   const outward = sorted
     .filter(({ internal: isInternal, masquerade }) => masquerade && !isInternal)
-    .map(({ subnet }) => subnet);
+    .flatMap(blocksOf);
   const targets = [...new Set([...ports.map(({ address }) => address), ...state.tasks])].toSorted(compare);
   const balanced = services
     .filter(({ backends }) => backends.length > 0)
@@ -146,7 +149,8 @@ export function rulesetOf(state: RulesState): Ruleset {
         hook("filter", "prerouting", "raw", [
           "iifname @task_devices ip daddr 127.0.0.0/8 drop",
           ...sorted.map(
-            ({ bridge, subnet }) => `iifname "${bridge}" ip saddr != { ${subnet}, 0.0.0.0 } drop`,
+            (network) =>
+              `iifname "${network.bridge}" ip saddr != { ${[...blocksOf(network), "0.0.0.0"].join(", ")} } drop`,
           ),
         ]),
       ],
@@ -240,15 +244,13 @@ function oneOf(values: readonly string[]): string {
  * address is put back in place. A client may use one of its ports towards two hosts: a zone for each keeps them apart.
  * The mark must not stay on the packet that carries the answer, or its own way would be looked up by it.
  */
-function originHooks(
-  { bridge, vxlan, subnet }: RulesNetwork,
-  hosts: readonly RulesHost[],
-): [string, HookChain][] {
+function originHooks(network: RulesNetwork, hosts: readonly RulesHost[]): [string, HookChain][] {
+  const { bridge, vxlan } = network;
   if (hosts.length === 0 || vxlan === undefined) return [];
   const sorted = hosts.toSorted((a, b) => a.index - b.index);
   const zones = sorted.map(({ address, index }) => `${hostMac(address)} : ${index}`);
   const marks = sorted.map(({ address, index }) => `${hostMac(address)} : ${markOf(index)}`);
-  const foreign = `iifname "${vxlan}" ip saddr != ${subnet}`;
+  const foreign = `iifname "${vxlan}" ip saddr != ${oneOrSet(blocksOf(network))}`;
   return [
     [
       "zones",
@@ -274,6 +276,14 @@ function originHooks(
 function ownSource(ingress: RulesNetwork | undefined, ownAddress: string): string[] {
   if (ingress?.vxlan === undefined || ownAddress === "") return [];
   return [`ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}`];
+}
+
+function blocksOf({ subnet, further = [] }: RulesNetwork): string[] {
+  return [subnet, ...further.map((each) => each.subnet)];
+}
+
+function oneOrSet(blocks: readonly string[]): string {
+  return blocks.length === 1 ? (blocks[0] ?? "") : `{ ${blocks.join(", ")} }`;
 }
 
 function devicesOf({ bridge, vxlan }: RulesNetwork): string[] {

@@ -1,5 +1,6 @@
 /** What resolver, firewall and kernel are to know, out of the networks wanted and the tasks attached. */
 import type { TaskId } from "../../model/ids.ts";
+import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
@@ -129,7 +130,7 @@ function backendsKey({
 
 /** Where names are asked for. */
 export function gatewaysOf({ wanted, bridges }: HostState): Set<string> {
-  return new Set([...bridges, ...(wanted?.networks ?? [])].map(({ gateway }) => gateway));
+  return new Set([...bridges, ...(wanted?.networks ?? []).flatMap(subnetsOf)].map(({ gateway }) => gateway));
 }
 
 /** Addresses that tasks have on a bridge. */
@@ -142,8 +143,8 @@ export function takenOnBridge(records: Records, device: string): Set<number> {
 
 /** Networks whose tasks know each other's names; the host's own bridge has none. */
 export function namedNetworks({ wanted, bridges }: Pick<HostState, "wanted" | "bridges">): NamedNetwork[] {
-  const own = bridges.flatMap(({ id, name, subnet }) =>
-    id === "" ? [] : [{ id, name, subnet, ingress: false }],
+  const own = bridges.flatMap(({ id, name, subnet, gateway }) =>
+    id === "" ? [] : [{ id, name, subnet, gateway, ingress: false }],
   );
   return [...own, ...(wanted?.networks ?? [])];
 }

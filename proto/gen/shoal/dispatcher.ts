@@ -33,6 +33,9 @@ export interface WorkerMessage {
     /** when it changed */
     { $case: "description"; value: NodeDescriptionMessage }
     | { $case: "applied"; value: AssignmentsApplied }
+    | //
+    /** at the start of a session, and when it changed */
+    { $case: "attachments"; value: WantedAttachments }
     | undefined;
 }
 
@@ -47,6 +50,7 @@ export interface ManagerMessage {
     | //
     /** Every period as well, so that a worker notices a manager that has fallen silent. */
     { $case: "heartbeat"; value: Heartbeat }
+    | { $case: "attachmentRefusal"; value: AttachmentRefusal }
     | undefined;
 }
 
@@ -112,6 +116,8 @@ export interface Assignments {
   /** Service keys and node ids that the worker no longer has. */
   removedServices: string[];
   removedHosts: string[];
+  attachments: AssignedAttachment[];
+  removedAttachments: string[];
 }
 
 export interface AssignedTask {
@@ -154,6 +160,15 @@ export interface AssignedNetwork {
   mtu: number;
   /** Carries what arrives at published ports to tasks on other hosts. */
   ingress: boolean;
+  /** For containers that are no tasks as well. */
+  attachable: boolean;
+  /** Beside `subnet` and `gateway`. */
+  further: Subnet[];
+}
+
+export interface Subnet {
+  subnet: string;
+  gateway: string;
 }
 
 /** Where a task of a network lives, on this or another node. Key: "<network id>/<task id>". */
@@ -189,6 +204,43 @@ export interface AssignedService {
   localFirst: boolean;
   /** Canonical CIDR of the host addresses that the ports are published on; none for all. */
   within: string[];
+}
+
+/**
+ * All containers of this node that are no tasks and are, or ask to be, on a network of the cluster. Those that are not
+ * among them any more have given their place back.
+ */
+export interface WantedAttachments {
+  attachments: WantedAttachment[];
+}
+
+export interface WantedAttachment {
+  containerId: string;
+  /** Id or name. */
+  network: string;
+  /** What others on the network know the container by, its own name first. */
+  names: string[];
+  /** No prefix length; the one asked for, or the one that it has; empty for any. */
+  address: string;
+  /** Of the node's choice; answers name it, so that those to an earlier attempt are told apart. */
+  attempt: string;
+}
+
+/** A container of this node cannot be on a network. */
+export interface AttachmentRefusal {
+  attempt: string;
+  /** Of model/errors.ts. */
+  code: string;
+  message: string;
+}
+
+/** A container of this node has an address on a network. */
+export interface AssignedAttachment {
+  id: string;
+  networkId: string;
+  attempt: string;
+  /** CIDR */
+  address: string;
 }
 
 /** Another host of the cluster; only for nodes on the ingress network, whose tasks answer to where a client came in. */
@@ -264,6 +316,9 @@ export const WorkerMessage: MessageFns<WorkerMessage> = {
       case "applied":
         AssignmentsApplied.encode(message.body.value, writer.uint32(42).fork()).join();
         break;
+      case "attachments":
+        WantedAttachments.encode(message.body.value, writer.uint32(50).fork()).join();
+        break;
     }
     return writer;
   },
@@ -321,6 +376,14 @@ export const WorkerMessage: MessageFns<WorkerMessage> = {
             message.body = { $case: "applied", value: AssignmentsApplied.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.body = { $case: "attachments", value: WantedAttachments.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -369,6 +432,12 @@ export const WorkerMessage: MessageFns<WorkerMessage> = {
         }
         break;
       }
+      case "attachments": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "attachments", value: WantedAttachments.fromPartial(object.body.value) };
+        }
+        break;
+      }
     }
     return message;
   },
@@ -395,6 +464,9 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
         break;
       case "heartbeat":
         Heartbeat.encode(message.body.value, writer.uint32(42).fork()).join();
+        break;
+      case "attachmentRefusal":
+        AttachmentRefusal.encode(message.body.value, writer.uint32(50).fork()).join();
         break;
     }
     return writer;
@@ -453,6 +525,14 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
             message.body = { $case: "heartbeat", value: Heartbeat.decode(reader, reader.uint32()) };
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.body = { $case: "attachmentRefusal", value: AttachmentRefusal.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -498,6 +578,12 @@ export const ManagerMessage: MessageFns<ManagerMessage> = {
       case "heartbeat": {
         if (object.body?.value !== undefined && object.body?.value !== null) {
           message.body = { $case: "heartbeat", value: Heartbeat.fromPartial(object.body.value) };
+        }
+        break;
+      }
+      case "attachmentRefusal": {
+        if (object.body?.value !== undefined && object.body?.value !== null) {
+          message.body = { $case: "attachmentRefusal", value: AttachmentRefusal.fromPartial(object.body.value) };
         }
         break;
       }
@@ -960,6 +1046,8 @@ function createBaseAssignments(): Assignments {
     hosts: [],
     removedServices: [],
     removedHosts: [],
+    attachments: [],
+    removedAttachments: [],
   };
 }
 
@@ -1012,6 +1100,12 @@ export const Assignments: MessageFns<Assignments> = {
     }
     for (const v of message.removedHosts) {
       writer.uint32(130).string(v!);
+    }
+    for (const v of message.attachments) {
+      AssignedAttachment.encode(v!, writer.uint32(138).fork()).join();
+    }
+    for (const v of message.removedAttachments) {
+      writer.uint32(146).string(v!);
     }
     return writer;
   },
@@ -1157,6 +1251,22 @@ export const Assignments: MessageFns<Assignments> = {
             message.removedHosts.push(reader.string());
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.attachments.push(AssignedAttachment.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 18: {
+            if (tag !== 146) {
+              break;
+            }
+
+            message.removedAttachments.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1190,6 +1300,8 @@ export const Assignments: MessageFns<Assignments> = {
     message.hosts = object.hosts?.map((e) => AssignedHost.fromPartial(e)) || [];
     message.removedServices = object.removedServices?.map((e) => e) || [];
     message.removedHosts = object.removedHosts?.map((e) => e) || [];
+    message.attachments = object.attachments?.map((e) => AssignedAttachment.fromPartial(e)) || [];
+    message.removedAttachments = object.removedAttachments?.map((e) => e) || [];
     return message;
   },
 };
@@ -1540,7 +1652,19 @@ export const Attachment: MessageFns<Attachment> = {
 };
 
 function createBaseAssignedNetwork(): AssignedNetwork {
-  return { id: "", name: "", driver: "", subnet: "", gateway: "", vni: 0, internal: false, mtu: 0, ingress: false };
+  return {
+    id: "",
+    name: "",
+    driver: "",
+    subnet: "",
+    gateway: "",
+    vni: 0,
+    internal: false,
+    mtu: 0,
+    ingress: false,
+    attachable: false,
+    further: [],
+  };
 }
 
 export const AssignedNetwork: MessageFns<AssignedNetwork> = {
@@ -1571,6 +1695,12 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     }
     if (message.ingress !== false) {
       writer.uint32(72).bool(message.ingress);
+    }
+    if (message.attachable !== false) {
+      writer.uint32(96).bool(message.attachable);
+    }
+    for (const v of message.further) {
+      Subnet.encode(v!, writer.uint32(106).fork()).join();
     }
     return writer;
   },
@@ -1660,6 +1790,22 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
             message.ingress = reader.bool();
             continue;
           }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.attachable = reader.bool();
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.further.push(Subnet.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1686,6 +1832,75 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     message.internal = object.internal ?? false;
     message.mtu = object.mtu ?? 0;
     message.ingress = object.ingress ?? false;
+    message.attachable = object.attachable ?? false;
+    message.further = object.further?.map((e) => Subnet.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseSubnet(): Subnet {
+  return { subnet: "", gateway: "" };
+}
+
+export const Subnet: MessageFns<Subnet> = {
+  encode(message: Subnet, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.subnet !== "") {
+      writer.uint32(10).string(message.subnet);
+    }
+    if (message.gateway !== "") {
+      writer.uint32(18).string(message.gateway);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Subnet {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSubnet();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.subnet = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.gateway = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<Subnet>): Subnet {
+    return Subnet.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<Subnet>): Subnet {
+    const message = createBaseSubnet();
+    message.subnet = object.subnet ?? "";
+    message.gateway = object.gateway ?? "";
     return message;
   },
 };
@@ -2047,6 +2262,334 @@ export const AssignedService: MessageFns<AssignedService> = {
     message.ports = object.ports?.map((e) => PublishedPortMessage.fromPartial(e)) || [];
     message.localFirst = object.localFirst ?? false;
     message.within = object.within?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseWantedAttachments(): WantedAttachments {
+  return { attachments: [] };
+}
+
+export const WantedAttachments: MessageFns<WantedAttachments> = {
+  encode(message: WantedAttachments, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.attachments) {
+      WantedAttachment.encode(v!, writer.uint32(10).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WantedAttachments {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWantedAttachments();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.attachments.push(WantedAttachment.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WantedAttachments>): WantedAttachments {
+    return WantedAttachments.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WantedAttachments>): WantedAttachments {
+    const message = createBaseWantedAttachments();
+    message.attachments = object.attachments?.map((e) => WantedAttachment.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseWantedAttachment(): WantedAttachment {
+  return { containerId: "", network: "", names: [], address: "", attempt: "" };
+}
+
+export const WantedAttachment: MessageFns<WantedAttachment> = {
+  encode(message: WantedAttachment, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.containerId !== "") {
+      writer.uint32(10).string(message.containerId);
+    }
+    if (message.network !== "") {
+      writer.uint32(18).string(message.network);
+    }
+    for (const v of message.names) {
+      writer.uint32(26).string(v!);
+    }
+    if (message.address !== "") {
+      writer.uint32(34).string(message.address);
+    }
+    if (message.attempt !== "") {
+      writer.uint32(42).string(message.attempt);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WantedAttachment {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWantedAttachment();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.containerId = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.network = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.names.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.attempt = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WantedAttachment>): WantedAttachment {
+    return WantedAttachment.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WantedAttachment>): WantedAttachment {
+    const message = createBaseWantedAttachment();
+    message.containerId = object.containerId ?? "";
+    message.network = object.network ?? "";
+    message.names = object.names?.map((e) => e) || [];
+    message.address = object.address ?? "";
+    message.attempt = object.attempt ?? "";
+    return message;
+  },
+};
+
+function createBaseAttachmentRefusal(): AttachmentRefusal {
+  return { attempt: "", code: "", message: "" };
+}
+
+export const AttachmentRefusal: MessageFns<AttachmentRefusal> = {
+  encode(message: AttachmentRefusal, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.attempt !== "") {
+      writer.uint32(10).string(message.attempt);
+    }
+    if (message.code !== "") {
+      writer.uint32(18).string(message.code);
+    }
+    if (message.message !== "") {
+      writer.uint32(26).string(message.message);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AttachmentRefusal {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAttachmentRefusal();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.attempt = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.code = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.message = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AttachmentRefusal>): AttachmentRefusal {
+    return AttachmentRefusal.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AttachmentRefusal>): AttachmentRefusal {
+    const message = createBaseAttachmentRefusal();
+    message.attempt = object.attempt ?? "";
+    message.code = object.code ?? "";
+    message.message = object.message ?? "";
+    return message;
+  },
+};
+
+function createBaseAssignedAttachment(): AssignedAttachment {
+  return { id: "", networkId: "", attempt: "", address: "" };
+}
+
+export const AssignedAttachment: MessageFns<AssignedAttachment> = {
+  encode(message: AssignedAttachment, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== "") {
+      writer.uint32(10).string(message.id);
+    }
+    if (message.networkId !== "") {
+      writer.uint32(18).string(message.networkId);
+    }
+    if (message.attempt !== "") {
+      writer.uint32(26).string(message.attempt);
+    }
+    if (message.address !== "") {
+      writer.uint32(34).string(message.address);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AssignedAttachment {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAssignedAttachment();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.id = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.networkId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.attempt = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.address = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AssignedAttachment>): AssignedAttachment {
+    return AssignedAttachment.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AssignedAttachment>): AssignedAttachment {
+    const message = createBaseAssignedAttachment();
+    message.id = object.id ?? "";
+    message.networkId = object.networkId ?? "";
+    message.attempt = object.attempt ?? "";
+    message.address = object.address ?? "";
     return message;
   },
 };

@@ -1,8 +1,9 @@
 import t from "tap";
 import { parseCidr, printCidr, type CidrBlock } from "../../../model/address.ts";
-import { AddressPool } from "../../../manager/allocator/address.ts";
-import { chooseSubnet, findOverlap, pickSubnet } from "../../../manager/allocator/subnet.ts";
+import { AddressPool, NetworkPool } from "../../../manager/allocator/address.ts";
+import { chooseSubnets, findOverlap, pickSubnet } from "../../../manager/allocator/subnet.ts";
 import { pickVni } from "../../../manager/allocator/vni.ts";
+import type { SubnetConfig } from "../../../model/network.ts";
 import { networkObject } from "../../sim/objects.ts";
 
 function blocks(...texts: string[]): CidrBlock[] {
@@ -40,7 +41,7 @@ t.test("subnet: the next pool is taken when one is full, and an error when all a
 t.test("subnet: what the spec asks for is honoured or refused with a reason", (t) => {
   const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
   const choose = (subnet: string, gateway?: string): unknown =>
-    chooseSubnet(
+    chooseSubnets(
       networkObject("n", { ipam: [{ subnet, ...(gateway === undefined ? {} : { gateway }) }] }).spec,
       request,
     );
@@ -88,5 +89,40 @@ t.test("network identifiers start at 4096 and honour the option", (t) => {
   t.equal(pickVni({ [option]: "5000,5001" }, new Set()), 5000);
   t.throws(() => pickVni({ [option]: "5000" }, new Set([5000])), { code: "conflict" });
   t.throws(() => pickVni({ [option]: "x" }, new Set()), { code: "invalid-argument" });
+  t.end();
+});
+
+t.test("subnet: of several asked for, each has its gateway, and none overlaps another", (t) => {
+  const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
+  const choose = (...ipam: readonly SubnetConfig[]): unknown =>
+    chooseSubnets(networkObject("n", { ipam }).spec, request);
+  t.strictSame(choose({ subnet: "10.1.0.0/24" }, { subnet: "10.2.0.9/24", gateway: "10.2.0.254" }), {
+    subnet: "10.1.0.0/24",
+    gateway: "10.1.0.1",
+    further: [{ subnet: "10.2.0.0/24", gateway: "10.2.0.254" }],
+  });
+  t.throws(() => choose({ subnet: "10.1.0.0/16" }, { subnet: "10.1.2.0/24" }), { code: "conflict" });
+  t.throws(() => choose({ subnet: "10.1.0.0/24" }, { subnet: "192.168.0.0/25" }), { code: "conflict" });
+  t.end();
+});
+
+t.test("a further subnet gives addresses once those before it are full, from its range", (t) => {
+  const pool = new NetworkPool([
+    { subnet: "10.1.0.0/30", gateway: "10.1.0.1" },
+    { subnet: "10.2.0.0/24", gateway: "10.2.0.1", range: "10.2.0.128/31" },
+  ]);
+  const given = Array.from({ length: 4 }, () => pool.allocate());
+  t.strictSame(given, ["10.1.0.2/30", "10.2.0.128/24", "10.2.0.129/24", undefined]);
+  pool.release("10.1.0.2/30");
+  t.equal(pool.allocate(), "10.1.0.2/30");
+  t.equal(pool.take("10.2.0.7"), "10.2.0.7/24", "a choice may lie outside the range");
+  t.equal(pool.take("10.2.0.7"), undefined);
+  t.strictSame(
+    [pool.take("10.3.0.7"), pool.holds("10.3.0.7"), pool.holds("10.2.0.7")],
+    [undefined, false, true],
+  );
+  t.equal(pool.claim("10.2.0.7/24"), false);
+  t.equal(pool.claim("10.3.0.7/24"), false);
+  t.equal(pool.claim("10.2.0.8/24"), true);
   t.end();
 });

@@ -1,9 +1,11 @@
 import t from "tap";
 
+import { firstDynamicPort } from "../../../manager/allocator/port.ts";
 import { runAllocator } from "../../../manager/allocator/run.ts";
 import { replaceSpec, rollbackService } from "../../../manager/orchestrator/spec.ts";
 import type { Store } from "../../../manager/store/store.ts";
-import type { ServiceId } from "../../../model/ids.ts";
+import { attachmentId } from "../../../model/attachment.ts";
+import type { NetworkId, NodeId, ServiceId } from "../../../model/ids.ts";
 import type { ServiceEndpoint, ServiceSpec } from "../../../model/service.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
@@ -14,13 +16,14 @@ import { clusterObject, id, networkObject, serviceObject, serviceSpec } from "..
 /** An allocator whose decisions wait for the gate before they are stored. */
 class World implements AsyncDisposable {
   readonly clock = new VirtualClock();
-  readonly store: Store = loneStore(this.clock).store;
+  readonly store: Store;
   readonly #scope = new AbortController();
   readonly #loop: Promise<void>;
   #gate = Promise.resolve();
 
-  constructor() {
-    const { store } = this;
+  /** @param store - Of an earlier leader. */
+  constructor(store: Store = loneStore(new VirtualClock()).store) {
+    this.store = store;
     const batch: Store["batch"] = async (...given) => {
       await this.#gate;
       return store.batch(...given);
@@ -69,6 +72,31 @@ class World implements AsyncDisposable {
 
   ports(name: string): readonly number[] {
     return this.endpoint(name)?.ports.map(({ publishedPort }) => publishedPort) ?? [];
+  }
+
+  /** The address of a container, or why it has none. */
+  place(containerId: string): string | undefined {
+    const found = this.store.view((view) =>
+      view.attachments.list().find((each) => each.containerId === containerId),
+    );
+    return found?.address ?? found?.refusal;
+  }
+
+  async attach(containerId: string, asked = ""): Promise<string | undefined> {
+    await this.store.update((tx) => {
+      const place = { nodeId: id<NodeId>("node"), networkId: id<NetworkId>("front"), containerId };
+      tx.attachments.create({ ...place, id: attachmentId(place), attempt: "1", names: [], asked });
+    });
+    await settle();
+    return this.place(containerId);
+  }
+
+  async detach(containerId: string): Promise<void> {
+    await this.store.update((tx) => {
+      const found = tx.attachments.list().find((each) => each.containerId === containerId);
+      if (found !== undefined) tx.attachments.remove(found.id);
+    });
+    await settle();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -128,4 +156,76 @@ t.test("what was chosen for a service that is removed meanwhile is free again", 
   await open();
   await world.put({ c: 81 });
   t.strictSame(world.ports("c"), [81]);
+});
+
+t.test(
+  "a port that the system chose is chosen anew where a service opens it on its hosts meanwhile",
+  async (t) => {
+    await using world = await started();
+    const open = world.shut();
+    await world.put({ b: 0 });
+    await world.store.update((tx) => {
+      const port = {
+        protocol: "tcp",
+        targetPort: 80,
+        publishedPort: firstDynamicPort,
+        publishMode: "host",
+      } as const;
+      const spec = { ...serviceSpec({ endpoint: { mode: "vip", ports: [port] } }), name: "c" };
+      tx.services.create(serviceObject("c", spec));
+    });
+    await open();
+    await settle();
+    t.strictSame(world.ports("b"), [firstDynamicPort + 1]);
+  },
+);
+
+const front = { ipam: [{ subnet: "10.5.0.0/29" }], attachable: true };
+
+t.test("containers are given addresses of their own, and what they give back is free again", async (t) => {
+  await using world = await started();
+  await world.store.update((tx) => void tx.networks.create(networkObject("front", front)));
+  t.equal(await world.attach("a"), "10.5.0.2/29", "in the same round as the network");
+  t.equal(await world.attach("b", "10.5.0.4"), "10.5.0.4/29");
+  t.equal(await world.attach("c", "10.5.0.4"), "Address already in use");
+  t.equal(await world.attach("d", "10.5.0.1"), "Address already in use", "the gateway");
+  t.equal(await world.attach("e", "10.5.0.7"), "Address already in use", "the broadcast address");
+  t.match(await world.attach("f", "10.6.0.4"), /no configured subnet .* contain the IP address 10.6.0.4/);
+  t.strictSame(
+    [await world.attach("g"), await world.attach("h"), await world.attach("i")],
+    ["10.5.0.3/29", "10.5.0.5/29", "10.5.0.6/29"],
+  );
+  t.match(await world.attach("j"), /no address is left on network front/);
+  await world.detach("b");
+  await world.detach("c");
+  t.equal(await world.attach("c", "10.5.0.4"), "10.5.0.4/29");
+});
+
+t.test("one that asks for another address gets it, and the first is free", async (t) => {
+  await using world = await started();
+  await world.store.update((tx) => void tx.networks.create(networkObject("front", front)));
+  t.equal(await world.attach("a"), "10.5.0.2/29");
+  await world.store.update((tx) => {
+    const [{ address: _given, ...found } = undefined as never] = tx.attachments.list();
+    tx.attachments.update({ ...found, asked: "10.5.0.6" });
+  });
+  await settle();
+  t.equal(world.place("a"), "10.5.0.6/29");
+  t.equal(await world.attach("b", "10.5.0.2"), "10.5.0.2/29");
+});
+
+t.test("a new leader gives nobody what a container has", async (t) => {
+  const { store } = await (async () => {
+    await using world = await started();
+    await world.store.update((tx) => void tx.networks.create(networkObject("front", front)));
+    await world.attach("a");
+    return world;
+  })();
+  const place = { nodeId: id<NodeId>("node"), networkId: id<NetworkId>("front"), containerId: "b" };
+  await store.update((tx) => {
+    tx.attachments.create({ ...place, id: attachmentId(place), attempt: "1", names: [], asked: "" });
+  });
+  await using world = new World(store);
+  await settle();
+  t.strictSame([world.place("a"), world.place("b")], ["10.5.0.2/29", "10.5.0.3/29"]);
 });

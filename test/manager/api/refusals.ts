@@ -351,6 +351,26 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
       400,
       "invalid pool request: Pool overlaps with other one on this address space: 10.6.0.0/16 with 10.6.1.0/24",
     ],
+    [
+      "POST /networks/create",
+      {
+        Name: "n",
+        Driver: "overlay",
+        IPAM: { Config: [{ Subnet: "10.7.0.0/24" }, { Subnet: "10.7.0.128/25" }] },
+      },
+      400,
+      "invalid pool request: Pool overlaps with other one on this address space: 10.7.0.128/25 with 10.7.0.0/24",
+    ],
+    [
+      "POST /networks/create",
+      {
+        Name: "n",
+        Driver: "overlay",
+        IPAM: { Config: [{ Subnet: "10.7.0.0/24" }, { Subnet: "10.8.0.0/24", IPRange: "10.7.0.0/25" }] },
+      },
+      400,
+      "invalid ip-range 10.7.0.0/25: a CIDR inside 10.8.0.0/24 is expected",
+    ],
     ["DELETE /networks/host", undefined, 403, "host is a pre-defined network and cannot be removed"],
     ["DELETE /networks/net1", undefined, 400, "network <net1> is in use by service <web>"],
     [

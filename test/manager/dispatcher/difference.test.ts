@@ -1,10 +1,11 @@
 import * as fc from "fast-check";
 import t from "tap";
 import {
-  assignedEndpoint,
+  assignedAttachment,
   assignedNetwork,
   assignedPayload,
   assignedTask,
+  endpointOf,
 } from "../../../manager/dispatcher/assignments.ts";
 import {
   isAssigned,
@@ -20,6 +21,7 @@ import {
 } from "../../../manager/dispatcher/difference.ts";
 import type { StoreEvent } from "../../../manager/store/change.ts";
 import type { StoreView, Transaction } from "../../../manager/store/transaction.ts";
+import { attachmentId } from "../../../model/attachment.ts";
 import type { NetworkId, NodeId, SecretId, ServiceId } from "../../../model/ids.ts";
 import { revisionKey } from "../../../model/service.ts";
 import type { DesiredState, Task, TaskState } from "../../../model/task.ts";
@@ -49,6 +51,9 @@ type Step =
   | { readonly kind: "remove"; readonly task: number }
   | { readonly kind: "node"; readonly node: number; readonly down: boolean; readonly address: number }
   | { readonly kind: "allocate"; readonly network: number }
+  | { readonly kind: "attach"; readonly container: number; readonly node: number; readonly network: number }
+  | { readonly kind: "give"; readonly address: number }
+  | { readonly kind: "detach" }
   | { readonly kind: "take" };
 
 const step: fc.Arbitrary<Step> = fc.oneof(
@@ -74,6 +79,20 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("allocate" as const), network: fc.nat(2) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("attach" as const),
+      container: fc.nat(2),
+      node: fc.nat(1),
+      network: fc.nat(2),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant("give" as const), address: fc.integer({ min: 2, max: 9 }) }),
+  },
+  { weight: 1, arbitrary: fc.constant({ kind: "detach" as const }) },
   { weight: 2, arbitrary: fc.constant({ kind: "take" as const }) },
 );
 
@@ -82,7 +101,7 @@ t.test("whatever happens, the differences add up to what the node should have", 
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), async (steps) => {
       const { store } = loneStore(new VirtualClock());
       await store.update(seed);
-      using watch = store.watch(["tasks", "nodes", "networks"]);
+      using watch = store.watch(["tasks", "nodes", "networks", "attachments"]);
       const uses = new Set<NetworkId>();
       const assignments = new NodeAssignments(here, {
         holds: () => false,
@@ -91,12 +110,7 @@ t.test("whatever happens, the differences add up to what the node should have", 
       });
       const held: Held = new Map();
       const check = (): void => {
-        for (const event of watch.take())
-          markEvent(
-            event,
-            assignments,
-            store.view((view) => view.tasks.list()),
-          );
+        for (const event of watch.take()) store.view((view) => markEvent(event, assignments, view));
         store.view((view) => {
           const difference = assignments.take(view);
           if (difference !== undefined) apply(held, difference);
@@ -219,6 +233,32 @@ function perform(tx: Transaction, step: Step): void {
       });
       return;
     }
+    case "attach": {
+      const place = {
+        nodeId: id<NodeId>(nodeWords[step.node] ?? "node0"),
+        networkId: id<NetworkId>(networkWords[step.network] ?? "net0"),
+        containerId: `c${step.container}`,
+      };
+      const attachment = {
+        ...place,
+        id: attachmentId(place),
+        attempt: "1",
+        names: ["web", "alias"],
+        asked: "",
+      };
+      if (!tx.attachments.has(attachment.id)) tx.attachments.create(attachment);
+      return;
+    }
+    case "give": {
+      const [last] = tx.attachments.list().slice(-1);
+      if (last !== undefined) tx.attachments.update({ ...last, address: `10.0.9.${step.address}/24` });
+      return;
+    }
+    case "detach": {
+      const [first] = tx.attachments.list();
+      if (first !== undefined) tx.attachments.remove(first.id);
+      return;
+    }
     case "take":
       return;
   }
@@ -230,7 +270,7 @@ function print(held: Held): string {
 }
 
 /** As the dispatcher does it, without its short cuts: those must not make a difference. */
-function markEvent(event: StoreEvent, assignments: NodeAssignments, tasks: readonly Task[]): void {
+function markEvent(event: StoreEvent, assignments: NodeAssignments, view: StoreView): void {
   if (event.kind === "resync") throw new Error("not in this test");
   const markEndpoints = (task: Task): void => {
     for (const networkId of networksOf(task)) assignments.markEndpoint(networkId, task.id);
@@ -242,7 +282,13 @@ function markEvent(event: StoreEvent, assignments: NodeAssignments, tasks: reado
       if (event.kind === "updated") markEndpoints(event.previous);
       return;
     case "nodes":
-      for (const task of tasks) if (task.nodeId === event.object.id) markEndpoints(task);
+      for (const task of view.tasks.byNode(event.object.id)) markEndpoints(task);
+      for (const each of view.attachments.byNode(event.object.id))
+        assignments.markEndpoint(each.networkId, each.id);
+      return;
+    case "attachments":
+      assignments.markAttachment(event.object.id);
+      assignments.markEndpoint(event.object.networkId, event.object.id);
       return;
     case "networks":
       assignments.markNetwork(event.object.id);
@@ -259,7 +305,13 @@ function markEvent(event: StoreEvent, assignments: NodeAssignments, tasks: reado
 function apply(held: Held, difference: Difference): void {
   const [message] = toMessages(difference, { complete: false, appliesTo: 0, resultsIn: 1 }, 1e9);
   if (message === undefined) throw new Error("no message");
-  const { removedTasks, removedNetworks, removedEndpoints, removedPayloads }: Assignments = message;
+  const {
+    removedTasks,
+    removedNetworks,
+    removedEndpoints,
+    removedPayloads,
+    removedAttachments,
+  }: Assignments = message;
   const drop = (prefix: string, keys: readonly string[]): void => {
     for (const key of keys)
       if (!held.delete(prefix + key)) throw new Error(`removed what was never sent: ${key}`);
@@ -268,9 +320,11 @@ function apply(held: Held, difference: Difference): void {
   drop("n:", removedNetworks);
   drop("e:", removedEndpoints);
   drop("p:", removedPayloads);
+  drop("a:", removedAttachments);
   for (const task of message.tasks) held.set(`t:${task.id}`, JSON.stringify({ ...task, statusState: "" }));
   for (const network of message.networks) held.set(`n:${network.id}`, JSON.stringify(network));
   for (const endpoint of message.endpoints) held.set(`e:${endpoint.key}`, JSON.stringify(endpoint));
+  for (const attachment of message.attachments) held.set(`a:${attachment.id}`, JSON.stringify(attachment));
   for (const payload of message.payloads) held.set(`p:${payload.id}`, JSON.stringify(payload));
 }
 
@@ -285,13 +339,18 @@ function expected(view: StoreView): Held {
   for (const id of new Set(live.flatMap((task) => payloadsOf(view, task)))) {
     want.set(`p:${id}`, JSON.stringify(assignedPayload(view, id)));
   }
-  for (const networkId of new Set(live.flatMap(networksOf))) {
+  const containers = view.attachments.byNode(here).filter(({ address }) => address !== undefined);
+  for (const each of containers) want.set(`a:${each.id}`, JSON.stringify(assignedAttachment(each)));
+  for (const networkId of new Set([
+    ...live.flatMap(networksOf),
+    ...containers.map((each) => each.networkId),
+  ])) {
     const network = view.networks.get(networkId);
     const item = network && assignedNetwork(network);
     if (item === undefined) continue;
     want.set(`n:${networkId}`, JSON.stringify(item));
-    for (const task of view.tasks.list()) {
-      const endpoint = assignedEndpoint(view, task, networkId);
+    for (const { id } of [...view.tasks.list(), ...view.attachments.byNetwork(networkId)]) {
+      const endpoint = endpointOf(view, id, networkId);
       if (endpoint !== undefined) want.set(`e:${endpoint.key}`, JSON.stringify(endpoint));
     }
   }

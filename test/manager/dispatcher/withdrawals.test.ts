@@ -57,6 +57,21 @@ t.test("nobody on its networks: told at once", async (t) => {
   t.strictSame(told, [task]);
 });
 
+t.test("a host that had nothing to hear of it is not waited for", async (t) => {
+  const { told, withdrawals } = opened();
+  const session = { sequenceOfMarked: 7, applied: 4 };
+  withdrawals.hold(task);
+  withdrawals.sent(task, [session as Session]);
+  withdrawals.flushed(session as Session);
+  t.strictSame(told, [], "what is marked is not sent yet");
+  session.sequenceOfMarked = 5;
+  withdrawals.flushed(session as Session);
+  t.strictSame(told, [], "it has not applied what it was told before");
+  session.applied = 5;
+  withdrawals.flushed(session as Session);
+  t.strictSame(told, [task]);
+});
+
 t.test("a host that does not answer holds it for a bounded time", async (t) => {
   const { clock, told, withdrawals } = opened();
   withdrawals.hold(task);

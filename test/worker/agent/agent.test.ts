@@ -7,8 +7,9 @@ import type { ClusterFacts, NodeIdentity } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
 import { systemDisk } from "../../../runtime/disk.ts";
 import { silentLog } from "../../../runtime/log.ts";
-import { seededRandom } from "../../../runtime/random.ts";
+import { seededRandom, systemRandom } from "../../../runtime/random.ts";
 import { Agent } from "../../../worker/agent/agent.ts";
+import { Attachments } from "../../../worker/agent/attachments.ts";
 import type { Assignment } from "../../../worker/agent/assignment.ts";
 import { Journal } from "../../../worker/agent/journal.ts";
 import { FakeEngine } from "../../sim/engine.ts";
@@ -30,6 +31,7 @@ class World {
   managers: string[];
   journal: Journal | undefined;
   agent: Agent | undefined;
+  attachments = new Attachments({ clock: systemClock, random: systemRandom });
 
   private constructor(
     manager: FakeDispatcher,
@@ -69,6 +71,7 @@ class World {
         engine: this.engine,
         network: this.network,
         journal: this.journal,
+        attachments: this.attachments,
         connect: (address) => FakeDispatcher.connect(address),
         onFacts: (facts) => this.facts.push(facts),
         onHealth: () => undefined,
@@ -120,6 +123,37 @@ function identity(managers: readonly string[]): NodeIdentity {
 function running(...ids: string[]): Assignment[] {
   return ids.map((id) => assignment(id));
 }
+
+t.test(
+  "containers on networks of the cluster: each session begins with what they want, and tells what they get",
+  async (t) => {
+    const world = await World.make(t);
+    await world.start();
+    const { manager, attachments } = world;
+    await manager.until("the first list", () => manager.attachments.length === 1);
+    t.strictSame(manager.attachments, [[]], "that it wants none is said as well");
+    const wish = { containerId: "c1", network: "front", names: ["web"], address: "" };
+    const given = attachments.attach(wish, new AbortController().signal);
+    await manager.until("the wish", () => manager.attachments.length === 2);
+    const attempt = manager.attachments[1]?.[0]?.attempt ?? "";
+    const network = {
+      id: "n1",
+      name: "front",
+      driver: "overlay",
+      subnet: "10.0.1.0/24",
+      gateway: "10.0.1.1",
+    };
+    manager.send({
+      networks: [{ ...network, vni: 4096 }],
+      attachments: [{ id: "x", networkId: "n1", attempt, address: "10.0.1.5/24" }],
+    });
+    t.match(await given, { networkId: "n1", networkName: "front", address: "10.0.1.5/24" });
+    t.match(world.network.wanted?.networks, [{ id: "n1" }], "and the host has the network by then");
+    manager.dropSessions();
+    await manager.until("the list of the next session", () => manager.attachments.length === 3);
+    t.match(manager.attachments[2], [{ attempt, network: "n1", address: "10.0.1.5", containerId: "c1" }]);
+  },
+);
 
 t.test("a task climbs every rung, and its container has Docker's name and labels", async (t) => {
   const world = await World.make(t);

@@ -7,6 +7,7 @@ import type {
   DeepPartial,
   ManagerMessage,
   SessionInfo,
+  WantedAttachment,
   WorkerMessage,
 } from "../../../proto/gen/shoal/dispatcher.ts";
 import type { TlsIdentity } from "../../../runtime/tls.ts";
@@ -26,6 +27,8 @@ export class FakeDispatcher {
   heartbeatCount = 0;
   heartbeatPeriodMs = 100;
   readonly applied: number[] = [];
+  /** Every list of containers on networks as it came. */
+  readonly attachments: WantedAttachment[][] = [];
   /** Every status as it came: "task=state". */
   readonly seen: string[] = [];
   readonly latest = new Map<
@@ -134,6 +137,9 @@ export class FakeDispatcher {
         return;
       }
       case "description":
+        return;
+      case "attachments":
+        this.attachments.push(body.value.attachments);
         return;
       case "applied":
         this.applied.push(body.value.sequence);

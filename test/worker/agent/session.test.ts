@@ -127,6 +127,7 @@ function world(t: Test): { readonly clock: StoppableClock; readonly sessions: re
     dataPathAddress: "",
     onInfo: () => undefined,
     onAssignments: () => "taken" as const,
+    onRefusal: () => undefined,
     onEnd: () => undefined,
   };
   const kept = keepSession(deps, handlers, new SessionLine(), over.signal);

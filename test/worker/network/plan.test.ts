@@ -249,3 +249,24 @@ function carryOut(
 function sorted(objects: ReadonlyMap<string, KernelObject>): [string, KernelObject][] {
   return [...objects].toSorted(([a], [b]) => (a < b ? -1 : 1));
 }
+
+t.test("a network of several subnets has a gateway in each, and routes to tasks in all of them", (t) => {
+  const wide = { ...network, further: [{ subnet: "10.9.0.0/16", gateway: "10.9.0.1" }] };
+  const away = { ...endpoint(2, 5), address: "10.9.3.5" };
+  const nowhere = { ...endpoint(2, 6), address: "10.8.3.5" };
+  const given = state([endpoint(2, 4), away, nowhere]);
+  const wanted = { ...given, wanted: given.wanted && { ...given.wanted, networks: [wide] } };
+  const ids = [...wantedObjects(wanted, nothing).keys()];
+  for (const id of [
+    "address ov4097 10.0.1.1/24",
+    "address ov4097 10.9.0.1/16",
+    "route 10.0.1.0/24",
+    "route 10.9.0.0/16",
+    "route 10.0.1.4",
+    "route 10.9.3.5",
+  ])
+    t.ok(ids.includes(id), id);
+  t.notOk(ids.includes("route 10.8.3.5"));
+  t.equal(ids.filter((id) => id.startsWith("link ")).length, 2, "and one bridge");
+  t.end();
+});

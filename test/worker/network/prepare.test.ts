@@ -1,11 +1,16 @@
 import * as fc from "fast-check";
 import t from "tap";
 
-import type { NetworkId, TaskId } from "../../../model/ids.ts";
+import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
 import { addressNumber, contains, parseCidr } from "../../../worker/network/addresses.ts";
 import { ownBridge } from "../../../worker/network/bridges.ts";
 import { changeLines } from "../../../worker/network/namespace.ts";
-import type { AttachNetwork, AttachRequest, BridgeNetwork } from "../../../worker/network/network.ts";
+import type {
+  AttachNetwork,
+  AttachRequest,
+  BridgeNetwork,
+  OverlayNetwork,
+} from "../../../worker/network/network.ts";
 import { prepareLinks, type PreparedLink } from "../../../worker/network/prepare.ts";
 
 const own = ownBridge("172.20.0.0/16");
@@ -203,3 +208,52 @@ t.test("of a network that is gone, a container gets none, a task that of the hos
   ]);
   t.end();
 });
+
+t.test(
+  "on an overlay of several subnets a task has the gateway of its own, and routes to the others",
+  (t) => {
+    const overlay: OverlayNetwork = {
+      id: "net9" as NetworkId,
+      name: "net9",
+      subnet: "10.9.0.0/29",
+      gateway: "10.9.0.1",
+      further: [{ subnet: "10.8.0.0/24", gateway: "10.8.0.254" }],
+      vni: 4099,
+      internal: false,
+      mtu: 0,
+      ingress: false,
+    };
+    const self = { nodeId: "n" as NodeId, address: "192.168.0.1" };
+    const wanted = { self, networks: [overlay], endpoints: [], services: [], hosts: [] };
+    const host = { wanted, underlayMtu: 1500, bridges, taken: () => new Set<number>(), lastPicked: () => 0 };
+    const place = (address: string): readonly PreparedLink[] =>
+      prepareLinks(request([on(9, { address })]), host);
+    t.match(place("10.9.0.2/29"), [
+      { address: { address: "10.9.0.2/29", gateway: "10.9.0.1", further: ["10.8.0.0/24"] } },
+    ]);
+    const [second] = place("10.8.0.7/24");
+    t.match(second?.address, {
+      address: "10.8.0.7/24",
+      gateway: "10.8.0.254",
+      further: ["10.9.0.0/29"],
+      gatewayMac: "02:42:0a:09:00:01",
+    });
+    t.throws(
+      () => place("10.8.0.254/24"),
+      /cannot be a task's on network net9: accepted is any of 10.9.0.0\/29 but/,
+    );
+    t.throws(() => place("10.7.0.1/24"), { code: "invalid-argument" });
+    const lines = changeLines(
+      "t" as TaskId,
+      [],
+      second === undefined ? [] : [{ ...second.address, mtu: 1450 }],
+      "host",
+    );
+    t.match(lines, /neighbour add 10\.8\.0\.254 lladdr 02:42:0a:09:00:01 dev eth0/);
+    t.match(
+      lines,
+      /route add 10\.8\.0\.0\/24 via 10\.8\.0\.254 .*\nroute add 10\.9\.0\.0\/29 via 10\.8\.0\.254 dev eth0 src 10\.8\.0\.7/,
+    );
+    t.end();
+  },
+);

@@ -137,3 +137,16 @@ for (const { rule, who, ask, want } of cases) {
     t.end();
   });
 }
+
+t.test("addresses of every subnet of a network have their names", (t) => {
+  const wide = { ...red, further: [{ subnet: "10.9.0.0/16", gateway: "10.9.0.1" }] };
+  const far = endpoint(wide, "far", "10.9.3.5");
+  const names = buildNames({ networks: [wide], endpoints: [far], services: [] }, []);
+  const asker: Asker = { networks: [red.id], nameservers: [], outside: true, links: new Map() };
+  t.match(answerQuestion(names, asker, { name: "5.3.9.10.in-addr.arpa", type: "PTR" }), { kind: "name" });
+  t.match(answerQuestion(names, asker, { name: "6.3.9.10.in-addr.arpa", type: "PTR" }), { kind: "unknown" });
+  t.match(answerQuestion(names, asker, { name: "6.3.8.10.in-addr.arpa", type: "PTR" }), {
+    kind: "elsewhere",
+  });
+  t.end();
+});

@@ -42,6 +42,12 @@ const cases = [
     has: /elements = \{ "ov4097" \. "ov4097", "ov4097" \. "vx4097", "vx4097" \. "ov4097", "shoal0" \. "shoal0" \}/,
   },
   {
+    rule: "of several subnets none is foreign to its network, and all lead outside",
+    networks: [{ ...overlay, further: [{ subnet: "10.9.0.0/16", gateway: "10.9.0.1" }] }],
+    ports: [],
+    has: /elements = \{ 10\.0\.1\.0\/24, 10\.9\.0\.0\/16 \}[^]*iifname "ov4097" ip saddr != \{ 10\.0\.1\.0\/24, 10\.9\.0\.0\/16, 0\.0\.0\.0 \} drop/,
+  },
+  {
     rule: "a published port leads to its task",
     networks: [overlay],
     ports: [port],
