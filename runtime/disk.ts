@@ -48,8 +48,12 @@ export interface AppendFile {
 
 export interface ReadFile {
   readonly bytes: number;
-  /** `length` bytes from `position`; fewer at the end of the file. */
-  read(position: number, length: number): Promise<Uint8Array>;
+  /**
+   * `length` bytes from `position`; fewer at the end of the file.
+   *
+   * @param into - Holds at least as many, and is read into; new memory when absent.
+   */
+  read(position: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   close(): Promise<void>;
 }
 
@@ -63,7 +67,8 @@ export function diskOver(calls: DiskCalls): BlockDisk {
     if (file === undefined) return undefined;
     return {
       bytes: await closedOnError(file, file.size()),
-      read: (position, length) => readAll(file, position, length),
+      read: (position, length, into = new Uint8Array(length)) =>
+        readAll(file, position, into.subarray(0, length)),
       close: () => file.close(),
     };
   }
@@ -152,10 +157,9 @@ async function writeAll(file: OpenFile, position: number, data: Uint8Array): Pro
   }
 }
 
-async function readAll(file: OpenFile, position: number, length: number): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length);
+async function readAll(file: OpenFile, position: number, bytes: Uint8Array): Promise<Uint8Array> {
   let filled = 0;
-  while (filled < length) {
+  while (filled < bytes.byteLength) {
     const read = await file.read(filled === 0 ? bytes : bytes.subarray(filled), position + filled);
     if (read === 0) return bytes.subarray(0, filled);
     filled += read;

@@ -1,10 +1,12 @@
+import { Client } from "@grpc/grpc-js";
 import type { MemberId, Message } from "raft-ts";
-import { RaftPeerClient, type RaftHello } from "../../proto/gen/shoal/raft.ts";
+import type { RaftHello } from "../../proto/gen/shoal/raft.ts";
 import { channelOptions } from "../../runtime/grpc.ts";
 import { channelCredentials } from "../../runtime/tls.ts";
 import { encodeMessages } from "./codec.ts";
 import { encodeFrame, maxPeerMessageBytes } from "./frame.ts";
 import { PeerStream } from "./peer-stream.ts";
+import { openSnapshotCall } from "./snapshot-codec.ts";
 import { type SnapshotSending, sendSnapshot } from "./snapshot-sender.ts";
 import type { TransportDeps } from "./transport.ts";
 
@@ -31,7 +33,7 @@ export class PeerLink {
   readonly #deps: TransportDeps;
   readonly #hello: RaftHello;
   readonly #events: LinkEvents;
-  #client: RaftPeerClient;
+  #client: Client;
   #stream: PeerStream | undefined;
   #connected = false;
   #queue: Message[] = [];
@@ -72,7 +74,7 @@ export class PeerLink {
 
   /** @throws {Error} when the peer did not take it in. */
   sendSnapshot(sending: Omit<SnapshotSending, "hello">): Promise<void> {
-    return sendSnapshot(this.#deps, this.#client.sendSnapshot(), { ...sending, hello: this.#hello });
+    return sendSnapshot(this.#deps, openSnapshotCall(this.#client), { ...sending, hello: this.#hello });
   }
 
   /** A new connection, with the certificate of now; nothing queued is lost. */
@@ -96,8 +98,8 @@ export class PeerLink {
     this.#queue = [];
   }
 
-  #newClient(): RaftPeerClient {
-    return new RaftPeerClient(this.address, channelCredentials(this.#deps.keeper.current), {
+  #newClient(): Client {
+    return new Client(this.address, channelCredentials(this.#deps.keeper.current), {
       ...channelOptions(),
       "grpc.max_send_message_length": maxPeerMessageBytes,
       "grpc.max_reconnect_backoff_ms": maxRetryMs,

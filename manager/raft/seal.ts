@@ -30,8 +30,12 @@ const maxKeyId = 2 ** 16 - 1;
 export interface Seal {
   /** Of the key that new texts are sealed with; whoever stores a text stores this beside it. */
   readonly keyId: number;
-  /** With the newest key, unless another one is named. */
-  seal(plain: Uint8Array, context: string, keyId?: number): Uint8Array;
+  /**
+   * With the newest key, unless another one is named.
+   *
+   * @param into - Has room for the sealed text, which is then a view of it; new memory when absent.
+   */
+  seal(plain: Uint8Array, context: string, keyId?: number, into?: Uint8Array): Uint8Array;
   /** @throws {ClusterError} `data-loss` when key, text or place is not the one it was sealed with. */
   open(sealed: Uint8Array, keyId: number, context: string): Uint8Array;
 }
@@ -137,13 +141,21 @@ export class Keyring implements Seal {
     this.#keys = keys;
   }
 
-  seal(plain: Uint8Array, context: string, keyId = this.#keyId): Uint8Array {
+  seal(
+    plain: Uint8Array,
+    context: string,
+    keyId = this.#keyId,
+    into: Uint8Array = Buffer.allocUnsafe(plain.byteLength + sealOverheadBytes),
+  ): Uint8Array {
     const nonce = this.#nextNonce();
     const cipher = createCipheriv(algorithm, this.#key(keyId, context), nonce);
     cipher.setAAD(Buffer.from(context));
     const text = cipher.update(plain);
     cipher.final();
-    return Buffer.concat([nonce, text, cipher.getAuthTag()], plain.byteLength + sealOverheadBytes);
+    into.set(nonce);
+    into.set(text, nonceBytes);
+    into.set(cipher.getAuthTag(), nonceBytes + text.byteLength);
+    return into.subarray(0, text.byteLength + sealOverheadBytes);
   }
 
   open(sealed: Uint8Array, keyId: number, context: string): Uint8Array {

@@ -55,6 +55,8 @@ export class SnapshotWriter {
   #bytes = 0;
   #parts = 0;
   #unsyncedBytes = 0;
+  /** For one sealed part after another. */
+  #sealed: Uint8Array | undefined;
   #state: "open" | "closed" = "open";
 
   private constructor(
@@ -145,7 +147,8 @@ export class SnapshotWriter {
     this.#rest = [];
     this.#restBytes = 0;
     this.#hash.update(plain);
-    const sealed = this.#seal.seal(plain, partContext(this.meta, this.#parts), this.keyId);
+    this.#sealed ??= new Uint8Array(this.#partBytes + sealOverheadBytes);
+    const sealed = this.#seal.seal(plain, partContext(this.meta, this.#parts), this.keyId, this.#sealed);
     this.#parts += 1;
     await this.#file.append(sealed);
     this.#unsyncedBytes += sealed.byteLength;
@@ -239,12 +242,13 @@ export class SnapshotFile {
   async *parts(offset = 0): AsyncGenerator<{ readonly offset: number; readonly data: Uint8Array }> {
     const { dataBytes } = this.identity;
     const stride = this.#partHeadBytes + this.#partBytes + sealOverheadBytes;
+    const read = new Uint8Array(Math.min(this.#partBytes, dataBytes) + sealOverheadBytes); // For one after another.
     for (let at = offset; at < dataBytes;) {
       const part = Math.floor(at / this.#partBytes);
       const from = part * this.#partBytes;
       const plainBytes = Math.min(this.#partBytes, dataBytes - from);
       const position = this.#dataAt + part * stride + this.#partHeadBytes;
-      const sealed = await this.#file.read(position, plainBytes + sealOverheadBytes);
+      const sealed = await this.#file.read(position, plainBytes + sealOverheadBytes, read);
       const plain = this.#seal.open(sealed, this.keyId, partContext(this.meta, part));
       yield { offset: at, data: plain.subarray(at - from) };
       at = from + plainBytes;

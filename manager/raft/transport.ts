@@ -12,9 +12,9 @@ import { messageToWire, snapshotToWire } from "./codec.ts";
 import { maxPeerMessageBytes, peerProtocol } from "./frame.ts";
 import { PeerLink } from "./peer-link.ts";
 import { peerService, receiveMessages } from "./peer-service.ts";
+import { snapshotService } from "./snapshot-codec.ts";
 import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
 import type { SnapshotIntake } from "./snapshot-inbox.ts";
-import { RaftPeerService } from "../../proto/gen/shoal/raft.ts";
 
 /** What the member hears from the wire. Calls come from the event loop, one at a time. */
 export interface TransportHandler {
@@ -98,7 +98,7 @@ export class PeerTransport implements MemberWire {
       handler: this.#handler,
       log,
     };
-    server.addService(RaftPeerService, peerService(this.#options, door));
+    server.addService(snapshotService, peerService(this.#options, door));
     const protocols = new Map([
       [
         peerProtocol,

@@ -7,10 +7,10 @@ const slots = 2;
 /** Three numbers of nanoseconds and counts. */
 const schedstatBytes = 128;
 
-/** The latest that any timer came, and the latest of what the threads' own work made them come. */
+/** The latest that any timer came, and the most that a thread itself ran before a timer that came late. */
 export interface Delay {
   readonly lateMs: number;
-  /** Without the time in which the thread was ready to run and no processor was free. */
+  /** Without the time in which it waited: for a processor, or for the collector's other threads. */
   readonly ownMs: number;
 }
 
@@ -38,13 +38,13 @@ if (!isMainThread) watch(getEnvironmentData(key));
 
 function watch(shared: unknown): void {
   if (!(shared instanceof Int32Array)) return;
-  const waitedMs = processorWait();
-  let last = { nowMs: performance.now(), waitedMs: waitedMs() };
+  const ranMs = processorTime();
+  let last = { nowMs: performance.now(), ranMs: ranMs() };
   setInterval(() => {
-    const now = { nowMs: performance.now(), waitedMs: waitedMs() };
+    const now = { nowMs: performance.now(), ranMs: ranMs() };
     const lateMs = now.nowMs - last.nowMs - everyMs;
     raise(shared, 0, lateMs);
-    raise(shared, 1, lateMs - (now.waitedMs - last.waitedMs));
+    raise(shared, 1, Math.min(lateMs, now.ranMs - last.ranMs));
     last = now;
   }, everyMs).unref();
 }
@@ -54,14 +54,12 @@ function raise(shared: Int32Array, slot: number, ms: number): void {
   if (us > Atomics.load(shared, slot)) Atomics.store(shared, slot, us);
 }
 
-/** How long this thread has been ready to run without a processor, in milliseconds (`sched-stats` of the kernel). */
-function processorWait(): () => number {
+/** How long this thread has run, in milliseconds (`sched-stats` of the kernel). */
+function processorTime(): () => number {
   const fd = openSync("/proc/thread-self/schedstat", "r");
   const bytes = Buffer.alloc(schedstatBytes);
   return () => {
-    const [, waitedNs = "0"] = bytes
-      .toString("latin1", 0, readSync(fd, bytes, 0, schedstatBytes, 0))
-      .split(" ");
-    return Number(waitedNs) / 1e6;
+    const [ranNs = "0"] = bytes.toString("latin1", 0, readSync(fd, bytes, 0, schedstatBytes, 0)).split(" ");
+    return Number(ranNs) / 1e6;
   };
 }

@@ -1,15 +1,15 @@
-import { Server, ServerCredentials, credentials } from "@grpc/grpc-js";
+import { Client, Server, ServerCredentials, credentials } from "@grpc/grpc-js";
 import type { SnapshotMeta, SnapshotMessage } from "raft-ts";
 import t, { type Test } from "tap";
 import { messageToWire, snapshotToWire } from "../../../manager/raft/codec.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
 import { type SnapshotFile, snapshotPartBytes } from "../../../manager/raft/snapshot-file.ts";
 import { SnapshotInbox } from "../../../manager/raft/snapshot-inbox.ts";
+import { openSnapshotCall, snapshotService } from "../../../manager/raft/snapshot-codec.ts";
 import { receiveSnapshot } from "../../../manager/raft/snapshot-receiver.ts";
 import { sendSnapshot } from "../../../manager/raft/snapshot-sender.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { ClusterError } from "../../../model/errors.ts";
-import { RaftPeerClient, RaftPeerService } from "../../../proto/gen/shoal/raft.ts";
 import { toStatus } from "../../../proto/status.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
@@ -92,7 +92,7 @@ async function connected(t: Test) {
     stored,
   };
   const server = new Server();
-  server.addService(RaftPeerService, {
+  server.addService(snapshotService, {
     sendSnapshot: (call: Parameters<typeof receiveSnapshot>[1]) => {
       const greet = () => {
         if (state.refusal !== undefined) throw state.refusal;
@@ -113,7 +113,7 @@ async function connected(t: Test) {
       error === null ? resolve(bound) : reject(error),
     );
   });
-  const client = new RaftPeerClient(`127.0.0.1:${port}`, credentials.createInsecure());
+  const client = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
   t.teardown(() => {
     client.close();
     server.forceShutdown();
@@ -125,7 +125,7 @@ async function connected(t: Test) {
     const message: SnapshotMessage = { type: "snapshot", from: "a", to: "b", term: 2, snapshot: meta };
     const wire = { ...messageToWire(message), snapshot: snapshotToWire(meta, file.identity) };
     const hello = { clusterId: "c", from: "a", to: "b", address: "" };
-    const call = client.sendSnapshot();
+    const call = openSnapshotCall(client);
     const counted = Object.create(file, {
       parts: { value: (from: number) => cut(file, from, call) },
     }) as SnapshotFile;
