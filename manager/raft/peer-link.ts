@@ -5,17 +5,14 @@ import { channelOptions } from "../../runtime/grpc.ts";
 import { channelCredentials } from "../../runtime/tls.ts";
 import { encodeMessages } from "./codec.ts";
 import { encodeFrame, maxPeerMessageBytes } from "./frame.ts";
+import { Outbox, isNews } from "./outbox.ts";
 import { PeerStream } from "./peer-stream.ts";
 import { openSnapshotCall } from "./snapshot-codec.ts";
 import { type SnapshotSending, sendSnapshot } from "./snapshot-sender.ts";
 import type { TransportDeps } from "./transport.ts";
 
-const queueLimit = 4096;
-/** While nothing is connected only the latest news is worth keeping. */
-const offlineQueueLimit = 64;
-const frameBytes = 2 * 1024 * 1024;
-/** How long the news that something is committed may wait for a message to go along with. */
-const newsDelayMs = 5;
+/** How long the news that something is committed may wait for an append that tells the same; half a heartbeat. */
+const newsDelayMs = 20;
 const firstRetryMs = 5;
 const maxRetryMs = 1_000;
 /** A stream that lasted this long was welcome; the next attempt after it is immediate again. */
@@ -36,7 +33,7 @@ export class PeerLink {
   #client: Client;
   #stream: PeerStream | undefined;
   #connected = false;
-  #queue: Message[] = [];
+  readonly #outbox = new Outbox();
   #blocked = false;
   #cancelNews: (() => void) | undefined;
   #retryMs = firstRetryMs;
@@ -61,11 +58,8 @@ export class PeerLink {
   send(messages: readonly Message[]): void {
     if (this.#closed) return;
     for (const message of messages) {
-      if (this.#queue.length >= (this.#connected ? queueLimit : offlineQueueLimit)) {
-        this.#queue.shift(); // The oldest is the least useful; the protocol repairs what is missing.
-        if (this.#connected) this.#events.onUnreachable(this.#hello.to);
-      }
-      this.#queue.push(message);
+      const isFull = this.#outbox.put(message, this.#connected ? "connected" : "away");
+      if (isFull && this.#connected) this.#events.onUnreachable(this.#hello.to);
     }
     if (messages.every(isNews)) {
       this.#cancelNews ??= this.#deps.clock.after(newsDelayMs, () => this.#flush());
@@ -95,7 +89,7 @@ export class PeerLink {
     this.#cancelNews?.();
     this.#stream?.close();
     this.#client.close();
-    this.#queue = [];
+    this.#outbox.clear();
   }
 
   #newClient(): Client {
@@ -134,7 +128,7 @@ export class PeerLink {
     const wasConnected = this.#connected;
     this.#stream = undefined;
     this.#connected = false;
-    this.#queue.splice(0, Math.max(0, this.#queue.length - offlineQueueLimit));
+    this.#outbox.shorten();
     if (wasConnected) this.#deps.log.info({ peer: to, reason }, "raft peer lost");
     this.#events.onUnreachable(to);
     if (reason.includes("ECONNREFUSED")) this.#events.onGone(to);
@@ -153,29 +147,8 @@ export class PeerLink {
     this.#cancelNews = undefined;
     const stream = this.#stream;
     if (stream === undefined || !this.#connected || this.#closed) return;
-    while (this.#queue.length > 0 && !this.#blocked) {
-      this.#blocked = !stream.send(encodeFrame("messages", encodeMessages(this.#takeFrame())));
+    while (!this.#outbox.isEmpty && !this.#blocked) {
+      this.#blocked = !stream.send(encodeFrame("messages", encodeMessages(this.#outbox.take())));
     }
   }
-
-  /** As many queued messages as fit into one frame, at least one. */
-  #takeFrame(): readonly Message[] {
-    let bytes = 0;
-    let count = 0;
-    for (const message of this.#queue) {
-      if ("entries" in message) for (const { data } of message.entries) bytes += data.byteLength;
-      if (count > 0 && bytes > frameBytes) break;
-      count += 1;
-    }
-    return this.#queue.splice(0, count);
-  }
-}
-
-/**
- * An append without entries tells how far the log is committed. With one proposal at a time the next append leaves within
- * a millisecond and tells the same, so that waiting for it halves the number of frames. Whoever reads on a follower is not
- * held up: the heartbeats of its read round tell it too.
- */
-function isNews(message: Message): boolean {
-  return message.type === "append" && message.entries.length === 0;
 }
