@@ -51,6 +51,22 @@ export interface Network {
   readonly state?: NetworkState;
 }
 
+/**
+ * Where addresses of hosts inside tunnels are from; no network may have them. Meant for measurements of devices (RFC 2544), it
+ * is in use nowhere else.
+ */
+export const tunnelBlock = "198.18.0.0/15";
+/** Bytes that WireGuard over IPv4 adds to each packet. */
+export const tunnelOverheadBytes = 60;
+
+const encryptedOption = "encrypted";
+
+/** Whether what the network carries between hosts is encrypted; the option's mere presence says so, as for Docker. */
+export function isEncrypted({ spec }: Pick<Network, "spec">): boolean {
+  const value = spec.driverOptions[encryptedOption];
+  return value !== undefined && !["false", "0", "f"].includes(value.toLowerCase());
+}
+
 /** Marks the hidden swarm-scope stand-ins for a host's own networks. */
 export const predefinedLabel = "com.docker.swarm.predefined";
 

@@ -20,6 +20,22 @@ export interface NodeSpec {
   readonly availability: Availability;
 }
 
+/** The public half of a node's key for tunnels (WireGuard), and which of its two places it has. */
+export interface TunnelKey {
+  /** 32 bytes in base64. */
+  readonly publicKey: string;
+  /** Decides port and address; a key and the one that takes its place have different ones. */
+  readonly slot: 0 | 1;
+}
+
+/** What a node needs to be on encrypted networks. */
+export interface NodeTunnel {
+  /** One, or two while a key is replaced: the one to send to first. None: the node can be on no encrypted network. */
+  readonly keys: readonly TunnelKey[];
+  /** Why there is none. */
+  readonly problem?: string;
+}
+
 /** Owner: the node's agent, sent when its session opens and when it changes. */
 export interface NodeDescription {
   readonly hostname: string;
@@ -29,6 +45,8 @@ export interface NodeDescription {
   readonly engineVersion: string;
   readonly engineLabels: Labels;
   readonly plugins: readonly { readonly type: string; readonly name: string }[];
+  /** Absent on nodes that know no tunnels. */
+  readonly tunnel?: NodeTunnel;
 }
 
 /**

@@ -168,7 +168,10 @@ export class Worker {
     if (this.#ending.signal.aborted) return;
     const member = this.#member;
     if (identity !== undefined && member?.identity.nodeId === identity.nodeId) {
+      const { certificatePem } = member.keeper.current;
       member.keeper.replace(identity);
+      // What the old certificate vouched for goes with it.
+      if (certificatePem !== identity.certificatePem) this.#deps.network.replaceTunnelKey();
       member.agent.setManagers(identity.managers);
       return;
     }

@@ -138,7 +138,7 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
 }
 
 /** What explains other things comes before them. */
-const order = ["answer", "kernel", "reach", "mtu", "vxlan", "dns", "vip", "port"];
+const order = ["answer", "kernel", "reach", "mtu", "tunnel", "vxlan", "dns", "vip", "port"];
 
 function weight({ State, Test }: DoctorFinding): number {
   return (State === "broken" ? 0 : order.length) + Math.max(0, order.indexOf(Test));
@@ -153,6 +153,8 @@ function textOf({ test, subject, text }: NetworkFinding, peer: Node | undefined)
       return `the address${to} does not answer ping: ${text}`;
     case "mtu":
       return subject === "" ? `the link to${to} takes no full packets: ${text}` : `${subject}: ${text}`;
+    case "tunnel":
+      return `the tunnel of encrypted networks to${to} does not answer: ${text}`;
     case "vxlan":
       return `overlay packets (VXLAN) to${to} do not come back, ${subject}: ${text}`;
     case "vip":
@@ -179,6 +181,8 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
       return peer === undefined
         ? `${on}ip link`
         : `${on}tracepath -n ${dataPathOf(peer)}; lower the MTU of the hosts' link to what passes`;
+    case "tunnel":
+      return `${ends}nft insert rule inet filter input udp dport { 51822, 51823 } accept (or open both in the firewall between them)`;
     case "vxlan":
       return `${ends}nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)`;
     case "dns":

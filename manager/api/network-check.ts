@@ -7,6 +7,7 @@ import {
   type NetworkSpec,
   predefinedLabel,
   subnetsOf,
+  tunnelBlock,
 } from "../../model/network.ts";
 import { isRunnable } from "../../model/task.ts";
 import { nameProblems } from "../../model/validate.ts";
@@ -41,7 +42,6 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
   }
   if (spec.ingress && spec.attachable) throw invalid("ingress network cannot be attachable");
   if (spec.ipv6) throw later("IPv6 on overlay networks");
-  if (Object.hasOwn(spec.driverOptions, "encrypted")) throw later("encryption of overlay networks");
   const ingress = spec.ingress ? view.networks.ingress() : undefined;
   if (ingress !== undefined) {
     throw new ClusterError("conflict", `ingress network ${ingress.spec.name} is already present`);
@@ -70,6 +70,12 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
       if (inner === undefined || inner.prefixBits < block.prefixBits || !overlaps(block, inner)) {
         throw invalid(`invalid ip-range ${range}: a CIDR inside ${subnet} is expected`);
       }
+    }
+    const tunnels = parseCidr(tunnelBlock);
+    if (tunnels !== undefined && overlaps(block, tunnels)) {
+      throw invalid(
+        `invalid subnet ${subnet}: ${tunnelBlock} is where hosts have the addresses of their tunnels`,
+      );
     }
     const earlier = ipam.slice(0, index).map((config) => config.subnet);
     const taken = findOverlap(subnet, [...others, ...earlier]);

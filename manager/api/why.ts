@@ -5,7 +5,7 @@ import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
 import { newestFirst } from "../orchestrator/plan.ts";
-import { demandOf } from "../scheduler/demand.ts";
+import { demandOf, networkReach } from "../scheduler/demand.ts";
 import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -235,10 +235,16 @@ function refusalEvidence(
   const revision = revisionOfTask(view, task);
   if (revision === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
   const own = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
-  const refusals = [...refusalsByNode(indexOf(view), demandOf(revision), nowMs)].filter(
-    ([host]) => own === undefined || host === hostOf(own),
-  );
-  const Evidence = refusals.slice(0, shownNodes).map(([host, filter]) => `${host}: ${filter}`);
+  const refusals = [
+    ...refusalsByNode(indexOf(view), demandOf(revision, networkReach(view, revision)), nowMs),
+  ].filter(([host]) => own === undefined || host === hostOf(own));
+  const problemOf = (host: string, filter: string): string => {
+    const node = filter === "tunnel" && view.nodes.list().find((each) => hostOf(each) === host);
+    return node && node.description?.tunnel?.problem ? ` (${node.description.tunnel.problem})` : "";
+  };
+  const Evidence = refusals
+    .slice(0, shownNodes)
+    .map(([host, filter]) => `${host}: ${filter}${problemOf(host, filter)}`);
   if (refusals.length > shownNodes) Evidence.push(`and ${refusals.length - shownNodes} more nodes`);
   const counts = new Map<string, number>();
   for (const [, filter] of refusals) counts.set(filter, (counts.get(filter) ?? 0) + 1);
@@ -254,6 +260,8 @@ function nextFor(filter: string, name: string): string {
       return `shoal service update --replicas-max-per-node N ${name}`;
     case "resource":
       return `shoal service update --reserve-cpu N --reserve-memory BYTES ${name}`;
+    case "tunnel":
+      return "on these nodes: modprobe wireguard, or apt-get install wireguard-go wireguard-tools";
     case "constraint":
       return `shoal service inspect ${name}, then shoal node update --label-add KEY=VALUE NODE`;
     default:

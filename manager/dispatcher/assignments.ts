@@ -1,8 +1,8 @@
 import type { Attachment } from "../../model/attachment.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
-import type { Network } from "../../model/network.ts";
-import { dataPathOf, type Node } from "../../model/node.ts";
+import { isEncrypted, tunnelOverheadBytes, type Network } from "../../model/network.ts";
+import { dataPathOf, type Node, type TunnelKey } from "../../model/node.ts";
 import type { PayloadSpec } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, stateAtLeast, type Task, taskName } from "../../model/task.ts";
@@ -83,6 +83,7 @@ export function sameTask(a: Task, b: Task): boolean {
 /** @returns undefined while an overlay has no subnet yet. */
 export function assignedNetwork(network: Network): AssignedNetwork | undefined {
   const { id, spec, state } = network;
+  const encrypted = spec.driver === "overlay" && isEncrypted(network);
   if (spec.driver === "overlay" && state === undefined) return undefined;
   return {
     id,
@@ -92,10 +93,11 @@ export function assignedNetwork(network: Network): AssignedNetwork | undefined {
     gateway: state?.gateway ?? "",
     vni: state?.vni ?? 0,
     internal: spec.internal,
-    mtu: spec.driver === "overlay" ? overlayMtu : 0,
+    mtu: spec.driver === "overlay" ? overlayMtu - (encrypted ? tunnelOverheadBytes : 0) : 0,
     ingress: spec.ingress,
     attachable: spec.attachable,
     further: (state?.further ?? []).map(({ subnet, gateway }) => ({ subnet, gateway })),
+    encrypted,
   };
 }
 
@@ -137,7 +139,17 @@ export function serviceKey(networkId: NetworkId, serviceId: ServiceId): string {
 /** @returns undefined while nobody knows where the node's VXLAN listens. */
 export function assignedHost(node: Node): AssignedHost | undefined {
   const address = dataPathOf(node);
-  return address === "" ? undefined : { nodeId: node.id, address, index: node.index };
+  if (address === "") return undefined;
+  return { nodeId: node.id, address, index: node.index, tunnelKeys: tunnelKeysOf(node) };
+}
+
+function tunnelKeysOf({ description }: Node): TunnelKey[] {
+  return (description?.tunnel?.keys ?? []).map(({ publicKey, slot }) => ({ publicKey, slot }));
+}
+
+/** Whether what nodes are told of a node, or it of itself, looks different because its tunnels do. */
+export function changesTunnel(node: Node, previous: Node): boolean {
+  return node.description !== previous.description && !sameJson(tunnelKeysOf(node), tunnelKeysOf(previous));
 }
 
 /** Who has an endpoint. The ids of tasks and of attachments have different forms. */

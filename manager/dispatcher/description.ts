@@ -1,5 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
-import type { NodeDescription } from "../../model/node.ts";
+import type { NodeDescription, NodeTunnel, TunnelKey } from "../../model/node.ts";
 import type { NodeDescriptionMessage } from "../../proto/gen/shoal/dispatcher.ts";
 
 const descriptionLimitBytes = 256 * 1024;
@@ -39,7 +39,29 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
       const plugin = record(value, "plugins");
       return { type: text(plugin["type"], "type"), name: text(plugin["name"], "name") };
     }),
+    ...tunnel(description["tunnel"]),
   };
+}
+
+/** Absent on nodes that know no tunnels. */
+function tunnel(value: unknown): { tunnel?: NodeTunnel } {
+  if (value === undefined) return {};
+  const { keys, problem } = record(value, "tunnel");
+  const read = list(keys, "tunnel.keys").map(tunnelKey);
+  if (read.length > 2 || new Set(read.map(({ slot }) => slot)).size < read.length)
+    throw invalid("tunnel.keys has more than one key for a slot");
+  return {
+    tunnel: { keys: read, ...(problem !== undefined && { problem: text(problem, "tunnel.problem") }) },
+  };
+}
+
+function tunnelKey(value: unknown): TunnelKey {
+  const { publicKey, slot } = record(value, "tunnel.keys");
+  const key = text(publicKey, "publicKey");
+  // It becomes an argument of a command on other nodes.
+  if (!/^[A-Za-z0-9+/]{43}=$/.test(key)) throw invalid("publicKey is no key");
+  if (slot !== 0 && slot !== 1) throw invalid("slot is neither 0 nor 1");
+  return { publicKey: key, slot };
 }
 
 /** Absent on nodes that only count theirs. */

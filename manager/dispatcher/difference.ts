@@ -83,6 +83,10 @@ export class NodeAssignments {
   readonly #payloads = new Set<string>();
   /** The ingress network while it is in use, which every node is on. */
   #ingress: NetworkId | undefined;
+  /** Encrypted networks among those sent. */
+  readonly #encrypted = new Set<NetworkId>();
+  /** All other hosts are to be known: clients may have come in by any, or there are tunnels to them. */
+  #needsHosts = false;
   #markedTasks = new Map<TaskId, "compare" | "resend">();
   #markedNetworks = new Set<NetworkId>();
   #markedEndpoints = new Map<NetworkId, Set<EndpointOwner>>();
@@ -119,7 +123,7 @@ export class NodeAssignments {
 
   /** @returns False where nothing of hosts is told. */
   markHost(nodeId: NodeId): boolean {
-    if (this.#ingress === undefined) return false;
+    if (!this.#needsHosts) return false;
     this.#markedHosts.add(nodeId);
     return true;
   }
@@ -151,7 +155,7 @@ export class NodeAssignments {
       for (const { id } of view.services.byNetwork(networkId)) this.markService(networkId, id);
       for (const id of this.#services.get(networkId)?.keys() ?? []) this.markService(networkId, id);
     }
-    if (this.#ingress !== undefined) for (const { id } of view.nodes.list()) this.markHost(id);
+    if (this.#needsHosts) for (const { id } of view.nodes.list()) this.markHost(id);
     for (const id of this.#hosts.keys()) this.markHost(id);
     for (const id of this.#payloadUsers.keys()) this.#markedPayloads.add(id);
   }
@@ -180,6 +184,7 @@ export class NodeAssignments {
     for (const [networkId, ids] of services) {
       for (const id of ids) this.#takeService(view, networkId, id, difference);
     }
+    this.#lookAtHosts(view);
     const hosts = this.#markedHosts;
     this.#markedHosts = new Set();
     for (const id of hosts) this.#takeHost(view, id, difference);
@@ -202,8 +207,15 @@ export class NodeAssignments {
     if (this.#ingress !== undefined) this.#countNetwork(this.#ingress, -1);
     if (ingress !== undefined) this.#countNetwork(ingress, 1);
     this.#ingress = ingress;
+  }
+
+  /** After the networks, which say whether hosts are needed. */
+  #lookAtHosts(view: StoreView): void {
+    const needsHosts = this.#ingress !== undefined || this.#encrypted.size > 0;
+    if (needsHosts === this.#needsHosts) return;
+    this.#needsHosts = needsHosts;
     for (const id of this.#hosts.keys()) this.#markedHosts.add(id);
-    if (ingress !== undefined) for (const { id } of view.nodes.list()) this.#markedHosts.add(id);
+    if (needsHosts) for (const { id } of view.nodes.list()) this.#markedHosts.add(id);
   }
 
   #takeTask(view: StoreView, taskId: TaskId, how: "compare" | "resend", difference: Difference): void {
@@ -282,6 +294,7 @@ export class NodeAssignments {
     if (item === undefined) {
       if (sent === undefined) return;
       this.#networks.delete(networkId);
+      this.#encrypted.delete(networkId);
       difference.removedNetworks.push(networkId);
       for (const owner of this.#endpoints.get(networkId)?.keys() ?? []) {
         difference.removedEndpoints.push(endpointKey(networkId, owner));
@@ -295,6 +308,7 @@ export class NodeAssignments {
     }
     if (sent !== undefined && sameJson(sent, item)) return;
     this.#networks.set(networkId, item);
+    if (item.encrypted) this.#encrypted.add(networkId);
     difference.networks.push(item);
     if (sent !== undefined) return;
     for (const owner of ownersOn(view, networkId)) this.#takeEndpoint(view, networkId, owner, difference);
@@ -339,7 +353,7 @@ export class NodeAssignments {
   }
 
   #takeHost(view: StoreView, id: NodeId, difference: Difference): void {
-    const node = this.#ingress === undefined || id === this.#nodeId ? undefined : view.nodes.get(id);
+    const node = !this.#needsHosts || id === this.#nodeId ? undefined : view.nodes.get(id);
     const item = node && assignedHost(node);
     const sent = this.#hosts.get(id);
     if (item === undefined) {

@@ -18,6 +18,7 @@ import { allocatorRefusal, takeAttachments } from "./attachments.ts";
 import {
   changesEndpoints,
   changesNodeEndpoints,
+  changesTunnel,
   type EndpointOwner,
   networksOf,
   stopAfterMs,
@@ -330,13 +331,18 @@ export class Dispatcher {
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markEndpointsOf(node.id, touched);
         }
-        if (event.kind !== "updated" || (before !== undefined && changesNodeEndpoints(node, before))) {
+        const hasOtherTunnel = before !== undefined && changesTunnel(node, before);
+        if (
+          event.kind !== "updated" ||
+          hasOtherTunnel ||
+          (before !== undefined && changesNodeEndpoints(node, before))
+        ) {
           for (const session of this.#sessions.values()) {
             if (session.assignments.markHost(node.id)) touched.add(session);
           }
         }
         const session = this.#sessions.get(node.id);
-        if (session !== undefined && node.role !== before?.role) this.#inform(session);
+        if (session !== undefined && (hasOtherTunnel || node.role !== before?.role)) this.#inform(session);
         if (event.kind !== "updated" && this.#takePeriod()) return true;
         return event.kind === "removed" ? node.member !== undefined : changesManagers(node, before);
       }

@@ -19,14 +19,17 @@ export function sessionInfo(
       member === undefined ? [] : [{ nodeId: id, address: member.address, leader: id === session.leaderId }],
     )
     .toSorted((a, b) => (a.nodeId < b.nodeId ? -1 : 1));
+  const node = view.nodes.get(session.nodeId);
   return {
     sessionId: session.sessionId,
     heartbeatPeriodMs: heartbeatPeriodMs(view),
     managers,
     rootPem: view.cluster?.ca.certificatePem ?? "",
-    desiredRole: view.nodes.get(session.nodeId)?.role ?? "worker",
+    desiredRole: node?.role ?? "worker",
     certificateGeneration: 0,
     clusterId: view.cluster?.id ?? "",
+    nodeIndex: node?.index ?? 0,
+    tunnelKeys: (node?.description?.tunnel?.keys ?? []).map(({ publicKey }) => publicKey),
   };
 }
 

@@ -1,7 +1,9 @@
 import { extensionsOf, type Preference } from "../../model/extensions.ts";
 import type { ServiceId } from "../../model/ids.ts";
+import { isEncrypted } from "../../model/network.ts";
 import { noResources, type Resources } from "../../model/resources.ts";
 import { revisionKey, type EndpointSpec, type Revision, type TaskSpec } from "../../model/service.ts";
+import type { StoreView } from "../store/transaction.ts";
 
 /** What every task of one revision asks of a node. */
 export interface Demand {
@@ -20,16 +22,19 @@ export interface Demand {
   /** Names of services, lower case, that may not be on the same node. */
   readonly avoid: readonly string[];
   readonly prefer: readonly Preference[];
+  /** It is on an encrypted network. */
+  readonly needsTunnel: boolean;
 }
 
-export function demandOf(revision: Revision): Demand {
+/** @param reach - What its networks ask of a node; `networkReach` knows it. */
+export function demandOf(revision: Revision, reach: "tunnel" | "any" = "any"): Demand {
   const { placement, resources, container } = revision.task;
   const wanted: Resources = { ...noResources, ...resources.reservations };
   const extensions = extensionsOf(revision.serviceLabels);
   const drivers = container.mounts.map((mount) => (mount.type === "volume" ? mount.volume?.driverName : ""));
   return {
     key: revisionKey(revision.serviceId, revision.specVersion),
-    kind: JSON.stringify([placement.constraints, placement.platforms, drivers]),
+    kind: JSON.stringify([placement.constraints, placement.platforms, drivers, reach]),
     serviceId: revision.serviceId,
     serviceName: revision.serviceName.toLowerCase(),
     resources: wanted,
@@ -38,7 +43,19 @@ export function demandOf(revision: Revision): Demand {
     task: revision.task,
     avoid: extensions.avoid.filter((name) => name !== revision.serviceName.toLowerCase()),
     prefer: extensions.prefer,
+    needsTunnel: reach === "tunnel",
   };
+}
+
+/** Whether a task of the revision needs a node that can make tunnels. Networks never change in this. */
+export function networkReach(view: StoreView, { task, endpoint }: Revision): "tunnel" | "any" {
+  const ingress = view.networks.ingress();
+  const isPublished = endpoint.ports.some(({ publishMode }) => publishMode === "ingress");
+  const networks = [
+    ...task.networks.map(({ networkId }) => view.networks.get(networkId)),
+    isPublished ? ingress : undefined,
+  ];
+  return networks.some((network) => network !== undefined && isEncrypted(network)) ? "tunnel" : "any";
 }
 
 function hostPortsOf({ ports }: EndpointSpec): string[] {

@@ -4,9 +4,16 @@ import type { Platform } from "../../model/service.ts";
 import type { Demand } from "./demand.ts";
 
 /** What a node says to a demand whatever runs on it; `fits` when it says nothing against it. */
-export type NodeAnswer = "fits" | "ready" | "plugin" | "constraint" | "platform";
+export type NodeAnswer = "fits" | "ready" | "plugin" | "tunnel" | "constraint" | "platform";
 
-export const answers = ["fits", "ready", "plugin", "constraint", "platform"] as const satisfies NodeAnswer[];
+export const answers = [
+  "fits",
+  "ready",
+  "plugin",
+  "tunnel",
+  "constraint",
+  "platform",
+] as const satisfies NodeAnswer[];
 /** Stands where a node was not asked yet. */
 export const unknown = 255;
 
@@ -103,6 +110,7 @@ export function isLabel(descriptor: string): boolean {
 export function answerOf(demand: Demand, node: Node): NodeAnswer {
   if (node.status.state !== "ready" || node.spec.availability !== "active") return "ready";
   if (!hasPlugins(demand, node)) return "plugin";
+  if (demand.needsTunnel && (node.description?.tunnel?.keys.length ?? 0) === 0) return "tunnel";
   const { constraints, platforms } = demand.task.placement;
   if (!nodeMeets(constraints, node)) return "constraint";
   if (platforms.length > 0 && !platforms.some((wanted) => runs(wanted, node))) return "platform";

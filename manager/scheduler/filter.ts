@@ -3,6 +3,7 @@ export const filterNames = [
   "ready",
   "resource",
   "plugin",
+  "tunnel",
   "constraint",
   "platform",
   "host-port",
@@ -33,6 +34,8 @@ function sentence(name: FilterName, nodes: number): string {
       return `insufficient resources on ${count}`;
     case "plugin":
       return `missing plugin on ${count}`;
+    case "tunnel":
+      return `encrypted networks not possible on ${count}`;
     case "constraint":
       return `scheduling constraints not satisfied on ${count}`;
     case "platform":

@@ -8,7 +8,7 @@ import type { StoreEvent } from "../store/change.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
-import { demandOf, type Demand } from "./demand.ts";
+import { demandOf, networkReach, type Demand } from "./demand.ts";
 import { answerOf } from "./facts.ts";
 import { NodeIndex } from "./nodes.ts";
 import { confirmGroup, placeBeside, placeGroup, type Preassigned } from "./place.ts";
@@ -126,7 +126,7 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
     if (demand !== undefined) return demand;
     const revision = revisionOfTask(view, task);
     if (revision === undefined) return undefined; // Removed meanwhile, and the event of that follows.
-    demand = demandOf(revision);
+    demand = demandOf(revision, networkReach(view, revision));
     demands.set(key, demand);
     return demand;
   }

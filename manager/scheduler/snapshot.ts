@@ -1,7 +1,7 @@
 import type { ServiceId } from "../../model/ids.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { revisionOfTask } from "../store/revisions.ts";
-import { demandOf, type Demand } from "./demand.ts";
+import { demandOf, networkReach, type Demand } from "./demand.ts";
 import type { FilterName } from "./filter.ts";
 import { Field } from "./field.ts";
 import { NodeIndex } from "./nodes.ts";
@@ -15,7 +15,8 @@ export function indexOf(view: StoreView): NodeIndex {
     const revision = revisionOfTask(view, task);
     if (revision === undefined) continue;
     let demand = demands.get(revision.id);
-    if (demand === undefined) demands.set(revision.id, (demand = demandOf(revision)));
+    if (demand === undefined)
+      demands.set(revision.id, (demand = demandOf(revision, networkReach(view, revision))));
     index.putTask(task, demand);
   }
   return index;
@@ -25,7 +26,7 @@ export function indexOf(view: StoreView): NodeIndex {
 export function demandOfService(view: StoreView, id: ServiceId): Demand | undefined {
   const version = view.services.get(id)?.specVersion;
   const revision = view.revisions.byService(id).find(({ specVersion }) => specVersion === version);
-  return revision === undefined ? undefined : demandOf(revision);
+  return revision === undefined ? undefined : demandOf(revision, networkReach(view, revision));
 }
 
 /** Why each node would refuse one more task; nodes that would take it are left out. */

@@ -34,7 +34,8 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
     });
 
   await shoal.run(host1, ["network", "create", "front"]);
-  const where = ["--network", "front", "--mode", "global", "--publish", "8080:8080"];
+  await shoal.run(host1, ["network", "create", "--opt", "encrypted", "safe"]);
+  const where = ["--network", "front", "--network", "safe", "--mode", "global", "--publish", "8080:8080"];
   await shoal.run(host1, ["service", "create", ...quick, ...where, "--name", "web", images.web1]);
   await waitFor("a task on each host", { timeoutMs: 40_000 }, async () => {
     return (await view.running("web")).length === 3;
@@ -57,25 +58,32 @@ t.test("shoal net doctor", { skip: noLab || shoal.missing }, async (t) => {
     t.match(stdout, /Every test passed/);
   });
 
-  t.test("a firewall that stops VXLAN is named with both ends and the next command", async (t) => {
-    await host2.exec([
-      "nft",
-      "add table inet block; add chain inet block in { type filter hook input priority -10; }; add rule inet block in udp dport 4789 drop",
-    ]);
-    const report = await until("a broken link", ({ Healthy }) => !Healthy);
-    // Each pair is tested from one of its ends.
-    const broken = report.Findings.filter(({ Test }) => Test === "vxlan").map(({ Host, Peer }) =>
-      [Host, Peer].toSorted((a, b) => a.localeCompare(b)).join(" "),
-    );
-    t.ok(broken.includes("host1 host2"), broken.join(", "));
-    t.notOk(broken.includes("host1 host3"), broken.join(", "));
-    const { code, stdout } = await shoal.try(host1, ["net", "doctor"]);
-    t.equal(code, 2);
-    t.match(
-      stdout,
-      /broken \(vxlan\) (host1 -> host2|host2 -> host1): overlay packets \(VXLAN\) .*\n {2}next: on host\d and host\d: nft insert rule .*4789/,
-    );
-  });
+  t.test(
+    "a firewall that stops VXLAN and tunnels is named with both ends and the next command",
+    async (t) => {
+      await host2.exec([
+        "nft",
+        "add table inet block; add chain inet block in { type filter hook input priority -10; }; add rule inet block in udp dport { 4789, 51822 } drop",
+      ]);
+      const report = await until("a broken link", ({ Healthy }) => !Healthy);
+      // Each pair is tested from one of its ends.
+      const broken = report.Findings.filter(({ Test }) => Test === "vxlan").map(({ Host, Peer }) =>
+        [Host, Peer].toSorted((a, b) => a.localeCompare(b)).join(" "),
+      );
+      t.ok(broken.includes("host1 host2"), broken.join(", "));
+      t.notOk(broken.includes("host1 host3"), broken.join(", "));
+      t.ok(
+        report.Findings.some(({ Test, Host, Peer }) => Test === "tunnel" && [Host, Peer].includes("host2")),
+        "the tunnel is named too",
+      );
+      const { code, stdout } = await shoal.try(host1, ["net", "doctor"]);
+      t.equal(code, 2);
+      t.match(
+        stdout,
+        /broken \(vxlan\) (host1 -> host2|host2 -> host1): overlay packets \(VXLAN\) .*\n {2}next: on host\d and host\d: nft insert rule .*4789/,
+      );
+    },
+  );
 
   t.test("nft flush ruleset takes the block away, and ours, which the host mends by itself", async () => {
     await host2.exec(["nft", "flush", "ruleset"]);

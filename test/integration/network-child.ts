@@ -10,7 +10,7 @@ export type ChildCall =
   | { readonly method: "attach"; readonly argument: Parameters<HostNetwork["attach"]>[0] }
   | { readonly method: "detach"; readonly argument: Parameters<HostNetwork["detach"]>[0] }
   | { readonly method: "examine"; readonly argument: Parameters<HostNetwork["examine"]>[0] }
-  | { readonly method: "list" | "close" };
+  | { readonly method: "list" | "close" | "tunnel" | "replaceTunnelKey" };
 
 export type ChildRequest = ChildCall & { readonly id: number };
 export interface ChildReply {
@@ -30,7 +30,8 @@ const network = await openHostNetwork(
     random: systemRandom,
     warn: (warning) => send({ id: -1, warning }),
   },
-  { runDir, bridgeSubnet: "172.29.0.0/16", resolvConf },
+  // What a key is told and kept for, each look may pass over.
+  { runDir, bridgeSubnet: "172.29.0.0/16", resolvConf, tunnel: { overlapMs: 0 } },
   never,
 );
 process.on("message", (request: ChildRequest) => {
@@ -57,6 +58,10 @@ async function answer(request: ChildRequest): Promise<unknown> {
       return await network.list();
     case "close":
       return await network.close();
+    case "tunnel":
+      return network.tunnel;
+    case "replaceTunnelKey":
+      return network.replaceTunnelKey();
   }
 }
 

@@ -8,15 +8,18 @@ import { fileURLToPath } from "node:url";
 import { ClusterError } from "../../model/errors.ts";
 import type { ErrorCode } from "../../model/errors.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
+import type { NodeTunnel } from "../../model/node.ts";
 import type { Finding } from "../../worker/network/examine.ts";
 import type {
   Attached,
   AttachedRecord,
   AttachRequest,
   OverlayEndpoint,
+  OverlayHost,
   OverlayNetwork,
   WantedNetworks,
 } from "../../worker/network/network.ts";
+import { tunnelDevices } from "../../worker/network/tunnel-plan.ts";
 import type { ChildCall, ChildReply } from "./network-child.ts";
 
 const directory = "/tmp/shoal-network-test";
@@ -99,7 +102,9 @@ export class Host {
     endpoints: readonly OverlayEndpoint[],
     { services = [], hosts = [] }: Partial<Pick<WantedNetworks, "services" | "hosts">> = {},
   ): Promise<void> {
-    const self = { nodeId: this.nodeId, nodeIndex: this.index, address: this.address };
+    const { keys } = await this.tunnel();
+    const tunnelKeys = keys.map(({ publicKey }) => publicKey); // The managers tell what they were told.
+    const self = { nodeId: this.nodeId, nodeIndex: this.index, address: this.address, tunnelKeys };
     await this.#call({ method: "apply", argument: { self, networks, endpoints, services, hosts } });
   }
 
@@ -132,6 +137,20 @@ export class Host {
       address,
     }));
     return (await this.#call({ method: "examine", argument })) as readonly Finding[];
+  }
+
+  async tunnel(): Promise<NodeTunnel> {
+    return (await this.#call({ method: "tunnel" })) as NodeTunnel;
+  }
+
+  async replaceTunnelKey(): Promise<void> {
+    await this.#call({ method: "replaceTunnelKey" });
+  }
+
+  /** How others know it. */
+  async asOther(): Promise<OverlayHost> {
+    const { nodeId, index, address } = this;
+    return { nodeId, index, address, tunnelKeys: (await this.tunnel()).keys };
   }
 
   /** In the host's namespace. */
@@ -235,7 +254,11 @@ function clear(): void {
     .map((line) => line.split(" ")[4] ?? "")
     .filter((path) => path.startsWith(`${directory}/`));
   for (const path of mounts.toReversed()) command("umount", "--lazy", path);
-  for (const name of ["u", "1", "2", "3"]) spawnSync("ip", ["netns", "delete", `${prefix}${name}`]);
+  for (const name of ["u", "1", "2", "3"]) {
+    // A process behind a tunnel ends with its device, and would keep the namespace.
+    for (const device of tunnelDevices) spawnSync("ip", ["-n", `${prefix}${name}`, "link", "delete", device]);
+    spawnSync("ip", ["netns", "delete", `${prefix}${name}`]);
+  }
   rmSync(directory, { recursive: true, force: true });
 }
 

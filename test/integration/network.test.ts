@@ -1,10 +1,14 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import t from "tap";
 
 import type { TaskId } from "../../model/ids.ts";
 import type { PortSpec } from "../../model/service.ts";
 import type { Attached, OverlayEndpoint, OverlayNetwork } from "../../worker/network/network.ts";
+import { hostMac } from "../../worker/network/addresses.ts";
 import { endpoint, inNamespace, overlay, probe, serve, World } from "./network-hosts.ts";
 import type { Host } from "./network-hosts.ts";
+import { capture, inject } from "./network-wire.ts";
 
 if (process.getuid?.() !== 0) {
   t.plan(0, "needs root for network namespaces");
@@ -13,14 +17,23 @@ if (process.getuid?.() !== 0) {
 
 const red = overlay("st_red", 1);
 const blue = overlay("st_blue", 2);
+const green: OverlayNetwork = { ...overlay("st_green", 3), encrypted: true };
 const task = (name: string): TaskId => name as TaskId;
 
 await using world = await World.open();
 const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
 let endpoints: OverlayEndpoint[] = [];
 
-async function applyAll(networks: readonly OverlayNetwork[] = [red, blue]): Promise<void> {
-  await Promise.all(world.hosts.map((host) => host.apply(networks, endpoints)));
+let networks: readonly OverlayNetwork[] = [red, blue];
+
+async function applyAll(): Promise<void> {
+  const all = await Promise.all(world.hosts.map((host) => host.asOther()));
+  await Promise.all(
+    world.hosts.map((host) => {
+      const hosts = all.filter(({ nodeId }) => nodeId !== host.nodeId);
+      return host.apply(networks, endpoints, { hosts });
+    }),
+  );
 }
 
 async function start(
@@ -100,7 +113,7 @@ await t.test("other names are passed to the host's resolvers; long answers are w
   const many = Array.from({ length: 60 }, (_, index) =>
     endpoint(red, one, { task: `m${index}`, address: `10.10.1.${100 + index}`, service: "st_many" }),
   );
-  await two.apply([red, blue], [...endpoints, ...many]);
+  await two.apply(networks, [...endpoints, ...many]);
   t.match(resolve("udp", "many"), /^\d\d truncated 10\.10\.1\./, "as many as fit, and marked");
   t.match(resolve("tcp", "many"), /^60 10\.10\.1\./);
 });
@@ -254,17 +267,132 @@ await t.test("a removed task is unreachable at once, and nothing of it is left",
   t.notMatch(one.run("ip", "neigh", "show", "nud", "permanent").output, "10.10.1.10");
 });
 
+await t.test("an encrypted network", async (t) => {
+  networks = [red, blue, green];
+  const plain = "what-everybody-may-read";
+  const secret = "what-nobody-may-read";
+  const first = await start(one, green, { task: "g1", address: "10.10.3.10", service: "st_safe" });
+  const second = await start(two, green, { task: "g2", address: "10.10.3.11", service: "st_asker" });
+  const beside = await start(one, red, { task: "r1", address: "10.10.1.30", service: "st_open" });
+  const servers = [
+    serve(first, [...probe, "serve", "80", secret]),
+    serve(beside, [...probe, "serve", "80", plain]),
+  ];
+  t.teardown(() => servers.forEach((server) => server.stop()));
+  await until(() => get(second, "10.10.3.10", 80) === secret, "the server answers by the tunnel");
+  await until(() => get(client, "10.10.1.30", 80) === plain, "the server answers in clear");
+
+  await t.test("is on the wire as packets of the tunnel alone", async (t) => {
+    const wire = await capture(two.netns, "eth0", [plain, secret]);
+    t.equal(get(second, "10.10.3.10", 80), secret);
+    t.equal(get(client, "10.10.1.30", 80), plain);
+    const both = await wire.stop();
+    t.strictSame(both.found, [plain], "the capture sees what is in clear");
+    t.ok(both.kinds["ip 17 4789"], "as VXLAN");
+    const alone = await capture(two.netns, "eth0", [secret]);
+    t.equal(get(second, "10.10.3.10", 80), secret);
+    t.ok(ping(second, "10.10.3.10", "-s", "1362"), "the whole MTU passes");
+    t.match(inNamespace(second, ["ip", "link", "show", "eth0"]).output, /mtu 1390/);
+    const { kinds, found } = await alone.stop();
+    t.strictSame(found, []);
+    const others = Object.keys(kinds).filter((kind) => kind.startsWith("ip "));
+    t.strictSame(others, ["ip 17 51822"]);
+  });
+
+  await t.test("takes nothing that came in clear", async (t) => {
+    const text = "from-somebody-else";
+    const mac = hostMac(one.address);
+    for (const [{ vni }, want] of [[red, [text]] as const, [green, []] as const]) {
+      const inside = await capture(one.netns, `vx${vni}`, [text]);
+      inject(world.outside, { host: one.address, vni, mac, text });
+      ping(vni === red.vni ? client : second, vni === red.vni ? "10.10.1.30" : "10.10.3.10");
+      t.strictSame((await inside.stop()).found, want, `network ${vni}`);
+    }
+  });
+
+  await t.test("a key makes room for the next one without a packet lost", async (t) => {
+    const before = (await one.tunnel()).keys;
+    const pinging = spawn("nsenter", [`--net=${second}`, "ping", "-q", "-i", "0.02", "10.10.3.10"], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let printed = "";
+    pinging.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+    await one.replaceTunnelKey();
+    const orders: string[] = [];
+    for (let step = 0; step < 8; step += 1) {
+      await one.examine([]); // Each look takes a step, and its outcome is told to all.
+      await applyAll();
+      const { keys } = await one.tunnel();
+      const order = keys.map(({ slot }) => slot).join(" ");
+      if (orders.at(-1) !== order) orders.push(order);
+      if (keys.length === 1 && keys[0]?.slot === 1) break;
+    }
+    pinging.kill("SIGINT");
+    await once(pinging, "close");
+    t.strictSame(orders, ["0 1", "1 0", "1"]);
+    t.match(printed, / 0% packet loss/);
+    t.not((await one.tunnel()).keys[0]?.publicKey, before[0]?.publicKey);
+    t.equal(get(second, "10.10.3.10", 80), secret);
+    t.notMatch(one.run("ip", "link").output, /shoal-wg0/, "the old device is gone");
+  });
+
+  await t.test("heals when devices, peers and rules are taken away, and leaks nothing", async (t) => {
+    const wire = await capture(two.netns, "eth0", [secret]);
+    for (const harm of [
+      ["ip", "link", "delete", "shoal-wg1"],
+      ["nft", "flush", "ruleset"],
+      ["ip", "route", "delete", "198.18.0.0/15"],
+    ]) {
+      t.equal(one.run(...harm).code, 0, harm.join(" "));
+      await one.examine([]);
+      await until(() => get(second, "10.10.3.10", 80) === secret, "it answers again");
+    }
+    t.strictSame((await wire.stop()).found, []);
+    t.match(one.warnings.splice(0).join(), /shoal-wg1 is gone.*table ip shoal_tunnel is gone/s);
+  });
+
+  await t.test("the examination names a tunnel that is cut", async (t) => {
+    const tunnelOf = async () => (await two.examine([one])).filter(({ test }) => test === "tunnel");
+    t.match(await tunnelOf(), [{ peer: one.nodeId, state: "ok", text: /^1440 bytes pass/ }]);
+    t.equal(
+      one.run(
+        "nft",
+        "add table ip cut; add chain ip cut in { type filter hook input priority -10; }; add rule ip cut in udp dport 51823 drop",
+      ).code,
+      0,
+    );
+    t.match(await tunnelOf(), [
+      { peer: one.nodeId, state: "broken", text: /no answer; it was heard by it \d+ s ago/ },
+    ]);
+    one.run("nft", "delete", "table", "ip", "cut");
+    await until(() => get(second, "10.10.3.10", 80) === secret, "it answers again");
+  });
+
+  await t.test("a successor goes on with the keys it finds", async (t) => {
+    const { keys } = await one.tunnel();
+    await one.kill();
+    t.ok(ping(second, "10.10.3.10"), "while nobody is there");
+    await one.start();
+    t.strictSame((await one.tunnel()).keys, keys);
+    t.ok(ping(second, "10.10.3.10"), "before the first apply");
+    await applyAll();
+    t.strictSame(one.warnings, []);
+  });
+});
+
 await t.test("networks nobody wants any more are removed with all that belongs to them", async (t) => {
   for (const host of world.hosts) {
     for (const { taskId } of await host.list()) await host.detach(taskId);
   }
   endpoints = [];
-  await applyAll([]);
+  networks = [];
+  await applyAll();
   for (const host of world.hosts) {
     const left = ["ip link", "ip nexthop", "ip route show proto 77", "ip neigh show nud permanent"]
       .map((line) => host.run(...line.split(" ")).output)
       .join("");
-    t.notMatch(left, /ov\d|vx\d|sv-|10\.10\./, `host ${host.index}`);
+    t.notMatch(left, /ov\d|vx\d|sv-|shoal-wg|10\.10\.|198\.18\./, `host ${host.index}`);
+    t.notMatch(host.run("nft", "list", "tables").output, "shoal_tunnel");
     t.match(host.run("nft", "list", "table", "ip", "shoal_net").output, "chain forward");
   }
 });

@@ -1,5 +1,6 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
+import type { NodeTunnel, TunnelKey } from "../../model/node.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import type { Finding } from "../../worker/network/examine.ts";
 import type { HostSettings } from "../../proto/host.ts";
@@ -37,6 +38,10 @@ export class FakeNetwork implements HostNetwork {
   wanted: WantedNetworks | undefined;
   bridges: readonly BridgeNetwork[] = [];
   applied = 0;
+  tunnelKeys: readonly TunnelKey[] = [];
+  /** How often its key was to be replaced. */
+  replaced = 0;
+  readonly #tunnelListeners = new Set<() => void>();
   closed = false;
   /** Consulted before every attach; what it returns is thrown. */
   refuse: (request: AttachRequest) => ClusterError | undefined = () => undefined;
@@ -124,6 +129,26 @@ export class FakeNetwork implements HostNetwork {
 
   async examine(): Promise<readonly Finding[]> {
     return [];
+  }
+
+  /** None, unless a test offers some. */
+  get tunnel(): NodeTunnel {
+    return { keys: this.tunnelKeys, ...(this.tunnelKeys.length === 0 && { problem: "a kernel is missing" }) };
+  }
+
+  watchTunnel(listener: () => void): () => void {
+    this.#tunnelListeners.add(listener);
+    return () => void this.#tunnelListeners.delete(listener);
+  }
+
+  replaceTunnelKey(): void {
+    this.replaced += 1;
+  }
+
+  /** As after a step of replacing its key. */
+  offerKeys(keys: readonly TunnelKey[]): void {
+    this.tunnelKeys = keys;
+    for (const listener of this.#tunnelListeners) listener();
   }
 
   async close(): Promise<void> {

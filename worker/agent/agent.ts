@@ -76,7 +76,9 @@ export class Agent {
   #awaitsComplete = true;
   #hasSwept = false;
   #facts = "";
+  /** Of this node, as the leader said last. */
   #nodeIndex: number | undefined;
+  #tunnelKeys: readonly string[] = [];
   #peers: readonly ManagerPeer[] = [];
   #adding: Promise<void> = Promise.resolve();
   /** Since when no manager is heard, on the monotonic clock; `undefined` in a session. */
@@ -86,6 +88,7 @@ export class Agent {
   #networkWanted = 0;
   #networkDone = 0;
   #networkWork: Promise<void> | undefined;
+  #stopWatching: () => void = () => undefined;
 
   constructor(deps: AgentDeps, identity: NodeIdentity, description: NodeDescription) {
     this.#deps = deps;
@@ -111,12 +114,16 @@ export class Agent {
     // A session that nobody noted the end of lasted at least until its last note.
     const silentMs = Math.max(0, clock.now() - (journal.sessionAtMs ?? clock.now()));
     this.#hearNobody(clock.monotonic() - silentMs);
+    this.#stopWatching = this.#deps.network.watchTunnel(() => {
+      const json = Buffer.from(JSON.stringify(this.#described()), "utf8");
+      this.#line.send({ $case: "description", value: { json } }); // Without a session, the next `Hello` says it.
+    });
     this.#loops.background(
       "session",
       keepSession(
         { ...this.#deps, managers: this.#managers, reporter: this.#reporter },
         {
-          description: () => this.#description,
+          description: () => this.#described(),
           dataPathAddress: this.#identity.dataPathAddress,
           onInfo: (info, isNew) => this.#takeInfo(info, isNew),
           onAssignments: (message) => this.#takeAssignments(message),
@@ -131,6 +138,11 @@ export class Agent {
         this.#loops.signal,
       ),
     );
+  }
+
+  /** What the host's network offers may change while the process runs. */
+  #described(): NodeDescription {
+    return { ...this.#description, tunnel: this.#deps.network.tunnel };
   }
 
   /** Managers that shoald has heard of since. */
@@ -163,6 +175,7 @@ export class Agent {
   async stop(): Promise<void> {
     this.#cancelIsolation();
     this.#deps.attachments.pause();
+    this.#stopWatching();
     await this.#loops.stop("agent is ending");
     await Promise.all([...this.#runners.values()].map((runner) => runner.close()));
   }
@@ -170,6 +183,7 @@ export class Agent {
   /** The node has left its cluster: every task is stopped and removed. Settles when that is done. */
   async removeAll(signal: AbortSignal): Promise<void> {
     this.#cancelIsolation();
+    this.#stopWatching();
     await this.#loops.stop("node has left the cluster");
     await this.#adding;
     const runners = [...this.#runners.values()];
@@ -187,6 +201,12 @@ export class Agent {
       this.#sendAttachments(this.#deps.attachments.list());
     }
     this.#peers = info.managers;
+    const hasChanged =
+      this.#nodeIndex !== info.nodeIndex || this.#tunnelKeys.join() !== info.tunnelKeys.join();
+    this.#nodeIndex = info.nodeIndex === 0 ? undefined : info.nodeIndex;
+    this.#tunnelKeys = info.tunnelKeys;
+    // In a new session the complete set comes next.
+    if (!isNew && hasChanged) this.#applyNetwork(true);
     const addresses = info.managers.map(({ address }) => address);
     this.#managers.replace(addresses);
     const facts: ClusterFacts = {
@@ -414,9 +434,6 @@ export class Agent {
 
   #wantedNetworks(): WantedNetworks {
     const { networks, endpoints, services, hosts } = this.#set;
-    for (const { nodeId, nodeIndex } of endpoints.values()) {
-      if (nodeId === this.#identity.nodeId) this.#nodeIndex = nodeIndex;
-    }
     return {
       self: this.#self(),
       networks: [...networks.values()]
@@ -433,7 +450,11 @@ export class Agent {
         networkId: service.networkId as NetworkId,
         ports: service.ports.map(publishedPort),
       })),
-      hosts: [...hosts.values()].map((host) => ({ ...host, nodeId: host.nodeId as NodeId })),
+      hosts: [...hosts.values()].map((host) => ({
+        ...host,
+        nodeId: host.nodeId as NodeId,
+        tunnelKeys: host.tunnelKeys.map(({ publicKey, slot }) => ({ publicKey, slot: slot === 1 ? 1 : 0 })),
+      })),
     };
   }
 
@@ -442,6 +463,7 @@ export class Agent {
       nodeId: this.#identity.nodeId,
       address: this.#identity.dataPathAddress,
       ...(this.#nodeIndex !== undefined && { nodeIndex: this.#nodeIndex }),
+      tunnelKeys: this.#tunnelKeys,
     };
   }
 

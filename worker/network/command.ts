@@ -27,10 +27,13 @@ const packages: Readonly<Record<string, string>> = {
   bridge: "iproute2",
   nft: "nftables",
   conntrack: "conntrack",
+  setsid: "util-linux",
   unshare: "util-linux",
   nsenter: "util-linux",
   ping: "iputils-ping",
   iptables: "iptables",
+  wg: "wireguard-tools",
+  "wireguard-go": "wireguard-go",
   umount: "mount",
   mount: "mount",
 };

@@ -8,6 +8,7 @@ import { addressNumber, contains, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
 import type { OverlayNetwork, WantedNetworks } from "./network.ts";
 import { markOf, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
+import { tunnelAddressOf, tunnelHosts } from "./tunnel-plan.ts";
 
 /** Another host, as the managers know it. */
 export interface Peer {
@@ -18,7 +19,7 @@ export interface Peer {
 }
 
 export interface Finding {
-  readonly test: "kernel" | "reach" | "mtu" | "vxlan" | "vip" | "dns" | "port";
+  readonly test: "kernel" | "reach" | "mtu" | "tunnel" | "vxlan" | "vip" | "dns" | "port";
   /** Empty where no other host is concerned. */
   readonly peer: NodeId | "";
   /** What was tested, such as "web on front"; empty when test and peer say it. */
@@ -31,7 +32,7 @@ export interface Ping {
   /** Of a task; absent for the host's own. */
   readonly namespace?: string;
   readonly target: string;
-  /** The host's address that answers come to. */
+  /** The host's address that answers come to, or the device that it is to leave by. */
   readonly source?: string;
   /** Sends it by VXLAN to the host with that mark. */
   readonly mark?: string;
@@ -43,6 +44,13 @@ export interface PeerProbes {
   readonly peer: Peer;
   readonly reach: Ping;
   readonly mtu: Ping;
+  /** Where both are on one encrypted network. */
+  readonly tunnel?: {
+    /** Undefined: the other host has told no key. */
+    readonly ping: Ping | undefined;
+    /** When the other host was last heard by it, in words. */
+    readonly heard: string;
+  };
   /** One after the other, small before large, on each path there is. */
   readonly vxlan: readonly { readonly subject: string; readonly small: Ping; readonly large: Ping }[];
 }
@@ -68,6 +76,16 @@ export interface ExamineState {
   readonly underlayMtu: number;
   /** Ports of the mesh that this host could not hold, with the reason. */
   readonly refusedPorts: ReadonlyMap<string, string>;
+  /** Undefined: no network here is encrypted. */
+  readonly tunnel?:
+    | {
+        /** The one that packets leave by. */
+        readonly device: string;
+        readonly mtu: number;
+        /** Seconds since each key was heard, by public key. */
+        readonly heard: ReadonlyMap<string, number>;
+      }
+    | undefined;
 }
 
 /** Enough to go through, small enough for every link. */
@@ -130,6 +148,7 @@ export function probesOf(state: ExamineState, peers: readonly Peer[]): Probes {
   return {
     peers: peers.map((peer) => ({
       ...reachOf(peer, underlayMtu),
+      ...tunnelTo(peer, wanted, state.tunnel),
       vxlan: pathsTo(peer, wanted, homes, underlayMtu),
     })),
     virtualIps,
@@ -170,6 +189,21 @@ function reachOf(peer: Peer, underlayMtu: number): PeerProbes {
     mtu: { target, packetBytes: underlayMtu },
     vxlan: [],
   };
+}
+
+function tunnelTo(
+  peer: Peer,
+  wanted: WantedNetworks,
+  tunnel: ExamineState["tunnel"],
+): Pick<PeerProbes, "tunnel"> {
+  const host = tunnelHosts(wanted).find(({ nodeId }) => nodeId === peer.nodeId);
+  if (tunnel === undefined || host === undefined) return {};
+  const target = tunnelAddressOf(host);
+  const seconds = (host.tunnelKeys ?? []).flatMap(({ publicKey }) => tunnel.heard.get(publicKey) ?? []);
+  const heard =
+    seconds.length === 0 ? "it was never heard by it" : `it was heard by it ${Math.min(...seconds)} s ago`;
+  if (target === undefined) return { tunnel: { ping: undefined, heard } };
+  return { tunnel: { ping: { target, source: tunnel.device, packetBytes: tunnel.mtu }, heard } };
 }
 
 /**
@@ -267,10 +301,11 @@ export function pingOutcome(code: number, output: string): PingOutcome {
 
 /** @param outcomes - Undefined for a probe that was not made because a smaller one failed already. */
 export function peerFindings(
-  { peer, mtu, vxlan }: PeerProbes,
+  { peer, mtu, tunnel, vxlan }: PeerProbes,
   outcomes: {
     readonly reach: PingOutcome;
     readonly mtu: PingOutcome | undefined;
+    readonly tunnel?: PingOutcome | undefined;
     readonly vxlan: readonly { readonly small: PingOutcome; readonly large: PingOutcome | undefined }[];
   },
 ): Finding[] {
@@ -284,6 +319,13 @@ export function peerFindings(
   if (outcomes.mtu?.answered) add("mtu", "", "ok", `${mtu.packetBytes} bytes pass`);
   else if (outcomes.mtu !== undefined) {
     add("mtu", "", "broken", `packets of ${mtu.packetBytes} bytes are lost: ${outcomes.mtu.text}`);
+  }
+  if (tunnel !== undefined && tunnel.ping === undefined) {
+    add("tunnel", "", "broken", "the managers know no key of it");
+  } else if (outcomes.tunnel?.answered === true) {
+    add("tunnel", "", "ok", `${tunnel?.ping?.packetBytes} bytes pass in ${outcomes.tunnel.text}`);
+  } else if (outcomes.tunnel !== undefined) {
+    add("tunnel", "", "broken", `${outcomes.tunnel.text}; ${tunnel?.heard}`);
   }
   outcomes.vxlan.forEach(({ small, large }, index) => {
     const { subject = "", large: wide } = vxlan[index] ?? {};

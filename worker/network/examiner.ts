@@ -58,13 +58,14 @@ async function probePeer(deps: Deps, probes: PeerProbes, signal: AbortSignal): P
 async function peerProbes(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {
   const reach = await probe(deps, probes.reach);
   const mtu = reach.answered ? await probe(deps, probes.mtu) : undefined;
+  const tunnel = probes.tunnel?.ping && (await probe(deps, probes.tunnel.ping));
   const vxlan: { small: PingOutcome; large: PingOutcome | undefined }[] = [];
   for (const { small, large } of probes.vxlan) {
     if (signal.aborted) break;
     const passes = await probe(deps, small);
     vxlan.push({ small: passes, large: passes.answered ? await probe(deps, large) : undefined });
   }
-  return peerFindings(probes, { reach, mtu, vxlan });
+  return peerFindings(probes, { reach, mtu, tunnel, vxlan });
 }
 
 /** A probe that cannot be made says so in its own place: the others still tell what they found. */

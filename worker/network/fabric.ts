@@ -183,7 +183,7 @@ function underlayProblem({ wanted }: HostState, { devices }: Observed): string |
     : `overlay networks need the data path address ${own} on this host: its addresses are ${known}`;
 }
 
-const overlayDevice = /^(?:ov|vx)\d+$/;
+const overlayDevice = /^(?:ov|vx)\d+$|^shoal-wg[01]$/;
 
 /** Before anybody said which overlays are wanted, those that are there stay, for the sake of running tasks. */
 function wantedOrKept(state: HostState, observed: Observed): Map<string, KernelObject> {

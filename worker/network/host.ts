@@ -5,17 +5,16 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { subnetsOf } from "../../model/network.ts";
+import type { NodeTunnel } from "../../model/node.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { parseCidr } from "./addresses.ts";
 import { bridgeMtu, checkBridges, ownBridge } from "./bridges.ts";
-import { Coexistence } from "./coexist.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
 import { probesOf } from "./examine.ts";
 import type { Finding, Peer } from "./examine.ts";
 import { makeProbes } from "./examiner.ts";
-import { Fabric } from "./fabric.ts";
 import type { Journal, TaskRecord } from "./journal.ts";
 import { LinkChooser } from "./link-chooser.ts";
 import type { NamespaceLink, Namespaces } from "./namespace.ts";
@@ -28,32 +27,29 @@ import type {
   HostPort,
   WantedNetworks,
 } from "./network.ts";
-import { Rules } from "./nftables.ts";
 import { portName } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hostPorts, usesBridge } from "./prepare.ts";
 import type { PreparedLink } from "./prepare.ts";
+import { Program } from "./program.ts";
+import type { ProgramDeps } from "./program.ts";
 import { inParallel, Rounds } from "./rounds.ts";
 import type { Job } from "./rounds.ts";
-import { Flows, untilUnused } from "./flows.ts";
-import { MeshPorts } from "./mesh.ts";
+import { untilUnused } from "./flows.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
-import { rulesetOf } from "./rules.ts";
 import { TaskTexts } from "./task-texts.ts";
 import { failureOf, some, type Trouble, troubleTexts } from "./trouble.ts";
+import { encryptedNetworks } from "./tunnel-plan.ts";
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
   drainAddresses,
-  gatewaysOf,
   localNames,
   localPorts,
-  meshPorts,
   namedNetworks,
   publishedTarget,
-  rulesOf,
   usedOf,
 } from "./views.ts";
 
@@ -68,6 +64,8 @@ export interface HostNetworkSettings {
   readonly hosts?: string;
   /** Bridge networks that users made, from their records; default none. */
   readonly bridges?: readonly BridgeNetwork[];
+  /** How long keys of tunnels live; default: as `tunnel-keys.ts` says. */
+  readonly tunnel?: NonNullable<ProgramDeps["settings"]["tunnel"]>;
 }
 
 export interface HostParts {
@@ -90,13 +88,9 @@ const lookEveryMs = 5_000;
 
 export class KernelNetwork implements HostNetwork {
   readonly #parts: HostParts;
-  readonly #fabric: Fabric;
-  readonly #rules: Rules;
+  readonly #program: Program;
   readonly #upstream: Upstream;
   readonly #names: NameServer;
-  readonly #coexistence: Coexistence;
-  readonly #mesh: MeshPorts;
-  readonly #flows: Flows;
   readonly #texts: TaskTexts;
   readonly #links = new LinkChooser();
   readonly #rounds = new Rounds((round) => this.#round(round));
@@ -116,15 +110,6 @@ export class KernelNetwork implements HostNetwork {
 
   constructor(parts: HostParts, adopted: readonly TaskRecord[], wanted: WantedNetworks | undefined) {
     this.#parts = parts;
-    this.#fabric = new Fabric(parts);
-    this.#rules = new Rules({
-      clock: parts.clock,
-      run: parts.run,
-      file: `${parts.settings.runDir}/network/rules.nft`,
-    });
-    this.#coexistence = new Coexistence(parts);
-    this.#mesh = new MeshPorts(parts);
-    this.#flows = new Flows(parts);
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
     this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
     this.#names = new NameServer({
@@ -135,6 +120,7 @@ export class KernelNetwork implements HostNetwork {
         asker: (gateway, address) => this.#askers.get(`${gateway} ${address}`),
       }),
     });
+    this.#program = new Program({ ...parts, names: this.#names });
     this.#own = ownBridge(parts.settings.bridgeSubnet);
     this.#bridges = parts.settings.bridges;
     for (const record of adopted) this.#records.set(record.request.taskId, record);
@@ -143,7 +129,7 @@ export class KernelNetwork implements HostNetwork {
 
   /** Brings the kernel in line with what was adopted; without it nothing is wrong yet, only old. */
   async open(): Promise<void> {
-    await this.#fabric.open();
+    await this.#program.open();
     await this.#holdAgain();
     let looking = false;
     this.#stopLooking = this.#parts.clock.every(lookEveryMs, () => {
@@ -223,16 +209,30 @@ export class KernelNetwork implements HostNetwork {
     await this.#rounds.enqueue({ kind: "look" }, signal);
     const { found, unmended } = this.#seen;
     const kernel = { test: "kernel", peer: "", subject: "" } as const;
+    const { wanted, underlayMtu } = await this.#state();
     const state = {
-      wanted: this.#wanted,
+      wanted,
       records: [...this.#records.values()],
-      underlayMtu: await this.#fabric.underlayMtu(this.#wanted),
-      refusedPorts: this.#mesh.refused,
+      underlayMtu,
+      refusedPorts: this.#program.refusedPorts,
+      tunnel: await this.#program.tunnelState(wanted, underlayMtu),
     };
     const probed = await makeProbes(this.#parts, probesOf(state, peers), signal);
     if (unmended !== "") return [{ ...kernel, state: "broken", text: unmended }, ...probed];
     const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
     return [{ ...kernel, state: "ok", text }, ...probed];
+  }
+
+  get tunnel(): NodeTunnel {
+    return this.#program.tunnel.offer;
+  }
+
+  watchTunnel(listener: () => void): () => void {
+    return this.#program.tunnel.watch(listener);
+  }
+
+  replaceTunnelKey(): void {
+    this.#program.tunnel.replaceKey();
   }
 
   async close(): Promise<void> {
@@ -283,22 +283,18 @@ export class KernelNetwork implements HostNetwork {
    * there is nothing to look at.
    */
   async #look(): Promise<void> {
+    await this.#turnKeys().catch((reason: unknown) => this.#parts.warn(errorText(reason)));
     if (this.#records.size + this.#bridges.length + (this.#wanted?.networks.length ?? 0) === 0) return;
     const trouble: string[] = [];
-    let found: string[] = [];
+    let found: readonly string[] = [];
     try {
-      const state = await this.#state();
-      const fabric = await this.#fabric.look(state);
-      found = [...fabric.found, ...(await this.#rules.look())];
-      try {
-        found.push(...(await this.#coexistence.admit(this.#rules.foreign)));
-      } catch (reason) {
-        trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
-      }
-      for (const port of fabric.lost) {
+      const seen = await this.#program.look(await this.#state());
+      found = seen.found;
+      trouble.push(...seen.trouble);
+      for (const port of seen.lost) {
         await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
       }
-      trouble.push(...troubleTexts(await this.#program(new Set())));
+      trouble.push(...troubleTexts(await this.#bringAbout(new Set())));
     } catch (reason) {
       trouble.push(errorText(reason));
     }
@@ -318,6 +314,11 @@ export class KernelNetwork implements HostNetwork {
     const { attached, mtus } = record;
     const links = attached.addresses.map((address, index) => ({ ...address, mtu: mtus[index] ?? bridgeMtu }));
     await this.#parts.namespaces.relink(taskId, links, bridge);
+  }
+
+  #isOnEncrypted(record: TaskRecord | undefined): boolean {
+    const ids = new Set<string>(encryptedNetworks(this.#wanted).map(({ id }) => id));
+    return record?.request.networks.some(({ networkId }) => ids.has(networkId)) === true;
   }
 
   #isUnfinished(taskId: TaskId): boolean {
@@ -354,7 +355,7 @@ export class KernelNetwork implements HostNetwork {
     if (known !== undefined) this.#parts.ports.release(known.attached.publishedPorts);
     let held: HostPort[] = [];
     try {
-      const underlayMtu = await this.#fabric.underlayMtu(this.#wanted);
+      const underlayMtu = await this.#program.underlayMtu(this.#wanted);
       const links = this.#prepare(request, underlayMtu);
       // Since it was prepared nothing has waited, so that no two tasks pick one address.
       this.#records.set(taskId, recordOf(request, this.#parts, links, []));
@@ -389,7 +390,13 @@ export class KernelNetwork implements HostNetwork {
     underlayMtu: number,
     present: readonly PreparedLink[] = [],
   ): readonly PreparedLink[] {
-    const host = { wanted: this.#wanted, underlayMtu, bridges: this.#allBridges() };
+    const tunnelProblem = this.#program.tunnelProblem(this.#wanted);
+    const host = {
+      wanted: this.#wanted,
+      underlayMtu,
+      bridges: this.#allBridges(),
+      ...(tunnelProblem !== undefined && { tunnelProblem }),
+    };
     return this.#links.choose(request, { ...host, records: this.#records }, present);
   }
 
@@ -403,7 +410,7 @@ export class KernelNetwork implements HostNetwork {
       }
       const { attached } = known;
       const before = attached.addresses.map((address, index) => ({ address, mtu: known.mtus[index] ?? 0 }));
-      const underlayMtu = await this.#fabric.underlayMtu(this.#wanted);
+      const underlayMtu = await this.#program.underlayMtu(this.#wanted);
       const links = this.#prepare(request, underlayMtu, before);
       const next: TaskRecord = {
         ...known,
@@ -454,9 +461,11 @@ export class KernelNetwork implements HostNetwork {
     }
   }
 
-  async #finishAttach(job: Job, taskId: TaskId, { all, overlay, tasks, gateways }: Trouble): Promise<void> {
+  async #finishAttach(job: Job, taskId: TaskId, trouble: Trouble): Promise<void> {
+    const { overlay, tasks, gateways } = trouble;
     const record = this.#records.get(taskId);
     const { attached } = record ?? {};
+    const all = trouble.all ?? (this.#isOnEncrypted(record) ? trouble.tunnel : undefined);
     const own = attached?.kind === "namespace" ? attached.addresses.map(({ gateway }) => gateway) : [];
     const refused = tasks.get(taskId);
     const reason =
@@ -484,46 +493,35 @@ export class KernelNetwork implements HostNetwork {
   async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
     this.#askers = askersOf({ wanted: this.#wanted, bridges: this.#allBridges() }, this.#records);
-    return await this.#program(dying);
+    return await this.#bringAbout(dying);
   }
 
-  async #program(dying: ReadonlySet<string>): Promise<Trouble> {
+  async #bringAbout(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
-      const state = await this.#state();
-      const { tasks, bridges: refused, overlay, absent } = await this.#fabric.sync(state, dying);
-      const mesh = await this.#mesh.hold(meshPorts(this.#wanted));
-      const bridges = state.bridges.filter(({ device }) => !absent.has(device));
-      const rules = rulesOf({ ...state, bridges }, this.#records, mesh);
-      await this.#rules.load(rulesetOf(rules));
-      await this.#flows.follow(rules);
-      const gateways = await this.#names.listen(gatewaysOf(state));
-      const unheard = new Map(refused);
-      for (const { id, gateway } of this.#bridges) {
-        const failure = gateways.get(gateway);
-        if (failure !== undefined && !unheard.has(id)) unheard.set(id, failure.message);
-      }
-      const done = { tasks, gateways, bridges: unheard };
-      const overlays = this.#wanted?.networks ?? [];
-      const texts = [
-        ...overlay,
-        ...overlays.flatMap(subnetsOf).flatMap(({ gateway }) => gateways.get(gateway)?.message ?? []),
-      ];
-      if (texts.length === 0) return done;
-      const text = `cannot set up the overlay networks: ${texts.join("; ")}`;
-      return { ...done, overlay: new ClusterError("internal", text) };
+      const at = { records: this.#records, bridges: this.#bridges, dying };
+      return await this.#program.bringAbout(await this.#state(), at);
     } catch (reason) {
       return { all: failureOf(reason), tasks: new Map(), bridges: new Map(), gateways: new Map() };
     }
   }
 
+  async #turnKeys(): Promise<void> {
+    const { self, networks = [] } = this.#wanted ?? {};
+    const use = networks.some(({ encrypted }) => encrypted === true) ? "used" : "unused";
+    await this.#program.tunnel.turn(self?.tunnelKeys ?? [], use);
+  }
+
   async #state(): Promise<HostState> {
     const all = this.#allBridges();
     this.#ownIsUsed ||= [...this.#records.values()].some(({ request }) => usesBridge(request, all));
+    const underlayMtu = await this.#program.underlayMtu(this.#wanted);
+    const wanted = this.#program.possible(this.#wanted);
     return {
-      wanted: this.#wanted,
+      wanted,
       ports: localPorts(this.#records),
       bridges: this.#ownIsUsed ? all : this.#bridges,
-      underlayMtu: await this.#fabric.underlayMtu(this.#wanted),
+      underlayMtu,
+      ...this.#program.tunnelOf(wanted, underlayMtu),
     };
   }
 

@@ -9,6 +9,7 @@ import { takenOnBridge } from "./views.ts";
 interface Host {
   readonly wanted: WantedNetworks | undefined;
   readonly underlayMtu: number;
+  readonly tunnelProblem?: string;
   readonly bridges: readonly BridgeNetwork[];
   readonly records: ReadonlyMap<TaskId, TaskRecord>;
 }

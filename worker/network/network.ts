@@ -4,6 +4,7 @@
  */
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Subnets } from "../../model/network.ts";
+import type { NodeTunnel, TunnelKey } from "../../model/node.ts";
 import type { PortSpec } from "../../model/service.ts";
 import type { PublishedPort } from "../../model/task.ts";
 import type { Finding, Peer } from "./examine.ts";
@@ -18,10 +19,12 @@ export interface OverlayNetwork extends Subnets {
   readonly vni: number;
   /** True: tasks reach each other and nothing outside. */
   readonly internal: boolean;
-  /** 0: the underlay's MTU less the 50 bytes that VXLAN adds. */
+  /** 0: the underlay's MTU less the 50 bytes that VXLAN adds, and the 60 of a tunnel. */
   readonly mtu: number;
   /** Carries what arrives at published ports; its tasks have nothing to say to each other. */
   readonly ingress: boolean;
+  /** Goes between hosts by tunnels only; absent: in clear. */
+  readonly encrypted?: boolean;
 }
 
 /** A service that has a virtual IP on an overlay; from `AssignedService`. */
@@ -47,6 +50,8 @@ export interface OverlayHost {
   readonly address: string;
   /** 1..65535, of no two hosts at a time. */
   readonly index: number;
+  /** Of its tunnels, the one to send to first; absent or none: it has none. */
+  readonly tunnelKeys?: readonly TunnelKey[];
 }
 
 /** A task's place on an overlay, on whichever host; from `AssignedEndpoint`. */
@@ -73,6 +78,8 @@ export interface NetworkSelf {
   readonly nodeIndex?: number;
   /** The address of the data path, no port; empty while unknown. */
   readonly address: string;
+  /** Public keys of this host's tunnels that managers tell the others, in their order; absent: none yet. */
+  readonly tunnelKeys?: readonly string[];
 }
 
 export interface WantedNetworks {
@@ -80,7 +87,7 @@ export interface WantedNetworks {
   readonly networks: readonly OverlayNetwork[];
   readonly endpoints: readonly OverlayEndpoint[];
   readonly services: readonly OverlayService[];
-  /** All others, while there is an ingress network. */
+  /** All others, while there is an ingress network or an encrypted one. */
   readonly hosts: readonly OverlayHost[];
 }
 
@@ -286,6 +293,12 @@ export interface HostNetwork {
    * until the signal aborts is left out.
    */
   examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]>;
+  /** What others must know of this host to share encrypted networks with it, or why it can be on none. */
+  readonly tunnel: NodeTunnel;
+  /** Calls back after each change of `tunnel`. @returns a function that ends the watching. */
+  watchTunnel(listener: () => void): () => void;
+  /** Begins to replace the key of this host's tunnels; those of others go on meanwhile. */
+  replaceTunnelKey(): void;
   /** Stops answering names and holding ports; leaves devices, namespaces and rules in place. */
   close(): Promise<void>;
 }

@@ -13,7 +13,7 @@ import {
   tableDifferences,
 } from "./rules-observe.ts";
 import type { ForeignChain } from "./rules-observe.ts";
-import { changeText, rulesetText, shapeOf } from "./ruleset.ts";
+import { changeText, rulesetText, rulesTable, shapeOf } from "./ruleset.ts";
 import type { Ruleset } from "./ruleset.ts";
 
 /**
@@ -27,17 +27,24 @@ export class Rules {
   readonly #run: Run;
   /** `nft` reads a file: it refuses the socket that a child of ours has as its input. */
   readonly #file: string;
+  readonly #table: string;
+  readonly #doing: string;
   /** Undefined while what the kernel has is not known. */
   #loaded: Ruleset | undefined;
+  #isAbsent = false;
   /** How the kernel prints the rules of hooks, for rulesets of one shape. */
   #known: { readonly shape: string; readonly rules: ReadonlyMap<string, string> } | undefined;
   #nextLookAtMs = 0;
   #foreign: readonly ForeignChain[] = [];
 
-  constructor({ clock, run, file }: { clock: Clock; run: Run; file: string }) {
+  /** @param options.table - One of ours; default: that of networks. */
+  constructor(options: { clock: Clock; run: Run; file: string; table?: string }) {
+    const { clock, run, file, table = rulesTable } = options;
     this.#clock = clock;
     this.#run = run;
     this.#file = file;
+    this.#table = table;
+    this.#doing = table === rulesTable ? "the firewall rules of tasks" : "the firewall rules of tunnels";
   }
 
   /**
@@ -46,16 +53,27 @@ export class Rules {
    */
   async load(wanted: Ruleset): Promise<void> {
     const before = this.#loaded;
-    const change = before === undefined ? undefined : changeText(before, wanted);
+    const change = before === undefined ? undefined : changeText(before, wanted, this.#table);
     if (change === "") return;
     this.#loaded = undefined;
+    this.#isAbsent = false;
     const taken = change !== undefined && (await this.#offer(change)).code === 0;
     if (!taken) {
-      await writeFile(this.#file, rulesetText(wanted), { mode: 0o600 });
-      await must(this.#run, "load the firewall rules of tasks", ["nft", "-f", this.#file]);
+      await writeFile(this.#file, rulesetText(wanted, this.#table), { mode: 0o600 });
+      await must(this.#run, `load ${this.#doing}`, ["nft", "-f", this.#file]);
       this.#nextLookAtMs = 0; // A table of a new shape is soon looked at, so that its rules are known.
     }
     this.#loaded = wanted;
+  }
+
+  /** Takes the table away, whoever loaded it. */
+  async unload(): Promise<void> {
+    if (this.#isAbsent) return;
+    this.#loaded = undefined;
+    // Deleting what is not there would be refused.
+    await writeFile(this.#file, `table ip ${this.#table}\ndelete table ip ${this.#table}\n`, { mode: 0o600 });
+    await must(this.#run, `remove ${this.#doing}`, ["nft", "-f", this.#file]);
+    this.#isAbsent = true;
   }
 
   /** Chains of other tables, as of the last look. */
@@ -74,7 +92,8 @@ export class Rules {
   }
 
   async #glance(wanted: Ruleset): Promise<string[]> {
-    const observed = parseRules(await must(this.#run, "read the firewall rules of tasks", chainsCommand));
+    const text = await must(this.#run, `read ${this.#doing}`, chainsCommand);
+    const observed = parseRules(text, this.#table);
     this.#foreign = observed.foreign;
     return chainDifferences(wanted, observed);
   }
@@ -82,8 +101,8 @@ export class Rules {
   async #inspect(wanted: Ruleset): Promise<string[]> {
     const glimpse = await this.#glance(wanted);
     if (glimpse.length > 0) return glimpse; // `nft` cannot list a table that is not there.
-    const text = await must(this.#run, "read the firewall rules of tasks", tableCommand);
-    const observed = parseRules(text);
+    const text = await must(this.#run, `read ${this.#doing}`, tableCommand(this.#table));
+    const observed = parseRules(text, this.#table);
     this.#nextLookAtMs = this.#clock.monotonic() + text.length * restMsPerByte;
     const shape = shapeOf(wanted);
     const known = this.#known?.shape === shape ? this.#known.rules : undefined;

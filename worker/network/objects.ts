@@ -12,7 +12,7 @@
  */
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import { type Subnets, subnetsOf } from "../../model/network.ts";
+import { type Subnets, subnetsOf, tunnelBlock, tunnelOverheadBytes } from "../../model/network.ts";
 import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
 import type {
   AttachedAddress,
@@ -91,6 +91,12 @@ export interface HostState {
   readonly bridges: readonly BridgeNetwork[];
   /** MTU of the device that carries VXLAN. */
   readonly underlayMtu: number;
+  /** Where encrypted networks leave this host; absent: there are none. */
+  readonly tunnel?: {
+    readonly device: string;
+    /** Of other hosts inside the tunnel, by their node; those without one are not reached. */
+    readonly remotes: ReadonlyMap<string, string>;
+  };
 }
 
 /** A network with everything decided that the wanted one leaves open. */
@@ -118,7 +124,10 @@ export function resolveNetwork(network: OverlayNetwork, underlayMtu: number): Re
     bridge: bridgeName(network),
     vxlan: vxlanName(network),
     ...canonical(network),
-    mtu: network.mtu > 0 ? network.mtu : underlayMtu - vxlanOverheadBytes,
+    mtu:
+      network.mtu > 0
+        ? network.mtu
+        : underlayMtu - vxlanOverheadBytes - (network.encrypted === true ? tunnelOverheadBytes : 0),
   };
 }
 
@@ -183,23 +192,36 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
       {
         blocks: subnetsOf(network).map(({ subnet }) => parseCidr(subnet)),
         device: vxlanName(network),
+        encrypted: network.encrypted === true,
       },
     ]),
   );
+  const { tunnel } = state;
+  if (tunnel !== undefined) {
+    const { device } = tunnel;
+    add({ kind: "route", key: tunnelBlock, value: `dev ${device}`, device });
+  }
   for (const network of wanted.networks) {
     const resolved = resolveNetwork(network, state.underlayMtu);
     for (const object of bridgeObjects(resolved.bridge, resolved)) add(object);
     add({
       kind: "link",
       key: resolved.vxlan,
-      value: `vxlan ${hostMac(own)} ${resolved.mtu} ${network.vni} ${own}`,
+      // In a tunnel, the device that a packet leaves by decides its address.
+      value: `vxlan ${hostMac(own)} ${resolved.mtu} ${network.vni} ${network.encrypted === true ? "any" : own}`,
       device: resolved.vxlan,
     });
     add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
   }
   const ways = new Map<string, number>();
+  /** Where VXLAN for another host goes. Undefined: nowhere, as the network is encrypted and the host has no tunnel. */
+  const targetOf = (encrypted: boolean, nodeId: string, remote: string): string | undefined => {
+    if (!encrypted) return `dst ${remote}`;
+    const inside = tunnel?.remotes.get(nodeId);
+    return inside === undefined ? undefined : `dst ${inside} via ${tunnel?.device}`;
+  };
   /** The way to another host on a network; thousands of tasks share a few. */
-  const addHost = (device: string, remote: string): number => {
+  const addHost = (device: string, remote: string, target: string): number => {
     const known = ways.get(`${device} ${remote}`);
     if (known !== undefined) return known;
     const mac = hostMac(remote);
@@ -207,28 +229,31 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const number = numbers.of(hop.key);
     add({ ...hop, value: String(number) });
     add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
-    add({ kind: "forward", key: `${device} ${mac}`, value: `dst ${remote} self`, device });
+    add({ kind: "forward", key: `${device} ${mac}`, value: `${target} self`, device });
     ways.set(`${device} ${remote}`, number);
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
-  for (const { address, index } of otherHosts(wanted)) {
-    if (ingress === undefined) break;
+  for (const { nodeId, address, index } of otherHosts(wanted)) {
+    const target = ingress && targetOf(ingress.encrypted === true, nodeId, address);
+    if (ingress === undefined || target === undefined) continue;
     const device = vxlanName(ingress);
     const table = firstReturnTable + index;
-    add({ kind: "return", key: String(table), value: `nhid ${addHost(device, address)}`, device });
+    add({ kind: "return", key: String(table), value: `nhid ${addHost(device, address, target)}`, device });
     add({ kind: "rule", key: markOf(index), value: `${returnRulePreference} ${table}`, device: "" });
   }
   for (const endpoint of wanted.endpoints) {
     const network = networks.get(endpoint.networkId);
     if (network === undefined || endpoint.nodeId === wanted.self.nodeId) continue;
-    const target = addressNumber(endpoint.address);
+    const address = addressNumber(endpoint.address);
     const remote = endpoint.nodeAddress;
     // An endpoint of a node that has no address yet is unreachable until the node has one.
-    if (target === undefined || addressNumber(remote) === undefined || remote === own) continue;
-    if (!network.blocks.some((block) => contains(block, target))) continue;
+    if (address === undefined || addressNumber(remote) === undefined || remote === own) continue;
+    if (!network.blocks.some((block) => contains(block, address))) continue;
     const { device } = network;
-    add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote)}`, device });
+    const target = targetOf(network.encrypted, endpoint.nodeId, remote);
+    if (target === undefined) continue;
+    add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote, target)}`, device });
   }
   return objects;
 }

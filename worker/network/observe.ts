@@ -44,7 +44,7 @@ export function parseObserved(outputs: readonly string[]): Observed {
       continue;
     }
     const data = row(row(link["linkinfo"])["info_data"]);
-    const tail = kind === "vxlan" ? ` ${String(data["id"])} ${text(data, "local")}` : "";
+    const tail = kind === "vxlan" ? ` ${String(data["id"])} ${text(data, "local") || "any"}` : "";
     const odd = (kind === "vxlan" ? isOddVxlan(data) : isOddBridge(data)) ? " odd" : "";
     const state = flags(link).includes("UP") ? "" : " down";
     add({
@@ -99,10 +99,11 @@ export function parseObserved(outputs: readonly string[]): Observed {
     const device = text(forward, "ifname");
     if (!ours.has(device) || text(forward, "state") !== "static") continue;
     const remote = text(forward, "dst");
+    const via = text(forward, "viaIf");
     add({
       kind: "forward",
       key: `${device} ${text(forward, "mac")}`,
-      value: remote === "" ? "master" : `dst ${remote} self`,
+      value: remote === "" ? "master" : `dst ${remote}${via === "" ? "" : ` via ${via}`} self`,
       device,
     });
   }

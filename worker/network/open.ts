@@ -75,7 +75,7 @@ export async function openHostNetwork(
       random,
       run,
       warn,
-      settings: { resolvConf: "/etc/resolv.conf", hosts: "/etc/hosts", bridges: [], ...settings },
+      settings: { resolvConf: "/etc/resolv.conf", hosts: "/etc/hosts", bridges: [], tunnel: {}, ...settings },
       readText: (path) => readFile(path, "utf8").catch(() => ""),
       journal,
       namespaces,

@@ -144,7 +144,9 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
         ];
       }
       const options =
-        type === "vxlan" ? `vxlan id ${vni} local ${local} dstport ${vxlanPort} nolearning` : bridge;
+        type === "vxlan"
+          ? `vxlan id ${vni}${local === "any" ? "" : ` local ${local}`} dstport ${vxlanPort} nolearning`
+          : bridge;
       return [`link add ${device} address ${mac} mtu ${mtu} group ${deviceGroup} up type ${options}`];
     }
     case "address":

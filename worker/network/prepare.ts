@@ -21,6 +21,8 @@ export interface PreparedLink {
 interface Host {
   readonly wanted: WantedNetworks | undefined;
   readonly underlayMtu: number;
+  /** Why it can be on no encrypted network; absent: it can. */
+  readonly tunnelProblem?: string;
   /** The host's own first. */
   readonly bridges: readonly BridgeNetwork[];
   /** Addresses that tasks have on a bridge, by its device. */
@@ -251,6 +253,12 @@ function onOverlay(
   const network = host.wanted?.networks.find(({ id }) => id === networkId);
   if (network === undefined) {
     throw new ClusterError("failed-precondition", `network ${networkId} is not known on this host yet`);
+  }
+  if (network.encrypted === true && host.tunnelProblem !== undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `network ${network.name} is encrypted, which this host cannot do: ${host.tunnelProblem}`,
+    );
   }
   const { bridge, mtu, ...resolved } = resolveNetwork(network, host.underlayMtu);
   const subnets = subnetsOf(resolved);

@@ -5,7 +5,9 @@ import type { Ruleset } from "./ruleset.ts";
 /** Prints every chain's place in the kernel, those of others too, and no rule: cheap, and enough to see that somebody flushed. */
 export const chainsCommand = ["nft", "-j", "list", "chains"] as const;
 /** Prints all; its cost grows with the number of services. */
-export const tableCommand = ["nft", "-j", "list", "table", "ip", rulesTable] as const;
+export function tableCommand(name: string): readonly string[] {
+  return ["nft", "-j", "list", "table", "ip", name];
+}
 
 type Row = Readonly<Record<string, unknown>>;
 
@@ -20,6 +22,7 @@ export interface ForeignChain {
 }
 
 export interface ObservedRules {
+  readonly table: string;
   readonly exists: boolean;
   readonly foreign: readonly ForeignChain[];
   /** "type hook prio policy" of hooks, empty for other chains. */
@@ -31,7 +34,7 @@ export interface ObservedRules {
 }
 
 /** @throws {SyntaxError} for anything but what `nft -j` prints. */
-export function parseRules(output: string): ObservedRules {
+export function parseRules(output: string, tableName = rulesTable): ObservedRules {
   const chains = new Map<string, string>();
   const containers = new Map<string, ReadonlySet<string>>();
   const rules = new Map<string, string[]>();
@@ -42,7 +45,7 @@ export function parseRules(output: string): ObservedRules {
   for (const entry of Array.isArray(list) ? list.map(row) : []) {
     const [kind = "", value] = Object.entries(entry)[0] ?? [];
     const item = row(value);
-    if (item["family"] !== "ip" || (item["table"] ?? item["name"]) !== rulesTable) {
+    if (item["family"] !== "ip" || (item["table"] ?? item["name"]) !== tableName) {
       if (kind === "chain") foreign.push(foreignChain(item));
       continue;
     }
@@ -62,7 +65,7 @@ export function parseRules(output: string): ObservedRules {
       rules.set(chain, [...(rules.get(chain) ?? []), JSON.stringify(item["expr"])]);
     }
   }
-  return { exists, foreign, chains, containers, rules };
+  return { table: tableName, exists, foreign, chains, containers, rules };
 }
 
 function foreignChain({ family, table, name, hook = "", policy = "" }: Row): ForeignChain {
@@ -76,8 +79,8 @@ function foreignChain({ family, table, name, hook = "", policy = "" }: Row): For
 }
 
 /** What is seen without looking at rules and elements. */
-export function chainDifferences(wanted: Ruleset, { exists, chains }: ObservedRules): string[] {
-  if (!exists) return [`the table ip ${rulesTable} is gone`];
+export function chainDifferences(wanted: Ruleset, { table, exists, chains }: ObservedRules): string[] {
+  if (!exists) return [`the table ip ${table} is gone`];
   const found: string[] = [];
   for (const [name, { head }] of wanted.hooks) {
     const place = chains.get(name);

@@ -1,6 +1,6 @@
 /** An nftables table as data: its text for `nft -f`, and the few lines that turn one state of it into another. */
 
-/** Ours alone; no other table is ever read or written. */
+/** The table of networks; beside it there is `tunnelTable`. No other one is ever read or written. */
 export const rulesTable = "shoal_net";
 
 /** A set, or a map whose elements read "key : value". */
@@ -26,12 +26,11 @@ export interface Ruleset {
   readonly hooks: ReadonlyMap<string, HookChain>;
 }
 
-const table = `ip ${rulesTable}`;
-
 /** The whole table, which replaces whatever there is in one transaction; equal rulesets give equal texts. */
-export function rulesetText({ containers, chains, hooks }: Ruleset): string {
-  const chainText = (name: string, lines: readonly string[]): string =>
-    `  chain ${name} {\n${lines.map((line) => `    ${line}\n`).join("")}  }\n`;
+export function rulesetText({ containers, chains, hooks }: Ruleset, name = rulesTable): string {
+  const table = `ip ${name}`;
+  const chainText = (chain: string, lines: readonly string[]): string =>
+    `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join("")}  }\n`;
   return `table ${table}
 delete table ${table}
 table ${table} {
@@ -47,7 +46,8 @@ ${[...containers].map(([name, container]) => containerText(name, container)).joi
  *
  * @returns an empty text when nothing differs; undefined when only the whole table will do.
  */
-export function changeText(before: Ruleset, after: Ruleset): string | undefined {
+export function changeText(before: Ruleset, after: Ruleset, tableName = rulesTable): string | undefined {
+  const table = `ip ${tableName}`;
   if (shapeOf(before) !== shapeOf(after)) return undefined;
   const removed: string[] = [];
   const added: string[] = [];

@@ -17,10 +17,18 @@ const hostSettings: readonly Setting[] = [
 /**
  * - `rp_filter` 2: a task on two networks may be answered by either.
  * - `proxy_arp_pvlan`: a program that asks the link for another task is answered with the gateway.
+ * - A tunnel carries packets of this host alone.
  * - `route_localnet`: published ports work under localhost; `rules.ts` keeps tasks from using it.
  */
 function deviceSettings({ value, device }: KernelObject): Setting[] {
   const conf = `ipv4/conf/${device}`;
+  if (value === "tunnel") {
+    return [
+      [`${conf}/rp_filter`, "2"],
+      [`${conf}/send_redirects`, "0"],
+      [`ipv6/conf/${device}/disable_ipv6`, "1"],
+    ];
+  }
   const both: Setting[] = [
     [`${conf}/rp_filter`, "2"],
     [`${conf}/send_redirects`, "0"],

@@ -10,6 +10,8 @@ export interface Trouble {
   /** Concerns everything. */
   readonly all?: ClusterError;
   readonly overlay?: ClusterError;
+  /** Part of `overlay`: encrypted networks reach no other host. */
+  readonly tunnel?: ClusterError;
   readonly tasks: ReadonlyMap<TaskId, string>;
   /** By the bridge network's id. */
   readonly bridges: ReadonlyMap<string, string>;

@@ -86,6 +86,10 @@ export interface SessionInfo {
   /** Raised by the cluster to make the node renew its certificate now. */
   certificateGeneration: number;
   clusterId: string;
+  /** Of this node; 1..65535. */
+  nodeIndex: number;
+  /** Public keys of this node's tunnels as the others are told them, in their order. */
+  tunnelKeys: string[];
 }
 
 export interface ManagerPeer {
@@ -160,6 +164,8 @@ export interface AssignedNetwork {
   mtu: number;
   /** Carries what arrives at published ports to tasks on other hosts. */
   ingress: boolean;
+  /** Goes between hosts by tunnels only. */
+  encrypted: boolean;
   /** For containers that are no tasks as well. */
   attachable: boolean;
   /** Beside `subnet` and `gateway`. */
@@ -243,12 +249,23 @@ export interface AssignedAttachment {
   address: string;
 }
 
-/** Another host of the cluster; only for nodes on the ingress network, whose tasks answer to where a client came in. */
+/**
+ * Another host of the cluster; only for nodes on the ingress network, whose tasks answer to where a client came in, and for
+ * those on an encrypted network, who reach it by tunnel.
+ */
 export interface AssignedHost {
   nodeId: string;
   /** Where its VXLAN listens, no port. */
   address: string;
   index: number;
+  /** The one to send to first. */
+  tunnelKeys: TunnelKeyMessage[];
+}
+
+/** model TunnelKey */
+export interface TunnelKeyMessage {
+  publicKey: string;
+  slot: number;
 }
 
 /** A secret or config, only for tasks that name it. Kept in memory. */
@@ -823,6 +840,8 @@ function createBaseSessionInfo(): SessionInfo {
     desiredRole: "",
     certificateGeneration: 0,
     clusterId: "",
+    nodeIndex: 0,
+    tunnelKeys: [],
   };
 }
 
@@ -848,6 +867,12 @@ export const SessionInfo: MessageFns<SessionInfo> = {
     }
     if (message.clusterId !== "") {
       writer.uint32(58).string(message.clusterId);
+    }
+    if (message.nodeIndex !== 0) {
+      writer.uint32(64).uint32(message.nodeIndex);
+    }
+    for (const v of message.tunnelKeys) {
+      writer.uint32(74).string(v!);
     }
     return writer;
   },
@@ -921,6 +946,22 @@ export const SessionInfo: MessageFns<SessionInfo> = {
             message.clusterId = reader.string();
             continue;
           }
+          case 8: {
+            if (tag !== 64) {
+              break;
+            }
+
+            message.nodeIndex = reader.uint32();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.tunnelKeys.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -945,6 +986,8 @@ export const SessionInfo: MessageFns<SessionInfo> = {
     message.desiredRole = object.desiredRole ?? "";
     message.certificateGeneration = object.certificateGeneration ?? 0;
     message.clusterId = object.clusterId ?? "";
+    message.nodeIndex = object.nodeIndex ?? 0;
+    message.tunnelKeys = object.tunnelKeys?.map((e) => e) || [];
     return message;
   },
 };
@@ -1662,6 +1705,7 @@ function createBaseAssignedNetwork(): AssignedNetwork {
     internal: false,
     mtu: 0,
     ingress: false,
+    encrypted: false,
     attachable: false,
     further: [],
   };
@@ -1695,6 +1739,9 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     }
     if (message.ingress !== false) {
       writer.uint32(72).bool(message.ingress);
+    }
+    if (message.encrypted !== false) {
+      writer.uint32(80).bool(message.encrypted);
     }
     if (message.attachable !== false) {
       writer.uint32(96).bool(message.attachable);
@@ -1790,6 +1837,14 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
             message.ingress = reader.bool();
             continue;
           }
+          case 10: {
+            if (tag !== 80) {
+              break;
+            }
+
+            message.encrypted = reader.bool();
+            continue;
+          }
           case 12: {
             if (tag !== 96) {
               break;
@@ -1832,6 +1887,7 @@ export const AssignedNetwork: MessageFns<AssignedNetwork> = {
     message.internal = object.internal ?? false;
     message.mtu = object.mtu ?? 0;
     message.ingress = object.ingress ?? false;
+    message.encrypted = object.encrypted ?? false;
     message.attachable = object.attachable ?? false;
     message.further = object.further?.map((e) => Subnet.fromPartial(e)) || [];
     return message;
@@ -2595,7 +2651,7 @@ export const AssignedAttachment: MessageFns<AssignedAttachment> = {
 };
 
 function createBaseAssignedHost(): AssignedHost {
-  return { nodeId: "", address: "", index: 0 };
+  return { nodeId: "", address: "", index: 0, tunnelKeys: [] };
 }
 
 export const AssignedHost: MessageFns<AssignedHost> = {
@@ -2608,6 +2664,9 @@ export const AssignedHost: MessageFns<AssignedHost> = {
     }
     if (message.index !== 0) {
       writer.uint32(24).uint32(message.index);
+    }
+    for (const v of message.tunnelKeys) {
+      TunnelKeyMessage.encode(v!, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -2649,6 +2708,14 @@ export const AssignedHost: MessageFns<AssignedHost> = {
             message.index = reader.uint32();
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.tunnelKeys.push(TunnelKeyMessage.decode(reader, reader.uint32()));
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2669,6 +2736,74 @@ export const AssignedHost: MessageFns<AssignedHost> = {
     message.nodeId = object.nodeId ?? "";
     message.address = object.address ?? "";
     message.index = object.index ?? 0;
+    message.tunnelKeys = object.tunnelKeys?.map((e) => TunnelKeyMessage.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseTunnelKeyMessage(): TunnelKeyMessage {
+  return { publicKey: "", slot: 0 };
+}
+
+export const TunnelKeyMessage: MessageFns<TunnelKeyMessage> = {
+  encode(message: TunnelKeyMessage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.publicKey !== "") {
+      writer.uint32(10).string(message.publicKey);
+    }
+    if (message.slot !== 0) {
+      writer.uint32(16).uint32(message.slot);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TunnelKeyMessage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTunnelKeyMessage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.publicKey = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.slot = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TunnelKeyMessage>): TunnelKeyMessage {
+    return TunnelKeyMessage.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TunnelKeyMessage>): TunnelKeyMessage {
+    const message = createBaseTunnelKeyMessage();
+    message.publicKey = object.publicKey ?? "";
+    message.slot = object.slot ?? 0;
     return message;
   },
 };

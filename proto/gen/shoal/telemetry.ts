@@ -71,7 +71,7 @@ export interface NetworkCheckReply {
 }
 
 export interface NetworkFinding {
-  /** "kernel", "reach", "mtu", "vxlan", "vip", "dns" or "port". */
+  /** "kernel", "reach", "mtu", "tunnel", "vxlan", "vip", "dns" or "port". */
   test: string;
   /** Empty where no other host is concerned. */
   peerNodeId: string;

@@ -87,6 +87,7 @@ t.test(
                 text: "no task is healthy",
               },
               { ...broken, test: "mtu" },
+              { ...broken, test: "tunnel", text: "no answer; it was never heard by it" },
             ],
           },
           problem: "",
@@ -96,6 +97,7 @@ t.test(
     );
     t.match(report.Findings, [
       { Test: "mtu", Host: "host-n1", Peer: "host-n2", Next: /tracepath -n 192\.0\.2\.2/ },
+      { Test: "tunnel", Text: /tunnel.* 192\.0\.2\.2 /, Next: /on host-n1 and host-n2: .*51822, 51823/ },
       { Test: "vxlan", Text: /VXLAN.* 192\.0\.2\.2 .*network front/, Next: /on host-n1 and host-n2: .*4789/ },
       { Test: "port", Peer: "", Next: "on host-n1: ss -lntup 'sport = :80'" },
       { Test: "vip", State: "unknown", Next: "" },

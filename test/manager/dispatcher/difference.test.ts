@@ -2,6 +2,7 @@ import * as fc from "fast-check";
 import t from "tap";
 import {
   assignedAttachment,
+  assignedHost,
   assignedNetwork,
   assignedPayload,
   assignedTask,
@@ -169,7 +170,10 @@ const nothing = emptyDifference();
 
 function seed(tx: Transaction): void {
   for (const word of nodeWords) tx.nodes.create({ ...nodeObject(word), index: word === "node0" ? 1 : 2 });
-  for (const word of networkWords) tx.networks.create(networkObject(word));
+  for (const word of networkWords) {
+    const driverOptions: Record<string, string> = word === "net2" ? { encrypted: "" } : {};
+    tx.networks.create(networkObject(word, { driverOptions }));
+  }
   tx.secrets.create({ id: id<SecretId>("secret"), spec: { name: "s", labels: {}, data: "c2VjcmV0" } });
   const spec = taskSpec();
   const file = { name: "s", uid: "0", gid: "0", mode: 0o444 };
@@ -285,6 +289,7 @@ function markEvent(event: StoreEvent, assignments: NodeAssignments, view: StoreV
       for (const task of view.tasks.byNode(event.object.id)) markEndpoints(task);
       for (const each of view.attachments.byNode(event.object.id))
         assignments.markEndpoint(each.networkId, each.id);
+      assignments.markHost(event.object.id);
       return;
     case "attachments":
       assignments.markAttachment(event.object.id);
@@ -309,6 +314,7 @@ function apply(held: Held, difference: Difference): void {
     removedTasks,
     removedNetworks,
     removedEndpoints,
+    removedHosts,
     removedPayloads,
     removedAttachments,
   }: Assignments = message;
@@ -319,12 +325,14 @@ function apply(held: Held, difference: Difference): void {
   drop("t:", removedTasks);
   drop("n:", removedNetworks);
   drop("e:", removedEndpoints);
+  drop("h:", removedHosts);
   drop("p:", removedPayloads);
   drop("a:", removedAttachments);
   for (const task of message.tasks) held.set(`t:${task.id}`, JSON.stringify({ ...task, statusState: "" }));
   for (const network of message.networks) held.set(`n:${network.id}`, JSON.stringify(network));
   for (const endpoint of message.endpoints) held.set(`e:${endpoint.key}`, JSON.stringify(endpoint));
   for (const attachment of message.attachments) held.set(`a:${attachment.id}`, JSON.stringify(attachment));
+  for (const host of message.hosts) held.set(`h:${host.nodeId}`, JSON.stringify(host));
   for (const payload of message.payloads) held.set(`p:${payload.id}`, JSON.stringify(payload));
 }
 
@@ -349,6 +357,11 @@ function expected(view: StoreView): Held {
     const item = network && assignedNetwork(network);
     if (item === undefined) continue;
     want.set(`n:${networkId}`, JSON.stringify(item));
+    // Whoever is on an encrypted network builds tunnels to the other hosts.
+    for (const node of item.encrypted ? view.nodes.list() : []) {
+      const host = node.id === here ? undefined : assignedHost(node);
+      if (host !== undefined) want.set(`h:${node.id}`, JSON.stringify(host));
+    }
     for (const { id } of [...view.tasks.list(), ...view.attachments.byNetwork(networkId)]) {
       const endpoint = endpointOf(view, id, networkId);
       if (endpoint !== undefined) want.set(`e:${endpoint.key}`, JSON.stringify(endpoint));

@@ -6,11 +6,11 @@ import type { Transaction } from "../../../manager/store/transaction.ts";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { Labels } from "../../../model/meta.ts";
 import type { Node } from "../../../model/node.ts";
-import { type TaskState, taskStates } from "../../../model/task.ts";
+import { type Task, type TaskState, taskStates } from "../../../model/task.ts";
 import type { WorkerMessage } from "../../../proto/gen/shoal/dispatcher.ts";
 import { aborted } from "../../../runtime/signal.ts";
 import { settle } from "../../sim/clock.ts";
-import { id, nodeObject, serviceSpec, taskId } from "../../sim/objects.ts";
+import { id, networkObject, nodeObject, serviceSpec, taskId } from "../../sim/objects.ts";
 import { cluster, FakeStream, hello, leader, other, worker } from "./harness.ts";
 
 t.test("a worker registers, is told everything, and reports", async (t) => {
@@ -249,6 +249,38 @@ t.test("role and managers reach the worker when they change", async (t) => {
   t.equal(session.infos().length, 3, "nothing is said twice");
 });
 
+t.test("keys of tunnels go to whoever is on an encrypted network, and back to the node", async (t) => {
+  const { store, connect, open } = await cluster(t);
+  const network = networkObject("net", { driverOptions: { encrypted: "" } });
+  const state = { subnet: "10.0.1.0/24", gateway: "10.0.1.1", vni: 4097 };
+  await store.update((tx) => void tx.networks.create({ ...network, state }));
+  const session = await connect(worker);
+  const key = Buffer.alloc(32, 1).toString("base64");
+  const next = Buffer.alloc(32, 2).toString("base64");
+  const peer = open(other);
+  peer.send(hello("other", { keys: [{ publicKey: key, slot: 0 }] }));
+  await settle();
+  t.match(peer.infos(), [{ nodeIndex: must(nodeOf(store, other)).index, tunnelKeys: [key] }]);
+  t.strictSame(session.assignments()[0]?.hosts, [], "it has no use for them yet");
+  const attached = [{ networkId: network.id, address: "10.0.1.2/24", aliases: [] }];
+  await store.update((tx) => createTask(tx, "one", worker, "assigned", attached));
+  await settle();
+  t.match(session.assignments()[1], {
+    networks: [{ encrypted: true, mtu: 1390 }],
+    hosts: [{ nodeId: leader }, { nodeId: other, tunnelKeys: [{ publicKey: key, slot: 0 }] }],
+  });
+  const keys = [
+    { publicKey: key, slot: 0 },
+    { publicKey: next, slot: 1 },
+  ];
+  const said = hello("other", { keys }).body;
+  if (said?.$case !== "hello" || said.value.description === undefined) throw new Error("it is a hello");
+  peer.send({ body: { $case: "description", value: said.value.description } });
+  await settle();
+  t.match(session.assignments()[2]?.hosts, [{ nodeId: other, tunnelKeys: keys }]);
+  t.match(peer.infos()[1], { tunnelKeys: [key, next] });
+});
+
 t.test("a worker that does not read gets everything at once, later", async (t) => {
   const { store, connect } = await cluster(t);
   const session = await connect(worker);
@@ -365,7 +397,13 @@ function statusOf(task: string, state: TaskState, sequence: number): WorkerMessa
   };
 }
 
-function createTask(tx: Transaction, name: string, nodeId: NodeId, state: TaskState): void {
+function createTask(
+  tx: Transaction,
+  name: string,
+  nodeId: NodeId,
+  state: TaskState,
+  networks: Task["networks"] = [],
+): void {
   tx.tasks.create({
     id: taskId(name) satisfies TaskId,
     serviceId: id<ServiceId>("web"),
@@ -374,7 +412,7 @@ function createTask(tx: Transaction, name: string, nodeId: NodeId, state: TaskSt
     nodeId,
     desiredState: "running",
     status: { state, atMs: 0, message: "", error: "", appliedAtMs: 0 },
-    networks: [],
+    networks,
   });
 }
 

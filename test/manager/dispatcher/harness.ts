@@ -146,7 +146,7 @@ export async function cluster(
   return { store, clock, open, connect, lose: () => leadership.abort(new Error("lost")) };
 }
 
-export function hello(name: string): WorkerMessage {
+export function hello(name: string, tunnel?: unknown): WorkerMessage {
   const description = {
     hostname: `${name}-host`,
     platform: { architecture: "x86_64", os: "linux" },
@@ -154,6 +154,7 @@ export function hello(name: string): WorkerMessage {
     engineVersion: "1",
     engineLabels: {},
     plugins: [{ type: "Network", name: "overlay" }],
+    ...(tunnel !== undefined && { tunnel }),
   };
   return {
     body: {

@@ -113,6 +113,21 @@ const refusals = [
     }),
     want: "no suitable node (missing plugin on 1 node)",
   },
+  {
+    name: "no tunnels for an encrypted network",
+    nodes: [
+      nodeObject("a"),
+      {
+        ...nodeObject("b"),
+        description: {
+          ...(nodeObject("b").description as NonNullable<Node["description"]>),
+          tunnel: { keys: [], problem: "the kernel has no WireGuard" },
+        },
+      },
+    ],
+    demand: { ...demand("web"), needsTunnel: true },
+    want: "no suitable node (encrypted networks not possible on 2 nodes)",
+  },
   { name: "no nodes at all", nodes: [], demand: demand("web"), want: "no suitable node" },
 ];
 

@@ -426,6 +426,41 @@ t.test("networks are in place before a task of theirs, and the set is then confi
   t.ok(world.manager.applied.includes(1));
 });
 
+t.test(
+  "keys of tunnels are told as they change, and what others know of them reaches the network",
+  async (t) => {
+    const world = await World.make(t);
+    const { manager, network } = world;
+    const key = { publicKey: "one", slot: 0 } as const;
+    const next = { publicKey: "two", slot: 1 } as const;
+    network.tunnelKeys = [key];
+    manager.tasks = [];
+    manager.tunnelKeys = ["one"];
+    manager.extra = {
+      networks: [{ id: "n1", name: "net", driver: "overlay", subnet: "10.0.1.0/24", encrypted: true }],
+      hosts: [
+        { nodeId: "node2", address: "10.0.0.2", index: 2, tunnelKeys: [{ publicKey: "other", slot: 1 }] },
+      ],
+    };
+    await world.start();
+    await manager.until("the first set is applied", () => manager.applied.includes(1));
+    t.match(manager.descriptions, [{ hostname: "host1", tunnel: { keys: [key] } }]);
+    t.match(network.wanted, {
+      self: { nodeIndex: 1, tunnelKeys: ["one"] },
+      networks: [{ encrypted: true }],
+      hosts: [{ index: 2, tunnelKeys: [{ publicKey: "other", slot: 1 }] }],
+    });
+    network.offerKeys([key, next]);
+    await manager.until("the change is told", () => manager.descriptions.length === 2);
+    t.match(manager.descriptions[1], { tunnel: { keys: [key, next] } });
+    const count = manager.applied.length;
+    manager.tunnelKeys = ["one", "two"];
+    manager.sendInfo();
+    await manager.until("it is applied", () => manager.applied.length > count);
+    t.strictSame(network.wanted?.self.tunnelKeys, ["one", "two"]);
+  },
+);
+
 t.test("secrets reach the container from memory, never the disk", async (t) => {
   const world = await World.make(t);
   const file = { name: "key", uid: "0", gid: "0", mode: 0o444 };

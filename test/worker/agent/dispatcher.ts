@@ -1,5 +1,6 @@
 import { credentials, Server, ServerCredentials } from "@grpc/grpc-js";
 import type { ServerDuplexStream } from "@grpc/grpc-js";
+import type { NodeDescription } from "../../../model/node.ts";
 import type { TaskState } from "../../../model/task.ts";
 import { taskStates } from "../../../model/task.ts";
 import { Assignments, DispatcherClient, DispatcherService } from "../../../proto/gen/shoal/dispatcher.ts";
@@ -22,6 +23,10 @@ export class FakeDispatcher {
   /** Complete set that a new session gets; undefined sends none. */
   tasks: readonly Assignment[] | undefined = [];
   extra: DeepPartial<Assignments> = {};
+  /** Public keys of the node's tunnels, as this manager tells others. */
+  tunnelKeys: string[] = [];
+  /** What nodes said of themselves, the last one last. */
+  readonly descriptions: NodeDescription[] = [];
   acknowledges = true;
   sessionCount = 0;
   heartbeatCount = 0;
@@ -120,6 +125,7 @@ export class FakeDispatcher {
   #take(stream: Stream, body: NonNullable<WorkerMessage["body"]>): void {
     switch (body.$case) {
       case "hello":
+        this.#describe(body.value.description?.json);
         return this.#open(stream);
       case "heartbeat":
         this.heartbeatCount += 1;
@@ -137,13 +143,17 @@ export class FakeDispatcher {
         return;
       }
       case "description":
-        return;
+        return this.#describe(body.value.json);
       case "attachments":
         this.attachments.push(body.value.attachments);
         return;
       case "applied":
         this.applied.push(body.value.sequence);
     }
+  }
+
+  #describe(json: Buffer | undefined): void {
+    this.descriptions.push(JSON.parse(json?.toString() ?? "{}") as NodeDescription);
   }
 
   #open(stream: Stream): void {
@@ -179,6 +189,8 @@ export class FakeDispatcher {
       rootPem: "root",
       desiredRole: "worker",
       certificateGeneration: 0,
+      nodeIndex: 1,
+      tunnelKeys: this.tunnelKeys,
       clusterId: "c",
     };
   }

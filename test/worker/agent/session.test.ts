@@ -34,6 +34,8 @@ class FakeSession extends EventEmitter {
       rootPem: "",
       desiredRole: "worker",
       certificateGeneration: 0,
+      nodeIndex: 1,
+      tunnelKeys: [],
       clusterId: "c",
     };
     this.receive({ $case: "info", value });

@@ -181,3 +181,32 @@ t.test("what ping prints, in words", (t) => {
   );
   t.end();
 });
+
+t.test("tunnels are tried where both hosts are on an encrypted network", (t) => {
+  if (state.wanted === undefined) throw new Error("it is given");
+  const key = { publicKey: "key", slot: 0 } as const;
+  const host = { nodeId: peer.nodeId, address: peer.address, index: 2, tunnelKeys: [key] };
+  const tunnel = { device: "shoal-wg0", mtu: 1440, heard: new Map([["key", 7]]) };
+  const networks = [{ ...red, encrypted: true }];
+  const of = (hosts: readonly (typeof host)[]) =>
+    probesOf({ ...state, wanted: { ...state.wanted!, networks, hosts }, tunnel }, [peer]).peers[0]!;
+  const probes = of([host]);
+  t.strictSame(probes.tunnel, {
+    ping: { target: "198.18.0.2", source: "shoal-wg0", packetBytes: 1440 },
+    heard: "it was heard by it 7 s ago",
+  });
+  const answered = { answered: true, text: "1 ms" };
+  const found = (outcome: typeof answered | undefined, each = probes) =>
+    peerFindings(each, { reach: answered, mtu: answered, tunnel: outcome, vxlan: [] }).filter(
+      ({ test }) => test === "tunnel",
+    );
+  t.match(found(answered), [{ state: "ok", peer: peer.nodeId, text: "1440 bytes pass in 1 ms" }]);
+  t.match(found({ answered: false, text: "no answer" }), [
+    { state: "broken", text: "no answer; it was heard by it 7 s ago" },
+  ]);
+  t.match(found(undefined, of([{ ...host, tunnelKeys: [] as never }])), [
+    { state: "broken", text: "the managers know no key of it" },
+  ]);
+  t.equal(probesOf(state, [peer]).peers[0]?.tunnel, undefined, "nothing is encrypted");
+  t.end();
+});

@@ -90,6 +90,41 @@ t.test(
   },
 );
 
+t.test(
+  "an encrypted network: from tunnel to tunnel, by the tunnel's device alone; not to hosts without one",
+  (t) => {
+    const { wanted, ...rest } = state([endpoint(2, 12), endpoint(3, 13)]);
+    if (wanted === undefined) throw new Error("it is given");
+    const networks = [{ ...network, encrypted: true }];
+    const remotes = new Map([["node2", "198.18.0.2"]]);
+    const sealed = { ...rest, wanted: { ...wanted, networks }, tunnel: { device: "shoal-wg0", remotes } };
+    const made = lines(plan(wantedObjects(sealed, nothing), new Map()));
+    t.strictSame(
+      made.filter((line) => /vx4097.*type|fdb|198\.18\.|10\.0\.1\.1[23]/.test(line)),
+      [
+        "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1390 group 21320 up type vxlan id 4097 dstport 4789 nolearning",
+        "ip route replace 198.18.0.0/15 dev shoal-wg0 proto 77",
+        "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
+        "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 198.18.0.2 via shoal-wg0 self static",
+      ],
+    );
+    const seen = observed(wantedObjects(sealed, nothing));
+    const turned = {
+      ...sealed,
+      tunnel: { device: "shoal-wg1", remotes: new Map([["node2", "198.19.0.2"]]) },
+    };
+    t.strictSame(
+      lines(plan(wantedObjects(turned, seen), seen.objects)),
+      [
+        "ip route replace 198.18.0.0/15 dev shoal-wg1 proto 77",
+        "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 198.19.0.2 via shoal-wg1 self static",
+      ],
+      "other keys change two entries in place",
+    );
+    t.end();
+  },
+);
+
 const changes = [
   {
     name: "the same again needs nothing",

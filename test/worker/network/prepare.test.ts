@@ -257,3 +257,37 @@ t.test(
     t.end();
   },
 );
+
+t.test("a host without tunnels is on no encrypted network, and says why", (t) => {
+  const network = {
+    id: "green" as NetworkId,
+    name: "green",
+    subnet: "10.9.0.0/24",
+    gateway: "10.9.0.1",
+    vni: 4097,
+    internal: false,
+    mtu: 0,
+    ingress: false,
+    encrypted: true,
+  };
+  const host = {
+    wanted: {
+      self: { nodeId: "n" as never, address: "" },
+      networks: [network],
+      endpoints: [],
+      services: [],
+      hosts: [],
+    },
+    underlayMtu: 1500,
+    bridges,
+    taken: () => new Set<number>(),
+    lastPicked: () => 0,
+  };
+  const asked = request([{ networkId: network.id, address: "10.9.0.5/24", aliases: [] }]);
+  t.match(prepareLinks(asked, host), [{ mtu: 1390 }]);
+  t.throws(() => prepareLinks(asked, { ...host, tunnelProblem: "there is no WireGuard" }), {
+    code: "failed-precondition",
+    message: "network green is encrypted, which this host cannot do: there is no WireGuard",
+  });
+  t.end();
+});

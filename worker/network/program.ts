@@ -1,0 +1,227 @@
+/**
+ * Brings this host's kernel to one state, each part before what depends on it: tunnels, devices and routes, ports of the mesh,
+ * rules, names. What should be is decided elsewhere; here it is only made so, and looked at.
+ */
+import { ClusterError, errorText } from "../../model/errors.ts";
+import type { TaskId } from "../../model/ids.ts";
+import { subnetsOf } from "../../model/network.ts";
+import type { Clock } from "../../runtime/clock.ts";
+import { Coexistence } from "./coexist.ts";
+import type { Run } from "./command.ts";
+import type { NameServer } from "./dns.ts";
+import type { ExamineState } from "./examine.ts";
+import { Fabric } from "./fabric.ts";
+import { Flows } from "./flows.ts";
+import type { TaskRecord } from "./journal.ts";
+import { MeshPorts } from "./mesh.ts";
+import type { BridgeNetwork, WantedNetworks } from "./network.ts";
+import { Rules } from "./nftables.ts";
+import type { HostState, LocalPort } from "./objects.ts";
+import type { PublishedPorts } from "./ports.ts";
+import { rulesetOf } from "./rules.ts";
+import { failureOf, type Trouble } from "./trouble.ts";
+import { Tunnel } from "./tunnel.ts";
+import type { TunnelDeps } from "./tunnel.ts";
+import {
+  encryptedNetworks,
+  tunnelAddressOf,
+  tunnelHosts,
+  tunnelRules,
+  tunnelTable,
+  wantedTunnel,
+} from "./tunnel-plan.ts";
+import type { WantedTunnel } from "./tunnel-plan.ts";
+import { gatewaysOf, meshPorts, rulesOf } from "./views.ts";
+
+export interface ProgramDeps {
+  readonly clock: Clock;
+  readonly run: Run;
+  /** Trouble that fails no call, for the log. */
+  readonly warn: (text: string) => void;
+  readonly settings: {
+    readonly runDir: string;
+    readonly tunnel?: Pick<TunnelDeps, "overlapMs" | "periodMs">;
+  };
+  readonly ports: PublishedPorts;
+  readonly names: NameServer;
+}
+
+/** What a look found. */
+export interface Seen {
+  /** What was not as it was left, in words. */
+  readonly found: readonly string[];
+  /** Links that are gone as a whole, to be made anew before the state is brought about again. */
+  readonly lost: readonly LocalPort[];
+  readonly trouble: readonly string[];
+}
+
+export class Program {
+  readonly tunnel: Tunnel;
+  readonly #fabric: Fabric;
+  readonly #rules: Rules;
+  /** Loaded before an encrypted network is there, and until it is gone. */
+  readonly #guard: Rules;
+  readonly #coexistence: Coexistence;
+  readonly #mesh: MeshPorts;
+  readonly #flows: Flows;
+  readonly #names: NameServer;
+  readonly #warn: (text: string) => void;
+  #guarded: readonly number[] = [];
+  #refusal = "";
+
+  constructor(deps: ProgramDeps) {
+    const { clock, run, settings, names, warn } = deps;
+    const file = (name: string): string => `${settings.runDir}/network/${name}`;
+    this.tunnel = new Tunnel({ clock, run, directory: file("tunnel"), ...settings.tunnel });
+    this.#fabric = new Fabric(deps);
+    this.#rules = new Rules({ clock, run, file: file("rules.nft") });
+    this.#guard = new Rules({ clock, run, file: file("tunnel.nft"), table: tunnelTable });
+    this.#coexistence = new Coexistence(deps);
+    this.#mesh = new MeshPorts(deps);
+    this.#flows = new Flows(deps);
+    this.#names = names;
+    this.#warn = warn;
+  }
+
+  async open(): Promise<void> {
+    await this.#fabric.open();
+    await this.tunnel.open();
+  }
+
+  /** Why those of the mesh's ports that this host does not publish are not. */
+  get refusedPorts(): ReadonlyMap<string, string> {
+    return this.#mesh.refused;
+  }
+
+  underlayMtu(wanted: WantedNetworks | undefined): Promise<number> {
+    return this.#fabric.underlayMtu(wanted);
+  }
+
+  /** Why this host can be on no encrypted network; undefined: it can. */
+  tunnelProblem(wanted: WantedNetworks | undefined): string | undefined {
+    const { keys, problem } = this.tunnel.offer;
+    if (keys.length === 0) return problem;
+    return wanted?.self.nodeIndex === undefined ? "the managers have not told its number yet" : undefined;
+  }
+
+  /**
+   * What can be made of what is wanted: where there are no tunnels, encrypted networks are left out, so that nothing of theirs
+   * leaves in clear and the others go on. That is said once.
+   */
+  possible(wanted: WantedNetworks | undefined): WantedNetworks | undefined {
+    const problem = this.tunnelProblem(wanted);
+    const encrypted = encryptedNetworks(wanted);
+    if (wanted === undefined || problem === undefined || encrypted.length === 0) return wanted;
+    const refusal = `this host is not on ${encrypted.map(({ name }) => name).join(", ")}, which is encrypted: ${problem}`;
+    if (refusal !== this.#refusal) this.#warn(refusal);
+    this.#refusal = refusal;
+    return { ...wanted, networks: wanted.networks.filter((network) => !encrypted.includes(network)) };
+  }
+
+  /** Where encrypted networks leave this host. */
+  tunnelOf(wanted: WantedNetworks | undefined, underlayMtu: number): Pick<HostState, "tunnel"> {
+    const [device] = this.#wantedTunnel(wanted, underlayMtu)?.devices ?? [];
+    if (wanted === undefined || device === undefined) return {};
+    const remotes = tunnelHosts(wanted).flatMap((host) => {
+      const inside = tunnelAddressOf(host);
+      return inside === undefined ? [] : [[host.nodeId, inside] as const];
+    });
+    return { tunnel: { device: device.name, remotes: new Map<string, string>(remotes) } };
+  }
+
+  /** What `examine.ts` needs to try the tunnels; undefined where there are none. */
+  async tunnelState(
+    wanted: WantedNetworks | undefined,
+    underlayMtu: number,
+  ): Promise<ExamineState["tunnel"]> {
+    const [device] = this.#wantedTunnel(wanted, underlayMtu)?.devices ?? [];
+    if (device === undefined) return undefined;
+    return { device: device.name, mtu: device.mtu, heard: await this.tunnel.heard() };
+  }
+
+  #wantedTunnel(wanted: WantedNetworks | undefined, underlayMtu: number): WantedTunnel | undefined {
+    const { keys } = this.tunnel.offer;
+    return keys.length === 0 ? undefined : wantedTunnel(wanted, keys, underlayMtu);
+  }
+
+  /**
+   * Tries everything; what failed is said by whom it concerns.
+   *
+   * @param bridges - Those that users made.
+   * @param dying - As `Fabric.sync`.
+   */
+  async bringAbout(
+    state: HostState,
+    {
+      records,
+      bridges: own,
+      dying,
+    }: {
+      readonly records: ReadonlyMap<TaskId, TaskRecord>;
+      readonly bridges: readonly BridgeNetwork[];
+      readonly dying: ReadonlySet<string>;
+    },
+  ): Promise<Trouble> {
+    try {
+      const { wanted } = state;
+      const tunnels = this.#wantedTunnel(wanted, state.underlayMtu);
+      const vnis = encryptedNetworks(wanted).map(({ vni }) => vni);
+      if (vnis.length > 0) await this.#guard.load(tunnelRules([...new Set([...this.#guarded, ...vnis])]));
+      const sealed = tunnels === undefined ? [] : await this.tunnel.raise(tunnels);
+      const { tasks, bridges: refused, overlay, absent } = await this.#fabric.sync(state, dying);
+      // Before anybody said what is wanted, all stays.
+      if (wanted !== undefined) sealed.push(...(await this.tunnel.trim(tunnels)));
+      if (vnis.length > 0) await this.#guard.load(tunnelRules(vnis));
+      else if (wanted !== undefined) await this.#guard.unload();
+      this.#guarded = vnis;
+      const mesh = await this.#mesh.hold(meshPorts(wanted));
+      const bridges = state.bridges.filter(({ device }) => !absent.has(device));
+      const rules = rulesOf({ ...state, bridges }, records, mesh);
+      await this.#rules.load(rulesetOf(rules));
+      await this.#flows.follow(rules);
+      const gateways = await this.#names.listen(gatewaysOf(state));
+      const unheard = new Map(refused);
+      for (const { id, gateway } of own) {
+        const failure = gateways.get(gateway);
+        if (failure !== undefined && !unheard.has(id)) unheard.set(id, failure.message);
+      }
+      const tunnel =
+        sealed.length === 0
+          ? {}
+          : { tunnel: new ClusterError("internal", `cannot set up the tunnels: ${sealed.join("; ")}`) };
+      const done = { tasks, gateways, bridges: unheard, ...tunnel };
+      const overlays = wanted?.networks ?? [];
+      const silent = overlays
+        .flatMap(subnetsOf)
+        .flatMap(({ gateway }) => gateways.get(gateway)?.message ?? []);
+      const texts = [...sealed, ...overlay, ...silent];
+      if (texts.length === 0) return done;
+      const text = `cannot set up the overlay networks: ${texts.join("; ")}`;
+      return { ...done, overlay: new ClusterError("internal", text) };
+    } catch (reason) {
+      return { all: failureOf(reason), tasks: new Map(), bridges: new Map(), gateways: new Map() };
+    }
+  }
+
+  /**
+   * Reads the kernel, whatever is remembered. Settings that differ are mended here, all else by the next `bringAbout`.
+   *
+   * @throws {ClusterError} when the kernel cannot be read.
+   */
+  async look(state: HostState): Promise<Seen> {
+    const trouble: string[] = [];
+    const { found, lost } = await this.#fabric.look(state);
+    const others = [
+      ...(await this.#rules.look()),
+      ...(await this.#guard.look()),
+      ...(await this.tunnel.look()),
+    ];
+    const admitted: string[] = [];
+    try {
+      admitted.push(...(await this.#coexistence.admit(this.#rules.foreign)));
+    } catch (reason) {
+      trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
+    }
+    return { found: [...found, ...others, ...admitted], lost, trouble };
+  }
+}
