@@ -16,17 +16,19 @@ export interface Random {
 const poolBytes = 4_096;
 let pool = Buffer.alloc(0);
 
+function taken(length: number): Buffer {
+  if (length > poolBytes / 16) return randomBytes(length);
+  if (pool.length < length) pool = randomBytes(poolBytes);
+  const bytes = Buffer.from(pool.subarray(0, length));
+  pool.fill(0, 0, length); // Some of it are secrets, which stay with whoever asked.
+  pool = pool.subarray(length);
+  return bytes;
+}
+
 export const systemRandom: Random = {
-  next: () => randomBytes(6).readUIntBE(0, 6) / 2 ** 48,
+  next: () => taken(6).readUIntBE(0, 6) / 2 ** 48,
   integer: (below) => Math.floor(systemRandom.next() * below),
-  bytes(length) {
-    if (length > poolBytes / 16) return randomBytes(length);
-    if (pool.length < length) pool = randomBytes(poolBytes);
-    const taken = Buffer.from(pool.subarray(0, length));
-    pool.fill(0, 0, length); // Some of it are secrets, which stay with whoever asked.
-    pool = pool.subarray(length);
-    return taken;
-  },
+  bytes: taken,
 };
 
 /** A repeatable sequence (mulberry32) for tests and simulation; never for keys. */

@@ -4,7 +4,7 @@ import { regressionSeeds } from "./raft-seeds.ts";
 
 t.setTimeout(240_000); // Of real time, on a machine that is busy otherwise.
 
-const freshSeeds = { from: 1000, count: 120 } as const;
+const freshSeeds = { from: 1000, count: 200 } as const;
 
 t.test("a seed replays byte for byte", async (t) => {
   for (const seed of [1, 2, 3, 8]) {
