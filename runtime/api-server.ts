@@ -85,8 +85,12 @@ export function createApiServer(options: ApiServerOptions): ApiServer {
     frameworkErrors: (error, _request, reply) => void fail(reply, fromFramework(error, "")),
   });
   app.removeAllContentTypeParsers();
-  if (options.bodies === "stream") app.addContentTypeParser("*", (_request, _body, done) => done(null));
-  else app.addContentTypeParser("*", { parseAs: "buffer" }, (_request, body, done) => done(null, body));
+  // All are alike; the one that nearly all requests have is found at once, where the others are taken apart each time.
+  const contentTypes = [jsonContentType, "*"];
+  if (options.bodies === "stream")
+    app.addContentTypeParser(contentTypes, (_request, _body, done) => done(null));
+  else
+    app.addContentTypeParser(contentTypes, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
   app.addHook("onRequest", (request, reply, done) => {
     reply.headers(commonHeaders);
     const problem = versionProblem(versionOf(request));
