@@ -1,7 +1,7 @@
 /** Images built through the unmodified docker client, by a real buildah, on one host. */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
-import { type IncomingMessage, request as httpRequest } from "node:http";
+import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
 import { dirname, join } from "node:path";
 import { Readable } from "node:stream";
@@ -268,6 +268,23 @@ await t.test("a context cannot reach out of its directory", async (t) => {
   t.strictSame(workLeft(), []);
 });
 
+await t.test("after a context that is refused the connection goes on: the rest of it is read", async (t) => {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  t.teardown(() => agent.destroy());
+  const ask = async (method: string, path: string, body: Buffer): Promise<[number, boolean]> => {
+    const request = httpRequest({ socketPath: local.settings.socket, method, path, agent });
+    request.end(body);
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    response.resume();
+    await once(response, "end");
+    return [response.statusCode ?? 0, request.reusedSocket];
+  };
+  const rest = { name: "large", text: "x".repeat(8 * 2 ** 20) };
+  const [status] = await ask("POST", "/build", tar({ name: "device", type: "3" }, rest));
+  t.equal(status, 400);
+  t.strictSame(await ask("GET", "/_ping", Buffer.alloc(0)), [200, true]);
+});
+
 await t.test("a client that goes away ends its build, and nothing of it is left", async (t) => {
   const archive = tar({ name: "Dockerfile", text: `FROM ${base}\nRUN echo begun; sleep 1000\n` });
   const request = httpRequest({
@@ -286,6 +303,12 @@ await t.test("a client that goes away ends its build, and nothing of it is left"
   const cgroup = `${local.settings.cgroupParent}/build-${id.slice(0, 12)}`;
   const left = readdirSync("/proc").filter((pid) => /^\d+$/.test(pid) && cgroupsOf(pid).includes(cgroup));
   t.strictSame(left, [], "no process of it runs");
+  const hierarchies = ["", ...readdirSync("/sys/fs/cgroup")].map((name) =>
+    join("/sys/fs/cgroup", name, cgroup),
+  );
+  const isCgroup = (path: string): boolean =>
+    existsSync(path) && [0x27e0eb, 0x63677270].includes(statfsSync(path).type);
+  t.strictSame(hierarchies.filter(isCgroup), [], "nor is its cgroup left");
   const after = await build({ Dockerfile: `FROM ${base}\nRUN true\n` });
   t.equal(after.code, 0, after.err);
 });

@@ -1,6 +1,7 @@
 /** `POST /build` by the classic protocol, and `POST /build/prune`. */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
+import type { NetworkId } from "../../model/ids.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import { sendJson } from "../../runtime/api-server.ts";
 import { parseFilters, queryFlag } from "../../runtime/http.ts";
@@ -24,6 +25,8 @@ export function buildRoutes(app: FastifyInstance, deps: FrontDoorDeps, { ending 
   const { builder } = deps;
   if (builder === undefined) return;
   app.post("/build", (request, reply) => build({ ...deps, builder }, request, reply, ending));
+  // Of BuildKit's builds alone, of which there are none: those of here end when their client hangs up.
+  app.post("/build/cancel", (_request, reply) => reply.code(200).send());
   app.post("/build/prune", async (request, reply) => {
     // 'system prune' passes its filters on: nothing of the cache has labels or an age of its own.
     const filters = parseFilters(queryOf(request).get("filters"), ["label", "label!", "until"]);
@@ -106,10 +109,7 @@ export function parseBuild(
     throw new ClusterError("invalid-argument", `Unsupported isolation: ${JSON.stringify(isolation)}`);
   const dockerfile = query.get("dockerfile") ?? "";
   if (dockerfile.split("/").includes(".."))
-    throw new ClusterError(
-      "invalid-argument",
-      `Forbidden path outside the build context: ${dockerfile} (${dockerfile})`,
-    );
+    throw new ClusterError("invalid-argument", `forbidden path outside the build context: ${dockerfile} ()`);
   const auths = parseAuths(registryConfig);
   return {
     dockerfile: dockerfile === "Dockerfile" ? "" : dockerfile,
@@ -148,11 +148,14 @@ function parseAuths(header: string | undefined): Map<string, RegistryAuth> {
 async function networkOf(deps: FrontDoorDeps, mode: string): Promise<BuildNetwork> {
   if (mode === "" || mode === "default" || mode === "bridge") return { kind: "bridge" };
   if (mode === "host" || mode === "none") return { kind: mode };
-  if (!mode.startsWith("container:"))
-    throw new ClusterError(
-      "not-found",
-      `network ${mode} not found: a build may use default, bridge, host, none or container:NAME`,
-    );
+  if (!mode.startsWith("container:")) {
+    const network = deps.networks.resolve(mode);
+    if (network === undefined) throw new ClusterError("not-found", `network ${mode} not found`);
+    // Found by its id as well: the host's own.
+    if (network.name !== "bridge" && network.driver === "bridge")
+      return { kind: "bridge", networkId: network.id as NetworkId };
+    return networkOf(deps, network.name);
+  }
   const { id } = await findContainer(deps, mode.slice("container:".length));
   const joined = (await deps.network.list()).find(({ containerId }) => containerId === id);
   if (joined === undefined)

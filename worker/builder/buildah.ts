@@ -5,12 +5,18 @@ import { access, mkdir, readdir, rmdir, statfs, writeFile } from "node:fs/promis
 import { delimiter, join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
 
 /** Of what a command prints that is kept: ids, and the end of an error. */
 const keptBytes = 4 * 2 ** 20;
 /** OVERLAYFS_SUPER_MAGIC (linux/magic.h): no overlay can lie on another. */
 const overlayMagic = 0x794c7630;
 const cgroupRoot = "/sys/fs/cgroup";
+/** CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC (linux/magic.h): in directories of anything else there is nothing to wait for. */
+const cgroupMagics = new Set([0x27e0eb, 0x63677270]);
+/** For which processes that were killed may be in their cgroup still. */
+const dyingMs = 5_000;
+const dyingPollMs = 20;
 
 export interface BuildahDirectories {
   /** Images and layers; what lies here is a cache. */
@@ -147,18 +153,37 @@ export function lastWords(err: string): string {
   return (lines.at(-1) ?? "").replace(/^(?:Error: |error )/, "");
 }
 
-/** Removes the cgroups of a killed build, in every hierarchy there is. Absent ones are fine. */
-export async function removeCgroup(path: string): Promise<void> {
+/**
+ * Removes the cgroups of a build that ended or was killed, in every hierarchy there is. Absent ones are fine. A dying process
+ * keeps its own busy for a moment longer, so that it is looked at again for a while; what is left then, `Builder` finds later.
+ */
+export async function removeCgroup(clock: Pick<Clock, "monotonic" | "sleep">, path: string): Promise<void> {
   const hierarchies = ["", ...(await readdir(cgroupRoot).catch(() => []))];
-  for (const hierarchy of hierarchies) await removeTree(join(cgroupRoot, hierarchy, path));
+  const deadlineMs = clock.monotonic() + dyingMs;
+  for (const hierarchy of hierarchies) {
+    const tree = join(cgroupRoot, hierarchy, path);
+    const type = await statfs(tree).then(
+      (info) => info.type,
+      () => undefined,
+    );
+    if (type === undefined || !cgroupMagics.has(type)) continue;
+    while (!(await removeTree(tree)) && clock.monotonic() < deadlineMs) await clock.sleep(dyingPollMs);
+  }
 
-  async function removeTree(directory: string): Promise<void> {
+  /** @returns False while something is left that may go. */
+  async function removeTree(directory: string): Promise<boolean> {
     const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
     for (const entry of entries) if (entry.isDirectory()) await removeTree(join(directory, entry.name));
-    await rmdir(directory).catch((error: NodeJS.ErrnoException) => {
-      // Absent, or nothing of a hierarchy; a dying process keeps a cgroup busy for a moment longer.
-      if (!["ENOENT", "ENOTDIR", "ENOTEMPTY", "EBUSY", "EPERM"].includes(error.code ?? "")) throw error;
-    });
+    try {
+      await rmdir(directory);
+      return true;
+    } catch (error) {
+      const { code = "" } = error as NodeJS.ErrnoException;
+      if (["ENOTEMPTY", "EBUSY"].includes(code)) return false;
+      // Absent, or nothing of a hierarchy.
+      if (["ENOENT", "ENOTDIR", "EPERM"].includes(code)) return true;
+      throw error;
+    }
   }
 }
 

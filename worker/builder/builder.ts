@@ -149,7 +149,7 @@ export class Builder {
     const temporary = join(this.#work, "clear");
     await mkdir(temporary, { recursive: true, mode: 0o700 });
     for (const name of await readdir(this.#work)) {
-      if (/^[0-9a-f]{64}$/.test(name)) await removeCgroup(cgroupOf(this.#deps, name));
+      if (/^[0-9a-f]{64}$/.test(name)) await removeCgroup(this.#deps.clock, cgroupOf(this.#deps, name));
       if (join(this.#work, name) !== temporary)
         await rm(join(this.#work, name), { recursive: true, force: true });
     }
@@ -177,7 +177,26 @@ export class Builder {
         yield next.value;
       }
     }
-    return unpackContext(directory, watched(), contextLimitBytes, either);
+    try {
+      return await unpackContext(directory, watched(), contextLimitBytes, either);
+    } catch (error) {
+      // By this iterator, as nobody else can read on: a client that sends reads no answer before it has sent all.
+      void drain(source, () => clock.after(contextIdleMs, () => void source.return?.())).catch(
+        () => undefined,
+      );
+      throw error;
+    }
+  }
+}
+
+/** Reads the rest to nowhere. @param watch - Gives up unless what it returns is called. */
+async function drain(source: AsyncIterator<Buffer>, watch: () => () => void): Promise<void> {
+  let bytes = 0;
+  for (;;) {
+    const next = await source.next().finally(watch());
+    if (next.done === true) return;
+    bytes += next.value.length;
+    if (bytes > contextLimitBytes) return void (await source.return?.());
   }
 }
 

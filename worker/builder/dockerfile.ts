@@ -59,6 +59,9 @@ export interface Dockerfile {
   readonly stages: readonly Stage[];
 }
 
+/** Those that take one argument, no more and no less. */
+const single = ["USER", "WORKDIR", "STOPSIGNAL"];
+
 /** @throws {ClusterError} `invalid-argument` in Docker's words. */
 export function parseDockerfile(text: string): Dockerfile {
   const lines = text.replace(/^\uFEFF/, "").split(/\r?\n/);
@@ -92,7 +95,16 @@ export function parseInstruction(line: number, text: string, escape: string): In
   if (!keywords.includes(keyword)) throw problem(line, `unknown instruction: ${word}`);
   const { flags, rest } = parseFlags(line, keyword, args, escape);
   if (rest === "" && keyword !== "HEALTHCHECK" && keyword !== "CMD" && keyword !== "ENTRYPOINT")
-    throw problem(line, `${keyword} requires at least one argument`);
+    throw problem(
+      line,
+      `${keyword} requires ${single.includes(keyword) ? "exactly" : "at least"} one argument`,
+    );
+  if ((keyword === "COPY" || keyword === "ADD") && /^[^\s[]\S*$/.test(rest)) {
+    throw problem(
+      line,
+      `${keyword} requires at least two arguments, but only one was provided. Destination could not be determined`,
+    );
+  }
   if (
     ["RUN", "COPY", "ADD"].includes(keyword) &&
     !rest.startsWith("[") &&

@@ -17,8 +17,8 @@ import type { AttachRequest, HostNetwork } from "../network/network.ts";
 import { buildArguments, resolverArguments } from "./arguments.ts";
 import { type Buildah, lastWords, removeCgroup } from "./buildah.ts";
 import { parseInstruction } from "./dockerfile.ts";
+import { BuildErrors } from "./errors.ts";
 import { exportImage } from "./export.ts";
-import { Lines } from "./lines.ts";
 import { BuildOutput } from "./output.ts";
 import { type BuildPlan, failureText, type NeededImage, shellOf, type Step } from "./plan.ts";
 import { type BuildListener, type BuildRequest, CommandFailed } from "./request.ts";
@@ -77,7 +77,7 @@ export async function runJob(
     built = await carryOut(tools, job, bases, listener, signal);
   } finally {
     if (request.network.kind === "bridge") await network.detach(id as TaskId, new AbortController().signal);
-    await removeCgroup(cgroupOf(tools, job.id));
+    await removeCgroup(tools.clock, cgroupOf(tools, job.id));
   }
   const image = await exportImage(
     { buildah: tools.buildah, imageStore: engine.imageStore },
@@ -108,12 +108,7 @@ async function carryOut(
     ...isolated,
   });
   const output = new BuildOutput(plan.steps, baseOf, onText);
-  let failure: string | undefined;
-  // What a command writes is told from buildah's own last words, which say why it ends.
-  const errors = new Lines((line) => {
-    if (/^(?:Error: |error running container: )/.test(line)) failure = line;
-    else onText(`${line}\n`);
-  }, onText);
+  const errors = new BuildErrors(onText);
   const run = {
     args,
     temporary: work,
@@ -122,7 +117,7 @@ async function carryOut(
     behind,
   };
   const { code, err } = await buildah.run(run, signal);
-  errors.end();
+  const failure = errors.end(code === 0 ? "built" : "failed");
   const built = output.end();
   if (code === 0 && built !== undefined) return built;
   const step = plan.steps[output.current];
@@ -131,7 +126,16 @@ async function carryOut(
     const exitCode = Number(exit[1]);
     throw new CommandFailed(failureText(step, shellOf(plan.steps, output.current), exitCode), exitCode);
   }
-  const said = lastWords(failure ?? err).replace(/^building at STEP ".*": /s, "");
+  const [, absent] = /copier: stat: \[?"\/?([^"]+)"\]?: no such file or directory$/.exec(failure ?? "") ?? [];
+  if (absent !== undefined && (step?.keyword === "COPY" || step?.keyword === "ADD")) {
+    throw new ClusterError(
+      "failed-precondition",
+      `${step.keyword} failed: file not found in build context or excluded by .dockerignore: stat ${absent}: file does not exist`,
+    );
+  }
+  const said = lastWords(failure ?? err)
+    .replace(/^building at STEP ".*": /s, "")
+    .replace(/^parsing main Dockerfile: \S+: /, "failed to parse Dockerfile: ");
   throw new ClusterError("failed-precondition", said || `buildah ended with ${code}`);
 
   function baseOf(step: Step): string {
@@ -241,7 +245,8 @@ async function enterNetwork(
       const attach: AttachRequest = {
         taskId: id as TaskId,
         containerId: id,
-        networks: [],
+        networks:
+          wanted.networkId === undefined ? [] : [{ networkId: wanted.networkId, address: "", aliases: [] }],
         host: false,
         none: false,
         ports: [],

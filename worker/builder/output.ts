@@ -49,7 +49,9 @@ export class BuildOutput {
     if (cached !== undefined) this.#say(" ---> Using cache\n");
     const [, id = cached] = /^--> ([0-9a-f]{11,64})$/.exec(line) ?? [];
     if (id !== undefined) return this.#sayId(id);
-    if (/^[0-9a-f]{64}$/.test(line)) this.#held = line;
+    const [, unused] = /^\[Warning\] one or more build args were not consumed: (\[.*\])$/.exec(line) ?? [];
+    if (unused !== undefined) this.#say(`[Warning] One or more build-args ${unused} were not consumed\n`);
+    else if (/^[0-9a-f]{64}$/.test(line)) this.#held = line;
     else this.#say(`${line}\n`);
   }
 

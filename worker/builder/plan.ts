@@ -81,7 +81,8 @@ export function planBuild(file: Dockerfile, options: PlanOptions): BuildPlan {
   const labels = Object.entries(options.labels).map(([name, value]) => `"${name}"="${value}"`);
   if (labels.length > 0) {
     const rest = labels.join(" ");
-    steps.push({ text: `LABEL ${rest}`, keyword: "LABEL", rest, stage: stages.length - 1 });
+    const shown = Object.entries(options.labels).map(([name, value]) => `${name}=${value}`);
+    steps.push({ text: `LABEL ${shown.join(" ")}`, keyword: "LABEL", rest, stage: stages.length - 1 });
   }
   return {
     steps,

@@ -1,11 +1,12 @@
 /** What a build is asked for, and whom it tells. */
 import { ClusterError } from "../../model/errors.ts";
+import type { NetworkId } from "../../model/ids.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import type { PullProgress } from "../engine/engine.ts";
 
 export type BuildNetwork =
-  /** The host's own bridge, as containers have by default. */
-  | { readonly kind: "bridge" }
+  /** A bridge network of this host by its id; without one the host's own, as containers have by default. */
+  | { readonly kind: "bridge"; readonly networkId?: NetworkId }
   | { readonly kind: "host" }
   | { readonly kind: "none" }
   /** Somebody else's namespace. */
