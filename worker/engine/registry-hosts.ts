@@ -1,5 +1,5 @@
 /** Where registries are reached and how far their hosts are trusted: plain HTTP, certificates, mirrors. */
-import { Agent as HttpAgent } from "node:http";
+import { Agent as HttpAgent, get as httpGet } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { BlockList, isIP } from "node:net";
@@ -82,7 +82,7 @@ export class RegistryHosts {
     if (!this.isInsecure(host)) return new URL(`https://${host}`);
     const known = this.#protocols.get(host);
     if (known !== undefined) return new URL(`${known}//${host}`);
-    const protocol = await this.#protocolOf(host, signal);
+    const protocol = (await this.#protocolOf(host, signal)) ?? (await this.#plainProtocolOf(host, signal));
     if (protocol !== undefined) this.#protocols.set(host, protocol);
     // Unknown is not plain: credentials go in the clear only to a registry that has said it has no TLS.
     return new URL(`${protocol ?? "https:"}//${host}`);
@@ -140,6 +140,24 @@ export class RegistryHosts {
     if (paths.length === 0) return undefined;
     const times = await Promise.all(paths.map(async (path) => `${path} ${(await stat(path)).mtimeMs}`));
     return { fingerprint: times.join("\n"), read: () => readCertificates(paths) };
+  }
+
+  /** Some servers without TLS close on its greeting: they are asked without it, and without credentials. */
+  #plainProtocolOf(host: string, signal: AbortSignal): Promise<"http:" | undefined> {
+    return new Promise((resolve, reject) => {
+      const timeout = this.#timeouts.connectTimeoutMs;
+      const request = httpGet(`http://${host}/v2/`, { agent: this.#http, timeout, signal }, (response) => {
+        const { statusCode = 0 } = response;
+        response.destroy();
+        // What any registry answers there; a TLS server says 400, if anything.
+        resolve(statusCode === 200 || statusCode === 401 ? "http:" : undefined);
+      });
+      request.once("timeout", () => request.destroy());
+      request.once("error", () => {
+        if (signal.aborted) reject(signal.reason as Error);
+        else resolve(undefined);
+      });
+    });
   }
 
   /** Undefined when that cannot be told, so that it is asked again the next time. */

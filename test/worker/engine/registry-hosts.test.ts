@@ -164,6 +164,40 @@ t.test("an insecure registry that breaks off is not taken for one without TLS", 
   cut();
 });
 
+t.test(
+  "an insecure registry that closes on a TLS greeting is asked without it, and without credentials",
+  async (t) => {
+    const seen: (string | undefined)[] = [];
+    let status = 401;
+    const plain = createServer((request, response) => {
+      seen.push(`${request.url} ${request.headers.authorization ?? "-"}`);
+      if (request.url === "/v2/") response.writeHead(status).end();
+      else sendManifest(request, response);
+    });
+    const front = createTcpServer((socket) => {
+      socket.on("error", () => undefined);
+      socket.once("data", (greeting) => {
+        const isTls = greeting[0] === 0x16;
+        if (isTls) return void socket.destroy();
+        socket.pause();
+        socket.unshift(greeting);
+        plain.emit("connection", socket);
+        socket.resume();
+      });
+    });
+    await new Promise<void>((resolve) => front.listen(0, "127.0.0.1", resolve));
+    t.teardown(() => front.close());
+    const host = `127.0.0.1:${(front.address() as AddressInfo).port}`;
+    const hosts = new RegistryHosts({ insecure: [host] }, { idleTimeoutMs: 1_000, connectTimeoutMs: 1_000 });
+    t.teardown(() => hosts.close());
+    t.equal((await hosts.base(host, none)).protocol, "http:");
+    t.strictSame(seen, ["/v2/ -"]);
+    hosts.forget(host);
+    status = 400;
+    t.equal((await hosts.base(host, none)).protocol, "https:", "as a server with TLS answers");
+  },
+);
+
 t.test("which hosts are insecure: by name, with a port or without, by block", (t) => {
   const hosts = new RegistryHosts(
     { insecure: ["a:5000", "b", "10.0.0.0/8", "fd00::/8"] },
