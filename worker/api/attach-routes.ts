@@ -13,12 +13,24 @@ import type { OutputChunk } from "../logs/raw.ts";
 import { findContainer } from "./container.ts";
 import type { ContainerDeps } from "./container-routes.ts";
 import { parseDetachKeys } from "./detach-keys.ts";
-import { exchange, finish, refuse, seize, type Seized, upgradeBody } from "./hijack.ts";
+import {
+  carry,
+  type Exchange,
+  exchange,
+  type ExchangeEnd,
+  finish,
+  refuse,
+  seize,
+  type Seized,
+  upgradeBody,
+} from "./hijack.ts";
 import { bodyOf, jsonLimitBytes, queryOf, wildcard } from "./request.ts";
+import { socketQuery, webSocketOf } from "./web-socket.ts";
 
 /** Output that a command's children may still write after its own end. */
 const trailingMs = 2_000;
 const terminalMost = 65_535;
+const socketPath = /^\/containers\/(.+)\/attach\/ws$/;
 const attachPath = /^\/containers\/(.+)\/attach$/;
 const execStartPath = /^\/exec\/([^/]+)\/start$/;
 
@@ -65,8 +77,9 @@ export async function attach(
 ): Promise<FastifyReply> {
   const open = await openAttach(deps, id, queryOf(request));
   const seized = takeOver(request, reply);
-  await serveAttach(deps, id, open, seized, deps.versionOf(request)).catch((error: unknown) =>
-    fail(deps, seized, error),
+  const version = deps.versionOf(request);
+  await serveAttach(deps, id, open, seized, (what) => exchange(seized, { ...what, version })).catch(
+    (error: unknown) => fail(deps, seized, error),
   );
   return reply;
 }
@@ -88,10 +101,25 @@ export function sizeOf(query: URLSearchParams): TerminalSize {
 async function upgraded(deps: RouteDeps, request: IncomingMessage, seized: Seized): Promise<void> {
   const { url, version } = splitVersion(request.url ?? "/");
   const path = decodeURIComponent(url.split("?")[0] ?? "");
+  const framed = socketPath.exec(path)?.[1];
+  if (framed !== undefined && request.method === "GET") {
+    const { id } = await findContainer(deps, framed);
+    const open = await openAttach(deps, id, socketQuery(queryOf({ url }), version));
+    const stream = await webSocketOf(request, seized).catch(async (error: unknown) => {
+      open.life.abort();
+      for await (const chunk of open.output) if (chunk) break; // What nobody begins to read, nothing closes.
+      throw error;
+    });
+    return serveAttach(deps, id, open, stream, (what) => carry(stream.socket, stream.head, what, "raw"));
+  }
   const attached = attachPath.exec(path)?.[1];
   if (attached !== undefined && request.method === "POST") {
+    // Some clients put their options into a body as well: it is no input of the container's.
+    seized.head = (await upgradeBody(request, seized, jsonLimitBytes)).rest;
     const { id } = await findContainer(deps, attached);
-    return serveAttach(deps, id, await openAttach(deps, id, queryOf({ url })), seized, version);
+    return serveAttach(deps, id, await openAttach(deps, id, queryOf({ url })), seized, (what) =>
+      exchange(seized, { ...what, version }),
+    );
   }
   const execId = execStartPath.exec(path)?.[1];
   if (execId !== undefined && request.method === "POST") {
@@ -144,14 +172,13 @@ async function serveAttach(
   id: string,
   { tty, output, wantsInput, endsInput, detachKeys, life }: OpenAttach,
   seized: Seized,
-  version: string,
+  carried: (what: Omit<Exchange, "version">) => Promise<ExchangeEnd>,
 ): Promise<void> {
   const input = wantsInput ? deps.containers.engine.stdin(id) : undefined;
   await deps.containers.emit(id, "attach");
   try {
-    const end = await exchange(seized, {
+    const end = await carried({
       tty,
-      version,
       output: [output],
       ...(input !== undefined && { input }),
       onInputEnd: endsInput ? "end" : "nothing",

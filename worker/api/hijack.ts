@@ -62,7 +62,7 @@ export interface Exchange {
 export type ExchangeEnd = "output-ended" | "detached" | "client-gone";
 
 /** Says yes, and carries bytes until the output ends, the client goes away or detaches. */
-export async function exchange(seized: Seized, what: Exchange): Promise<ExchangeEnd> {
+export function exchange(seized: Seized, what: Exchange): Promise<ExchangeEnd> {
   const { socket, head, isUpgrade } = seized;
   seized.isTurned = true;
   const isMultiplexed = !what.tty && compareVersions(what.version, "1.42") >= 0;
@@ -71,6 +71,21 @@ export async function exchange(seized: Seized, what: Exchange): Promise<Exchange
     ? "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp"
     : "HTTP/1.1 200 OK";
   socket.write(`${status}\r\nContent-Type: ${type}\r\n\r\n`);
+  return carry(socket, head, what, what.tty ? "raw" : "framed");
+}
+
+/**
+ * The same on a connection that was said yes to.
+ *
+ * @param head - What came of the client's input already.
+ * @param form - "framed": each piece of output says which stream it is of.
+ */
+export async function carry(
+  socket: Duplex,
+  head: Buffer,
+  what: Omit<Exchange, "version">,
+  form: "raw" | "framed",
+): Promise<ExchangeEnd> {
   const over = new AbortController();
   const gone = new Promise<ExchangeEnd>((resolve) => {
     socket.once("close", () => resolve("client-gone"));
@@ -79,7 +94,7 @@ export async function exchange(seized: Seized, what: Exchange): Promise<Exchange
   const detached = new Promise<ExchangeEnd>((resolve) => {
     takeInput(socket, head, what, () => resolve("detached"));
   });
-  const written = Promise.all(what.output.map((chunks) => send(socket, chunks, what.tty)));
+  const written = Promise.all(what.output.map((chunks) => send(socket, chunks, form)));
   const end = await Promise.race([written.then(() => "output-ended" as const), detached, gone]);
   written.catch(() => undefined); // Of no interest once the race is over.
   over.abort();
@@ -103,7 +118,7 @@ export function finish({ clock }: { readonly clock: Clock }, { socket }: Pick<Se
 function takeInput(
   socket: Duplex,
   head: Buffer,
-  { input, onInputEnd, detachKeys }: Exchange,
+  { input, onInputEnd, detachKeys }: Omit<Exchange, "version">,
   onDetach: () => void,
 ): void {
   const filter = detachKeys === undefined ? undefined : new DetachFilter(detachKeys);
@@ -129,10 +144,14 @@ function takeInput(
   socket.resume();
 }
 
-async function send(socket: Duplex, chunks: AsyncIterable<OutputChunk>, tty: boolean): Promise<void> {
+async function send(
+  socket: Duplex,
+  chunks: AsyncIterable<OutputChunk>,
+  form: "raw" | "framed",
+): Promise<void> {
   for await (const { stream, bytes } of chunks) {
     if (socket.destroyed) return;
-    const isTaken = socket.write(tty ? bytes : framed(stream, bytes));
+    const isTaken = socket.write(form === "raw" ? bytes : framed(stream, bytes));
     if (!isTaken) await drained(socket);
   }
 }
