@@ -173,5 +173,10 @@ function filterValues(value: unknown): string[] {
 /** Unix milliseconds as the API prints time; undefined is the API's "never". */
 export function apiTime(atMs: number | undefined): string {
   if (atMs === undefined || atMs === 0) return "0001-01-01T00:00:00Z";
+  return timeText(atMs);
+}
+
+/** The same of a time that may be the epoch itself. */
+export function timeText(atMs: number): string {
   return new Date(atMs).toISOString().replace(/\.?0*Z$/, "Z");
 }

@@ -138,6 +138,37 @@ await t.test("a terminal: run -it and exec -it, size and detach keys", async (t)
   await ok("rm", "-f", "term");
 });
 
+await t.test("names, groups and namespaces of the host; what a user cannot be", async (t) => {
+  const run = (options: string[], script: string) => ok("run", "--rm", ...options, image, "sh", "-c", script);
+  t.equal(await run(["--uts", "host"], "hostname"), (await host.shell("", "hostname")).out.trim());
+  t.equal(
+    await run(["--ipc", "host"], "readlink /proc/self/ns/ipc"),
+    (await host.shell("", "readlink /proc/self/ns/ipc")).out.trim(),
+  );
+  t.match(
+    await run(["-h", "me", "--domainname", "example.org"], "grep me /etc/hosts"),
+    /\tme\.example\.org me$/,
+  );
+  t.match(await run(["-u", "1000:1001", "--group-add", "5"], "id"), /groups=5,1001$|groups=1001,5$/);
+  const own = (await host.shell("", "readlink /proc/self/ns/cgroup")).out.trim();
+  t.equal(await run(["--cgroupns", "host"], "readlink /proc/self/ns/cgroup"), own);
+  t.not(await run(["--cgroupns", "private"], "readlink /proc/self/ns/cgroup"), own);
+  await ok("run", "-d", "--init", "--name", "who", image, "sleep", "600");
+  t.equal(await inspect("who", "{{.Path}} {{json .Args}}"), 'sleep ["600"]', "not the init in front of it");
+  t.match(await inspect("who", "{{.HostsPath}}"), /hosts$/);
+  t.equal(await ok("diff", "who"), "", "what is mounted is no change");
+  t.match(await docker("exec", "-u", "nosuch", "who", "id"), {
+    code: 126,
+    out: /unable to find user nosuch/,
+  });
+  t.match(await docker("exec", "-w", "/no/such", "who", "id"), { code: 126, out: /chdir/ });
+  await ok("rm", "-f", "who");
+  t.match(await docker("create", "--entrypoint", "", image), {
+    code: 1,
+    err: /No command specified|no command/,
+  });
+});
+
 await t.test("policies start again what has ended, and a stop by hand holds", async (t) => {
   await ok(
     "run",
@@ -316,6 +347,28 @@ await t.test("the sandbox is what was asked for", async (t) => {
     "shared",
   );
   t.match(await run(["--network", "none"], "ls /sys/class/net"), /^lo$/);
+  const { cgroupParent } = host.settings;
+  for (const parent of ["tenant", `${cgroupParent}/tenant`]) {
+    const id = await ok(
+      "run",
+      "-d",
+      "--name",
+      "grouped",
+      "--cgroup-parent",
+      parent,
+      "-m",
+      "32m",
+      image,
+      "sleep",
+      "600",
+    );
+    const groups = await host.shell("", `cat /proc/${await inspect("grouped", "{{.State.Pid}}")}/cgroup`);
+    t.match(groups.out, `${cgroupParent}/tenant/${id}\n`, parent);
+    t.equal(await inspect("grouped", "{{.HostConfig.CgroupParent}}"), parent);
+    t.match(await ok("stats", "--no-stream", "--format", "{{.MemUsage}}", "grouped"), /^[1-9].* \/ 32MiB$/);
+    t.match(await ok("top", "grouped"), /sleep 600/);
+    await ok("rm", "-f", "grouped");
+  }
   await ok("run", "-d", "--name", "first", "-v", "named:/data", image, "sleep", "600");
   const own = await ok("exec", "first", "readlink", "/proc/self/ns/net");
   t.equal(await run(["--network", "container:first"], "readlink /proc/self/ns/net"), own);
@@ -375,7 +428,7 @@ await t.test("what cannot be is refused in Docker's words", async (t) => {
     ],
     [["--runtime", "kata"], "unknown or invalid runtime name: kata"],
     [["--volume-driver", "nope", "-v", "x:/x"], 'plugin "nope" not found'],
-    [["--cgroup-parent", "/x"], "--cgroup-parent is not supported"],
+    [["--cgroup-parent", "/x/../y"], "invalid cgroup parent: /x/../y"],
     [["--device-read-bps", "/dev/null:1mb"], '"/dev/null": not a block device'],
     [["--blkio-weight-device", "/dev/nope:100"], '"/dev/nope": no such file or directory'],
     [["--stop-signal", "SIGNOPE"], "SIGNOPE"],

@@ -125,6 +125,11 @@ await t.test("options of the driver: tmpfs and bind; content below a bind is nev
       volume: { noCopy: true },
     }),
   );
+  t.match(
+    await docker("volume", "prune", "-af"),
+    /reclaimed space: 0B/,
+    "options say where it is: never pruned",
+  );
   t.equal(await docker("volume", "rm", "memory"), "memory");
   const outside = join(host.directory, "out side");
   await mkdir(outside);

@@ -7,6 +7,7 @@ import { applyChanges } from "./changes.ts";
 import { findContainer, inspectContainer } from "./container.ts";
 import type { ContainerDeps } from "./container-routes.ts";
 import type { RouteContext } from "./request.ts";
+import { apiVersion } from "../../runtime/http.ts";
 import { bodyOf, lifeOf, queryOf } from "./request.ts";
 
 type Config = Readonly<Record<string, unknown>>;
@@ -39,7 +40,7 @@ export async function commit(
   const record = await findContainer(deps, query.get("container") ?? "");
   const { id } = record;
   const name = nameOf(query);
-  const own = configOf(await inspectContainer(deps, id, new URLSearchParams()));
+  const own = configOf(await inspectContainer(deps, id, new URLSearchParams(), apiVersion));
   const asked = isEmpty(body) ? own : (body as Config);
   const config = joined(applyChanges(asked, query.getAll("changes")), own);
   const signal = lifeOf(reply, deps.ending);

@@ -2,7 +2,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { sendJson } from "../../runtime/api-server.ts";
-import { apiTime, queryFlag } from "../../runtime/http.ts";
+import { queryFlag, timeText } from "../../runtime/http.ts";
 import type { OpenTree } from "../engine/container-files.ts";
 import { decompressed, readTar } from "../engine/tar-stream.ts";
 import { resolveUser } from "../engine/user.ts";
@@ -186,7 +186,7 @@ async function printStat(tree: Tree, spot: Spot, path: string): Promise<string> 
     name: baseOf(path) || "/",
     size: Number(last.stats.size),
     mode: bits + Number(last.stats.mode & 0o777n),
-    mtime: apiTime(Number(last.stats.mtimeMs)),
+    mtime: timeText(Number(last.stats.mtimeMs)),
     linkTarget: last.kind === "link" ? await targetOf(tree, spot) : "",
   });
   return Buffer.from(text).toString("base64");

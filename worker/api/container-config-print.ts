@@ -1,5 +1,6 @@
 /** What a local container was asked to be, as `docker inspect` prints it. */
 import type { ContainerConfig, DeviceLimit, HostConfig, MountRequest } from "../containers/config.ts";
+import { maskedPaths, readonlyPaths } from "../engine/spec.ts";
 import type { HealthCheck } from "../../model/service.ts";
 
 const nsPerMs = 1e6;
@@ -41,7 +42,6 @@ export function printHostConfig(host: HostConfig): object {
     ConsoleSize: ConsoleSize.length === 2 ? ConsoleSize : [0, 0],
     CapAdd: list(host.CapAdd),
     CapDrop: list(host.CapDrop),
-    CgroupnsMode: host.CgroupnsMode === "" ? "private" : host.CgroupnsMode,
     ExtraHosts: list(host.ExtraHosts),
     GroupAdd: list(host.GroupAdd),
     Cgroup: "",
@@ -51,7 +51,7 @@ export function printHostConfig(host: HostConfig): object {
     Runtime: host.Runtime === "" ? "runc" : host.Runtime,
     Isolation: "",
     ...(Init !== undefined && { Init }),
-    CgroupParent: "",
+    CgroupParent: host.CgroupParent ?? "",
     BlkioWeightDevice: (host.BlkioWeightDevice ?? []).map(({ Path, Value }) => ({ Path, Weight: Value })),
     BlkioDeviceReadBps: printRates(host.BlkioDeviceReadBps),
     BlkioDeviceWriteBps: printRates(host.BlkioDeviceWriteBps),
@@ -61,18 +61,25 @@ export function printHostConfig(host: HostConfig): object {
     DeviceRequests: null,
     MemorySwap: host.MemorySwap === 0 ? host.Memory * 2 : host.MemorySwap,
     MemorySwappiness: host.MemorySwappiness ?? null,
-    PidsLimit: host.PidsLimit ?? null,
+    PidsLimit: (host.PidsLimit ?? 0) > 0 ? host.PidsLimit : null,
     CpuCount: 0,
     CpuPercent: 0,
     IOMaximumIOps: 0,
     IOMaximumBandwidth: 0,
-    ...(MaskedPaths !== undefined && { MaskedPaths }),
-    ...(ReadonlyPaths !== undefined && { ReadonlyPaths }),
+    MaskedPaths: MaskedPaths ?? (host.Privileged ? null : maskedPaths),
+    ReadonlyPaths: ReadonlyPaths ?? (host.Privileged ? null : readonlyPaths),
   };
 }
 
 function printMountRequest(mount: MountRequest): object {
-  const driver = { Name: mount.DriverName, Options: mount.DriverOptions };
+  const hasOptions = Object.keys(mount.DriverOptions).length > 0;
+  const driver = { Name: mount.DriverName, ...(hasOptions && { Options: mount.DriverOptions }) };
+  const volume = {
+    ...(mount.NoCopy && { NoCopy: true }),
+    ...(Object.keys(mount.Labels).length > 0 && { Labels: mount.Labels }),
+    ...(mount.Subpath !== "" && { Subpath: mount.Subpath }),
+    ...((mount.DriverName !== "" || hasOptions) && { DriverConfig: driver }),
+  };
   return {
     Type: mount.Type,
     ...(mount.Source !== "" && { Source: mount.Source }),
@@ -90,14 +97,10 @@ function printMountRequest(mount: MountRequest): object {
           ...(mount.ReadOnlyForceRecursive === true && { ReadOnlyForceRecursive: true }),
         },
       }),
-    ...(mount.Type === "volume" && {
-      VolumeOptions: {
-        ...(mount.NoCopy && { NoCopy: true }),
-        ...(Object.keys(mount.Labels).length > 0 && { Labels: mount.Labels }),
-        ...(mount.Subpath !== "" && { Subpath: mount.Subpath }),
-        ...(mount.DriverName !== "" && { DriverConfig: driver }),
-      },
-    }),
+    ...(mount.Type === "volume" &&
+      Object.keys(volume).length > 0 && {
+        VolumeOptions: volume,
+      }),
     ...(mount.Type === "tmpfs" && {
       TmpfsOptions: {
         ...(mount.SizeBytes > 0 && { SizeBytes: mount.SizeBytes }),

@@ -1,10 +1,12 @@
 import type { Labels } from "../../model/meta.ts";
-import { apiTime } from "../../runtime/http.ts";
+import { apiTime, apiVersion } from "../../runtime/http.ts";
 import type { LocalRecord } from "../containers/store.ts";
+import type { HostConfig } from "../containers/config.ts";
+import { cleanPath } from "../mounts/plan.ts";
 import { printConfig, printHostConfig } from "./container-config-print.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import type { HealthState } from "../health/state.ts";
-import type { HostPort } from "../network/network.ts";
+import type { HostPort, NetworkFiles } from "../network/network.ts";
 import {
   type EndpointView,
   printEndpoints,
@@ -26,6 +28,8 @@ export interface ContainerView {
   /** Ports that it says it serves, while it runs. */
   readonly exposed: readonly string[];
   readonly endpoints: readonly EndpointView[];
+  /** Files of its own in /etc, while it runs. */
+  readonly files?: NetworkFiles;
   /** Path of its network namespace while it runs with one of its own. */
   readonly sandbox: string | undefined;
 }
@@ -59,20 +63,25 @@ export function printListed(view: ContainerView, nowMs: number): object {
     Names: [`/${record.name}`],
     Image: record.image,
     ImageID: record.imageId,
-    Command: record.args.join(" "),
+    Command: record.args.map(quoted).join(" "),
     Created: Math.floor(record.createdAtMs / 1_000),
     Ports: printPortList(view.ports, view.exposed),
     Labels: record.labels,
     State: stateWord(view),
     Status: printStatus(view, nowMs),
     HostConfig: { NetworkMode: networkMode(view) },
-    NetworkSettings: { Networks: printEndpoints(record.id, view.endpoints) },
-    Mounts: record.mounts.map(printMount),
+    NetworkSettings: { Networks: printEndpoints(record.id, view.endpoints, apiVersion) },
+    Mounts: printMounts(view),
   };
 }
 
+/** As a shell would want it, roughly: that is how Docker shows commands. */
+function quoted(arg: string, index: number): string {
+  return index > 0 && arg.includes(" ") ? `'${arg}'` : arg;
+}
+
 /** `GET /containers/{id}/json` */
-export function printInspected(view: ContainerView): object {
+export function printInspected(view: ContainerView, version: string): object {
   const { record } = view;
   const { nanoCpus = 0, memoryBytes = 0, pids = 0 } = record.resources.limits ?? {};
   const [path = "", ...args] = record.args;
@@ -96,9 +105,9 @@ export function printInspected(view: ContainerView): object {
     Args: args,
     State: printState(view),
     Image: record.imageId,
-    ResolvConfPath: "",
-    HostnamePath: "",
-    HostsPath: "",
+    ResolvConfPath: view.files?.resolvConf ?? "",
+    HostnamePath: view.files?.hostname ?? "",
+    HostsPath: view.files?.hosts ?? "",
     LogPath: "",
     Name: `/${record.name}`,
     RestartCount: local?.restartCount ?? 0,
@@ -120,7 +129,7 @@ export function printInspected(view: ContainerView): object {
           }
         : printHostConfig(local.hostConfig),
     GraphDriver: { Name: "overlayfs", Data: null },
-    Mounts: record.mounts.map(printMount),
+    Mounts: printMounts(view),
     Config: local === undefined ? environment : printConfig(local.config, record.hostname),
     NetworkSettings: {
       Bridge: "",
@@ -133,7 +142,7 @@ export function printInspected(view: ContainerView): object {
       SecondaryIPAddresses: null,
       SecondaryIPv6Addresses: null,
       ...printOwnBridge(record.id, view.endpoints),
-      Networks: printEndpoints(record.id, view.endpoints),
+      Networks: printEndpoints(record.id, view.endpoints, version),
     },
   };
 }
@@ -215,17 +224,40 @@ export function printDuration(ms: number): string {
   return `${Math.floor(ms / day / 365)} years`;
 }
 
-function printMount(mount: ContainerRecord["mounts"][number]): object {
-  return {
-    Type: mount.type,
-    ...(mount.name !== undefined && { Name: mount.name }),
-    Source: mount.source,
-    Destination: mount.target,
-    ...(mount.type === "volume" && { Driver: "local" }),
-    Mode: "",
-    RW: !mount.readOnly,
-    Propagation: mount.type === "bind" ? "rprivate" : "",
-  };
+/** Those of `--tmpfs` are settings of the host configuration alone, as with Docker. */
+function printMounts({ record, local }: ContainerView): object[] {
+  const host = local?.hostConfig;
+  const plain = new Set(Object.keys(host?.Tmpfs ?? {}).map(cleanPath));
+  return record.mounts
+    .filter(({ type, target }) => type !== "tmpfs" || !plain.has(target))
+    .map((mount) => {
+      const { mode, propagation } = askedOf(mount, host);
+      return {
+        Type: mount.type,
+        ...(mount.name !== undefined && { Name: mount.name }),
+        Source: mount.source,
+        Destination: mount.target,
+        ...(mount.type === "volume" && { Driver: "local" }),
+        Mode: mode,
+        RW: !mount.readOnly,
+        Propagation: mount.type === "bind" ? propagation || "rprivate" : "",
+      };
+    });
+}
+
+/** How its line of `Binds` ends, or what `Mounts` says of it; a volume that has a name is shown as "z" where nothing is said. */
+function askedOf(
+  { type, target }: ContainerRecord["mounts"][number],
+  host: HostConfig | undefined,
+): { readonly mode: string; readonly propagation: string } {
+  for (const line of host?.Binds ?? []) {
+    const [, destination = "", mode = ""] = line.split(":");
+    if (cleanPath(destination) !== target) continue;
+    const propagation = mode.split(",").find((word) => /^r?(private|shared|slave)$/.test(word)) ?? "";
+    return { mode: mode === "" && type === "volume" ? "z" : mode, propagation };
+  }
+  const asked = host?.Mounts.find(({ Target }) => cleanPath(Target) === target);
+  return { mode: asked !== undefined && type === "volume" ? "z" : "", propagation: asked?.Propagation ?? "" };
 }
 
 function networkMode({ local, record: { network } }: ContainerView): string {

@@ -23,7 +23,7 @@ export function containerReadRoutes(
     async handler(request, reply) {
       const { name, action } = nameAndAction(wildcard(request));
       if (action === "json")
-        return sendJson(reply, 200, await inspectContainer(deps, name, queryOf(request)));
+        return sendJson(reply, 200, await inspectContainer(deps, name, queryOf(request), versionOf(request)));
       if (action === "logs") return logs(name, request, reply);
       const handler = actions[action];
       if (handler === undefined || local === undefined) throw new ClusterError("not-found", notFoundMessage);

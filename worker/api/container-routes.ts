@@ -16,7 +16,8 @@ import { attach, attachRoutes, sizeOf } from "./attach-routes.ts";
 import { parseTime } from "./time.ts";
 import type { Labels } from "../../model/meta.ts";
 import { commit } from "./commit.ts";
-import { findContainer, hasLabel } from "./container.ts";
+import { findContainer } from "./container.ts";
+import { hasLabel } from "./container-filter.ts";
 import { writeArchive } from "./container-archive.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { bodyOf, lifeOf, nameAndAction, queryOf, type RouteContext, wildcard } from "./request.ts";
@@ -86,8 +87,15 @@ const actions: Readonly<Record<string, Action>> = {
     await containers.restart(id, stopOptions(query), ending);
     return done(reply, true);
   },
-  async kill({ containers }, { id, query, reply }) {
-    await containers.kill(id, query.get("signal") || "SIGKILL");
+  async kill({ containers }, { id, name, query, reply }) {
+    try {
+      await containers.kill(id, query.get("signal") || "SIGKILL");
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      // Docker names it as the client did.
+      const text = error.message.replace(`cannot kill container: ${id}:`, `cannot kill container: ${name}:`);
+      throw new ClusterError(error.code, text, { cause: error });
+    }
     return done(reply, true);
   },
   async pause({ containers }, { id, reply }) {
@@ -158,7 +166,10 @@ async function prune(
     SpaceReclaimed += bytes;
   }
   publishPruned("container", SpaceReclaimed);
-  return sendJson(reply, 200, { ContainersDeleted, SpaceReclaimed });
+  return sendJson(reply, 200, {
+    ContainersDeleted: ContainersDeleted.length > 0 ? ContainersDeleted : null,
+    SpaceReclaimed,
+  });
 }
 
 async function update(deps: ContainerDeps, { id, request, reply }: Call): Promise<FastifyReply> {
@@ -169,7 +180,7 @@ async function update(deps: ContainerDeps, { id, request, reply }: Call): Promis
     given: fields,
     ...(policy.text("Name") !== "" && { policy: parseRestartPolicy(policy) }),
   });
-  return sendJson(reply, 200, { Warnings: warnings });
+  return sendJson(reply, 200, { Warnings: warnings.length > 0 ? warnings : null });
 }
 
 /** Headers at once: `docker run` waits for them before it starts the container. */

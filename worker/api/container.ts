@@ -1,13 +1,13 @@
 import { ClusterError } from "../../model/errors.ts";
-import { parseFilters, queryFlag } from "../../runtime/http.ts";
-import type { Filters } from "../../runtime/http.ts";
+import { queryFlag } from "../../runtime/http.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import { endpointsOf } from "../containers/connections.ts";
 import { namesOn } from "../containers/endpoints.ts";
 import type { LocalRecord } from "../containers/store.ts";
 import type { Attached, AttachedRecord } from "../network/network.ts";
 import { taskLabel } from "../task/request.ts";
-import { printInspected, printListed, stateWord } from "./container-print.ts";
+import { parseContainerFilter } from "./container-filter.ts";
+import { printInspected, printListed } from "./container-print.ts";
 import type { ContainerView } from "./container-print.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import type { EndpointView } from "./endpoint-print.ts";
@@ -15,37 +15,29 @@ import { askManager, isManager } from "./forward.ts";
 import { frameLine } from "./log-frame.ts";
 import { parseTime } from "./time.ts";
 
-const filterKeys = [
-  "ancestor",
-  "before",
-  "exited",
-  "health",
-  "id",
-  "is-task",
-  "label",
-  "name",
-  "network",
-  "since",
-  "status",
-  "volume",
-];
-
 /** `GET /containers/json`, newest first. */
 export async function listContainers(deps: FrontDoorDeps, query: URLSearchParams): Promise<object[]> {
-  const filters = parseFilters(query.get("filters"), filterKeys);
-  const limit = Number(query.get("limit") ?? 0);
-  const all = queryFlag(query.get("all")) || limit > 0 || filters.has("status") || filters.has("exited");
+  const limit = limitOf(query.get("limit") ?? "");
   const records = (await deps.engine.list()).toReversed();
+  const filter = parseContainerFilter(query.get("filters"), records);
+  const all = queryFlag(query.get("all")) || limit > 0 || filter.wantsStopped;
   const views = await viewsOf(deps, records);
   const wanted = views
     .filter((view) => all || view.record.status.state === "running" || view.isRestarting)
-    .filter((view) => matches(view, filters, records));
+    .filter(filter.matches);
   const listed = limit > 0 ? wanted.slice(0, limit) : wanted;
   const sizeOf = queryFlag(query.get("size")) ? await sizes(deps) : undefined;
   const nowMs = deps.clock.now();
   const printed: object[] = [];
   for (const view of listed) printed.push({ ...printListed(view, nowMs), ...(await sizeOf?.(view.record)) });
   return printed;
+}
+
+/** Negative and 0: no limit. */
+function limitOf(text: string): number {
+  if (text === "") return 0;
+  if (/^[+-]?\d+$/.test(text)) return Number(text);
+  throw new ClusterError("invalid-argument", `strconv.Atoi: parsing ${JSON.stringify(text)}: invalid syntax`);
 }
 
 /** What a container has written, and that with its image. */
@@ -64,12 +56,13 @@ export async function inspectContainer(
   deps: FrontDoorDeps,
   name: string,
   query: URLSearchParams,
+  version: string,
 ): Promise<object> {
   const record = await findContainer(deps, name);
   const [view] = await viewsOf(deps, [record]);
   if (view === undefined) throw missing(name);
-  if (!queryFlag(query.get("size"))) return printInspected(view);
-  return { ...printInspected(view), ...(await (await sizes(deps))(record)) };
+  if (!queryFlag(query.get("size"))) return printInspected(view, version);
+  return { ...printInspected(view, version), ...(await (await sizes(deps))(record)) };
 }
 
 /** `GET /containers/{id}/logs`: the frames, one a line. */
@@ -117,9 +110,11 @@ export async function findContainer(
 ): Promise<ContainerRecord> {
   const records = await deps.engine.list();
   const plain = name.startsWith("/") ? name.slice(1) : name;
+  if (plain === "")
+    throw new ClusterError("invalid-argument", "invalid container name or ID: value is empty");
   const exact = records.find(({ id }) => id === plain) ?? records.find((each) => each.name === plain);
   if (exact !== undefined) return exact;
-  const [found, second] = records.filter(({ id }) => plain !== "" && id.startsWith(plain));
+  const [found, second] = records.filter(({ id }) => id.startsWith(plain));
   if (second !== undefined)
     throw new ClusterError("invalid-argument", `multiple IDs found with provided prefix: ${name}`);
   if (found === undefined) throw missing(name);
@@ -136,7 +131,9 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
   const names = await networkNames(deps, [...attached.values()]);
   return records.map((record) => {
     const local = deps.containers?.record(record.id);
-    const own = attached.get(local?.id ?? record.labels[taskLabel] ?? "")?.attached;
+    // One that has just ended may still be on its way out of its networks.
+    const isRunning = record.status.state === "running";
+    const own = isRunning ? attached.get(local?.id ?? record.labels[taskLabel] ?? "")?.attached : undefined;
     return {
       record,
       ...(local !== undefined && { local }),
@@ -149,6 +146,7 @@ async function viewsOf(deps: FrontDoorDeps, records: readonly ContainerRecord[])
           ? (local?.config.ExposedPorts ?? [])
           : [],
       endpoints: endpointViews(deps, record, local, own, names),
+      ...(own !== undefined && { files: own.files }),
       sandbox: own?.kind === "namespace" ? own.path : undefined,
     };
   });
@@ -169,6 +167,7 @@ function endpointViews(
   if (mode === "host" || mode === "none") {
     return [{ name: mode, networkId: idOf(mode), names: [], internal: false }];
   }
+  if (local?.config.NetworkDisabled === true) return [];
   const addresses = attached?.kind === "namespace" ? attached.addresses : [];
   if (local === undefined) {
     return addresses.map((address) => {
@@ -213,64 +212,4 @@ async function networkNames(
   } catch {
     return known; // Listing containers must work while the managers have no leader.
   }
-}
-
-function matches(view: ContainerView, filters: Filters, records: readonly ContainerRecord[]): boolean {
-  const { record } = view;
-  return [...filters].every(([key, values]) => {
-    if (key === "label") return values.every((value) => hasLabel(record, value));
-    return values.some((value) => matchesOne(view, key, value, records));
-  });
-}
-
-function matchesOne(
-  view: ContainerView,
-  key: string,
-  value: string,
-  records: readonly ContainerRecord[],
-): boolean {
-  const { record, health } = view;
-  switch (key) {
-    case "id":
-      return record.id.startsWith(value);
-    case "name":
-      return (
-        `/${record.name}`.includes(value) || record.name === value.replace(/^\^?\/?/, "").replace(/\$$/, "")
-      );
-    case "status":
-      return stateWord(view) === value;
-    case "health":
-      return (health?.status ?? "none") === value;
-    case "is-task":
-      return (record.labels[taskLabel] !== undefined) === ["1", "true"].includes(value);
-    case "exited":
-      return record.status.state === "stopped" && record.status.exit.exitCode === Number(value);
-    case "ancestor":
-      return (
-        record.image === value ||
-        record.imageId.startsWith(value) ||
-        record.image.startsWith(`${value}@`) ||
-        record.image === `${value}:latest`
-      );
-    case "volume":
-      return record.mounts.some(({ name, target }) => name === value || target === value);
-    case "network":
-      return view.endpoints.some(({ name, networkId }) => name === value || networkId === value);
-    case "before":
-    case "since": {
-      const other = records.find(({ id, name }) => id.startsWith(value) || name === value);
-      if (other === undefined) return false;
-      return key === "before"
-        ? record.createdAtMs < other.createdAtMs
-        : record.createdAtMs > other.createdAtMs;
-    }
-    default:
-      return false; // Refused by `parseFilters` before.
-  }
-}
-
-export function hasLabel({ labels }: Pick<ContainerRecord, "labels">, wanted: string): boolean {
-  const split = wanted.indexOf("=");
-  if (split === -1) return labels[wanted] !== undefined;
-  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }

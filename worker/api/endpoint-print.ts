@@ -1,6 +1,7 @@
 /** What `docker inspect` shows of a container's networks and ports. Pure. */
 import { createHash } from "node:crypto";
 
+import { compareVersions } from "../../runtime/http.ts";
 import type { EndpointRequest } from "../containers/endpoints.ts";
 import type { AttachedAddress, HostPort } from "../network/network.ts";
 
@@ -30,18 +31,30 @@ export function sandboxId(containerId: string): string {
 export function printEndpoints(
   containerId: string,
   endpoints: readonly EndpointView[],
+  version: string,
 ): Record<string, object> {
   return Object.fromEntries(
-    endpoints.map((endpoint) => [endpoint.name, printEndpoint(containerId, endpoint)]),
+    endpoints.map((endpoint) => [endpoint.name, printEndpoint(containerId, endpoint, version)]),
   );
 }
 
-function printEndpoint(containerId: string, { networkId, request, names, ...view }: EndpointView): object {
+const predefined = ["bridge", "host", "none"];
+
+function printEndpoint(
+  containerId: string,
+  { networkId, request, names, ...view }: EndpointView,
+  version: string,
+): object {
   const { IPv4Address = "", Links = [], Aliases = [], DriverOpts = {}, GwPriority = 0 } = request ?? {};
   return {
     IPAMConfig: IPv4Address === "" ? null : { IPv4Address },
     Links: orNull(Links),
-    Aliases: orNull(Aliases),
+    Aliases: orNull(
+      // Clients of old find the short id here; newer ones among the names.
+      compareVersions(version, "1.45") < 0 && view.address !== undefined && !predefined.includes(view.name)
+        ? [...new Set([...Aliases, containerId.slice(0, 12)])]
+        : Aliases,
+    ),
     DriverOpts: Object.keys(DriverOpts).length > 0 ? DriverOpts : null,
     GwPriority,
     NetworkID: networkId,
@@ -87,8 +100,15 @@ export function printPorts(
   return printed;
 }
 
+export interface ListedPort {
+  readonly IP?: string;
+  readonly PrivatePort: number;
+  readonly PublicPort?: number;
+  readonly Type: string;
+}
+
 /** As in the list of containers. */
-export function printPortList(ports: readonly HostPort[], exposed: readonly string[]): object[] {
+export function printPortList(ports: readonly HostPort[], exposed: readonly string[]): ListedPort[] {
   const published = new Set(ports.map(({ protocol, targetPort }) => `${targetPort}/${protocol}`));
   const open = exposed.map(withProtocol).filter((text) => !published.has(text));
   return [
@@ -100,7 +120,7 @@ export function printPortList(ports: readonly HostPort[], exposed: readonly stri
         Type: port.protocol,
       })),
     ),
-    ...open.map((text) => ({ PrivatePort: Number.parseInt(text, 10), Type: text.split("/")[1] })),
+    ...open.map((text) => ({ PrivatePort: Number.parseInt(text, 10), Type: text.split("/")[1] ?? "tcp" })),
   ];
 }
 

@@ -1,5 +1,5 @@
 import { createInterface } from "node:readline";
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
 import type { ContainerRecord, EngineEvent } from "../engine/engine.ts";
@@ -111,6 +111,12 @@ export class EventFeed {
     const filters = parseFilters(query.get("filters"), filterKeys);
     const sinceMs = parseTime(query.get("since"), nowMs);
     const untilMs = parseTime(query.get("until"), nowMs);
+    if (sinceMs !== undefined && untilMs !== undefined && sinceMs > untilMs) {
+      throw new ClusterError(
+        "invalid-argument",
+        `\`since\` time (${query.get("since")}) cannot be after \`until\` time (${query.get("until")})`,
+      );
+    }
     return this.#lines({ filters, sinceMs, untilMs, url }, signal);
   }
 

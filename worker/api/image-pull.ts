@@ -4,7 +4,7 @@ import type { PullProgress } from "../engine/engine.ts";
 import { parsePlatform } from "../engine/manifest.ts";
 import { digestPattern, familiarName, parseReference, printReference } from "../engine/reference.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { parseAuth } from "./image.ts";
+import { parseAuth, requireTag } from "./image.ts";
 import { progressBar, type ProgressLine, streamProgress } from "./progress.ts";
 
 export interface PullRequest {
@@ -64,6 +64,7 @@ export function referenceOf({
   }
   if (digestPattern.test(tag)) return `${name.replace(/@.*$/, "")}@${tag}`;
   const { domain, path } = parseReference(name);
+  requireTag(tag);
   return printReference(parseReference(`${domain}/${path}:${tag}`));
 }
 

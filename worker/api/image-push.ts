@@ -32,6 +32,10 @@ export async function pushImage(
       const text = `An image does not exist locally with the tag: ${familiarName(repository)}`;
       throw new ClusterError("not-found", text);
     }
+    const [single] = wanted;
+    const held = tag === "" ? wanted : await tagsOf();
+    if (single !== undefined && held.length > 0 && !held.includes(single))
+      throw new ClusterError("not-found", `tag does not exist: ${familiarName(single)}`);
     for (const reference of wanted) {
       const options = { onProgress: progressPrinter(say), ...(auth !== undefined && { auth }) };
       const pushed = await imageStore.push(reference, options, signal);

@@ -93,7 +93,14 @@ export async function tagImage(deps: FrontDoorDeps, name: string, query: URLSear
   const repository = query.get("repo") ?? "";
   const tag = query.get("tag") ?? "";
   await requireImage(deps, name);
+  requireTag(tag);
   await deps.engine.imageStore.tag(name, tag === "" ? repository : `${repository}:${tag}`);
+}
+
+/** @throws {ClusterError} `invalid-argument` in Docker's words. */
+export function requireTag(tag: string): void {
+  if (tag !== "" && !/^\w[\w.-]{0,127}$/.test(tag))
+    throw new ClusterError("invalid-argument", "invalid tag format");
 }
 
 /** `DELETE /images/{name}` */
@@ -174,7 +181,12 @@ export async function requireImage(deps: FrontDoorDeps, name: string): Promise<S
   const stored = await deps.engine.imageStore.find(name);
   if (stored !== undefined) return stored;
   const isId = /^sha256:[0-9a-f]+$/.test(name);
-  const shown = isId ? name : familiarName(printReference(parseReference(name)));
+  const isWholeId = /^[0-9a-f]{64}$/.test(name);
+  const shown = isWholeId
+    ? `sha256:${name}`
+    : isId
+      ? name
+      : familiarName(printReference(parseReference(name)));
   throw new ClusterError("not-found", `No such image: ${shown}`);
 }
 
@@ -189,7 +201,7 @@ export function printListed({ id, image, tags, digests, diskBytes }: StoredImage
     Size: diskBytes,
     SharedSize: -1,
     ...(compareVersions(version, "1.44") < 0 && { VirtualSize: diskBytes }),
-    Labels: image.config.labels,
+    Labels: Object.keys(image.config.labels).length > 0 ? image.config.labels : null,
     Containers: -1,
   };
 }
@@ -217,8 +229,13 @@ function printConfig(config: Readonly<Record<string, unknown>>, version: string)
     Entrypoint: null,
     OnBuild: null,
     Labels: null,
-    ...config,
+    ...Object.fromEntries(Object.entries(config).filter(([, value]) => !isEmpty(value))),
   };
+}
+
+/** As Go prints lists and maps that were never filled. */
+function isEmpty(value: unknown): boolean {
+  return typeof value === "object" && value !== null && Object.keys(value).length === 0;
 }
 
 function printRemoval(removal: Removal): object {

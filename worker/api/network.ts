@@ -14,6 +14,7 @@ import type { FrontDoorDeps } from "./deps.ts";
 import { endpointId } from "./endpoint-print.ts";
 import type { LocalEvent } from "./events.ts";
 import { askManager, isManager, managerAnswer, type ManagerDeps } from "./forward.ts";
+import { nameMatches } from "./name-filter.ts";
 import { parseTime } from "./time.ts";
 
 const filterKeys = ["driver", "id", "label", "name", "scope", "type", "dangling"];
@@ -256,7 +257,7 @@ async function containerNames({ engine }: FrontDoorDeps): Promise<Map<string, st
 }
 
 function printNetwork(
-  { settings }: FrontDoorDeps,
+  { settings, networks }: FrontDoorDeps,
   network: Named,
   users: readonly NetworkUser[],
   names: ReadonlyMap<string, string> = new Map(),
@@ -267,7 +268,7 @@ function printNetwork(
   return {
     Name: network.name,
     Id: network.id,
-    Created: apiTime(record?.createdAtMs),
+    Created: apiTime(record?.createdAtMs ?? networks.predefinedAtMs),
     Scope: "local",
     Driver: network.driver,
     EnableIPv4: true,
@@ -370,7 +371,7 @@ function matchesOne(network: Named, key: string, value: string, used: ReadonlySe
     case "id":
       return network.id.startsWith(value);
     case "name":
-      return network.name.includes(value);
+      return nameMatches(network.name, value);
     case "scope":
       return value === (isShared ? "swarm" : "local");
     case "type":

@@ -17,7 +17,7 @@ import { containerRoutes } from "./container-routes.ts";
 import { imageRoutes } from "./image-routes.ts";
 import { connectionEvent } from "./network.ts";
 import { networkRoutes } from "./network-routes.ts";
-import { bodyOf, jsonLimitBytes, lifeOf, queryOf, type RouteContext, stream } from "./request.ts";
+import { bodyOf, jsonLimitBytes, lifeOf, queryOf, type RouteContext, stream, wildcard } from "./request.ts";
 import { initSwarm, joinSwarm, leaveSwarm, unlockSwarm } from "./swarm.ts";
 import { info, swarmHeader, version } from "./system.ts";
 import { volumeRoutes } from "./volume-routes.ts";
@@ -27,19 +27,7 @@ const swarmPath = /^\/(swarm|nodes|services|tasks|secrets|configs)(\/|$)|^\/shoa
 
 /** Of these, what shoald carries out. */
 const ownSwarmPath = /^\/swarm\/(init|join|unlock|leave)\/?$/;
-
-/** Routes of Docker's engine that this front door does not have yet. */
-const enginePath =
-  /^\/(containers|exec|images|build|commit|volumes|networks|plugins|session|grpc|auth)(\/|$)/;
-
-function notServedYet(method: string, path: string): ClusterError {
-  if (path === "/session" || path === "/grpc")
-    return new ClusterError("unimplemented", `BuildKit is not available: ${noBuildKit}`);
-  return new ClusterError(
-    "unimplemented",
-    `${method} ${path} is not available yet: hosts run the containers of services; use 'docker service create'`,
-  );
-}
+const buildKitPath = /^\/(session|grpc)$/;
 
 export interface FrontDoor {
   /** Ends streams, then settles. */
@@ -106,7 +94,8 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   app.setNotFoundHandler((request, reply) => {
     const [path = ""] = request.url.split("?");
     if (swarmPath.test(path)) return forward(deps, request, reply);
-    if (enginePath.test(path)) return fail(reply, notServedYet(request.method, path));
+    if (buildKitPath.test(path))
+      return fail(reply, new ClusterError("unimplemented", `BuildKit is not available: ${noBuildKit}`));
     return fail(reply, new ClusterError("not-found", notFoundMessage));
   });
 
@@ -121,6 +110,12 @@ function build(deps: FrontDoorDeps, feed: EventFeed, ending: AbortSignal): Fasti
   get("/version", () => version(deps));
   get("/info", () => info(deps));
   get("/containers/json", (request) => listContainers(deps, queryOf(request)));
+  // There are none here, and nothing to install them with.
+  get("/plugins", () => []);
+  app.all("/plugins/*", (request) => {
+    const [name = ""] = wildcard(request).split("/");
+    throw new ClusterError("not-found", `plugin ${JSON.stringify(name)} not found`);
+  });
   app.get("/events", (request, reply) => {
     const signal = lifeOf(reply, ending);
     const lines = feed.read(queryOf(request), request.url, signal);

@@ -2,6 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import { apiTime, queryFlag } from "../../runtime/http.ts";
 import { readPids, readUsage, type Usage } from "../containers/usage.ts";
+import type { ContainerRecord } from "../engine/engine.ts";
 import { runTool } from "../mounts/tool.ts";
 import type { ContainerDeps } from "./container-routes.ts";
 
@@ -64,7 +65,7 @@ export async function containerTop(deps: ContainerDeps, id: string, psArgs: stri
   const pidAt = titles.indexOf("PID");
   if (pidAt < 0) throw new ClusterError("invalid-argument", "Couldn't find PID field in ps output");
   const { cgroupVersion } = await deps.engine.info();
-  const pids = new Set(await readPids({ cgroupVersion, cgroupPath: cgroupPath(deps, id) }));
+  const pids = new Set(await readPids({ cgroupVersion, cgroupPath: cgroupOf(deps, record) }));
   const processes = rows
     .map((row) => cells(row, titles.length))
     .filter((row) => pids.has(Number(row[pidAt])));
@@ -78,8 +79,8 @@ function cells(row: string, count: number): string[] {
   return [...words.slice(0, count - 1), words.slice(count - 1).join(" ")];
 }
 
-function cgroupPath({ settings }: ContainerDeps, id: string): string {
-  return `/${settings.cgroupParent}/${id}`.replaceAll(/\/+/g, "/");
+function cgroupOf({ settings }: ContainerDeps, { id, cgroupPath }: ContainerRecord): string {
+  return cgroupPath ?? `/${settings.cgroupParent}/${id}`.replaceAll(/\/+/g, "/");
 }
 
 async function sample(deps: ContainerDeps, id: string): Promise<Sample> {
@@ -92,7 +93,7 @@ async function sample(deps: ContainerDeps, id: string): Promise<Sample> {
     atMs,
     usage: await readUsage({
       cgroupVersion,
-      cgroupPath: cgroupPath(deps, id),
+      cgroupPath: cgroupOf(deps, record),
       pid,
       hostMemoryBytes: memoryBytes,
       cpuCount,

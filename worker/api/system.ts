@@ -62,6 +62,12 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
   const paused = containers.filter(
     ({ status }) => status.state === "running" && status.paused === true,
   ).length;
+  const warnings = [
+    ...(facts.connected
+      ? []
+      : ["WARNING: containerd does not answer; containers run on, nothing can be started"]),
+    ...facts.warnings,
+  ];
   return {
     ID: createHash("sha256").update(`${settings.hostname}\n${settings.stateDir}`).digest("hex").slice(0, 32),
     Containers: containers.length,
@@ -87,7 +93,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     IPv4Forwarding: true,
     Debug: settings.logLevel === "debug",
     NFd: 0,
-    OomKillDisable: false,
+    OomKillDisable: facts.cgroupVersion === 1,
     NGoroutines: 0,
     SystemTime: apiTime(clock.now()),
     LoggingDriver: "json-file",
@@ -122,12 +128,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     RuncCommit: { ID: "" },
     InitCommit: { ID: "" },
     SecurityOptions: ["name=seccomp,profile=builtin"],
-    Warnings: [
-      ...(facts.connected
-        ? []
-        : ["WARNING: containerd does not answer; containers run on, nothing can be started"]),
-      ...facts.warnings,
-    ],
+    Warnings: warnings.length > 0 ? warnings : null,
   };
 }
 

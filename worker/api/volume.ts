@@ -5,6 +5,7 @@ import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { VolumeRecord } from "../mounts/volume.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import type { LocalEvent } from "./events.ts";
+import { nameMatches } from "./name-filter.ts";
 import type { RouteContext } from "./request.ts";
 
 const listFilters = ["dangling", "driver", "label", "name"];
@@ -23,7 +24,7 @@ export async function listVolumes(deps: FrontDoorDeps, query: URLSearchParams): 
   const volumes = (await deps.engine.volumes.list()).filter((volume) => {
     if (wantsDangling !== undefined && wantsDangling === users.has(volume.name)) return false;
     if (!anyOf(filters, "driver", (value) => value === "local")) return false;
-    if (!anyOf(filters, "name", (value) => volume.name.includes(value))) return false;
+    if (!anyOf(filters, "name", (value) => nameMatches(volume.name, value))) return false;
     return (filters.get("label") ?? []).every((value) => hasLabel(labelsOf(volume), value));
   });
   return { Volumes: volumes.map(printVolume), Warnings: [] };
@@ -49,8 +50,10 @@ export async function createVolume(
       "cluster volumes are not supported: a volume without ClusterVolumeSpec is accepted",
     );
   }
-  if (driver !== "" && driver !== "local")
-    throw new ClusterError("not-found", `plugin ${JSON.stringify(driver)} not found`);
+  if (driver !== "" && driver !== "local") {
+    const text = `error looking up volume plugin ${driver}: plugin ${JSON.stringify(driver)} not found`;
+    throw new ClusterError("not-found", `create ${name}: ${text}`);
+  }
   const isAnonymous = name === "";
   const given = isAnonymous ? newContainerId(systemRandom) : name;
   const settings = {
@@ -59,7 +62,10 @@ export async function createVolume(
     anonymous: false,
   };
   const before = await deps.engine.volumes.get(given);
-  const volume = await deps.engine.volumes.create(given, settings);
+  const volume = await deps.engine.volumes.create(given, settings).catch((error: unknown) => {
+    if (!(error instanceof ClusterError) || error.code !== "invalid-argument") throw error;
+    throw new ClusterError(error.code, `create ${given}: ${error.message}`, { cause: error });
+  });
   if (before === undefined) publish(eventOf(deps, "create", given));
   return printVolume(volume);
 }
@@ -84,7 +90,7 @@ export async function removeVolume(
   publish(eventOf(deps, "destroy", name));
 }
 
-/** `POST /volumes/prune`: anonymous ones, and with `all` the named ones as well. */
+/** `POST /volumes/prune`: anonymous ones, and with `all` the named ones as well; never those whose options say where they are. */
 export async function pruneVolumes(
   deps: FrontDoorDeps,
   { publish, publishPruned }: Pick<RouteContext, "publish" | "publishPruned">,
@@ -99,7 +105,12 @@ export async function pruneVolumes(
   let reclaimedBytes = 0;
   for (const volume of await volumes.list()) {
     const labels = labelsOf(volume);
-    if (users.has(volume.name) || (!all && labels[anonymousLabel] === undefined)) continue;
+    if (
+      users.has(volume.name) ||
+      Object.keys(volume.options).length > 0 ||
+      (!all && labels[anonymousLabel] === undefined)
+    )
+      continue;
     if ((filters.get("label!") ?? []).some((value) => hasLabel(labels, value))) continue;
     if (!(filters.get("label") ?? []).every((value) => hasLabel(labels, value))) continue;
     const bytes = (await volumes.diskBytes(volume.name)) ?? 0;

@@ -1,13 +1,13 @@
 /** The networks that users made on this host: records, and the kernel's side by `../network`. */
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
 import { ownBridge } from "../network/bridges.ts";
 import type { AttachedAddress, BridgeNetwork, HostNetwork } from "../network/network.ts";
-import { bridgeOf, type LocalNetwork } from "./record.ts";
+import { bridgeOf, bridgeOptions, type LocalNetwork } from "./record.ts";
 import { parseRequest } from "./request.ts";
 import { NetworkStore } from "./store.ts";
 import { checkFree, chooseSubnet, freeGateway, parseRoutes, type TakenBlock } from "./subnet.ts";
@@ -52,6 +52,7 @@ export class LocalNetworks {
   readonly #store: NetworkStore;
   #networks: readonly LocalNetwork[];
   #network: HostNetwork | undefined;
+  #predefinedAtMs = 0;
   /** Changes happen one after another: each looks at all there are. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -69,11 +70,19 @@ export class LocalNetworks {
   /** Reads the records; `use` is due before anything is changed. */
   static async open(deps: LocalNetworksDeps): Promise<LocalNetworks> {
     const store = new NetworkStore(`${deps.stateDir}/networks`);
-    return new LocalNetworks(deps, store, await store.load());
+    const networks = new LocalNetworks(deps, store, await store.load());
+    const { birthtimeMs, ctimeMs } = await stat(deps.stateDir);
+    networks.#predefinedAtMs = birthtimeMs > 0 ? birthtimeMs : ctimeMs;
+    return networks;
   }
 
   /** Those that every host has. */
   readonly predefined: readonly NamedNetwork[];
+
+  /** Since when there are those: as long as the host's state. */
+  get predefinedAtMs(): number {
+    return this.#predefinedAtMs;
+  }
 
   /** What the host's network is to be opened with. */
   get bridges(): BridgeNetwork[] {
@@ -147,7 +156,7 @@ export class LocalNetworks {
           `cannot create network ${network.id} (${device}): conflicts with network ${holder} (${device}): networks have same bridge name`,
         );
       }
-      await this.#put([...this.#networks, network], signal, network.id);
+      await this.#put([...this.#networks, network], signal, { id: network.id, device });
       try {
         await this.#store.save(network);
       } catch (error) {
@@ -199,12 +208,16 @@ export class LocalNetworks {
   }
 
   /** All or nothing: after a failure the former ones are in force. @param added - Whose failure undoes it. */
-  async #put(networks: readonly LocalNetwork[], signal: AbortSignal, added?: string): Promise<void> {
+  async #put(
+    networks: readonly LocalNetwork[],
+    signal: AbortSignal,
+    added?: { readonly id: string; readonly device: string },
+  ): Promise<void> {
     const before = this.#networks;
     try {
       const failures = await this.#kernel().applyBridges(networks.map(bridgeOf), signal);
-      const failure = added === undefined ? undefined : failures.get(added);
-      if (failure !== undefined) throw new ClusterError("internal", `cannot create the network: ${failure}`);
+      const failure = added === undefined ? undefined : failures.get(added.id);
+      if (added !== undefined && failure !== undefined) throw notMade(added, failure);
     } catch (error) {
       await this.#restore(before);
       throw error;
@@ -242,6 +255,19 @@ export class LocalNetworks {
     this.#turn = done.catch(() => undefined);
     return done;
   }
+}
+
+/** What the kernel says of a name that is taken is no failure of ours: somebody else has made a device of it. */
+function notMade(
+  { id, device }: { readonly id: string; readonly device: string },
+  failure: string,
+): ClusterError {
+  if (!failure.includes("File exists"))
+    return new ClusterError("internal", `cannot create the network: ${failure}`);
+  return new ClusterError(
+    "permission-denied",
+    `cannot create network ${id} (${device}): this host has a device ${device} that is no network's; choose another ${bridgeOptions.device}`,
+  );
 }
 
 export function nameTaken(name: string): ClusterError {

@@ -105,6 +105,8 @@ export interface RestartPolicy {
 }
 
 export interface HostConfig extends Limits, DeviceLimits {
+  /** Empty: that of all containers; relative to it, or to the root. Absent in records of older versions. */
+  readonly CgroupParent?: string;
   /** Where the client has written the id; only shown again. */
   readonly ContainerIDFile?: string;
   readonly KernelMemoryTCP?: number;
@@ -275,6 +277,7 @@ function parseHostConfig(from: Fields): HostConfig {
   return {
     ...parseLimits(from),
     ...parseDeviceLimits(from),
+    CgroupParent: from.text("CgroupParent"),
     ContainerIDFile: from.text("ContainerIDFile"),
     KernelMemoryTCP: from.whole("KernelMemoryTCP"),
     Binds: from.texts("Binds"),

@@ -264,6 +264,7 @@ export class Connections {
       none,
       ports: portBindings(config, hostConfig),
       hostname: config.Hostname,
+      ...(config.Domainname !== "" && { domainname: config.Domainname }),
       name,
       ...(hasDns && { dns: { nameservers: Dns, search: DnsSearch, options: DnsOptions } }),
       extraHosts: extraHosts(hostConfig),

@@ -26,7 +26,7 @@ import { plannedMounts } from "./mounts.ts";
 import { Names } from "./names.ts";
 import { borrowedMounts, partnerOf } from "./partners.ts";
 import { Runs } from "./runs.ts";
-import { inSandbox, joinedConfig, limitsOf, specOf } from "./sandbox.ts";
+import { inSandbox, joinedConfig, limitsOf, specOf, withDefaults } from "./sandbox.ts";
 import type { LocalRecord } from "./store.ts";
 import { validate, validateLimits, type ValidationFacts } from "./validate.ts";
 
@@ -58,6 +58,12 @@ const defaultStopMs = 10_000;
 const foreverMs = Infinity;
 /** Of a task's container, whose removal nobody tells. */
 const removedPollMs = 100;
+
+/** That another container is not there: clients take "not found" of a new one for its image, and go to pull it. */
+function notImage(error: unknown): never {
+  if (!(error instanceof ClusterError) || error.code !== "not-found") throw error;
+  throw new ClusterError("invalid-argument", error.message, { cause: error });
+}
 
 export class LocalContainers {
   readonly #deps: LocalDeps;
@@ -117,19 +123,20 @@ export class LocalContainers {
     signal: AbortSignal,
   ): Promise<{ readonly id: string; readonly warnings: readonly string[] }> {
     const { engine, random, facts } = this.#deps;
-    const asked = parseCreate(body);
-    const warnings = validate(asked, facts);
+    const parsed = parseCreate(body);
+    const warnings = validate(parsed, facts);
+    const asked = { ...parsed, hostConfig: withDefaults(parsed.hostConfig, facts) };
     const image = await engine.image(asked.config.Image);
     if (image === undefined)
       throw new ClusterError("not-found", `No such image: ${withTag(asked.config.Image)}`);
     const request: CreateRequest = { ...asked, config: joinedConfig(asked, image.config) };
     const id = newContainerId(random);
     const { hostConfig, config } = request;
-    const partner = await partnerOf(this.#deps, hostConfig.NetworkMode);
+    const partner = await partnerOf(this.#deps, hostConfig.NetworkMode).catch(notImage);
     const devices = await devicesOf(hostConfig);
     await blockLimitsOf(hostConfig); // Looked up at each start; what cannot be is refused now.
     const held = await heldCapabilities(facts.lastCapability);
-    const borrowed = await borrowedMounts(this.#deps, hostConfig.VolumesFrom);
+    const borrowed = await borrowedMounts(this.#deps, hostConfig.VolumesFrom).catch(notImage);
     const taken = await this.#names.take(name);
     const record: LocalRecord = {
       id,

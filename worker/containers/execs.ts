@@ -126,8 +126,11 @@ export class Execs {
       return session;
     } catch (error) {
       exec.state = "ended";
-      exec.exitCode = error instanceof ExecRefused ? error.exitCode : 126;
-      throw error;
+      // As what cannot run, and read by the client as output, not as a failed request.
+      const isUser = error instanceof ClusterError && /^unable to find (user|group) /.test(error.message);
+      const refused = isUser ? new ExecRefused(126, error.message, error) : error;
+      exec.exitCode = refused instanceof ExecRefused ? refused.exitCode : 126;
+      throw refused;
     }
   }
 

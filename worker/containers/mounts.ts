@@ -55,7 +55,7 @@ function parseBind(text: string): PlannedMount {
   const [source = "", destination = "", modes = "", ...rest] = text.split(":");
   if (rest.length > 0 || source === "" || destination === "")
     throw invalid(`invalid volume specification: '${text}'`);
-  const target = targetOf(destination, text);
+  const target = targetOf(destination, text, source.startsWith("/") ? "bind" : "volume");
   const options = modes.split(",").filter((mode) => mode !== "");
   const unknown = options.find((mode) => !bindModes.has(mode));
   const given = options.filter((mode) => propagations.includes(mode));
@@ -140,12 +140,13 @@ function planMount(mount: MountRequest): PlannedMount {
       };
     }
     default:
-      throw invalid(`mount type unknown: "${mount.Type}"`);
+      throw refuse("mount type unknown");
   }
 }
 
 function planTmpfs(path: string, text: string): PlannedMount {
-  const target = targetOf(path, path);
+  if (!path.startsWith("/")) throw invalid(`invalid mount path: '${path}' mount path must be absolute`);
+  const target = targetOf(path, path, "volume");
   const options = text.split(",").filter((option) => option !== "");
   return {
     type: "tmpfs",
@@ -175,19 +176,15 @@ function borrow(mount: MountRecord): PlannedMount {
 }
 
 function anonymous(path: string): PlannedMount {
-  return { type: "volume", name: "", target: targetOf(path, path), readOnly: false, volume: {} };
+  return { type: "volume", name: "", target: targetOf(path, path, "volume"), readOnly: false, volume: {} };
 }
 
-function targetOf(path: string, text: string): string {
-  if (!path.startsWith("/")) {
-    throw invalid(
-      `invalid volume specification: '${text}': invalid mount config for type "volume": invalid mount path: '${path}' mount path must be absolute`,
-    );
-  }
+function targetOf(path: string, text: string, type: "bind" | "volume"): string {
+  const refuse = (why: string): ClusterError =>
+    invalid(`invalid volume specification: '${text}': invalid mount config for type "${type}": ${why}`);
+  if (!path.startsWith("/")) throw refuse(`invalid mount path: '${path}' mount path must be absolute`);
   const target = cleanPath(path);
-  if (target === "/") {
-    throw invalid(`invalid volume specification: '${text}': invalid specification: destination can't be '/'`);
-  }
+  if (target === "/") throw refuse("invalid specification: destination can't be '/'");
   return target;
 }
 

@@ -16,6 +16,15 @@ export interface SandboxFacts {
   readonly devices: readonly (OciDevice & { readonly access: string })[];
 }
 
+/** What depends on the host where the client leaves it open. */
+export function withDefaults(
+  hostConfig: HostConfig,
+  { cgroupVersion }: Pick<SandboxFacts, "cgroupVersion">,
+): HostConfig {
+  if (hostConfig.CgroupnsMode !== "") return hostConfig;
+  return { ...hostConfig, CgroupnsMode: cgroupVersion === 2 ? "private" : "host" };
+}
+
 /** What a service could ask for as well. */
 export function specOf({ config, hostConfig }: CreateRequest): ContainerSpec {
   const isCleared = config.Entrypoint?.length === 1 && config.Entrypoint[0] === "";
@@ -75,9 +84,12 @@ export function inSandbox(
   const { Privileged: isPrivileged, MaskedPaths, ReadonlyPaths, SecurityOpt } = hostConfig;
   const isOpen =
     isPrivileged || SecurityOpt.some((text) => parseSecurityOption(text).kind === "systempaths-unconfined");
+  const isHostUts = hostConfig.UTSMode === "host";
   return {
     ...spec,
-    ...(config.Domainname !== "" && { domainname: config.Domainname }),
+    // The host keeps its own: a name needs a namespace for it.
+    hostname: isHostUts ? "" : spec.hostname,
+    ...(config.Domainname !== "" && !isHostUts && { domainname: config.Domainname }),
     ...(Object.keys(hostConfig.Annotations).length > 0 && { annotations: hostConfig.Annotations }),
     process: {
       ...spec.process,
@@ -95,13 +107,16 @@ export function inSandbox(
     mounts: spec.mounts.flatMap((mount) => standardMount(mount, hostConfig)),
     linux: {
       ...spec.linux,
-      namespaces: spec.linux.namespaces.flatMap((namespace) => {
-        if (namespace.type === "uts" && hostConfig.UTSMode === "host") return [];
-        if (namespace.type === "pid" && hostConfig.PidMode === "host") return [];
-        if (namespace.type === "ipc" && hostConfig.IpcMode === "host") return [];
-        if (namespace.type === "cgroup" && (hostConfig.CgroupnsMode === "host" || isPrivileged)) return [];
-        return [namespace];
-      }),
+      namespaces: spec.linux.namespaces
+        .flatMap((namespace) => {
+          if (namespace.type === "uts" && hostConfig.UTSMode === "host") return [];
+          if (namespace.type === "pid" && hostConfig.PidMode === "host") return [];
+          if (namespace.type === "ipc" && hostConfig.IpcMode === "host") return [];
+          if (namespace.type === "cgroup") return [];
+          return [namespace];
+        })
+        .concat(hostConfig.CgroupnsMode === "private" ? [{ type: "cgroup" }] : []),
+      cgroupsPath: cgroupIn(hostConfig.CgroupParent ?? "", spec.linux.cgroupsPath),
       maskedPaths: MaskedPaths ?? (isOpen ? [] : spec.linux.maskedPaths),
       readonlyPaths: ReadonlyPaths ?? (isOpen ? [] : spec.linux.readonlyPaths),
       resources: {
@@ -123,6 +138,13 @@ export function inSandbox(
       devices: facts.devices.map(({ access: _access, ...device }) => device),
     },
   };
+}
+
+/** @param path - Where it would be: below the cgroup of all containers, by its id. */
+function cgroupIn(parent: string, path: string): string {
+  const [, all = "", id = ""] = /^(.*)\/([^/]+)$/.exec(path) ?? [];
+  const above = parent.startsWith("/") ? parent : `${all}/${parent}`;
+  return `${above}/${id}`.replaceAll(/\/(\.?\/)+/g, "/");
 }
 
 /** An AppArmor profile by its name; the host's default one is in place where AppArmor is. */
@@ -220,7 +242,7 @@ export function atStart(spec: OciSpec, { join, network, files, limits, shm }: St
   return {
     ...spec,
     mounts: spec.mounts.map((mount) => {
-      if (shm !== undefined && mount.destination === "/dev/shm" && /^tmpfs$|\.shm$/.test(mount.source))
+      if (shm !== undefined && mount.destination === "/dev/shm" && /^shm$|\.shm$/.test(mount.source))
         return { ...mount, type: "bind", source: shm, options: ["bind", "rw", "nosuid", "nodev", "noexec"] };
       const source = mount.type === "bind" ? sources[mount.destination] : undefined;
       return source === undefined ? mount : { ...mount, source };
@@ -252,10 +274,6 @@ function standardMount(mount: OciMount, hostConfig: HostConfig): OciMount[] {
           options: mount.options.map((option) => (option.startsWith("size=") ? `size=${ShmSize}` : option)),
         },
       ];
-    case "/dev/mqueue":
-      return IpcMode === "host"
-        ? [{ ...mount, type: "bind", source: "/dev/mqueue", options: ["rbind"] }]
-        : [mount];
     case "/sys":
     case "/sys/fs/cgroup":
       return isPrivileged

@@ -1,5 +1,5 @@
 /** Parts of a request that this engine cannot do: refused by name, so that nobody takes them for done. Pure. */
-import { ClusterError, type ErrorCode } from "../../model/errors.ts";
+import { ClusterError } from "../../model/errors.ts";
 import type { Fields } from "./fields.ts";
 
 /** Other names for what every container here runs under. */
@@ -10,41 +10,29 @@ const windowsLimits = ["CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBand
 /** @throws {ClusterError} in Docker's words where it refuses as well. */
 export function refuseUnsupported(host: Fields): void {
   const driver = host.text("VolumeDriver");
-  if (driver !== "" && driver !== "local")
-    throw refusal("not-found", `plugin ${JSON.stringify(driver)} not found`);
+  if (driver !== "" && driver !== "local") throw refusal(`plugin ${JSON.stringify(driver)} not found`);
   const runtime = host.text("Runtime");
-  if (!runtimes.includes(runtime))
-    throw refusal("invalid-argument", `unknown or invalid runtime name: ${runtime}`);
+  if (!runtimes.includes(runtime)) throw refusal(`unknown or invalid runtime name: ${runtime}`);
   const isolation = host.text("Isolation");
   if (!["", "default"].includes(isolation.toLowerCase()))
-    throw refusal("invalid-argument", `invalid isolation mode: ${isolation}`);
+    throw refusal(`invalid isolation mode: ${isolation}`);
   const cgroup = host.text("Cgroup");
-  if (cgroup !== "") throw refusal("invalid-argument", `invalid cgroup mode: ${cgroup}`);
+  if (cgroup !== "") throw refusal(`invalid cgroup mode: ${cgroup}`);
   const [options] = host.entries("StorageOpt");
   if (options !== undefined) {
-    throw refusal(
-      "invalid-argument",
-      "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
-    );
+    throw refusal("--storage-opt is supported only for overlay over xfs with 'pquota' mount option");
   }
   const [request] = host.objects("DeviceRequests");
   if (request !== undefined) {
     const capabilities = request.list("Capabilities").map((all) => `[${[all].flat().join(" ")}]`);
     throw refusal(
-      "invalid-argument",
       `could not select device driver ${JSON.stringify(request.text("Driver"))} with capabilities: [${capabilities.join(" ")}]`,
     );
   }
-  if (host.text("CgroupParent") !== "") {
-    throw refusal(
-      "unimplemented",
-      "--cgroup-parent is not supported: all containers of this host are below the one that shoald was started with (--cgroup-parent of shoald)",
-    );
-  }
   const windows = windowsLimits.find((name) => host.whole(name) !== 0);
-  if (windows !== undefined) throw refusal("invalid-argument", `${windows} is for Windows containers only`);
+  if (windows !== undefined) throw refusal(`${windows} is for Windows containers only`);
 }
 
-function refusal(code: ErrorCode, text: string): ClusterError {
-  return new ClusterError(code, text);
+function refusal(text: string): ClusterError {
+  return new ClusterError("invalid-argument", text);
 }

@@ -14,6 +14,23 @@ export interface ValidationFacts {
   readonly cgroupVersion: 1 | 2;
 }
 
+/** Those that say how long output is kept, and those of Docker's drivers that say what is told along with it. */
+const logOptions = new Set([
+  "cache-compress",
+  "cache-disabled",
+  "cache-max-file",
+  "cache-max-size",
+  "compress",
+  "env",
+  "env-regex",
+  "labels",
+  "labels-regex",
+  "max-buffer-size",
+  "max-file",
+  "max-size",
+  "mode",
+  "tag",
+]);
 const memoryFloorBytes = 6 * 2 ** 20;
 const swappinessMost = 100;
 const oomScoreMost = 1000;
@@ -25,6 +42,8 @@ const lengthLimit = 1 << 16;
 
 /** @returns Warnings for the client. @throws {ClusterError} `invalid-argument`. */
 export function validate({ config, hostConfig, endpoints }: CreateRequest, facts: ValidationFacts): string[] {
+  const isCleared = config.Entrypoint?.length === 1 && config.Entrypoint[0] === "";
+  if (isCleared && (config.Cmd ?? []).length === 0) throw invalid("No command specified");
   if (config.WorkingDir !== "" && !config.WorkingDir.startsWith("/")) {
     throw invalid(`the working directory '${config.WorkingDir}' is invalid, it needs to be an absolute path`);
   }
@@ -44,6 +63,8 @@ export function validate({ config, hostConfig, endpoints }: CreateRequest, facts
   for (const line of hostConfig.ExtraHosts) {
     if (!/^[^:=]+[:=].+$/.test(line)) throw invalid(`bad format for add-host: "${line}"`);
   }
+  if ((hostConfig.CgroupParent ?? "").split("/").includes(".."))
+    throw invalid(`invalid cgroup parent: ${hostConfig.CgroupParent}: a path without ".." is accepted`);
   if (hostConfig.ShmSize < 0) throw invalid("SHM size can not be less than 0");
   if (Math.abs(hostConfig.OomScoreAdj) > oomScoreMost) {
     throw invalid(`Invalid value ${hostConfig.OomScoreAdj}, range for oom score adj is [-1000, 1000]`);
@@ -69,6 +90,10 @@ export function validate({ config, hostConfig, endpoints }: CreateRequest, facts
       "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
     );
   }
+  const { Type, Config } = hostConfig.LogConfig;
+  const unknown = Type === "none" ? undefined : Object.keys(Config).find((name) => !logOptions.has(name));
+  if (unknown !== undefined && (Type === "json-file" || Type === "local"))
+    throw invalid(`unknown log opt '${unknown}' for ${Type} log driver`);
   if (config.StopSignal !== "") signalNumber(config.StopSignal);
   hostConfig.DeviceCgroupRules.forEach(parseDeviceRule);
   const warnings = validateLimits(hostConfig, facts);
@@ -140,7 +165,7 @@ export function validateLimits(
     ["mems", limits.CpusetMems],
   ] as const) {
     if (text !== "" && !/^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(text))
-      throw invalid(`Invalid value ${text} for cpuset ${what}`);
+      throw invalid(`Invalid value ${text} for cpuset ${what}: invalid format: ${text}`);
   }
   const highest = Math.max(
     -1,

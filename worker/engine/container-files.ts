@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { assert, ClusterError, errorText } from "../../model/errors.ts";
 import { orAborted } from "../../runtime/signal.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
-import { differences, type FileChange } from "../files/differences.ts";
+import { differences, type FileChange, withoutMountPoints } from "../files/differences.ts";
 import { Tree } from "../files/tree.ts";
 import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, toEngineError } from "./connection.ts";
@@ -93,7 +93,7 @@ export class SnapshotFiles implements ContainerFiles {
       const all = await opened(await openView(this.#deps.directory, mounts, "all"));
       const image = await opened(await openView(this.#deps.directory, mounts, "below"));
       assert(own !== undefined && all !== undefined, "a container has a layer of its own");
-      return await differences({ own, all, ...(image !== undefined && { image }) });
+      return withoutMountPoints(await differences({ own, all, ...(image !== undefined && { image }) }));
     } finally {
       for (const close of closes.toReversed()) await close();
     }

@@ -8,7 +8,7 @@ import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
-import type { Images } from "./images.ts";
+import { type Images, isIdOf } from "./images.ts";
 import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { saveImages } from "./save.ts";
@@ -155,7 +155,7 @@ export class ContainerdImages implements ImageStore {
       if (own.length > 0) return own.map((image) => ({ image, isNamed: true }));
     }
     const image = await this.#require(asked);
-    const isId = /^(sha256:)?[0-9a-f]+$/.test(asked) && image.id.includes(asked);
+    const isId = isIdOf(asked, image);
     return [{ image, isNamed: !isId && !image.reference.includes("@") }];
   }
 
@@ -164,7 +164,7 @@ export class ContainerdImages implements ImageStore {
     const image = await this.#require(asked);
     const group = (await this.#groups()).find(({ id }) => id === image.id);
     if (group === undefined) throw noSuchImage(asked);
-    const isId = /^(sha256:)?[0-9a-f]+$/.test(asked) && image.id.includes(asked);
+    const isId = isIdOf(asked, image);
     const tags = tagsOf(group);
     const named = isId ? undefined : tagOf(printReference(parseReference(asked)));
     const plan = planRemoval({ asked, named, id: image.id, tags, users: users(image.id), force });

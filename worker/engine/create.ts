@@ -19,7 +19,7 @@ import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
 import { readInLayers } from "./rootfs.ts";
 import { runtimeName, specType } from "./runtime.ts";
-import { hostnameOf, ociSpec } from "./spec.ts";
+import { hostnameOf, initTarget, ociSpec } from "./spec.ts";
 import { StdinPipe } from "./stdin.ts";
 import { lowerDirectories, prepareSnapshot, snapshotter } from "./snapshots.ts";
 import { type ProcessUser, resolveUser } from "./user.ts";
@@ -258,7 +258,7 @@ function writeFiles(deps: CreateDeps, request: ContainerCreate): OciMount[] {
 }
 
 function storedOf(
-  { clock }: CreateDeps,
+  { clock, cgroupPath, host }: CreateDeps,
   request: ContainerCreate,
   image: Image,
   oci: OciSpec,
@@ -274,11 +274,11 @@ function storedOf(
     imageId: image.id,
     labels: { ...image.config.labels, ...request.labels },
     createdAtMs: clock.now(),
-    args: oci.process.args,
+    args: withoutInit(oci.process.args),
     env: oci.process.env,
     user: spec.user ?? image.config.user,
     workingDir: oci.process.cwd,
-    hostname: oci.hostname,
+    hostname: oci.hostname === "" ? host.hostname : oci.hostname, // Without a name it has the host's.
     tty: spec.tty,
     ...(spec.openStdin && { openStdin: true }),
     stopSignal: spec.stopSignal ?? image.config.stopSignal ?? "SIGTERM",
@@ -287,9 +287,15 @@ function storedOf(
     mounts: mounts.map(({ record }) => record),
     resources: request.resources,
     logDriver: request.log?.name ?? "json-file",
+    ...(oci.linux.cgroupsPath !== cgroupPath(request.id) && { cgroupPath: oci.linux.cgroupsPath }),
     chainId: image.chainId,
     log,
   };
+}
+
+/** What was asked to be run, as it is shown. */
+function withoutInit(args: readonly string[]): readonly string[] {
+  return args[0] === initTarget && args[1] === "--" ? args.slice(2) : args;
 }
 
 /** The spec's check, with what it leaves open from the image; "NONE" switches both off. */

@@ -263,6 +263,8 @@ export interface ContainerRecord {
   readonly mounts: readonly MountRecord[];
   readonly resources: ResourceRequirements;
   readonly logDriver: string;
+  /** Below the root of every hierarchy; absent: by its id below the one of all containers. */
+  readonly cgroupPath?: string;
 }
 
 /** A container's event carries what the Engine API prints of it. */

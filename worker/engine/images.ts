@@ -33,6 +33,13 @@ import { chainIds } from "./snapshots.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
+
+/** Whether a text is the beginning of an image's id, long enough to be taken for one. */
+export function isIdOf(text: string, { id }: Pick<Image, "id">): boolean {
+  const hex = /^(?:sha256:)?([0-9a-f]+)$/.exec(text)?.[1];
+  return hex !== undefined && hex.length >= shortestIdDigits && id.startsWith(`sha256:${hex}`);
+}
+
 const loopback = ["127.0.0.0/8", "::1/128", "localhost"];
 
 interface RunningPull {

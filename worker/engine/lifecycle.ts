@@ -222,7 +222,9 @@ export async function endContainer(
   if (status.state !== "running") return;
   // The cgroup lives until the task is deleted, so this also sees what happened while we were away.
   const oomKilled =
-    container.oomKilled || status.oomKilled || readOomKills(cgroupVersion, cgroupPath(id)) > 0;
+    container.oomKilled ||
+    status.oomKilled ||
+    readOomKills(cgroupVersion, container.stored.cgroupPath ?? cgroupPath(id)) > 0;
   const ended: ExitStatus = { ...exit, oomKilled, atMs: exit.atMs > 0 ? exit.atMs : deps.clock.now() };
   container.output?.look();
   container.setStatus({ state: "stopped", startedAtMs: status.startedAtMs, exit: ended });

@@ -33,14 +33,16 @@ export function parseReference(text: string): Reference {
   const name = colon < 0 ? rest : rest.slice(0, colon);
   const domain = hasDomain ? (first === "index.docker.io" ? "docker.io" : first) : "docker.io";
   const path = domain === "docker.io" && !name.includes("/") ? `library/${name}` : name;
+  if (pathPattern.test(path.toLowerCase()) && path !== path.toLowerCase())
+    throw invalid(`: repository name (${path}) must be lowercase`);
   if (!pathPattern.test(path) || !domainPattern.test(domain)) throw invalid();
   if (tag !== undefined && !tagPattern.test(tag)) throw invalid();
   if (domain.length + path.length > nameLimit) throw invalid();
   if (digest !== undefined) return { domain, path, digest };
   return { domain, path, tag: tag ?? "latest" };
 
-  function invalid(): ClusterError {
-    return new ClusterError("invalid-argument", `invalid reference format: ${JSON.stringify(text)}`);
+  function invalid(why = ""): ClusterError {
+    return new ClusterError("invalid-argument", `invalid reference format${why}`);
   }
 }
 

@@ -47,6 +47,7 @@ export function startRefusal(refusal: string, command: string): { exitCode: numb
     /^.*?(OCI runtime \w+ failed)/s,
     "failed to create task for container: failed to create shim task: $1",
   );
+  if (/chdir/.test(refusal)) return { exitCode: 126, text: base };
   // Not each file that is missing is the command: a kernel setting or a device may be.
   if (/executable file .*not found|not found in \$PATH|exec.*no such file or directory/i.test(refusal)) {
     const text = /executable file not found/.test(base)

@@ -47,7 +47,7 @@ const cpuPeriodUs = 100_000;
 /** The kernel's smallest quota. */
 const cpuQuotaFloorUs = 1_000;
 
-const maskedPaths = [
+export const maskedPaths = [
   "/proc/acpi",
   "/proc/asound",
   "/proc/interrupts",
@@ -61,7 +61,7 @@ const maskedPaths = [
   "/sys/devices/virtual/powercap",
   "/sys/firmware",
 ];
-const readonlyPaths = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+export const readonlyPaths = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /** null, zero, full, random, urandom, tty, console, ptmx, pseudo-terminals: what /dev of a container holds. */
 const allowedDevices = [
@@ -138,7 +138,7 @@ function mountsOf({ spec, mounts, network, host }: SpecInput): OciMount[] {
     own("/dev", "tmpfs", "nosuid,strictatime,mode=755,size=65536k"),
     own("/dev/pts", "devpts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=0620,gid=5"),
     own("/dev/mqueue", "mqueue", "nosuid,noexec,nodev"),
-    own("/dev/shm", "tmpfs", `nosuid,noexec,nodev,mode=1777,size=${defaultShmBytes}`),
+    { ...own("/dev/shm", "tmpfs", `nosuid,noexec,nodev,mode=1777,size=${defaultShmBytes}`), source: "shm" },
     // Without a network namespace of its own the kernel refuses a fresh sysfs.
     network.kind === "host"
       ? {

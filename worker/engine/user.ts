@@ -43,7 +43,8 @@ export function resolveUser(
       : known
           .filter(([, , , members]) => members?.split(",").includes(member))
           .map(([, , id]) => idOf(id ?? ""));
-  const gids = [...own, ...groups.map(gidOf)].filter((id) => id !== undefined);
+  // Its own group as well: else a process that drops it would pass checks for those who are not in that group.
+  const gids = [gid, ...own, ...groups.map(gidOf)].filter((id) => id !== undefined);
   return { uid, gid, additionalGids: [...new Set(gids)] };
 
   function gidOf(name: string): number {

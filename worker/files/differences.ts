@@ -86,3 +86,35 @@ function isDifferent({ stats: a, kind }: Place, { stats: b }: Place): boolean {
 function shown(names: readonly string[]): string {
   return `/${names.map(textOf).join("/")}`;
 }
+
+/** Where every container has something mounted: what is made there for its start is none of its changes. */
+const mountPoints = new Set([
+  "/.dockerenv",
+  "/dev",
+  "/dev/console",
+  "/dev/mqueue",
+  "/dev/pts",
+  "/dev/shm",
+  "/etc",
+  "/etc/hostname",
+  "/etc/hosts",
+  "/etc/resolv.conf",
+  "/proc",
+  "/sbin",
+  "/sbin/docker-init",
+  "/sys",
+]);
+
+/** Leaves out mount points, and directories that changed by nothing else. */
+export function withoutMountPoints(changes: readonly FileChange[]): FileChange[] {
+  const left = new Set(changes);
+  // From the bottom up: a directory is looked at when all below it are decided on.
+  for (const change of changes.toSorted((a, b) => b.path.length - a.path.length)) {
+    const { path, kind } = change;
+    if (kind === "removed" || !mountPoints.has(path)) continue;
+    const below = changes.filter((other) => other.path.startsWith(`${path}/`));
+    const isOwn = kind === "modified" && below.length === 0;
+    if (!isOwn && !below.some((other) => left.has(other))) left.delete(change);
+  }
+  return changes.filter((change) => left.has(change));
+}

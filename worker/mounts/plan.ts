@@ -138,6 +138,10 @@ export function isVolumeName(name: string): boolean {
 
 /** @throws {ClusterError} `invalid-argument` with Docker's text. */
 export function requireVolumeName(name: string): void {
+  if (name.length === 1) {
+    const text = "volume name is too short, names should be at least two alphanumeric characters";
+    throw new ClusterError("invalid-argument", text);
+  }
   if (isVolumeName(name)) return;
   const text = `${JSON.stringify(name)} includes invalid characters for a local volume name, only ${JSON.stringify(volumeNameForm)} are allowed. If you intended to pass a host directory, use absolute path`;
   throw new ClusterError("invalid-argument", text);

@@ -12,11 +12,12 @@ ff02::2\tip6-allrouters
 
 /** @param addresses - The task's own, no prefix length; each is known by its host name. */
 export function hostsText(
-  { hostname, extraHosts }: Pick<AttachRequest, "hostname" | "extraHosts">,
+  { hostname, domainname = "", extraHosts }: Pick<AttachRequest, "hostname" | "domainname" | "extraHosts">,
   addresses: readonly string[],
 ): string {
   const extra = extraHosts.map((line) => line.trim().split(/\s+/)).filter(({ length }) => length > 1);
-  const own = addresses.map((address) => [address, hostname]);
+  const names = domainname === "" ? [hostname] : [`${hostname}.${domainname}`, hostname];
+  const own = addresses.map((address) => [address, ...names]);
   return (
     localHosts + [...extra, ...own].map(([address, ...names]) => `${address}\t${names.join(" ")}\n`).join("")
   );

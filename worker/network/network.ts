@@ -177,6 +177,8 @@ export interface AttachRequest {
   readonly ports: readonly HostPortSpec[];
   /** The container's host name; also the first name of its own address in its hosts file. */
   readonly hostname: string;
+  /** Absent or empty: none. */
+  readonly domainname?: string;
   /** Names other tasks of its overlays know it by, beside those of the service. */
   readonly name?: string;
   readonly dns?: {

@@ -40,7 +40,7 @@ t.test("what cannot be done is refused by name", (t) => {
       { DeviceRequests: [{ Driver: "cdi", Capabilities: [["gpu", "nvidia"]] }] },
       'could not select device driver "cdi" with capabilities: [[gpu nvidia]]',
     ],
-    [{ CgroupParent: "/x" }, "--cgroup-parent is not supported"],
+    [{ CgroupParent: "/x/../y" }, "invalid cgroup parent"],
     [{ CpuPercent: 5 }, "CpuPercent is for Windows containers only"],
     [{ DeviceCgroupRules: ["c 1:3"] }, "invalid device cgroup rule format: 'c 1:3'"],
     [

@@ -40,14 +40,14 @@ t.test("templates: unknown expressions are refused; environment, hostname and mo
 const passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\nweb:x:33:34::/:\n1000:x:77:78::/:\n";
 const group = "root:x:0:\nwww:x:34:\nextra:x:50:web,other\n";
 for (const { user, groups = [], want } of [
-  { user: "", want: "0:0:" },
-  { user: "web", want: "33:34:50" },
-  { user: "33", want: "33:34:50" },
-  { user: "web:extra", want: "33:50:" },
-  { user: "web:9", want: "33:9:" },
-  { user: "4242", want: "4242:0:" },
-  { user: "0", groups: ["www", "7"], want: "0:0:34,7" },
-  { user: "1000", want: "77:78:" },
+  { user: "", want: "0:0:0" },
+  { user: "web", want: "33:34:34,50" },
+  { user: "33", want: "33:34:34,50" },
+  { user: "web:extra", want: "33:50:50" },
+  { user: "web:9", want: "33:9:9" },
+  { user: "4242", want: "4242:0:0" },
+  { user: "0", groups: ["www", "7"], want: "0:0:0,34,7" },
+  { user: "1000", want: "77:78:78" },
 ]) {
   t.test(`user ${JSON.stringify(user)} with groups [${groups.join()}]`, (t) => {
     const { uid, gid, additionalGids } = resolveUser(user, groups, passwd, group);

@@ -28,17 +28,17 @@ for (const { name, mount, message } of [
   },
   {
     name: "an unknown driver",
-    mount: { ...base, type: "volume", source: "v", volume: { driverName: "nfs" } },
+    mount: { ...base, type: "volume", source: "vol", volume: { driverName: "nfs" } },
     message: 'plugin "nfs" not found',
   },
   {
     name: "driver options",
-    mount: { ...base, type: "volume", source: "v", volume: { driverOptions: { size: "1" } } },
+    mount: { ...base, type: "volume", source: "vol", volume: { driverOptions: { size: "1" } } },
     message: 'invalid option: "size"',
   },
   {
     name: "driver options without a device",
-    mount: { ...base, type: "volume", source: "v", volume: { driverOptions: { o: "x" } } },
+    mount: { ...base, type: "volume", source: "vol", volume: { driverOptions: { o: "x" } } },
     message: 'missing required option: "device"',
   },
   {
@@ -46,7 +46,7 @@ for (const { name, mount, message } of [
     mount: {
       ...base,
       type: "volume",
-      source: "v",
+      source: "vol",
       volume: { driverOptions: { type: "-x", device: "/dev/x" } },
     },
     message: /invalid value for a volume option/,
@@ -56,7 +56,7 @@ for (const { name, mount, message } of [
     mount: {
       ...base,
       type: "volume",
-      source: "v",
+      source: "vol",
       volume: { driverOptions: { type: "none", o: "bind", device: "x" } },
     },
     message: /invalid device of a bind/,
