@@ -88,8 +88,14 @@ export function hostSettings(host: Pick<TestHost, "settings" | "directory">): Ho
   };
 }
 
-/** @param name - Makes directory and cgroup; what a crashed run of the same name left is removed first. */
-export async function startTestHost(name: string): Promise<TestHost> {
+/**
+ * @param name - Makes directory and cgroup; what a crashed run of the same name left is removed first.
+ * @param options - "another's": of a host that was started before, in the same namespaces.
+ */
+export async function startTestHost(
+  name: string,
+  options: { readonly registry: "own" | "another's" } = { registry: "own" },
+): Promise<TestHost> {
   const directory = join(tmpdir(), `shoal-test-${name}`);
   const cgroupParent = `/shoal-test-${name}`;
   const socket = join(directory, "containerd.sock");
@@ -160,7 +166,7 @@ export async function startTestHost(name: string): Promise<TestHost> {
   };
   try {
     await host.startContainerd();
-    registry = await startRegistry();
+    if (options.registry === "own") registry = await startRegistry();
     return host;
   } catch (error) {
     await host.stop();
