@@ -297,6 +297,8 @@ export class FakeEngine implements Engine {
       operatingSystem: "Fake Linux",
       architecture: "x86_64",
       cpuCount: 4,
+      blockWeight: true,
+      memoryNodes: 1,
       memoryBytes: 8 * 2 ** 30,
       rootDir: "/fake",
       lastCapability: 40,

@@ -201,7 +201,7 @@ export function printListed({ id, image, tags, digests, diskBytes }: StoredImage
     Size: diskBytes,
     SharedSize: -1,
     ...(compareVersions(version, "1.44") < 0 && { VirtualSize: diskBytes }),
-    Labels: Object.keys(image.config.labels).length > 0 ? image.config.labels : null,
+    Labels: image.config.labels,
     Containers: -1,
   };
 }

@@ -419,11 +419,12 @@ export class LocalContainers {
     }
     const limits = mergedLimits(hostConfig, changes.limits, changes.given);
     const warnings = validateLimits(limits, facts);
+    const policy = changes.policy ?? hostConfig.RestartPolicy;
+    const updated = withDefaults({ ...hostConfig, ...limits, RestartPolicy: policy }, facts);
     const record = await engine.inspect(id);
     if (record?.status.state === "running")
-      await engine.update(id, { devices: [], ...limitsOf(limits, facts) });
-    const policy = changes.policy ?? hostConfig.RestartPolicy;
-    await this.#runs.save(entry, { hostConfig: { ...hostConfig, ...limits, RestartPolicy: policy } });
+      await engine.update(id, { devices: [], ...limitsOf(updated, facts) });
+    await this.#runs.save(entry, { hostConfig: updated });
     await this.emit(id, "update");
     return warnings;
   }

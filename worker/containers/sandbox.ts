@@ -16,13 +16,17 @@ export interface SandboxFacts {
   readonly devices: readonly (OciDevice & { readonly access: string })[];
 }
 
-/** What depends on the host where the client leaves it open. */
+/** What depends on the host: what the client leaves open, and what the kernel does not have. */
 export function withDefaults(
   hostConfig: HostConfig,
-  { cgroupVersion }: Pick<SandboxFacts, "cgroupVersion">,
+  { cgroupVersion, blockWeight }: Pick<SandboxFacts, "cgroupVersion"> & { readonly blockWeight: boolean },
 ): HostConfig {
-  if (hostConfig.CgroupnsMode !== "") return hostConfig;
-  return { ...hostConfig, CgroupnsMode: cgroupVersion === 2 ? "private" : "host" };
+  const mode = cgroupVersion === 2 ? "private" : "host";
+  return {
+    ...hostConfig,
+    CgroupnsMode: hostConfig.CgroupnsMode === "" ? mode : hostConfig.CgroupnsMode,
+    BlkioWeight: blockWeight ? hostConfig.BlkioWeight : 0, // The client was warned.
+  };
 }
 
 /** What a service could ask for as well. */

@@ -12,6 +12,8 @@ export interface ValidationFacts {
   readonly lastCapability: number;
   readonly swapLimit: boolean;
   readonly cgroupVersion: 1 | 2;
+  readonly blockWeight: boolean;
+  readonly memoryNodes: number;
 }
 
 /** Those that say how long output is kept, and those of Docker's drivers that say what is told along with it. */
@@ -107,7 +109,7 @@ export function validate({ config, hostConfig, endpoints }: CreateRequest, facts
 /** @returns Warnings. */
 export function validateLimits(
   limits: Limits,
-  { cpuCount, swapLimit, cgroupVersion }: Omit<ValidationFacts, "lastCapability">,
+  { cpuCount, swapLimit, cgroupVersion, blockWeight, memoryNodes }: Omit<ValidationFacts, "lastCapability">,
 ): string[] {
   const warnings: string[] = [];
   const { Memory, MemorySwap, MemoryReservation, MemorySwappiness, NanoCpus, CpuPeriod, CpuQuota } = limits;
@@ -167,17 +169,21 @@ export function validateLimits(
     if (text !== "" && !/^\d+(-\d+)?(,\d+(-\d+)?)*$/.test(text))
       throw invalid(`Invalid value ${text} for cpuset ${what}: invalid format: ${text}`);
   }
-  const highest = Math.max(
-    -1,
-    ...limits.CpusetCpus.split(/[,-]/).map((text) => (text === "" ? -1 : Number(text))),
-  );
-  if (highest >= cpuCount) {
-    throw invalid(
-      `Requested CPUs are not available - requested ${limits.CpusetCpus}, available: ${cpuCount === 1 ? "0" : `0-${cpuCount - 1}`}`,
-    );
+  for (const [what, text, count] of [
+    ["CPUs", limits.CpusetCpus, cpuCount],
+    ["memory nodes", limits.CpusetMems, memoryNodes],
+  ] as const) {
+    const highest = Math.max(-1, ...text.split(/[,-]/).map((part) => (part === "" ? -1 : Number(part))));
+    if (highest < count) continue;
+    const available = count === 1 ? "0" : `0-${count - 1}`;
+    throw invalid(`Requested ${what} are not available - requested ${text}, available: ${available}`);
   }
   const { BlkioWeight } = limits;
-  if (BlkioWeight !== 0 && (BlkioWeight < blkioWeightLeast || BlkioWeight > blkioWeightMost)) {
+  if (BlkioWeight !== 0 && !blockWeight) {
+    warnings.push(
+      "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.",
+    );
+  } else if (BlkioWeight !== 0 && (BlkioWeight < blkioWeightLeast || BlkioWeight > blkioWeightMost)) {
     throw invalid("Range of blkio weight is from 10 to 1000");
   }
   return warnings;

@@ -357,6 +357,8 @@ class ContainerdEngine implements LocalEngine {
       rootDir: this.#rootDir,
       lastCapability: this.#host.lastCapability,
       swapLimit: this.#host.swapLimit,
+      blockWeight: this.#host.blockWeight,
+      memoryNodes: this.#host.memoryNodes,
     };
   }
 

@@ -320,4 +320,8 @@ export interface EngineInfo {
   /** Highest capability of the kernel. */
   readonly lastCapability: number;
   readonly swapLimit: boolean;
+  /** The kernel can weigh containers' use of block devices. */
+  readonly blockWeight: boolean;
+  /** Numbered from 0. */
+  readonly memoryNodes: number;
 }

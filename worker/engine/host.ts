@@ -1,5 +1,5 @@
 /** Facts of this host, read once when the engine opens. */
-import { readFileSync, statfsSync } from "node:fs";
+import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { access, constants, readFile } from "node:fs/promises";
 import { cpus, hostname, release, totalmem } from "node:os";
 import { join } from "node:path";
@@ -18,6 +18,8 @@ export interface HostDescription extends HostFacts {
   readonly operatingSystem: string;
   readonly cpuCount: number;
   readonly memoryBytes: number;
+  readonly blockWeight: boolean;
+  readonly memoryNodes: number;
 }
 
 export async function describeHost(hostName: string): Promise<HostDescription> {
@@ -40,7 +42,16 @@ export async function describeHost(hostName: string): Promise<HostDescription> {
     operatingSystem: /^PRETTY_NAME="?([^"\n]*)"?$/m.exec(osRelease)?.[1] ?? "Linux",
     cpuCount: cpus().length,
     memoryBytes: totalmem(),
+    blockWeight: await hasBlockWeight(cgroupVersion),
+    memoryNodes: Number(/(\d+)\s*$/.exec(await textOf("/sys/devices/system/node/online"))?.[1] ?? 0) + 1,
   };
+}
+
+/** As Docker decides it: with version 1 by a file that only some schedulers of disks bring along. */
+async function hasBlockWeight(cgroupVersion: 1 | 2): Promise<boolean> {
+  if (cgroupVersion === 2) return /\bio\b/.test(await textOf("/sys/fs/cgroup/cgroup.controllers"));
+  const names = ["blkio.weight", "blkio.bfq.weight"];
+  return names.some((name) => existsSync(join("/sys/fs/cgroup/blkio", name)));
 }
 
 /** As images name architectures. */

@@ -16,11 +16,24 @@ import { parseCreate } from "../../../worker/containers/config.ts";
 import { Fields } from "../../../worker/containers/fields.ts";
 import { mergedLimits } from "../../../worker/containers/limits.ts";
 import { plannedMounts } from "../../../worker/containers/mounts.ts";
-import { inSandbox, limitsOf, specOf, startLimits } from "../../../worker/containers/sandbox.ts";
+import {
+  inSandbox,
+  limitsOf,
+  specOf,
+  startLimits,
+  withDefaults,
+} from "../../../worker/containers/sandbox.ts";
 import { validate, type ValidationFacts } from "../../../worker/containers/validate.ts";
 import { ociSpec } from "../../../worker/engine/spec.ts";
 
-const facts: ValidationFacts = { cpuCount: 2, lastCapability: 40, swapLimit: true, cgroupVersion: 1 };
+const facts: ValidationFacts = {
+  cpuCount: 2,
+  lastCapability: 40,
+  swapLimit: true,
+  cgroupVersion: 1,
+  blockWeight: true,
+  memoryNodes: 1,
+};
 const second: ValidationFacts = { ...facts, cgroupVersion: 2, swapLimit: false };
 /** Inputs of each generated test; `FUZZ_RUNS` for longer ones. */
 const numRuns = Number(process.env["FUZZ_RUNS"] ?? 1_000);
@@ -84,6 +97,19 @@ t.test("what the kernel does not have is warned of and left out, or refused", (t
   });
   t.strictSame(startLimits(request.hostConfig, second, undefined), { memory: { limit: 8e6 } });
   t.throws(() => validate(parsed({ CpuRealtimeRuntime: 1000 }), second), /real-time scheduler/);
+  const without = { ...facts, blockWeight: false };
+  t.match(
+    validate(parsed({ BlkioWeight: 5 }), without),
+    [/does not support Block I\/O weight/],
+    "whatever it is",
+  );
+  t.equal(withDefaults(parsed({ BlkioWeight: 100 }).hostConfig, without).BlkioWeight, 0);
+  t.equal(withDefaults(parsed({}).hostConfig, facts).CgroupnsMode, "host");
+  t.equal(withDefaults(parsed({}).hostConfig, second).CgroupnsMode, "private");
+  t.throws(
+    () => validate(parsed({ CpusetMems: "0,1" }), facts),
+    /Requested memory nodes are not available - requested 0,1, available: 0/,
+  );
   t.strictSame(limitsOf(parsed({ BlkioWeight: 100 }).hostConfig, facts), { blockIO: { weight: 100 } });
   const readBps = { throttleReadBpsDevice: [{ major: 8, minor: 0, rate: 5 }] };
   t.strictSame(startLimits(parsed({ BlkioWeight: 100 }).hostConfig, facts, readBps).blockIO, {

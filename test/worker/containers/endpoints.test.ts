@@ -6,7 +6,14 @@ import { checkEndpoint, namesOn, parseLink, plainEndpoint } from "../../../worke
 import { portBindings } from "../../../worker/containers/ports.ts";
 import { validate } from "../../../worker/containers/validate.ts";
 
-const facts = { cpuCount: 2, lastCapability: 40, swapLimit: true, cgroupVersion: 2 as const };
+const facts = {
+  cpuCount: 2,
+  lastCapability: 40,
+  swapLimit: true,
+  cgroupVersion: 2 as const,
+  blockWeight: true,
+  memoryNodes: 1,
+};
 
 function create(body: object) {
   return parseCreate({ Image: "i", ...body });
