@@ -35,16 +35,23 @@ export interface Recorded {
   readonly answer: Answer;
 }
 
+export interface AskOptions {
+  /** Default: everything is asked. */
+  readonly isAsked?: (ask: Ask) => boolean;
+  readonly onCall?: (name: string) => void;
+}
+
 export async function askAll(
   asked: Asked,
   calls: readonly Call[],
-  onCall: (name: string) => void = () => undefined,
+  { isAsked = () => true, onCall = () => undefined }: AskOptions = {},
 ): Promise<Recorded[]> {
   const saved = new Map<string, string>();
   const normal = new Normal(asked.own);
   const recorded: Recorded[] = [];
   for (const [index, name] of namesOf(calls).entries()) {
     const { ask, body, save } = partsOf(calls[index] as Call);
+    if (!isAsked(ask)) continue;
     onCall(name);
     if (ask.startsWith("$ ")) {
       recorded.push({ call: name, answer: normal.command(await command(asked, ask.slice(2))) });

@@ -33,7 +33,9 @@ async function askDocker(): Promise<void> {
     const home = join(dockerd.directory, "home");
     await mkdir(home, { recursive: true });
     const own = [dockerd.dataRoot, dockerd.execRoot];
-    const said = await askAll({ socket: dockerd.socket, home, own }, allCalls, (name) => console.log(name));
+    const said = await askAll({ socket: dockerd.socket, home, own }, allCalls, {
+      onCall: (name) => console.log(name),
+    });
     await writeFile(recordPath, `${JSON.stringify(said, null, 1)}\n`);
     console.log(`${said.length} answers of Docker ${await dockerd.version()} in ${recordPath}`);
   } finally {
@@ -44,7 +46,7 @@ async function askDocker(): Promise<void> {
 async function askOurs(): Promise<void> {
   const host = await LocalHost.start("golden");
   try {
-    const ours = await askHost(host, (name) => console.error(`${Math.round(performance.now())} ms ${name}`));
+    const ours = await askHost(host, { onCall: (name) => console.error(name) });
     const saved = join(tmpdir(), "shoal-golden-ours.json");
     await writeFile(saved, `${JSON.stringify(ours, null, 1)}\n`);
     console.log(`our answers are in ${saved}`);

@@ -4,8 +4,9 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { LocalHost } from "../integration/local-host.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
-import { askAll, type Recorded } from "./ask.ts";
+import { askAll, type AskOptions, type Recorded } from "./ask.ts";
 import { allCalls } from "./calls/all.ts";
+import type { Ask } from "./calls/call.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..");
 
@@ -26,11 +27,16 @@ export async function pushBase(registry: string): Promise<void> {
   await pushImage(registry, "golden/bb", "1", buildImage([await busyboxLayer()], config));
 }
 
+/** Runs of the client that leave nothing behind: the longest part, and in other words in `test/integration/containers.test.ts`. */
+export function isQuick(ask: Ask): boolean {
+  return !ask.startsWith("$ docker run --rm");
+}
+
 /** @param host - Without images, containers, networks and volumes. */
-export async function askHost(host: LocalHost, onCall?: (name: string) => void): Promise<Recorded[]> {
+export async function askHost(host: LocalHost, options: AskOptions = {}): Promise<Recorded[]> {
   await pushBase(host.host.registry);
   const home = join(host.host.directory, "golden-home");
   await mkdir(home, { recursive: true });
   const { socket, stateDir, runDir } = host.settings;
-  return askAll({ socket, home, own: [stateDir, runDir] }, allCalls, onCall);
+  return askAll({ socket, home, own: [stateDir, runDir] }, allCalls, options);
 }
