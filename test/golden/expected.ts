@@ -50,6 +50,11 @@ const places: readonly (readonly [call: RegExp, at: RegExp, why: string])[] = [
   [/networks\/prune/, /NetworksDeleted/, "in another order, and without the networks that were refused"],
   [/nc\/json #2/, /n2\.Gateway$/, "no gateway leads out of an internal network"],
   [/docker network inspect n6/, /^out$/, "the gateway that was chosen is shown"],
+  [
+    /DELETE \/images\/made:1/,
+    /^body\.2$/,
+    "layers that no other image has are told of, as with 'docker rmi' elsewhere",
+  ],
   [/\/top/, /message$/, "the usage of ps is said whole"],
   [/docker push/, /^out$/, "the manifest of an OCI image"],
   [/\/distribution\//, /Platforms$/, "told of OCI manifests, too"],

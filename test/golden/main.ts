@@ -1,6 +1,6 @@
 /**
  * `npm run golden`: asks a real dockerd and then a host of ours the same, writes down what Docker said, and prints
- * where we differ without a reason. `golden ours` leaves dockerd out and compares with what was written down.
+ * where we differ without a reason. `golden ours` leaves dockerd out, and compares with what was written down.
  */
 import { spawnSync } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";

@@ -6,7 +6,8 @@ import type { LocalHost } from "../integration/local-host.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { askAll, type AskOptions, type Recorded } from "./ask.ts";
 import { allCalls } from "./calls/all.ts";
-import type { Ask } from "./calls/call.ts";
+import { type Ask, partsOf } from "./calls/call.ts";
+import { insideCalls } from "./calls/sandbox.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..");
 
@@ -27,9 +28,11 @@ export async function pushBase(registry: string): Promise<void> {
   await pushImage(registry, "golden/bb", "1", buildImage([await busyboxLayer()], config));
 }
 
-/** Runs of the client that leave nothing behind: the longest part, and in other words in `test/integration/containers.test.ts`. */
+const longAsks = new Set(insideCalls.map((call) => partsOf(call).ask));
+
+/** All but the runs of the client, which leave nothing behind: half of the time, and in other words in the tests of containers. */
 export function isQuick(ask: Ask): boolean {
-  return !ask.startsWith("$ docker run --rm");
+  return !longAsks.has(ask);
 }
 
 /** @param host - Without images, containers, networks and volumes. */

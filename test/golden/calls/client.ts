@@ -50,7 +50,7 @@ export const clientCalls: readonly Call[] = [
   "$ docker restart -t 0 k2",
   "$ docker restart nosuch",
   "$ docker events --since 10m --until 0s --filter container=k2 --filter type=container --format '{{.Action}}'",
-  "$ docker events --since 10m --until 0s --filter event=rename --format '{{.Type}} {{.Action}} {{.Actor.Attributes.image}} {{.Actor.Attributes.name}} {{.Actor.Attributes.team}}'",
+  "$ docker events --since 10m --until 0s --filter event=rename --filter container=k2 --format '{{.Type}} {{.Action}} {{.Actor.Attributes.image}} {{.Actor.Attributes.name}} {{.Actor.Attributes.team}}'",
   "$ docker rm -f k2",
   "$ docker rm nosuch",
   "$ docker rm -f nosuch",

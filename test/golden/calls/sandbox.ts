@@ -184,7 +184,7 @@ const shownCalls: readonly Call[] = [
 
 const run = "$ docker run --rm --name r1";
 
-const insideCalls: readonly Call[] = [
+export const insideCalls: readonly Call[] = [
   `${run} bb sh -c 'echo $PATH $HOME $HOSTNAME | tr -d 0-9a-f'`,
   `${run} bb env`,
   `${run} -e A=1 -e B bb sh -c 'echo $A $B'`,
