@@ -8,7 +8,13 @@ import {
   type CidrBlock,
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import type { NetworkSpec, Subnet, SubnetConfig, Subnets } from "../../model/network.ts";
+import {
+  tunnelBlock,
+  type NetworkSpec,
+  type Subnet,
+  type SubnetConfig,
+  type Subnets,
+} from "../../model/network.ts";
 
 export interface SubnetRequest {
   /** CIDR blocks to cut from, in order of preference. */
@@ -21,12 +27,16 @@ export interface SubnetRequest {
   readonly ingress: boolean;
 }
 
+/** Where hosts have their addresses inside tunnels. */
+const reserved = [tunnelBlock].flatMap((text) => parseCidr(text) ?? []);
+
 /**
  * The lowest slice of the first pool that overlaps nothing in use.
  * @throws {ClusterError} `resource-exhausted` when no pool has one left.
  */
 export function pickSubnet({ pools, bits, taken, ingress }: SubnetRequest): CidrBlock {
   const size = 1n << BigInt(32 - bits);
+  const used = [...reserved, ...taken];
   for (const [i, text] of pools.entries()) {
     const pool = parseCidr(text);
     if (pool === undefined || pool.bits !== 32 || pool.prefixBits > bits) continue;
@@ -34,7 +44,7 @@ export function pickSubnet({ pools, bits, taken, ingress }: SubnetRequest): Cidr
     let base = pool.base + (i === 0 && !ingress ? size : 0n);
     while (base + size <= end) {
       const slice: CidrBlock = { bits: 32, base, prefixBits: bits };
-      const hit = taken.find((block) => overlaps(block, slice));
+      const hit = used.find((block) => overlaps(block, slice));
       if (hit === undefined) return slice;
       base = afterBlock(hit, base, size);
     }

@@ -38,6 +38,14 @@ t.test("subnet: the next pool is taken when one is full, and an error when all a
   t.end();
 });
 
+t.test("subnet: none is where hosts have the addresses of their tunnels", (t) => {
+  const request = { bits: 24, ingress: true, taken: [] };
+  t.equal(printCidr(pickSubnet({ ...request, pools: ["198.16.0.0/14"] })), "198.16.0.0/24");
+  const taken = blocks("198.16.0.0/15");
+  t.throws(() => pickSubnet({ ...request, taken, pools: ["198.16.0.0/14"] }), { code: "resource-exhausted" });
+  t.end();
+});
+
 t.test("subnet: what the spec asks for is honoured or refused with a reason", (t) => {
   const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
   const choose = (subnet: string, gateway?: string): unknown =>

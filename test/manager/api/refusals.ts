@@ -353,6 +353,12 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
     ],
     [
       "POST /networks/create",
+      { Name: "n", Driver: "overlay", IPAM: { Config: [{ Subnet: "198.19.7.0/24" }] } },
+      400,
+      "invalid subnet 198.19.7.0/24: 198.18.0.0/15 is where hosts have the addresses of their tunnels",
+    ],
+    [
+      "POST /networks/create",
       {
         Name: "n",
         Driver: "overlay",

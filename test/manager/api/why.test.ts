@@ -1,6 +1,6 @@
 import t from "tap";
 import { VirtualClock } from "../../sim/clock.ts";
-import { id, nodeObject, serviceSpec } from "../../sim/objects.ts";
+import { id, networkObject, nodeObject, serviceSpec } from "../../sim/objects.ts";
 import { createTask } from "../../../manager/store/revisions.ts";
 import type { TaskId } from "../../../model/ids.ts";
 import type { TaskStatus } from "../../../model/task.ts";
@@ -35,6 +35,30 @@ t.test("a task without a node: the refusals, node by node, and what to do about 
     Cause: `pending: ${reason}`,
     Evidence: ["m1: constraint", "w1: constraint"],
     Next: "shoal service inspect web, then shoal node update --label-add KEY=VALUE NODE",
+  });
+});
+
+t.test("a host that can make no tunnels for an encrypted network is named with what it lacks", async (t) => {
+  const { store } = await withTask({ state: "pending", error: "no suitable node" });
+  await store.update((tx) => {
+    const network = tx.networks.create(networkObject("safe", { driverOptions: { encrypted: "" } }));
+    for (const revision of tx.revisions.byService(id("web"))) {
+      const networks = [{ networkId: network.id, aliases: [] }];
+      tx.revisions.update({ ...revision, task: { ...revision.task, networks } });
+    }
+    for (const node of tx.nodes.list()) {
+      if (node.description === undefined) continue;
+      const tunnel = { keys: [], problem: "the kernel has no WireGuard" };
+      tx.nodes.update({ ...node, description: { ...node.description, tunnel } });
+    }
+  });
+  const answer = store.view((view) => {
+    const service = view.services.byName("web");
+    return service === undefined ? undefined : whyService(view, service, 0);
+  });
+  t.match(answer, {
+    Evidence: ["m1: tunnel (the kernel has no WireGuard)", "w1: tunnel (the kernel has no WireGuard)"],
+    Next: /modprobe wireguard, or apt-get install wireguard-go/,
   });
 });
 
