@@ -362,7 +362,7 @@ await t.test("an encrypted network", async (t) => {
       0,
     );
     t.match(await tunnelOf(), [
-      { peer: one.nodeId, state: "broken", text: /no answer; it was heard by it \d+ s ago/ },
+      { peer: one.nodeId, state: "broken", text: /no answer; the other end was last heard \d+ s ago/ },
     ]);
     one.run("nft", "delete", "table", "ip", "cut");
     await until(() => get(second, "10.10.3.10", 80) === secret, "it answers again");

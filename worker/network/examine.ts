@@ -201,7 +201,9 @@ function tunnelTo(
   const target = tunnelAddressOf(host);
   const seconds = (host.tunnelKeys ?? []).flatMap(({ publicKey }) => tunnel.heard.get(publicKey) ?? []);
   const heard =
-    seconds.length === 0 ? "it was never heard by it" : `it was heard by it ${Math.min(...seconds)} s ago`;
+    seconds.length === 0
+      ? "the other end was never heard"
+      : `the other end was last heard ${Math.min(...seconds)} s ago`;
   if (target === undefined) return { tunnel: { ping: undefined, heard } };
   return { tunnel: { ping: { target, source: tunnel.device, packetBytes: tunnel.mtu }, heard } };
 }

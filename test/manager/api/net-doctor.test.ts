@@ -87,7 +87,7 @@ t.test(
                 text: "no task is healthy",
               },
               { ...broken, test: "mtu" },
-              { ...broken, test: "tunnel", text: "no answer; it was never heard by it" },
+              { ...broken, test: "tunnel", text: "no answer; the other end was never heard" },
             ],
           },
           problem: "",

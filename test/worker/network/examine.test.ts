@@ -193,7 +193,7 @@ t.test("tunnels are tried where both hosts are on an encrypted network", (t) => 
   const probes = of([host]);
   t.strictSame(probes.tunnel, {
     ping: { target: "198.18.0.2", source: "shoal-wg0", packetBytes: 1440 },
-    heard: "it was heard by it 7 s ago",
+    heard: "the other end was last heard 7 s ago",
   });
   const answered = { answered: true, text: "1 ms" };
   const found = (outcome: typeof answered | undefined, each = probes) =>
@@ -202,7 +202,7 @@ t.test("tunnels are tried where both hosts are on an encrypted network", (t) => 
     );
   t.match(found(answered), [{ state: "ok", peer: peer.nodeId, text: "1440 bytes pass in 1 ms" }]);
   t.match(found({ answered: false, text: "no answer" }), [
-    { state: "broken", text: "no answer; it was heard by it 7 s ago" },
+    { state: "broken", text: "no answer; the other end was last heard 7 s ago" },
   ]);
   t.match(found(undefined, of([{ ...host, tunnelKeys: [] as never }])), [
     { state: "broken", text: "the managers know no key of it" },
