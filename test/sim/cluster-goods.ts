@@ -11,16 +11,16 @@ import type { SimRandom } from "./raft-schedule.ts";
 /** What services use beside nodes: networks, ports of the whole cluster, secrets and configs. */
 type Kind = "secret" | "config";
 
-const wide = "wide";
+export const wide = "wide";
 /** Has fewer addresses than services may want. */
-const narrow = "narrow";
+export const narrow = "narrow";
 const narrowAddresses = 13;
 
 /** What is there before the first request. */
 export function writeGoods(tx: Transaction): void {
   tx.networks.create(networkObject("ingress", { ingress: true }));
-  tx.networks.create(networkObject(wide));
-  tx.networks.create(networkObject(narrow, { ipam: [{ subnet: "10.77.0.0/28" }] }));
+  tx.networks.create(networkObject(wide, { attachable: true }));
+  tx.networks.create(networkObject(narrow, { attachable: true, ipam: [{ subnet: "10.77.0.0/28" }] }));
   for (const name of ["key", "word"]) {
     const spec = { name, labels: {}, data: dataOf(name) };
     tx.secrets.create({ id: name.padEnd(25, "0") as SecretId, spec });
@@ -145,6 +145,8 @@ function* given(view: StoreView): Iterable<readonly [key: string, owner: string]
     if (isTerminal(task)) continue;
     for (const { networkId, address } of task.networks) yield [`${networkId} ${bare(address)}`, task.id];
   }
+  for (const { id, networkId, address } of view.attachments.list())
+    if (address !== undefined) yield [`${networkId} ${bare(address)}`, id];
 }
 
 function bare(address: string): string {

@@ -3,6 +3,7 @@ import { nodeMeets } from "../../model/constraint.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
+import { strayPlace } from "./cluster-attached.ts";
 import { equipmentProblem, filesProblem, waitsForGoods } from "./cluster-goods.ts";
 import { soundImages } from "./cluster-services.ts";
 import { isHeld, nameOf } from "./cluster-witness.ts";
@@ -13,7 +14,7 @@ export function unsettled(view: StoreView, workers: readonly SimWorker[]): strin
   for (const { id, status } of view.nodes.list()) {
     if (status.state !== "ready") return `node ${id} is ${status.state}`;
   }
-  const stray = strayContainer(view, workers);
+  const stray = strayContainer(view, workers) ?? strayPlace(view, workers);
   if (stray !== undefined) return stray;
   for (const task of view.tasks.list()) {
     if (!view.services.has(task.serviceId)) return `${nameOf(task)} has outlived its service`;

@@ -38,7 +38,15 @@ export class Witness {
         confirmLeader: () => Promise.reject(new Error("a witness leads nobody")),
       },
     });
-    this.#watch = this.store.watch(["tasks", "nodes", "services", "networks", "secrets", "configs"]);
+    this.#watch = this.store.watch([
+      "tasks",
+      "nodes",
+      "services",
+      "networks",
+      "secrets",
+      "configs",
+      "attachments",
+    ]);
   }
 
   view<T>(read: (view: StoreView) => T): T {

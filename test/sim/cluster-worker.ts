@@ -2,10 +2,12 @@ import type { NodeId } from "../../model/ids.ts";
 import type { NodeDescription } from "../../model/node.ts";
 import type { ClusterId } from "../../model/ids.ts";
 import type { Log } from "../../runtime/log.ts";
+import { seededRandom } from "../../runtime/random.ts";
 import { Agent } from "../../worker/agent/agent.ts";
 import { Attachments } from "../../worker/agent/attachments.ts";
 import { Journal } from "../../worker/agent/journal.ts";
 import { taskLabel } from "../../worker/task/request.ts";
+import type { HeldPlace } from "./cluster-attached.ts";
 import type { ClusterWire } from "./cluster-wire.ts";
 import { type CrashLoss, type DiskCall, type DiskFault, SimDisk } from "./disk.ts";
 import { FakeEngine, type FakeEngineOptions } from "./engine.ts";
@@ -32,6 +34,7 @@ export interface WorkerDeps {
 interface Life {
   readonly lane: Lane;
   agent: Agent | undefined;
+  readonly attachments: Attachments;
 }
 
 /** Of a container whose machine lost power. */
@@ -44,11 +47,14 @@ export class SimWorker {
   readonly description: NodeDescription;
   readonly engine: FakeEngine;
   readonly #network = new FakeNetwork();
+  /** Of containers that are no tasks; they run on without the process. */
+  readonly #places = new Map<string, HeldPlace>();
   readonly #deps: WorkerDeps;
   readonly #plan: WorkerPlan;
   readonly #disk: SimDisk;
   readonly #skewMs: number;
   #life: Life | undefined;
+  #lives = 0;
 
   constructor(
     deps: WorkerDeps,
@@ -80,7 +86,15 @@ export class SimWorker {
 
   start(): void {
     const { schedule, trace, wire } = this.#deps;
-    const life: Life = { lane: new Lane(schedule, this.#skewMs), agent: undefined };
+    const lane = new Lane(schedule, this.#skewMs);
+    this.#lives += 1;
+    // Of its own, as what services do must not hang on containers of users.
+    const random = seededRandom(this.#lives);
+    const attachments = new Attachments({ clock: lane.clock, random });
+    const life: Life = { lane, agent: undefined, attachments };
+    attachments.onLost(({ containerId }) => void this.#places.delete(containerId));
+    for (const { containerId, ...place } of this.#places.values())
+      attachments.adopt(containerId, [containerId], place);
     trace.note(this.name, "worker starts");
     this.#life = life;
     wire.powered(this.name);
@@ -99,6 +113,7 @@ export class SimWorker {
     this.#deps.wire.ended(life.lane, this.name, how);
     if (loss !== undefined) this.#disk.losePower(loss);
     else this.#disk.killProcess();
+    if (how === "power") this.#places.clear();
     if (how === "power")
       for (const { containerId } of this.containers()) this.engine.exit(containerId, powerExitCode);
   }
@@ -116,6 +131,27 @@ export class SimWorker {
       .map(({ id, labels }) => ({ containerId: id, taskId: labels[taskLabel] ?? "" }));
   }
 
+  places(): HeldPlace[] {
+    return [...this.#places.values()];
+  }
+
+  /** Nothing comes of it where the process is away, or ends before it is answered. */
+  runContainer(containerId: string, network: string): void {
+    const life = this.#life;
+    const wish = { containerId, network, names: [containerId], address: "" };
+    life?.attachments.attach(wish, new AbortController().signal).then(
+      (place) => {
+        if (this.#life === life) this.#places.set(containerId, { ...place, containerId });
+      },
+      () => undefined, // No address is left, or no manager was there.
+    );
+  }
+
+  endContainer(containerId: string): void {
+    this.#places.delete(containerId);
+    this.#life?.attachments.keep(containerId, new Set());
+  }
+
   async #begin(life: Life): Promise<void> {
     const { random, log, wire, managers } = this.#deps;
     const { lane } = life;
@@ -129,7 +165,7 @@ export class SimWorker {
         engine: whileAlive(this.engine, alive),
         network: whileAlive(this.#network, alive),
         journal,
-        attachments: new Attachments(deps),
+        attachments: life.attachments,
         connect: (address) => wire.connect({ name: this.name, lane }, address),
         onFacts: () => {},
         onHealth: () => {},

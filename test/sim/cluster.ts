@@ -4,6 +4,7 @@ import type { NodeId } from "../../model/ids.ts";
 import type { NodeDescription } from "../../model/node.ts";
 import { type Log, silentLog } from "../../runtime/log.ts";
 import { AvailabilityChecker } from "./cluster-availability.ts";
+import { ContainerUsers, placeProblem } from "./cluster-attached.ts";
 import { absent, ClusterClients } from "./cluster-clients.ts";
 import { ClusterFaults } from "./cluster-faults.ts";
 import { writeGoods } from "./cluster-goods.ts";
@@ -92,6 +93,7 @@ class World {
   readonly #managers: readonly SimManager[];
   readonly #workers: readonly SimWorker[];
   readonly #clients: ClusterClients;
+  readonly #users: ContainerUsers;
   readonly #faults: ClusterFaults;
   readonly #violations: Violation[] = [];
   #settledMs = 0;
@@ -139,6 +141,8 @@ class World {
       plan,
       nodes,
     );
+    const own = simRandom(Math.imul(seed, 0x9e3779b1) ^ 0xa77ac4);
+    this.#users = new ContainerUsers({ schedule, random: own, trace, workers: this.#workers }, plan);
     this.#faults = new ClusterFaults(
       { schedule, random, trace, network, wire, managers: this.#managers, workers: this.#workers },
       plan.faults,
@@ -147,6 +151,8 @@ class World {
     this.#witness.onChange = (events) => {
       this.#note(events);
       this.#witness.view((view) => availability.look(view, events));
+      const problem = this.#witness.view((view) => placeProblem(view, this.#workers));
+      if (problem !== undefined) this.#violate("places of containers", problem);
     };
   }
 
@@ -156,11 +162,13 @@ class World {
     for (const manager of this.#managers) manager.start();
     for (const worker of this.#workers) worker.start();
     this.#clients.start();
+    if (this.#plan.extent === "whole") this.#users.start();
     this.#faults.start();
     await this.#until(this.#schedule.nowMs + this.#plan.durationMs);
     if (this.#isBroken) return;
     this.#faults.heal();
     this.#clients.stop();
+    this.#users.stop();
     await this.#settle();
     if (!this.#isBroken) this.#checkWrites();
   }
