@@ -17,7 +17,7 @@ export function withdraws(task: Task, before: Task): boolean {
 }
 
 interface Withdrawal {
-  readonly waiting: Map<Session, number>;
+  readonly waiting: Set<Session>;
   readonly cancel: () => void;
 }
 
@@ -29,6 +29,8 @@ export class Withdrawals {
   readonly #clock: Clock;
   readonly #release: (taskId: TaskId) => void;
   readonly #held = new Map<TaskId, Withdrawal | undefined>();
+  /** The sequence that each session is to apply, for each task that waits for it. */
+  readonly #awaited = new Map<Session, Map<TaskId, number>>();
 
   /** @param release - Called once the task may be told. */
   constructor(clock: Clock, release: (taskId: TaskId) => void) {
@@ -53,10 +55,14 @@ export class Withdrawals {
   /** That the task is withdrawn is marked for these sessions: whoever has applied what is marked has withdrawn it. */
   sent(taskId: TaskId, sessions: Iterable<Session>): void {
     if (!this.#held.has(taskId) || this.#held.get(taskId) !== undefined) return;
-    const waiting = new Map<Session, number>();
+    const waiting = new Set<Session>();
     for (const session of sessions) {
       const needed = session.sequenceOfMarked;
-      if (session.applied < needed) waiting.set(session, needed);
+      if (session.applied >= needed) continue;
+      waiting.add(session);
+      const awaited = this.#awaited.get(session);
+      if (awaited === undefined) this.#awaited.set(session, new Map([[taskId, needed]]));
+      else awaited.set(taskId, needed);
     }
     const cancel = this.#clock.after(withdrawalLimitMs, () => this.#end(taskId));
     this.#held.set(taskId, { waiting, cancel });
@@ -65,11 +71,11 @@ export class Withdrawals {
 
   /** @param sequence - What the worker of the session has brought its host's network to; infinite: it is gone. */
   applied(session: Session, sequence: number): void {
-    for (const [taskId, withdrawal] of this.#held) {
-      const needed = withdrawal?.waiting.get(session);
-      if (withdrawal === undefined || needed === undefined || needed > sequence) continue;
-      withdrawal.waiting.delete(session);
-      if (withdrawal.waiting.size === 0) this.#end(taskId);
+    for (const [taskId, needed] of this.#awaited.get(session) ?? []) {
+      if (needed > sequence) continue;
+      this.#forget(session, taskId);
+      const waiting = this.#held.get(taskId)?.waiting;
+      if (waiting?.delete(session) === true && waiting.size === 0) this.#end(taskId);
     }
   }
 
@@ -78,11 +84,10 @@ export class Withdrawals {
    * say of networks, as of a task that was withdrawn before anybody heard that it serves, no answer will come.
    */
   flushed(session: Session): void {
+    const awaited = this.#awaited.get(session);
+    if (awaited === undefined) return;
     const needed = session.sequenceOfMarked;
-    for (const withdrawal of this.#held.values()) {
-      const before = withdrawal?.waiting.get(session) ?? 0;
-      if (before > needed) withdrawal?.waiting.set(session, needed);
-    }
+    for (const [taskId, before] of awaited) if (before > needed) awaited.set(taskId, needed);
     this.applied(session, session.applied);
   }
 
@@ -90,12 +95,19 @@ export class Withdrawals {
   clear(): void {
     for (const withdrawal of this.#held.values()) withdrawal?.cancel();
     this.#held.clear();
+    this.#awaited.clear();
   }
 
   #end(taskId: TaskId): void {
     const withdrawal = this.#held.get(taskId);
     if (!this.#held.delete(taskId)) return;
     withdrawal?.cancel();
+    for (const session of withdrawal?.waiting ?? []) this.#forget(session, taskId);
     this.#release(taskId);
+  }
+
+  #forget(session: Session, taskId: TaskId): void {
+    const awaited = this.#awaited.get(session);
+    if (awaited?.delete(taskId) === true && awaited.size === 0) this.#awaited.delete(session);
   }
 }

@@ -43,6 +43,8 @@ const pullLimit = 8;
 const startLimit = 8;
 /** Pause before the host's network is tried again after it refused. */
 const networkRetryMs = 1_000;
+/** How long a node that leaves waits until managers have heard that its containers are on no network any more. */
+const releaseTimeoutMs = 2_000;
 
 export interface AgentDeps {
   readonly clock: Clock;
@@ -89,6 +91,8 @@ export class Agent {
   #networkDone = 0;
   #networkWork: Promise<void> | undefined;
   #stopWatching: () => void = () => undefined;
+  /** Managers keep no place for a container of this node. */
+  #onReleased: () => void = () => undefined;
 
   constructor(deps: AgentDeps, identity: NodeIdentity, description: NodeDescription) {
     this.#deps = deps;
@@ -184,6 +188,7 @@ export class Agent {
   async removeAll(signal: AbortSignal): Promise<void> {
     this.#cancelIsolation();
     this.#stopWatching();
+    await this.#untilReleased();
     await this.#loops.stop("node has left the cluster");
     await this.#adding;
     const runners = [...this.#runners.values()];
@@ -191,6 +196,21 @@ export class Agent {
     await orAborted(Promise.all(runners.map(({ done }) => done)), signal);
     const wanted = { self: this.#self(), networks: [], endpoints: [], services: [], hosts: [] };
     await this.#deps.network.apply(wanted, signal);
+  }
+
+  /**
+   * Containers of users have left the cluster's networks by now. That the managers have heard it is worth a moment: what they
+   * have not heard stays taken until the node is removed.
+   */
+  async #untilReleased(): Promise<void> {
+    if (this.#set.attachments.size === 0 || !this.#line.isOpen) return;
+    await new Promise<void>((resolve) => {
+      const cancel = this.#deps.clock.after(releaseTimeoutMs, resolve);
+      this.#onReleased = () => {
+        cancel();
+        resolve();
+      };
+    });
   }
 
   #takeInfo(info: SessionInfo, isNew: boolean): void {
@@ -281,6 +301,7 @@ export class Agent {
         this.#partial = undefined;
         this.#awaitsComplete = false;
         this.#set = received.set;
+        if (this.#set.attachments.size === 0) this.#onReleased();
         this.#applyNetwork(received.changed.includes("network") || message.complete);
         // Those on networks that this host has already; the others once it has them.
         if (this.#networkWork === undefined)

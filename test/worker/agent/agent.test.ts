@@ -155,6 +155,31 @@ t.test(
   },
 );
 
+t.test("a node that leaves does so once the managers have heard what its containers gave back", async (t) => {
+  const world = await World.make(t);
+  const agent = await world.start();
+  const { manager, attachments } = world;
+  const wish = { containerId: "c1", network: "front", names: ["web"], address: "" };
+  await manager.until("the first list", () => manager.attachments.length === 1);
+  const given = attachments.attach(wish, new AbortController().signal);
+  await manager.until("the wish", () => manager.attachments.length === 2);
+  const attempt = manager.attachments[1]?.[0]?.attempt ?? "";
+  const network = { id: "n1", name: "front", driver: "overlay", subnet: "10.0.1.0/24", gateway: "10.0.1.1" };
+  manager.send({
+    networks: [{ ...network, vni: 4096 }],
+    attachments: [{ id: "x", networkId: "n1", attempt, address: "10.0.1.5/24" }],
+  });
+  await given;
+  attachments.keep("c1", new Set());
+  let hasLeft = false;
+  const leaving = agent.removeAll(new AbortController().signal).then(() => (hasLeft = true));
+  await manager.until("what it gave back", () => manager.attachments.at(-1)?.length === 0);
+  t.equal(hasLeft, false);
+  manager.send({ removedAttachments: ["x"], removedNetworks: ["n1"] });
+  await leaving;
+  t.equal(manager.sessionCount, 1);
+});
+
 t.test("a task climbs every rung, and its container has Docker's name and labels", async (t) => {
   const world = await World.make(t);
   world.manager.tasks = running("t1");
