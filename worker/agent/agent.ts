@@ -86,8 +86,11 @@ export class Agent {
   /** Since when no manager is heard, on the monotonic clock; `undefined` in a session. */
   #silentSinceMs: number | undefined;
   #cancelIsolation: () => void = () => undefined;
-  /** Sequence that the host's network is to reach, the one it has, and who waits for it. */
+  /** How many sets of networks there were, across sessions, and the last of them that the host's network has. */
   #networkWanted = 0;
+  /** Sequences count anew in each session: which one is open, and which one the set is of. */
+  #session = 0;
+  #sessionOfSet = 0;
   #networkDone = 0;
   #networkWork: Promise<void> | undefined;
   #stopWatching: () => void = () => undefined;
@@ -218,6 +221,7 @@ export class Agent {
       this.#hearSomebody();
       this.#partial = undefined;
       this.#awaitsComplete = true;
+      this.#session += 1;
       this.#sendAttachments(this.#deps.attachments.list());
     }
     this.#peers = info.managers;
@@ -301,6 +305,7 @@ export class Agent {
         this.#partial = undefined;
         this.#awaitsComplete = false;
         this.#set = received.set;
+        this.#sessionOfSet = this.#session;
         if (this.#set.attachments.size === 0) this.#onReleased();
         this.#applyNetwork(received.changed.includes("network") || message.complete);
         // Those on networks that this host has already; the others once it has them.
@@ -422,10 +427,7 @@ export class Agent {
 
   /** Brings the host's network to the newest set; while it works, newer sets wait and are taken together. */
   #applyNetwork(hasChanged: boolean): void {
-    if (!hasChanged && this.#networkWork === undefined) {
-      this.#networkDone = this.#set.sequence; // No manager waits to hear of it.
-      return;
-    }
+    if (!hasChanged && this.#networkWork === undefined) return; // No manager waits to hear of it.
     this.#networkWanted += 1;
     this.#networkWork ??= this.#networkLoop();
   }
@@ -433,17 +435,16 @@ export class Agent {
   async #networkLoop(): Promise<void> {
     const { network, clock, log } = this.#deps;
     const { signal } = this.#loops;
-    let done = 0;
-    while (done !== this.#networkWanted && !signal.aborted) {
+    while (this.#networkDone !== this.#networkWanted && !signal.aborted) {
       const wanted = this.#networkWanted;
       const set = this.#set;
-      const { sequence } = set;
+      const session = this.#sessionOfSet;
       try {
         await network.apply(this.#wantedNetworks(), signal);
-        done = wanted;
         this.#deps.attachments.assigned(set.attachments.values(), set.networks);
-        this.#networkDone = sequence;
-        this.#line.send({ $case: "applied", value: { sequence } });
+        this.#networkDone = wanted;
+        if (session === this.#session)
+          this.#line.send({ $case: "applied", value: { sequence: set.sequence } });
       } catch (error) {
         if (signal.aborted) return;
         log.error({ error: errorText(error) }, "the host's network could not be brought up to date");
@@ -524,8 +525,8 @@ export class Agent {
   }
 
   async #networkApplied(signal: AbortSignal): Promise<void> {
-    const { sequence } = this.#set;
-    while (this.#networkWork !== undefined && this.#networkDone < sequence) {
+    const wanted = this.#networkWanted;
+    while (this.#networkWork !== undefined && this.#networkDone < wanted) {
       await orAborted(this.#networkWork, signal);
     }
   }

@@ -161,13 +161,14 @@ export class TaskController {
 
   /**
    * Clients that are connected may finish, for as long as the stop grace lasts: the managers have withdrawn the task from
-   * every host's balancer by now.
+   * every host's balancer by now, but perhaps not from this one's, if it has just come back to them.
    */
   async #drain(assignment: Assignment, signal: AbortSignal): Promise<void> {
     const { clock, network, log } = this.#world;
     if (isWanted(assignment) || assignment.networks.length === 0) return;
     using limit = deadline(clock, graceOf(assignment), "draining connections", signal);
     try {
+      await this.#world.networkApplied(limit.signal);
       await network.drained(assignment.taskId, limit.signal);
     } catch (error) {
       signal.throwIfAborted();

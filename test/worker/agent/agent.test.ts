@@ -2,7 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import type { ClusterId, NodeId, SecretId } from "../../../model/ids.ts";
+import type { ClusterId, NetworkId, NodeId, SecretId } from "../../../model/ids.ts";
 import type { ClusterFacts, NodeIdentity } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
 import { systemDisk } from "../../../runtime/disk.ts";
@@ -178,6 +178,63 @@ t.test("a node that leaves does so once the managers have heard what its contain
   manager.send({ removedAttachments: ["x"], removedNetworks: ["n1"] });
   await leaving;
   t.equal(manager.sessionCount, 1);
+});
+
+t.test(
+  "a task that is to stop when its host comes back is first withdrawn from the host's own balancers",
+  async (t) => {
+    const world = await World.make(t);
+    const { manager, network } = world;
+    const networks = [{ networkId: "n1" as NetworkId, address: "10.0.1.5/24", aliases: [] }];
+    const front = { id: "n1", name: "front", driver: "overlay", subnet: "10.0.1.0/24", gateway: "10.0.1.1" };
+    manager.tasks = [assignment("t1", { networks })];
+    manager.extra = { networks: [{ ...front, vni: 4096 }] };
+    await world.start();
+    await manager.untilState("t1", "running");
+    let open = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (open = resolve));
+    const apply = network.apply.bind(network);
+    let isApplying = false;
+    network.apply = async (wanted, signal) => {
+      isApplying = true;
+      await gate;
+      await apply(wanted, signal);
+    };
+    manager.tasks = [assignment("t1", { networks, desiredState: "shutdown" })];
+    manager.dropSessions();
+    await manager.until("the next session", () => manager.sessionCount === 2 && isApplying);
+    const beats = manager.heartbeatCount;
+    await manager.until("some heartbeats", () => manager.heartbeatCount > beats + 2);
+    t.equal(manager.latest.get("t1")?.state, "running");
+    open();
+    await manager.untilState("t1", "shutdown");
+  },
+);
+
+t.test("what the network is brought to is not told to a session that it is not of", async (t) => {
+  const world = await World.make(t);
+  const { manager, network } = world;
+  const front = { id: "n1", name: "front", driver: "overlay", subnet: "10.0.1.0/24", gateway: "10.0.1.1" };
+  await world.start();
+  await manager.until("the first set", () => manager.applied.length === 1);
+  let open = (): void => undefined;
+  const gate = new Promise<void>((resolve) => (open = resolve));
+  const apply = network.apply.bind(network);
+  let calls = 0;
+  network.apply = async (wanted, signal) => {
+    calls += 1;
+    if (calls === 1) await gate;
+    await apply(wanted, signal);
+  };
+  manager.send({ networks: [{ ...front, vni: 4096 }] });
+  await manager.until("its work", () => calls === 1);
+  manager.dropSessions();
+  await manager.until("the next session", () => manager.sessionCount === 2);
+  const beats = manager.heartbeatCount;
+  await manager.until("the node in it", () => manager.heartbeatCount > beats + 1);
+  open();
+  await manager.until("its set", () => manager.applied.length === 2);
+  t.strictSame(manager.applied, [1, 1]);
 });
 
 t.test("a task climbs every rung, and its container has Docker's name and labels", async (t) => {
