@@ -1,8 +1,10 @@
 import t from "tap";
 
 import type { ContainerSpec } from "../../model/service.ts";
+import { Limit } from "../../runtime/limit.ts";
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { ContainerCreate, Engine } from "../../worker/engine/engine.ts";
+import { containersAShim } from "../../worker/engine/shims.ts";
 import type { LogLine } from "../../worker/logs/reader.ts";
 import { buildImage, buildLayer, busyboxLayer, pushImage, text } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
@@ -248,13 +250,35 @@ await t.test("containerd may be killed: containers run on, exits meanwhile are f
   await Promise.all([sleeper, short, after].map((id) => engine.remove(id)));
 });
 
-await t.test("a killed shim ends its container with 137", async (t) => {
-  const id = await launch({});
-  const [shim] = host.shims(id);
-  if (shim === undefined) throw new Error("a running container has no shim"); // 0 would be this test's own group.
-  process.kill(shim, "SIGKILL");
-  t.match(await engine.wait(id, AbortSignal.timeout(20_000)), { exitCode: 137 });
-  await engine.remove(id);
+await t.test(
+  "the filter of a profile is compiled once, and keeps the same calls from every container",
+  async (t) => {
+    const script = "grep Seccomp: /proc/self/status; unshare -U true 2>&1 && echo unshared || echo refused";
+    for (const _each of ["compiled", "given", "given again"]) {
+      t.match(await output(script), /Seccomp:\s*2\n.*not permitted\nrefused/);
+    }
+    t.match(await output(script, { seccomp: { mode: "unconfined" } }), /Seccomp:\s*0\nunshared/);
+  },
+);
+
+await t.test("a killed shim ends its containers with 137, and others start", async (t) => {
+  const ids = await Promise.all(Array.from({ length: 2 * containersAShim }, () => launch({})));
+  t.ok(host.shims().length < ids.length, "shims are shared");
+  for (const shim of host.shims()) process.kill(shim, "SIGKILL");
+  for (const id of ids) t.match(await engine.wait(id, AbortSignal.timeout(20_000)), { exitCode: 137 });
+  t.equal(await output("echo on"), "on");
+  await Promise.all(ids.map((id) => engine.remove(id)));
+});
+
+await t.test("containers that come and go side by side never meet a shim that is just ending", async (t) => {
+  const limit = new Limit(6);
+  const said = await Promise.all(
+    Array.from({ length: 48 }, (_, index) => limit.run(() => output(`echo ${index}`), none)),
+  );
+  t.strictSame(
+    said,
+    Array.from({ length: 48 }, (_, index) => String(index)),
+  );
 });
 
 await t.test("events tell the life of a container in order", async (t) => {

@@ -2,7 +2,7 @@
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { OutputFile } from "../logs/file.ts";
 import type { ContainerRecord, ContainerState, ExitStatus } from "./engine.ts";
-import type { OciProcess, OciSpec } from "./oci.ts";
+import type { OciProcess, OciSeccomp, OciSpec } from "./oci.ts";
 import type { StoredContainer, StoredState } from "./records.ts";
 import type { StdinPipe } from "./stdin.ts";
 
@@ -21,6 +21,8 @@ export class Container {
   process: OciProcess | undefined;
   /** Of one that this process has made, until its first start. */
   spec: OciSpec | undefined;
+  /** The profile whose filter the runtime compiles at the next start, nobody having it yet. */
+  uncompiled: OciSeccomp | undefined;
   /** An exit that came while it was being started. */
   earlyExit: ExitStatus | undefined;
   oomKilled = false;
@@ -39,7 +41,7 @@ export class Container {
   }
 
   get record(): ContainerRecord {
-    const { chainId: _chain, log: _log, ...fixed } = this.stored;
+    const { chainId: _chain, log: _log, shimGroup: _group, ...fixed } = this.stored;
     return { ...fixed, status: this.status };
   }
 

@@ -53,8 +53,10 @@ import {
 } from "./lifecycle.ts";
 import { type MonitorDeps, runMonitor } from "./monitor.ts";
 import { Records } from "./records.ts";
+import { SeccompFilters } from "./filters.ts";
 import { Runtime } from "./runtime.ts";
 import { parseRuntimeVersion, runtimeWarnings } from "./runtime-gate.ts";
+import { ShimGroups } from "./shims.ts";
 import { snapshotter } from "./snapshots.ts";
 import type { LoadedImage } from "./store-image.ts";
 import { Tasks, type TerminalSize } from "./task.ts";
@@ -145,14 +147,18 @@ class ContainerdEngine implements LocalEngine {
       directory: viewsDirectory(runDir),
       require: (id) => this.#require(id),
     });
+    const shims = new ShimGroups(random);
+    const runtime = new Runtime(settings.runtime, settings.runtimeRoot);
     this.#deps = {
       clock,
       random,
       warn,
       connection,
       host,
-      tasks: new Tasks(connection),
-      runtime: new Runtime(settings.runtime, settings.runtimeRoot),
+      tasks: new Tasks(connection, shims),
+      shims,
+      filters: new SeccompFilters((id) => runtime.compiledFilter(id)),
+      runtime,
       records: new Records(join(stateDir, "containers")),
       volumes: this.volumes,
       payloads: openPayloads(join(runDir, "payloads")),
@@ -391,12 +397,13 @@ class ContainerdEngine implements LocalEngine {
 
   /** What an earlier process left on disk; half-made containers are removed with all that belongs to them. */
   async #load(): Promise<void> {
-    const { clock, records, volumes, payloads, runDirectory, warn } = this.#deps;
+    const { clock, records, volumes, payloads, runDirectory, shims, warn } = this.#deps;
     await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>
       warn("cannot clear what filling a volume left", error),
     );
     await this.files.clear().catch((error: unknown) => warn("cannot clear views of containers", error));
     const { containers, remains } = await records.load();
+    shims.adopt(containers.map(({ container }) => container));
     for (const { container: stored, state } of containers) {
       const container = new Container(stored, statusOfStored(state));
       if (stored.log.kept) {

@@ -14,7 +14,13 @@ import { Container } from "./container.ts";
 import type { ContainerCreate, Image } from "./engine.ts";
 import { hostsText, resolvConfText } from "./files.ts";
 import { apparmorProfile, type HostDescription } from "./host.ts";
-import { emitContainer, type LifecycleDeps, releaseVolumes, removeFromContainerd } from "./lifecycle.ts";
+import {
+  emitContainer,
+  type LifecycleDeps,
+  prepared,
+  releaseVolumes,
+  removeFromContainerd,
+} from "./lifecycle.ts";
 import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
 import { readInLayers } from "./rootfs.ts";
@@ -61,6 +67,7 @@ export async function createContainer(
     for (const result of await Promise.allSettled(undo)) {
       if (result.status === "rejected") warn(`cannot undo the creation of ${id}`, result.reason);
     }
+    deps.shims.forget(id);
     if (isNotFound(error))
       throw new ClusterError("not-found", `No such image: ${request.image}`, { cause: error });
     throw toEngineError(error, `cannot create container ${request.name}`);
@@ -81,11 +88,11 @@ async function make(
   // A directory without a record is what a crash leaves to be swept.
   mkdirSync(records.path(id), { recursive: true, mode: 0o700 });
   const files = writeFiles(deps, request);
-  const prepared = prepareSnapshot(connection, id, image.chainId);
-  const layers = async (): Promise<string[]> => lowerDirectories(await prepared);
+  const snapshot = prepareSnapshot(connection, id, image.chainId);
+  const layers = async (): Promise<string[]> => lowerDirectories(await snapshot);
   // Each part may fail while another is under way; all are awaited before anything is undone.
   const parts = await settled([
-    prepared,
+    snapshot,
     userOf(deps, request, image, layers),
     resolveAll(deps, id, planned, layers, made),
     payloads.write(id, request),
@@ -103,8 +110,13 @@ async function make(
     host,
     ...(host.apparmor && { apparmorProfile }),
   });
-  const oci = request.adjust?.(plain) ?? plain;
-  const stored = storedOf(deps, request, image, oci, mounts, log);
+  const adjusted = request.adjust?.(plain) ?? plain;
+  const stored: StoredContainer = {
+    ...storedOf(deps, request, image, adjusted, mounts, log),
+    shimGroup: deps.shims.assign(id),
+  };
+  const container = new Container(stored, { state: "created" });
+  const oci = prepared(deps, container, adjusted);
   await records.create(stored);
   const { containers } = connection;
   const [, output] = await settled([
@@ -121,7 +133,6 @@ async function make(
     }),
     log.kept ? OutputFile.create({ clock, warn: deps.warn }, records.path(id), log) : undefined,
   ] as const);
-  const container = new Container(stored, { state: "created" });
   container.output = output;
   container.rootfs = rootfs;
   container.process = oci.process;

@@ -11,8 +11,10 @@ import { type Container, storedState } from "./container.ts";
 import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
 import { readOomKills } from "./host.ts";
 import type { OciSpec } from "./oci.ts";
+import { type SeccompFilters, filterAnnotation, withFilter } from "./filters.ts";
 import type { Records } from "./records.ts";
 import { type Runtime, specType, startRefusal } from "./runtime.ts";
+import { groupAnnotation, type ShimGroups } from "./shims.ts";
 import { signalNumber } from "./signals.ts";
 import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
 import type { Tasks } from "./task.ts";
@@ -29,6 +31,8 @@ export interface LifecycleDeps {
   readonly connection: Connection;
   readonly tasks: Tasks;
   readonly runtime: Runtime;
+  readonly shims: ShimGroups;
+  readonly filters: SeccompFilters;
   readonly records: Records;
   readonly volumes: Volumes;
   readonly payloads: Payloads;
@@ -146,7 +150,7 @@ async function runTask(deps: LifecycleDeps, container: Container): Promise<numbe
 }
 
 async function createTask(
-  { tasks, runtime, connection }: LifecycleDeps,
+  { tasks, runtime, connection, filters }: LifecycleDeps,
   container: Container,
 ): Promise<void> {
   const { id, stored, output } = container;
@@ -158,18 +162,39 @@ async function createTask(
     terminal: stored.tty,
   };
   await tasks.create(id, container.rootfs, io, runtime.options);
+  const { uncompiled } = container;
+  container.uncompiled = undefined;
+  if (uncompiled !== undefined) await filters.learn(id, uncompiled);
+}
+
+/** The specification as the shim and the runtime are to get it. */
+export function prepared(
+  { filters }: Pick<LifecycleDeps, "filters">,
+  container: Container,
+  spec: OciSpec,
+): OciSpec {
+  const { shimGroup } = container.stored;
+  const filtered = withFilter(spec, filters);
+  container.uncompiled =
+    filtered.annotations?.[filterAnnotation] === undefined ? spec.linux.seccomp : undefined;
+  const annotations = {
+    ...filtered.annotations,
+    ...(shimGroup !== undefined && { [groupAnnotation]: shimGroup }),
+  };
+  return { ...filtered, annotations };
 }
 
 /** What another container or the host gives, such as a namespace to share, is known only at each start. */
 async function changeSpec(
-  { connection }: LifecycleDeps,
+  deps: LifecycleDeps,
   container: Container,
   adjust: (spec: OciSpec) => OciSpec,
 ): Promise<void> {
+  const { connection } = deps;
   const { containers } = connection;
   const before = container.spec ?? (await storedSpec(connection, container.id));
   container.spec = undefined; // Large, and from here on containerd's word counts.
-  const spec = adjust(before);
+  const spec = prepared(deps, container, adjust(before));
   container.process = spec.process;
   const after = JSON.stringify(spec);
   if (after === JSON.stringify(before)) return;
@@ -338,6 +363,7 @@ export async function removeContainer(
     }
     await rm(join(runDirectory, id), { recursive: true, force: true });
     await records.remove(id);
+    deps.shims.forget(id);
     container.wake();
   } catch (error) {
     container.activity = undefined;

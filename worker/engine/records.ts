@@ -14,6 +14,8 @@ const recordVersion = 1;
 export interface StoredContainer extends Omit<ContainerRecord, "status"> {
   readonly chainId: string;
   readonly log: LogLimits;
+  /** Absent in records of before containers shared shims. */
+  readonly shimGroup?: string;
 }
 
 export interface LogLimits {

@@ -1,6 +1,10 @@
 /** The OCI runtime that containerd's shim calls: crun, or runc where crun cannot run. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+
 import { Options } from "../../proto/gen/containerd/runc.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
+import { containerdNamespace } from "./connection.ts";
 
 export const runtimeName = "io.containerd.runc.v2";
 export const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -27,6 +31,11 @@ export class Runtime {
       Options.fromPartial({ binaryName: this.#binary, root: this.#root }),
     ).finish();
     return { typeUrl: "containerd.runc.v1.Options", value: Buffer.from(value) };
+  }
+
+  /** What crun has compiled for a container whose task exists. @throws The system's error: another runtime keeps none. */
+  compiledFilter(containerId: string): Promise<Buffer> {
+    return readFile(join(this.#root, containerdNamespace, containerId, "seccomp.bpf"));
   }
 
   /** True when the refusal is crun's own trouble with this host; runc is used from then on. */

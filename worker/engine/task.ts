@@ -7,6 +7,7 @@ import type { Any } from "../../proto/gen/google/protobuf/any.ts";
 import type { Timestamp } from "../../proto/gen/google/protobuf/timestamp.ts";
 import { type Connection, isNotFound, statusOf, unlessGone } from "./connection.ts";
 import type { OciResources } from "./oci.ts";
+import type { ShimGroups } from "./shims.ts";
 
 const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
@@ -30,15 +31,17 @@ export type TaskView =
 
 export class Tasks {
   readonly #connection: Connection;
+  readonly #shims: ShimGroups;
 
-  constructor(connection: Connection) {
+  constructor(connection: Connection, shims: ShimGroups) {
     this.#connection = connection;
+    this.#shims = shims;
   }
 
   async create(id: string, rootfs: readonly Mount[], io: TaskIo, options: Any): Promise<void> {
     const { tasks } = this.#connection;
     const request = { containerId: id, rootfs: [...rootfs], ...io, options };
-    await this.#connection.call(tasks, "create", request);
+    await this.#shims.alone(id, "create", () => this.#connection.call(tasks, "create", request));
   }
 
   /** @returns The process id on the host. */
@@ -105,7 +108,9 @@ export class Tasks {
   async delete(id: string): Promise<void> {
     const { tasks } = this.#connection;
     try {
-      await this.#connection.call(tasks, "delete", { containerId: id });
+      await this.#shims.alone(id, "delete", () =>
+        this.#connection.call(tasks, "delete", { containerId: id }),
+      );
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }

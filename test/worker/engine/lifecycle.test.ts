@@ -7,6 +7,7 @@ import t, { type Test } from "tap";
 import { systemRandom } from "../../../runtime/random.ts";
 import { createContainer } from "../../../worker/engine/create.ts";
 import type { ContainerCreate, ContainerState, Image } from "../../../worker/engine/engine.ts";
+import { SeccompFilters } from "../../../worker/engine/filters.ts";
 import type { HostDescription } from "../../../worker/engine/host.ts";
 import { clearFills } from "../../../worker/mounts/resolve.ts";
 import { plainSpec } from "./plain.ts";
@@ -15,6 +16,7 @@ import { startContainer } from "../../../worker/engine/lifecycle.ts";
 import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
 import { Records, type StoredContainer } from "../../../worker/engine/records.ts";
 import { Runtime } from "../../../worker/engine/runtime.ts";
+import { ShimGroups } from "../../../worker/engine/shims.ts";
 import { Tasks, type TaskView } from "../../../worker/engine/task.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
@@ -29,7 +31,7 @@ class FakeTasks extends Tasks {
   readonly deleted: string[] = [];
 
   constructor() {
-    super(undefined as never); // No call below reaches a connection.
+    super(undefined as never, undefined as never); // No call below reaches a connection.
   }
   override async create(): Promise<void> {}
   override async start(container: string): Promise<number> {
@@ -71,6 +73,8 @@ async function world(t: Test, status: ContainerState) {
     connection: undefined as never,
     tasks,
     runtime: new Runtime("runc", "/nowhere"),
+    shims: new ShimGroups(systemRandom),
+    filters: new SeccompFilters(() => Promise.reject(new Error("none"))),
     records: new Records(directory),
     volumes: undefined as never,
     payloads: undefined as never,
