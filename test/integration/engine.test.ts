@@ -254,8 +254,8 @@ await t.test(
   "the filter of a profile is compiled once, and keeps the same calls from every container",
   async (t) => {
     const script = "grep Seccomp: /proc/self/status; unshare -U true 2>&1 && echo unshared || echo refused";
-    for (const _each of ["compiled", "given", "given again"]) {
-      t.match(await output(script), /Seccomp:\s*2\n.*not permitted\nrefused/);
+    for (const how of ["compiled", "given", "given again"]) {
+      t.match(await output(script), /Seccomp:\s*2\n.*not permitted\nrefused/, how);
     }
     t.match(await output(script, { seccomp: { mode: "unconfined" } }), /Seccomp:\s*0\nunshared/);
   },
