@@ -1,4 +1,4 @@
-import { Client, Metadata, type ServiceError } from "@grpc/grpc-js";
+import { Client, connectivityState, Metadata, type ServiceError } from "@grpc/grpc-js";
 import { ClusterError, errorText, outcomeUnknownText } from "../model/errors.ts";
 import { fromServiceError, isUnanswered } from "../proto/status.ts";
 import { channelOptions } from "../runtime/grpc.ts";
@@ -7,6 +7,11 @@ import { onBehalfHeader } from "./rpc.ts";
 
 /** A manager that does not take a connection in this time is treated as gone; an election takes less. */
 const connectTimeoutMs = 1_500;
+/**
+ * A dial that takes longer is made anew for the next call. A host that lost power answers nothing, and the system asks it again
+ * after one second, two, four and so on: it would not be reached for as long once it is back.
+ */
+const redialMs = 1_000;
 /** Managers are few; a list of addresses this long is a mistake. */
 const channelLimit = 32;
 
@@ -21,11 +26,16 @@ export class NoLeaderYet extends ClusterError {
 /** What a manager that does not lead answers to a call that was passed on to it. */
 export const notLeadingText = "this manager does not lead";
 
-/** One channel per address, made on demand and anew whenever our certificate is replaced. */
+interface Channel {
+  readonly client: Client;
+  readonly madeMs: number;
+}
+
+/** One channel per address, made on demand, and anew whenever our certificate is replaced or it gets nowhere. */
 export class ManagerChannels implements Disposable {
   readonly #keeper: TlsKeeper;
   readonly #unwatch: () => void;
-  readonly #clients = new Map<string, Client>();
+  readonly #channels = new Map<string, Channel>();
 
   constructor(keeper: TlsKeeper) {
     this.#keeper = keeper;
@@ -34,23 +44,34 @@ export class ManagerChannels implements Disposable {
 
   /** @param address - "ip:port" of a manager. */
   to(address: string): Client {
-    const known = this.#clients.get(address);
-    if (known !== undefined) return known;
-    if (this.#clients.size >= channelLimit) this.#closeAll();
-    const client = new Client(address, channelCredentials(this.#keeper.current), channelOptions());
-    this.#clients.set(address, client);
+    const known = this.#channels.get(address);
+    if (known !== undefined && !isStuck(known)) return known.client;
+    known?.client.close();
+    if (this.#channels.size >= channelLimit) this.#closeAll();
+    const client = new Client(address, channelCredentials(this.#keeper.current), {
+      ...channelOptions(),
+      "grpc.use_local_subchannel_pool": 1, // Or the new one would wait with the old one.
+    });
+    this.#channels.set(address, { client, madeMs: performance.now() });
     return client;
   }
 
   #closeAll(): void {
-    for (const client of this.#clients.values()) client.close();
-    this.#clients.clear();
+    for (const { client } of this.#channels.values()) client.close();
+    this.#channels.clear();
   }
 
   [Symbol.dispose](): void {
     this.#unwatch();
     this.#closeAll();
   }
+}
+
+/** Neither connected nor without need to be, and not because it is new. */
+function isStuck({ client, madeMs }: Channel): boolean {
+  if (performance.now() - madeMs < redialMs) return false;
+  const state = client.getChannel().getConnectivityState(false);
+  return state !== connectivityState.READY && state !== connectivityState.IDLE;
 }
 
 /** A unary RPC as the generated services describe it. */

@@ -250,6 +250,33 @@ t.test("a call whose connection breaks before the answer has an unknown outcome,
   await t.rejects(called, { code: "unavailable", message: outcomeUnknownText });
 });
 
+t.test("a host that answered nothing is dialled anew once it is back", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener, keeper } = await serve(t, root);
+  const host = { isAway: true };
+  const swallowed: Socket[] = [];
+  const relay = createServer((socket) => {
+    socket.on("error", () => {});
+    if (host.isAway) return void swallowed.push(socket);
+    const onward = connectTcp({ host: "127.0.0.1", port: listener.port }).on("error", () => {});
+    socket.pipe(onward).pipe(socket);
+  });
+  await new Promise<void>((resolve) => relay.listen(0, "127.0.0.1", resolve));
+  t.teardown(() => {
+    for (const socket of swallowed) socket.destroy();
+    relay.close();
+  });
+  using channels = new ManagerChannels(keeper);
+  const address = `127.0.0.1:${(relay.address() as AddressInfo).port}`;
+  const request = { method: "POST", url: "/services/create", headers: {}, body: Buffer.alloc(0) };
+  const ask = (): Promise<ForwardResponse> =>
+    callManager(channels.to(address), ControlService.forward, request, { timeoutMs: 10_000 });
+  await t.rejects(ask(), { code: "no-leader", message: /cannot reach/ });
+  host.isAway = false;
+  t.equal(swallowed.length, 1);
+  await ask();
+});
+
 async function serve(
   t: Test,
   root: Awaited<ReturnType<typeof createRoot>>,
