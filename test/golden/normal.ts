@@ -52,6 +52,8 @@ const texts: readonly (readonly [RegExp, string])[] = [
   [/\b\d+(\.\d+)? ?(B|kB|MB|GB|KiB|MiB|GiB)\b/g, "<size>"],
   [/\b0B\b/g, "<size>"],
   [/\boci runtime error\b/gi, "OCI runtime error"],
+  [/\bavailable: \d+(-\d+)?/g, "available: <list>"],
+  [/\bto \d+\.00, as there are only \d+ CPUs\b/g, "to <number>, as there are only <number> CPUs"],
   [/ {2,}/g, "  "],
   [/-{4,}/g, "----"],
 ];
