@@ -1,11 +1,13 @@
 /**
  * A host as its users' clients see it: the golden comparison with Docker, and then an afternoon of work by the unmodified
- * docker client and dockerode.
+ * docker client, dockerode, and docker-py.
  */
+import { existsSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { once } from "node:events";
 import { join } from "node:path";
 import { PassThrough, type Readable } from "node:stream";
+import { fileURLToPath } from "node:url";
 import Docker from "dockerode";
 import t from "tap";
 import { WebSocket } from "ws";
@@ -13,6 +15,7 @@ import { WebSocket } from "ws";
 import { compare, judge, printDifference } from "../golden/compare.ts";
 import { expected } from "../golden/expected.ts";
 import { askHost, isQuick, loadRecord } from "../golden/record.ts";
+import { tryRun } from "../lab/shell.ts";
 import { packTar, type TarEntry } from "../lab/tar.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 import { openTestDoor } from "./front-door.ts";
@@ -32,6 +35,18 @@ async function ok(...args: string[]): Promise<string> {
   if (code !== 0) throw new Error(`docker ${args.join(" ")}: ${code}: ${err}`);
   return out.trim();
 }
+
+/** Debian's own: the package python3-docker is for no other. */
+const python = "/usr/bin/python3";
+const script = fileURLToPath(new URL("../../../test/integration/docker-py-engine.py", import.meta.url));
+const pyChecks = ["run", "life", "files", "images", "networks_and_volumes", "events_and_streams"];
+
+async function noClient(): Promise<string | false> {
+  if (!existsSync(python)) return `no ${python}`;
+  const { code } = await tryRun([python, "-c", "import docker"]);
+  return code === 0 ? false : "docker-py is not installed (Debian's python3-docker)";
+}
+const skipPy = await noClient();
 
 await t.test("what Docker was asked is answered alike, but for what is listed", async (t) => {
   const record = await loadRecord();
@@ -323,6 +338,21 @@ await t.test("the same kind of work by dockerode", async (t) => {
   t.match(await sdk.getImage(`${repository}:rode`).inspect(), { Config: { Cmd: ["cat", "/say"] } });
   await sdk.getImage("rode-made:1").remove();
   await t.rejects(sdk.getContainer("rode1").inspect(), /no such container|No such container/);
+});
+
+await t.test("and by docker-py", { skip: skipPy }, async (t) => {
+  const argv = [python, script, host.settings.socket, "bb", repository];
+  const { stdout, stderr } = await tryRun(argv, { timeoutMs: 120_000 });
+  const results = stdout
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line) as { name: string; why: string | null });
+  for (const { name, why } of results) t.equal(why ?? "", "", name);
+  t.strictSame(
+    results.map(({ name }) => name),
+    pyChecks,
+    `every check was made ${stderr}`,
+  );
 });
 
 await t.test("nothing was lost on the way", async (t) => {
