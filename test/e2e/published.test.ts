@@ -1,12 +1,10 @@
-import { spawn } from "node:child_process";
-import { once as first } from "node:events";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 
 import { waitFor } from "../lab/shell.ts";
 import { clients } from "./clients.ts";
 import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
-import type { Requests } from "./requests.ts";
+import { keepAliveServer, listens, whileAsked } from "./traffic.ts";
 
 const requestsFile = fileURLToPath(new URL("requests.js", import.meta.url));
 /** Tells each client its address. */
@@ -23,8 +21,8 @@ const mirror = [
 
 t.test("published ports", { skip: noLab }, async (t) => {
   const { lab, view } = await labForTests(t, { name: "e-pub", managers: 1, workers: 2 });
-  const [host1, , host3] = lab.hosts;
-  if (host1 === undefined || host3 === undefined) throw new Error("hosts were asked for");
+  const [host1, host2] = lab.hosts;
+  if (host1 === undefined || host2 === undefined) throw new Error("hosts were asked for");
   const client = clients.find(({ missing }) => missing === false);
   if (client === undefined) throw new Error("no client at all is there");
   const run = (...argv: string[]): Promise<string> => client.run(host1, argv);
@@ -33,25 +31,6 @@ t.test("published ports", { skip: noLab }, async (t) => {
   const once = async (url: string): Promise<string> =>
     (await lab.lan.run([process.execPath, requestsFile, "once", url])).trim();
 
-  /** Asks every host from outside, again and again, while `work` is done. */
-  async function whileAsked(port: number, work: () => Promise<void>): Promise<Requests> {
-    const child = spawn(
-      "nsenter",
-      [`--net=/run/netns/${lab.lan.netns}`, process.execPath, requestsFile, "many", ...urlsOf(port)],
-      { stdio: ["ignore", "pipe", "inherit"] },
-    );
-    let output = "";
-    child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
-    const ended = first(child, "close");
-    try {
-      await first(child, "spawn");
-      await work();
-    } finally {
-      child.kill("SIGTERM");
-      await ended;
-    }
-    return JSON.parse(output) as Requests;
-  }
   const replicas = (service: string, count: number): Promise<unknown> =>
     waitFor(`${count} tasks of ${service}`, { timeoutMs: 40_000 }, async () => {
       const tasks = await view.running(service);
@@ -71,24 +50,67 @@ t.test("published ports", { skip: noLab }, async (t) => {
     }
   });
 
-  t.test("no request fails while the service is updated, scaled and moved", async (t) => {
-    const order = ["--update-order", "start-first", "--update-parallelism", "2", "--publish", "8080:8080"];
-    await run("service", "create", ...quick, ...order, "--replicas", "4", "--name", "web", images.web1);
-    const { answered, failed, answers } = await whileAsked(8080, async () => {
-      await run("service", "update", "--image", images.web2, "web");
-      await run("service", "scale", "web=7");
-      await run("service", "scale", "web=2");
-      await run("service", "scale", "web=4");
-      await run("node", "update", "--availability", "drain", "host3");
-      await waitFor("no task on host3", { timeoutMs: 30_000 }, async () => {
-        return (await view.spread(await view.running("web")))["host3"] === undefined;
+  t.test(
+    "no request fails, by mesh or virtual IP, while the service changes and a worker is killed",
+    async (t) => {
+      await run("network", "create", "--driver", "overlay", "front");
+      const order = [
+        "--update-order",
+        "start-first",
+        "--update-parallelism",
+        "2",
+        "--stop-grace-period",
+        "10s",
+      ];
+      const health = ["--health-cmd", listens, "--health-interval", "1s"];
+      const flags = [...order, ...health, "--network", "front", "--publish", "8080:8080", "--replicas", "4"];
+      const monitor = ["--update-monitor", "500ms"];
+      await run("service", "create", ...monitor, ...flags, "--name", "web", images.bb1, ...keepAliveServer);
+      const service = await view.get<{
+        readonly Endpoint: {
+          readonly VirtualIPs: readonly { readonly NetworkID: string; readonly Addr: string }[];
+        };
+      }>("/services/web");
+      const [front] = await view.get<readonly { readonly Id: string }[]>(
+        `/networks?filters=${encodeURIComponent(JSON.stringify({ name: ["front"] }))}`,
+      );
+      const virtualIp = service.Endpoint.VirtualIPs.find(({ NetworkID }) => NetworkID === front?.Id);
+      const mark = "sleep 424242";
+      const where = ["--network", "front", "--constraint", "node.hostname==host1"];
+      await run("service", "create", ...quick, ...where, "--name", "client", images.bb1, ...mark.split(" "));
+      const inside = (await host1.processes()).find((info) => info.argv.join(" ") === mark);
+      const urls = [
+        ...urlsOf(8080).map((url) => ({ url, enter: ["nsenter", `--net=/run/netns/${lab.lan.netns}`] })),
+        {
+          url: `http://${virtualIp?.Addr.split("/")[0]}:8080/`,
+          enter: ["nsenter", "--net", "--target", String(inside?.pid)],
+        },
+      ];
+      const traffic = await whileAsked(urls, `${lab.dir}/delay.lua`, async () => {
+        await run("service", "update", "--env-add", "VERSION=2", "web");
+        await run("service", "scale", "web=10");
+        await run("service", "scale", "web=3");
+        await run("service", "scale", "web=10");
+        await run("node", "update", "--availability", "drain", "host3");
+        await waitFor("no task on host3", { timeoutMs: 60_000 }, async () => {
+          return (await view.spread(await view.running("web")))["host3"] === undefined;
+        });
+        await replicas("web", 10);
+        const killed = await host2.signalProcess("worker");
+        await waitFor("a new worker on host2", { timeoutMs: 15_000 }, async () => {
+          const pid = (await host2.ownProcesses()).worker?.pid;
+          return pid !== undefined && pid !== killed;
+        });
+        await run("service", "scale", "web=4");
+        await replicas("web", 4);
       });
-      await replicas("web", 4);
-    });
-    t.strictSame(failed, []);
-    t.ok(answered > 100, `${answered} requests were answered`);
-    t.ok((answers["version=1"] ?? 0) > 0 && (answers["version=2"] ?? 0) > 0, JSON.stringify(answers));
-  });
+      for (const { name, requests, failures } of traffic) {
+        t.strictSame(failures, [], name);
+        t.ok(requests > 50, `${name}: ${requests} requests`);
+      }
+      await run("service", "rm", "client");
+    },
+  );
 
   t.test("once the service is gone the port refuses", async (t) => {
     await run("service", "rm", "web");
