@@ -169,4 +169,21 @@ export function attachedContainers(t: Test, hosts: readonly [Host, Host], view: 
     );
     t.match(await refused(host2, "network", "inspect", "front"), /not found/);
   });
+
+  void t.test(
+    "a host that leaves the cluster takes its containers off the network, and they run on",
+    async (t) => {
+      await run(host1, "network", "create", "-d", "overlay", "--attachable", "last");
+      await run(host2, "run", "-d", "--name", "stays", "--network", "last", ...server);
+      t.match(await refused(host1, "network", "rm", "last"), /has active endpoints/);
+      await run(host2, "swarm", "leave");
+      await waitFor("removal of the network", { timeoutMs: 15_000 }, () =>
+        run(host1, "network", "rm", "last"),
+      );
+      t.match(await run(host2, "ps", "--format", "{{.Names}} {{.State}}"), /^stays running$/m);
+      t.equal(await addressOf(host2, "stays", "last"), "");
+      t.match(await refused(host2, "restart", "-t", "0", "stays"), /network last not found/);
+      await run(host2, "rm", "-f", "stays");
+    },
+  );
 }
