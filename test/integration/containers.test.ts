@@ -226,7 +226,7 @@ await t.test("health is probed and told", async (t) => {
     "--since",
     "1h",
     "--until",
-    "0s",
+    "-1s",
     "--filter",
     "container=ill",
     "--format",
