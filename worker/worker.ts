@@ -227,6 +227,7 @@ export class Worker {
     const { clock, log } = this.#deps;
     this.#member = undefined;
     await this.#leaveNetworks(); // While the managers may still hear that the addresses are free.
+    this.#attachments.leave(); // Nobody gives a place any more, however long the tasks take to stop.
     await member.loops.stop("node has left the cluster");
     using limit = deadline(clock, leaveTimeoutMs, "stopping the node's tasks", this.#ending.signal);
     try {
