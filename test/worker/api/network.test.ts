@@ -1,7 +1,4 @@
-import { mkdtempSync } from "node:fs";
 import { Agent } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import t from "tap";
 
 import { silentLog } from "../../../runtime/log.ts";
@@ -31,7 +28,7 @@ function fixture() {
   const deps = {
     clock: new VirtualClock(),
     log: { ...silentLog, warn: (_fields: unknown, text: string) => void warnings.push(text) },
-    settings: { managerSocket: join(mkdtempSync(join(tmpdir(), "shoal-api-")), "none.sock") },
+    settings: { managerSocket: "/nonexistent/manager.sock" },
     toManager: new Agent(),
     node: () => ({ identity: { role: "manager" }, state: "active" }),
     networks,

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
@@ -22,6 +22,7 @@ const none = new AbortController().signal;
 function fixture(detach: () => Promise<void>, restart: string) {
   const clock = new VirtualClock();
   const directory = mkdtempSync(join(tmpdir(), "shoal-runs-"));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
   const { config, hostConfig } = parseCreate({
     Image: "x",
     HostConfig: { RestartPolicy: { Name: restart } },

@@ -8,6 +8,7 @@ import {
   readFileSync,
   readlinkSync,
   realpathSync,
+  rmSync,
   symlinkSync,
   utimesSync,
   writeFileSync,
@@ -41,6 +42,7 @@ const plain: TarHeader = {
 /** A root with something beside it that nobody inside may reach. */
 function fixture(): { root: string; outside: string } {
   const directory = realpathSync(mkdtempSync(join(tmpdir(), "shoal-files-")));
+  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
   const [root, outside] = [join(directory, "root"), join(directory, "outside")];
   mkdirSync(root);
   mkdirSync(outside);
