@@ -323,7 +323,10 @@ class ContainerdEngine implements LocalEngine {
   }
 
   async list(): Promise<readonly ContainerRecord[]> {
-    return [...this.#containers.values()].map(({ record }) => record);
+    // The same order for every process of ours, also of those that were made in one moment.
+    return [...this.#containers.values()]
+      .map(({ record }) => record)
+      .toSorted((a, b) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1));
   }
 
   async inspect(id: string): Promise<ContainerRecord | undefined> {
