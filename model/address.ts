@@ -48,6 +48,11 @@ export function printIp({ bits, value }: IpAddress): string {
   return parts.join(bits === 32 ? "." : ":");
 }
 
+/** Of an address with the length of its prefix, as interfaces have them ("10.0.1.5/24"): the address alone. */
+export function withoutPrefix(address: string): string {
+  return address.split("/")[0] ?? "";
+}
+
 export function printCidr(block: CidrBlock): string {
   return `${printIp({ bits: block.bits, value: block.base })}/${block.prefixBits}`;
 }

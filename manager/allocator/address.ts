@@ -1,4 +1,4 @@
-import { parseCidr, parseIp } from "../../model/address.ts";
+import { parseCidr, parseIp, withoutPrefix } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 
 /** The addresses of a network: a further subnet gives some once those before it are full. */
@@ -95,7 +95,7 @@ export class AddressPool {
 
   /** Marks an address as taken, after a new leader read it from the store. False when it already is. */
   claim(address: string): boolean {
-    const offset = this.#offset(address.split("/")[0] ?? "");
+    const offset = this.#offset(withoutPrefix(address));
     if (offset === undefined || this.#taken.has(offset)) return false;
     this.#taken.add(offset);
     this.#cursor = Math.max(this.#cursor, Math.min(offset, this.#last));
@@ -117,11 +117,11 @@ export class AddressPool {
 
   /** Whether the address, with or without prefix length, is one of the subnet. */
   holds(address: string): boolean {
-    return this.#offset(address.split("/")[0] ?? "") !== undefined;
+    return this.#offset(withoutPrefix(address)) !== undefined;
   }
 
   release(address: string): void {
-    const offset = this.#offset(address.split("/")[0] ?? "");
+    const offset = this.#offset(withoutPrefix(address));
     if (offset !== undefined) this.#taken.delete(offset);
   }
 

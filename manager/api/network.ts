@@ -1,4 +1,5 @@
 /** `/networks`, the swarm's part; each host adds its own. */
+import { withoutPrefix } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import { isPredefined, type Network } from "../../model/network.ts";
@@ -109,7 +110,7 @@ function details(view: StoreView, network: Network): NetworkDetails {
     own.Tasks.push({
       Name: attachment.names[0] ?? "",
       EndpointID: attachment.containerId,
-      EndpointIP: attachment.address.split("/")[0] ?? "",
+      EndpointIP: withoutPrefix(attachment.address),
       Info: { "Host IP": address },
     });
     peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });

@@ -1,3 +1,4 @@
+import { withoutPrefix } from "../../model/address.ts";
 import type { Attachment } from "../../model/attachment.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
@@ -124,7 +125,7 @@ export function assignedService(
     networkId,
     serviceId: id,
     serviceName: spec.name,
-    address: virtualIp.address.split("/")[0] ?? "",
+    address: withoutPrefix(virtualIp.address),
     aliases: [...(spec.task.networks.find((each) => each.networkId === networkId)?.aliases ?? [])],
     ports: ports.map(({ protocol, targetPort, publishedPort }) => ({ protocol, targetPort, publishedPort })),
     localFirst: mesh === "local",
@@ -197,7 +198,7 @@ function attachedEndpoint(view: StoreView, attachment: Attachment): AssignedEndp
     key: endpointKey(networkId, id),
     networkId,
     taskId: containerId,
-    address: address.split("/")[0] ?? "",
+    address: withoutPrefix(address),
     nodeId,
     nodeAddress: dataPathOf(node),
     nodeIndex: node.index,
@@ -229,7 +230,7 @@ export function assignedEndpoint(
     key: endpointKey(networkId, task.id),
     networkId,
     taskId: task.id,
-    address: attachment.address.split("/")[0] ?? "",
+    address: withoutPrefix(attachment.address),
     nodeId: node.id,
     nodeAddress: dataPathOf(node),
     nodeIndex: node.index,

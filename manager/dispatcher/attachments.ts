@@ -2,6 +2,7 @@
  * What a node asks for its containers that are no tasks × what is stored → what there is to change
  * (docs/decisions/0076).
  */
+import { withoutPrefix } from "../../model/address.ts";
 import { isDeepStrictEqual } from "node:util";
 
 import { type Attachment, attachmentId } from "../../model/attachment.ts";
@@ -128,7 +129,7 @@ function follow(
 }
 
 function isAt({ address, asked }: Attachment, wanted: string): boolean {
-  return address === undefined ? asked === wanted : address.split("/")[0] === wanted;
+  return address === undefined ? asked === wanted : withoutPrefix(address) === wanted;
 }
 
 function networkOf({ networks }: Pick<StoreView, "networks">, term: string): Network | undefined {

@@ -3,6 +3,7 @@
  * at the start of every session and whenever it changes; what they are given comes with the assignments.
  * See docs/decisions/0076.
  */
+import { withoutPrefix } from "../../model/address.ts";
 import { ClusterError, type ErrorCode, errorCodes } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import type {
@@ -116,7 +117,7 @@ export class Attachments {
       containerId,
       network: place?.networkId ?? network,
       names: [...names],
-      address: place === undefined ? address : hostOf(place.address),
+      address: place === undefined ? address : withoutPrefix(place.address),
     }));
   }
 
@@ -161,7 +162,7 @@ export class Attachments {
   adopt(containerId: string, names: readonly string[], place: AttachmentPlace): void {
     const { networkId: network, address } = place;
     if (this.#find(containerId, network) !== undefined) return;
-    this.#add({ containerId, network, names, address: hostOf(address) }, place);
+    this.#add({ containerId, network, names, address: withoutPrefix(address) }, place);
   }
 
   /** What the managers have given, of networks that this host has by now. */
@@ -262,11 +263,6 @@ function refusalError(network: string, code: string, message: string): ClusterEr
 
 function notFound(network: string): ClusterError {
   return new ClusterError("not-found", `network ${network} not found`);
-}
-
-/** Without the prefix length. */
-function hostOf(address: string): string {
-  return address.split("/")[0] ?? "";
 }
 
 function sameList(a: readonly string[], b: readonly string[]): boolean {
