@@ -38,14 +38,32 @@ export function overlaps(a: CidrBlock, b: CidrBlock): boolean {
   return contains(wide, { bits: narrow.bits, value: narrow.base });
 }
 
-/** Dotted form for IPv4, eight uncompressed groups for IPv6. */
+/** Dotted form for IPv4; for IPv6 the one that RFC 5952 names, which kernel and Docker print. */
 export function printIp({ bits, value }: IpAddress): string {
   const width = bits === 32 ? 8n : 16n;
   const parts: string[] = [];
   for (let shift = BigInt(bits) - width; shift >= 0n; shift -= width) {
     parts.push(((value >> shift) & ((1n << width) - 1n)).toString(bits === 32 ? 10 : 16));
   }
-  return parts.join(bits === 32 ? "." : ":");
+  return bits === 32 ? parts.join(".") : shortened(parts);
+}
+
+/** The first of the longest runs of two zero groups or more is left out. */
+function shortened(groups: readonly string[]): string {
+  let [start, length] = [0, 1];
+  for (let at = 0; at < groups.length; at += 1) {
+    let end = at;
+    while (groups[end] === "0") end += 1;
+    if (end - at > length) [start, length] = [at, end - at];
+    at = Math.max(at, end - 1);
+  }
+  if (length < 2) return groups.join(":");
+  return `${groups.slice(0, start).join(":")}::${groups.slice(start + length).join(":")}`;
+}
+
+/** Of an address or block in text, with or without a prefix length. */
+export function isIpv6(text: string): boolean {
+  return text.includes(":");
 }
 
 /** Of an address with the length of its prefix, as interfaces have them ("10.0.1.5/24"): the address alone. */

@@ -35,8 +35,25 @@ t.test("addresses and blocks read and print", (t) => {
   for (const bad of ["10.0.0.0", "10.0.0.0/33", "10.0.0.0/8/8", "x/8", "10.0.0.0/-1"])
     t.equal(parseCidr(bad), undefined, bad);
   t.equal(printCidr(cidr("10.1.2.3/16")), "10.1.0.0/16", "host bits go");
-  const v6 = parseIp("fd00::1:2");
-  t.equal(v6 === undefined ? "" : printIp(v6), "fd00:0:0:0:0:0:1:2");
+  t.end();
+});
+
+t.test("IPv6 is printed as RFC 5952 says", (t) => {
+  for (const [text, wanted] of [
+    ["fd00:0:0:0:0:0:1:2", "fd00::1:2"],
+    ["FD00::00AB", "fd00::ab"],
+    ["0:0:0:0:0:0:0:0", "::"],
+    ["::1", "::1"],
+    ["1::", "1::"],
+    ["1:0:2:3:4:5:6:7", "1:0:2:3:4:5:6:7"],
+    ["2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"],
+    ["1:0:0:2:0:0:0:3", "1:0:0:2::3"],
+    ["0:0:3:4:5:6:0:0", "::3:4:5:6:0:0"],
+  ] as const) {
+    const address = parseIp(text);
+    t.equal(address && printIp(address), wanted, text);
+  }
+  t.equal(printCidr(cidr("fd00:1::5/64")), "fd00:1::/64");
   t.end();
 });
 

@@ -1,11 +1,19 @@
-/** IPv4 arithmetic, and the names and MACs that follow from ids and addresses. */
+/** Arithmetic with addresses, and the names and MACs that follow from ids and addresses. */
+import { isIpv6, parseCidr as parseAny, parseIp, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 
-export interface Cidr {
+/** Of either family: numbers for IPv4, of which there are many, and big ones for IPv6. */
+export interface Block {
   /** The address before the slash, as given; it may be a host's. */
   readonly address: string;
   readonly prefixBits: number;
   /** First and last address of the block. */
+  readonly first: number | bigint;
+  readonly last: number | bigint;
+}
+
+/** Of IPv4. */
+export interface Cidr extends Block {
   readonly first: number;
   readonly last: number;
 }
@@ -39,15 +47,32 @@ export function parseCidr(text: string): Cidr {
   return { address, prefixBits, first, last: first + size - 1 };
 }
 
-export function contains(block: Cidr, address: number): boolean {
-  return address >= block.first && address <= block.last;
+/** Of either family. @returns undefined for what is no address. */
+export function addressValue(text: string): number | bigint | undefined {
+  return isIpv6(text) ? parseIp(text)?.value : addressNumber(text);
+}
+
+/** Of either family. @throws {ClusterError} `invalid-argument` */
+export function parseBlock(text: string): Block {
+  if (!isIpv6(text)) return parseCidr(text);
+  const [address = ""] = text.split("/");
+  const block = parseAny(text);
+  if (block === undefined) {
+    throw new ClusterError("invalid-argument", `not an IPv6 block: "${text}"; accepted is the form fd00::/64`);
+  }
+  const { base, prefixBits } = block;
+  return { address, prefixBits, first: base, last: base + (1n << BigInt(128 - prefixBits)) - 1n };
+}
+
+/** False for an address of the other family. */
+export function contains(block: Block, address: number | bigint): boolean {
+  return typeof block.first === typeof address && address >= block.first && address <= block.last;
 }
 
 /** "10.0.1.0/24", the form the kernel prints; "10.0.1.5" when it is a single address. */
-export function blockText(block: Cidr): string {
-  return block.prefixBits === 32
-    ? addressText(block.first)
-    : `${addressText(block.first)}/${block.prefixBits}`;
+export function blockText({ first, prefixBits }: Block): string {
+  const text = typeof first === "bigint" ? printIp({ bits: 128, value: first }) : addressText(first);
+  return prefixBits === (typeof first === "bigint" ? 128 : 32) ? text : `${text}/${prefixBits}`;
 }
 
 /** Locally administered and unique where the address is: a task's own device, or a bridge's gateway. */
