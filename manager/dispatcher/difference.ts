@@ -1,5 +1,5 @@
 import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
-import type { Task } from "../../model/task.ts";
+import type { DesiredState, Task } from "../../model/task.ts";
 import type {
   AssignedAttachment,
   AssignedEndpoint,
@@ -55,8 +55,8 @@ export interface Surroundings {
   /** The node begins to need a network; so events of the network find its nodes. */
   begins(networkId: NetworkId): void;
   ends(networkId: NetworkId): void;
-  /** The task is not to hear yet that it is to stop. */
-  holds(taskId: TaskId): boolean;
+  /** What a task is told that is not to hear yet that it is to stop. */
+  holds(taskId: TaskId): DesiredState | undefined;
 }
 
 interface Needs {
@@ -229,11 +229,13 @@ export class NodeAssignments {
       return;
     }
     this.#setNeeds(taskId, this.#needsOf(view, task));
-    if (sent !== undefined && this.#around.holds(taskId)) return; // Marked again once it is not held.
-    const changed = sent === undefined || how === "resend" || !sameTask(sent, task);
-    const item = changed ? assignedTask(view, task) : undefined;
+    const desiredState = this.#around.holds(taskId); // Marked again once it is not held.
+    if (sent !== undefined && desiredState !== undefined) return;
+    const told = desiredState === undefined ? task : { ...task, desiredState };
+    const changed = sent === undefined || how === "resend" || !sameTask(sent, told);
+    const item = changed ? assignedTask(view, told) : undefined;
     if (item !== undefined) difference.tasks.push(item);
-    if (sent !== undefined || item !== undefined) this.#tasks.set(taskId, task);
+    if (sent !== undefined || item !== undefined) this.#tasks.set(taskId, told);
   }
 
   #needsOf(view: StoreView, task: Task): Needs | undefined {

@@ -122,7 +122,7 @@ export class Dispatcher {
       for (const event of events) if (this.#mark(event, touched)) everyone = true;
       if (everyone) for (const session of this.#sessions.values()) this.#inform(session);
       this.#rounds.add(touched, this.#withdrawals.isHolding ? "urgent" : "in time");
-      for (const event of events) this.#withdraw(event);
+      if (this.#withdrawals.isHolding) this.#withdraw(events);
     }
   }
 
@@ -153,6 +153,7 @@ export class Dispatcher {
       if (!this.#deps.store.view((view) => view.nodes.has(peer.nodeId))) throw noSuchNode(peer.nodeId);
       const replaced = this.#sessions.get(peer.nodeId);
       replaced?.end(new ClusterError("unavailable", "another session of this node took over"));
+      this.#withdrawals.away(peer.nodeId);
       this.#sessions.set(peer.nodeId, session);
       this.#states.asks(session.nodeId);
       await this.#deps.store.update((tx) => this.#register(tx, peer, hello, description), over);
@@ -161,6 +162,7 @@ export class Dispatcher {
       const info = this.#deps.store.view((view) => this.#infoFor(session, view));
       stream.on("data", (message: WorkerMessage) => this.#receive(session, stream, message));
       this.#deps.store.view((view) => session.start(view, info));
+      this.#withdrawals.flushed(session);
       stream.resume();
       await this.#untilOver(stream, over);
     } catch (error) {
@@ -220,7 +222,7 @@ export class Dispatcher {
         return;
       case "applied":
         session.applied = body.value.sequence;
-        this.#withdrawals.applied(session, body.value.sequence);
+        this.#withdrawals.applied(session.nodeId, body.value.sequence);
         return;
       case "hello":
         session.end(new ClusterError("invalid-argument", "a session has only one Hello"));
@@ -287,10 +289,10 @@ export class Dispatcher {
 
   #close(session: Session): void {
     session.assignments.release();
-    this.#withdrawals.applied(session, Infinity);
     session.end(new ClusterError("unavailable", "the session is over"));
     if (this.#sessions.get(session.nodeId) !== session) return; // Replaced.
     this.#sessions.delete(session.nodeId);
+    this.#withdrawals.away(session.nodeId);
     if (this.#signal.aborted) return;
     this.#states.closed(session.nodeId);
   }
@@ -310,7 +312,7 @@ export class Dispatcher {
       case "tasks": {
         const { object: task } = event;
         const before = previous as typeof task | undefined;
-        if (before !== undefined && withdraws(task, before)) this.#withdrawals.hold(task.id);
+        if (before !== undefined && withdraws(task, before)) this.#withdrawals.hold(before);
         this.#markTask(task.id, task.nodeId, touched);
         if (before !== undefined && before.nodeId !== task.nodeId)
           this.#markTask(task.id, before.nodeId, touched);
@@ -328,6 +330,7 @@ export class Dispatcher {
         const before = previous as Node | undefined;
         if (event.kind === "created") this.#states.created(node.id);
         if (event.kind === "removed") this.#forget(node.id);
+        if (event.kind === "removed" || node.status.state === "down") this.#withdrawals.gone(node.id);
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markEndpointsOf(node.id, touched);
         }
@@ -444,13 +447,25 @@ export class Dispatcher {
     this.#withdrawals.flushed(session);
   }
 
-  /** Once everyone was sent that the task serves no more, it waits for their word. */
-  #withdraw(event: StoreEvent): void {
-    if (event.kind !== "updated" || event.table !== "tasks" || !this.#withdrawals.holds(event.object.id))
-      return;
-    const networks = networksOf(event.object);
-    const sessions = new Set(networks.flatMap((networkId) => [...(this.#sessionsOf.get(networkId) ?? [])]));
-    this.#withdrawals.sent(event.object.id, sessions);
+  /** Once everyone was sent that tasks serve no more, they wait for their word. */
+  #withdraw(events: readonly StoreEvent[]): void {
+    let away: NodeId[] | undefined;
+    for (const event of events) {
+      if (event.kind !== "updated" || event.table !== "tasks") continue;
+      if (this.#withdrawals.holds(event.object.id) === undefined) continue;
+      away ??= this.#away();
+      const networks = networksOf(event.object);
+      const sessions = new Set(networks.flatMap((networkId) => [...(this.#sessionsOf.get(networkId) ?? [])]));
+      this.#withdrawals.sent(event.object.id, sessions, away);
+    }
+  }
+
+  /** Nodes without a session that are not known to be down: their hosts do as they were told last. */
+  #away(): NodeId[] {
+    const nodes = this.#deps.store.view((view) => view.nodes.list());
+    return nodes
+      .filter(({ id, status }) => status.state !== "down" && this.#sessions.get(id)?.started !== true)
+      .map(({ id }) => id);
   }
 
   #tell(taskId: TaskId): void {

@@ -33,6 +33,9 @@ export const shoal = client(
 );
 export const clients: readonly Client[] = [docker, shoal];
 
+/** For tests in which it does not matter which client asks: Docker's where it is installed. */
+export const anyClient: Client = docker.missing === false ? docker : shoal;
+
 function client(name: Client["name"], argv: readonly string[] | undefined, missing: string): Client {
   const inHost = (host: Host, options: RunOptions): RunOptions => ({
     timeoutMs: 60_000,

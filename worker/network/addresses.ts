@@ -58,7 +58,10 @@ export function parseBlock(text: string): Block {
   const [address = ""] = text.split("/");
   const block = parseAny(text);
   if (block === undefined) {
-    throw new ClusterError("invalid-argument", `not an IPv6 block: "${text}"; accepted is the form fd00::/64`);
+    throw new ClusterError(
+      "invalid-argument",
+      `not an IPv6 block: "${text}"; accepted is the form fd00::/64`,
+    );
   }
   const { base, prefixBits } = block;
   return { address, prefixBits, first: base, last: base + (1n << BigInt(128 - prefixBits)) - 1n };

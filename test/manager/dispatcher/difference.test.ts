@@ -105,7 +105,7 @@ t.test("whatever happens, the differences add up to what the node should have", 
       using watch = store.watch(["tasks", "nodes", "networks", "attachments"]);
       const uses = new Set<NetworkId>();
       const assignments = new NodeAssignments(here, {
-        holds: () => false,
+        holds: () => undefined,
         begins: (networkId) => void uses.add(networkId),
         ends: (networkId) => void uses.delete(networkId),
       });

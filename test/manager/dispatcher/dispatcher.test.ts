@@ -281,6 +281,68 @@ t.test("keys of tunnels go to whoever is on an encrypted network, and back to th
   t.match(peer.infos()[1], { tunnelKeys: [key, next] });
 });
 
+t.test(
+  "a task hears that it stops once every host has withdrawn it, also those whose workers restart meanwhile",
+  async (t) => {
+    const { store, clock, connect } = await cluster(t);
+    const network = networkObject("net");
+    const state = { subnet: "10.0.1.0/24", gateway: "10.0.1.1", vni: 4097 };
+    await store.update((tx) => {
+      tx.networks.create({ ...network, state });
+      for (const [name, nodeId, address] of [
+        ["one", worker, "10.0.1.2/24"],
+        ["two", other, "10.0.1.3/24"],
+      ] as const)
+        createTask(tx, name, nodeId, "running", [{ networkId: network.id, address, aliases: [] }]);
+    });
+    const before = await connect(worker);
+    const restarting = await connect(other);
+    const toldOf = (session: FakeStream): unknown[] =>
+      session
+        .assignments()
+        .flatMap(({ tasks }) => tasks)
+        .filter((task) => task.id === taskId("one"))
+        .map(({ desiredState }) => desiredState);
+    const applied = async (session: FakeStream): Promise<void> => {
+      const sequence = session.assignments().at(-1)?.resultsIn ?? 0;
+      session.send({ body: { $case: "applied", value: { sequence } } });
+      await settle();
+    };
+    await applied(before);
+    restarting.close();
+    await settle();
+    const stop = { desiredState: "shutdown" } as const;
+    await store.update((tx) => tx.tasks.update({ ...must(tx.tasks.get(taskId("one"))), ...stop }));
+    await settle();
+    await applied(before);
+    t.strictSame(toldOf(before), ["running"], "the other host may still send it clients");
+    before.close();
+    const after = await connect(worker);
+    t.strictSame(toldOf(after), ["running"], "a new session is told no more than the one before");
+    const restarted = await connect(other);
+    await applied(after);
+    t.strictSame(toldOf(after), ["running"]);
+    await applied(restarted);
+    t.strictSame(toldOf(after), ["running", "shutdown"]);
+
+    restarted.close();
+    await store.update((tx) =>
+      tx.tasks.update({ ...must(tx.tasks.get(taskId("one"))), desiredState: "running" }),
+    );
+    await settle();
+    await store.update((tx) => tx.tasks.update({ ...must(tx.tasks.get(taskId("one"))), ...stop }));
+    await settle();
+    await applied(after);
+    t.strictSame(toldOf(after).at(-1), "running");
+    for (let ms = 0; ms < 3_500; ms += 500) {
+      after.send({ body: { $case: "heartbeat", value: {} } });
+      await clock.advance(500);
+    }
+    t.equal(nodeOf(store, other)?.status.state, "down");
+    t.strictSame(toldOf(after).at(-1), "shutdown", "nobody waits for a host that is down");
+  },
+);
+
 t.test("a worker that does not read gets everything at once, later", async (t) => {
   const { store, connect } = await cluster(t);
   const session = await connect(worker);

@@ -1,6 +1,6 @@
 import t from "tap";
 
-import type { ServiceId, TaskId } from "../../../model/ids.ts";
+import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { DesiredState, Task, TaskState } from "../../../model/task.ts";
 import type { Session } from "../../../manager/dispatcher/session.ts";
 import { Withdrawals, withdrawalLimitMs, withdraws } from "../../../manager/dispatcher/withdrawals.ts";
@@ -9,9 +9,11 @@ import { id } from "../../sim/objects.ts";
 
 const task = id<TaskId>("t1");
 
+const [n1, n2] = [id<NodeId>("n1"), id<NodeId>("n2")];
+
 /** All that is looked at of a session. */
-function sessionAt(sequenceOfMarked: number, applied = 0): Session {
-  return { sequenceOfMarked, applied } as Session;
+function sessionAt(nodeId: NodeId, sequenceOfMarked: number, applied = 0, started = true): Session {
+  return { nodeId, sequenceOfMarked, applied, started } as Session;
 }
 
 function opened(): { clock: VirtualClock; told: TaskId[]; withdrawals: Withdrawals } {
@@ -22,46 +24,73 @@ function opened(): { clock: VirtualClock; told: TaskId[]; withdrawals: Withdrawa
 
 t.test("a task is told once every host has applied what it was sent", async (t) => {
   const { told, withdrawals } = opened();
-  const [one, two] = [sessionAt(7), sessionAt(3)];
-  withdrawals.hold(task);
-  t.ok(withdrawals.holds(task));
-  withdrawals.sent(task, [one, two]);
-  withdrawals.applied(one, 7);
-  withdrawals.applied(two, 2);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  t.equal(withdrawals.holds(task), "running");
+  withdrawals.sent(task, [sessionAt(n1, 7), sessionAt(n2, 3)], []);
+  withdrawals.applied(n1, 7);
+  withdrawals.applied(n2, 2);
   t.strictSame(told, [], "the second is not that far yet");
-  withdrawals.applied(two, 4);
+  withdrawals.applied(n2, 4);
   t.strictSame(told, [task]);
-  t.notOk(withdrawals.holds(task));
+  t.equal(withdrawals.holds(task), undefined);
 });
 
-t.test("who is gone is not waited for", async (t) => {
+t.test("who is down or removed is not waited for", async (t) => {
   const { told, withdrawals } = opened();
-  const one = sessionAt(7);
-  withdrawals.hold(task);
-  withdrawals.sent(task, [one]);
-  withdrawals.applied(one, Infinity);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [sessionAt(n1, 7)], [n2]);
+  withdrawals.gone(n1);
+  t.strictSame(told, []);
+  withdrawals.gone(n2);
   t.strictSame(told, [task]);
+});
+
+t.test(
+  "a host whose worker restarts is waited for until it has applied what its new session says",
+  async (t) => {
+    const { told, withdrawals } = opened();
+    withdrawals.hold({ id: task, desiredState: "running" });
+    withdrawals.sent(task, [sessionAt(n1, 7)], []);
+    withdrawals.away(n1);
+    withdrawals.applied(n1, 7);
+    t.strictSame(told, [], "the sequence of a session that is over");
+    withdrawals.flushed(sessionAt(n1, 0, 0, false));
+    t.strictSame(told, [], "nothing is sent in the new session yet");
+    withdrawals.flushed(sessionAt(n1, 1));
+    t.strictSame(told, []);
+    withdrawals.applied(n1, 1);
+    t.strictSame(told, [task]);
+  },
+);
+
+t.test("a host whose worker is away when the task is withdrawn is waited for", async (t) => {
+  const { told, withdrawals } = opened();
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [], [n1]);
+  t.strictSame(told, []);
+  withdrawals.flushed(sessionAt(n1, 0));
+  t.strictSame(told, [task], "it comes back without any network");
 });
 
 t.test("a host that has it already is not waited for", async (t) => {
   const { told, withdrawals } = opened();
-  withdrawals.hold(task);
-  withdrawals.sent(task, [sessionAt(7, 7)]);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [sessionAt(n1, 7, 7)], []);
   t.strictSame(told, [task]);
 });
 
 t.test("nobody on its networks: told at once", async (t) => {
   const { told, withdrawals } = opened();
-  withdrawals.hold(task);
-  withdrawals.sent(task, []);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [], []);
   t.strictSame(told, [task]);
 });
 
 t.test("a host that had nothing to hear of it is not waited for", async (t) => {
   const { told, withdrawals } = opened();
-  const session = { sequenceOfMarked: 7, applied: 4 };
-  withdrawals.hold(task);
-  withdrawals.sent(task, [session as Session]);
+  const session = { nodeId: n1, sequenceOfMarked: 7, applied: 4, started: true };
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [session as Session], []);
   withdrawals.flushed(session as Session);
   t.strictSame(told, [], "what is marked is not sent yet");
   session.sequenceOfMarked = 5;
@@ -74,8 +103,8 @@ t.test("a host that had nothing to hear of it is not waited for", async (t) => {
 
 t.test("a host that does not answer holds it for a bounded time", async (t) => {
   const { clock, told, withdrawals } = opened();
-  withdrawals.hold(task);
-  withdrawals.sent(task, [sessionAt(1)]);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [sessionAt(n1, 1)], []);
   await clock.advance(withdrawalLimitMs - 1);
   t.strictSame(told, []);
   await clock.advance(1);
@@ -84,8 +113,8 @@ t.test("a host that does not answer holds it for a bounded time", async (t) => {
 
 t.test("the end of the leadership tells nobody anything", async (t) => {
   const { clock, told, withdrawals } = opened();
-  withdrawals.hold(task);
-  withdrawals.sent(task, [sessionAt(1)]);
+  withdrawals.hold({ id: task, desiredState: "running" });
+  withdrawals.sent(task, [sessionAt(n1, 1)], []);
   withdrawals.clear();
   await clock.advance(withdrawalLimitMs);
   t.strictSame(told, []);
