@@ -61,6 +61,13 @@ function shortened(groups: readonly string[]): string {
   return `${groups.slice(0, start).join(":")}::${groups.slice(start + length).join(":")}`;
 }
 
+/** Of an address, with or without the length of its prefix, the form that the kernel's tools print; as given when it is none. */
+export function canonicalIp(text: string): string {
+  const [address = "", ...prefix] = text.split("/");
+  const ip = parseIp(address);
+  return ip === undefined ? text : [printIp(ip), ...prefix].join("/");
+}
+
 /** Of an address or block in text, with or without a prefix length. */
 export function isIpv6(text: string): boolean {
   return text.includes(":");

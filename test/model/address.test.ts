@@ -1,5 +1,6 @@
 import t from "tap";
 import {
+  canonicalIp,
   hostOf,
   joinHostPort,
   overlaps,
@@ -54,6 +55,9 @@ t.test("IPv6 is printed as RFC 5952 says", (t) => {
     t.equal(address && printIp(address), wanted, text);
   }
   t.equal(printCidr(cidr("fd00:1::5/64")), "fd00:1::/64");
+  t.equal(canonicalIp("0::1/64"), "::1/64");
+  t.equal(canonicalIp("10.0.0.1"), "10.0.0.1");
+  t.equal(canonicalIp("what"), "what");
   t.end();
 });
 

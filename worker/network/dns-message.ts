@@ -1,7 +1,7 @@
 /** DNS messages as far as a resolver for tasks needs them: one question in, its reply out. */
 import packet from "dns-packet";
 
-import { addressNumber } from "./addresses.ts";
+import { parseIp } from "../../model/address.ts";
 import type { Question } from "./records.ts";
 
 /** On which tasks ask their gateway for names. */
@@ -40,7 +40,7 @@ export interface Query {
 }
 
 export type Record =
-  | { readonly type: "A"; readonly address: string }
+  | { readonly type: "A" | "AAAA"; readonly address: string }
   | { readonly type: "PTR"; readonly name: string };
 
 /** @returns undefined for what is no query with exactly one question; it deserves no reply. */
@@ -101,12 +101,14 @@ export function encodeReply(
   return Buffer.concat([head, ...encoded]);
 }
 
+const typeNumbers = { A: 1, PTR: 12, AAAA: 28 } as const;
+
 /** The owner's name is a pointer to the question's. */
 function encodeRecord(record: Record, ttlSeconds: number): Buffer {
-  const data = record.type === "A" ? addressData(record.address) : nameData(record.name);
+  const data = record.type === "PTR" ? nameData(record.name) : addressData(record.address);
   const head = Buffer.alloc(headerBytes);
   head.writeUInt16BE(0xc000 | headerBytes, 0);
-  head.writeUInt16BE(record.type === "A" ? 1 : 12, 2);
+  head.writeUInt16BE(typeNumbers[record.type], 2);
   head.writeUInt16BE(1, 4);
   head.writeUInt32BE(ttlSeconds, 6);
   head.writeUInt16BE(data.length, 10);
@@ -114,9 +116,8 @@ function encodeRecord(record: Record, ttlSeconds: number): Buffer {
 }
 
 function addressData(address: string): Buffer {
-  const data = Buffer.alloc(4);
-  data.writeUInt32BE(addressNumber(address) ?? 0);
-  return data;
+  const { bits, value } = parseIp(address) ?? { bits: 32, value: 0n };
+  return Buffer.from(value.toString(16).padStart(bits / 4, "0"), "hex");
 }
 
 function nameData(name: string): Buffer {

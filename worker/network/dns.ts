@@ -140,7 +140,10 @@ export class NameServer {
       case "addresses":
         return encode(
           replyCodes.done,
-          this.#shuffled(answer.addresses).map((found) => ({ type: "A", address: found })),
+          this.#shuffled(answer.addresses).map((found) => ({
+            type: found.includes(":") ? "AAAA" : "A",
+            address: found,
+          })),
         );
       case "name":
         return encode(replyCodes.done, [{ type: "PTR", name: answer.name }]);

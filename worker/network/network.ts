@@ -115,6 +115,20 @@ export interface BridgeNetwork {
   /** Where published ports open that name no address of the host; empty: at all of them. */
   readonly hostAddress: string;
   readonly mtu: number;
+  /** Its other family; absent: it has IPv4 alone. */
+  readonly ipv6?: BridgeBlock;
+}
+
+/** What a bridge network gives addresses of one family from. */
+export interface BridgeBlock {
+  /** Canonical CIDR. */
+  readonly subnet: string;
+  /** No prefix length, in the form that the kernel prints. */
+  readonly gateway: string;
+  /** CIDR inside the subnet that addresses are picked from; absent: all of it. */
+  readonly range?: string;
+  /** Addresses that no task is given. */
+  readonly reserved: readonly string[];
 }
 
 /** One network of a task. */
@@ -125,6 +139,8 @@ export interface AttachNetwork {
    * unknown network with an empty address stands for the host's own bridge.
    */
   readonly address: string;
+  /** Of a bridge network with IPv6, the address of that family asked for (no prefix length); absent: one is picked. */
+  readonly ipv6?: string;
   /** On a bridge network all names it has there, its own first; on overlays the cluster says which names there are. */
   readonly aliases: readonly string[];
   /** Of its device; absent: follows from the address. */
@@ -215,6 +231,18 @@ export interface AttachedAddress {
   readonly mac: string;
   /** What is for nowhere else goes by this one; with none marked, by the first. */
   readonly outward?: true;
+  /** On a network with IPv6. */
+  readonly ipv6?: AttachedIpv6;
+}
+
+/** A place on a network in its other family: on the same device, and with the same gateway's MAC. */
+export interface AttachedIpv6 {
+  /** CIDR, in the form that the kernel prints. */
+  readonly address: string;
+  /** No prefix length. */
+  readonly gateway: string;
+  /** What is for nowhere else goes by this one; with none marked, no IPv6 does. */
+  readonly outward?: true;
 }
 
 export type Attached = (
@@ -238,6 +266,11 @@ export interface AttachedRecord {
   readonly attached: Attached;
   /** As they were asked for. */
   readonly networks: readonly AttachNetwork[];
+}
+
+/** The one by which goes what is of IPv6 and for nowhere else. */
+export function outwardIpv6(addresses: readonly AttachedAddress[]): AttachedAddress | undefined {
+  return addresses.find(({ ipv6 }) => ipv6?.outward === true);
 }
 
 /** The one by which goes what is for nowhere else. */

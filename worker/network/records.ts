@@ -1,8 +1,14 @@
 /** Who asks for which name → the addresses to answer with. */
 import type { NetworkId } from "../../model/ids.ts";
-import { subnetsOf } from "../../model/network.ts";
-import { addressNumber, contains, parseCidr } from "./addresses.ts";
-import type { Cidr } from "./addresses.ts";
+import {
+  type CidrBlock,
+  contains,
+  type IpAddress,
+  parseCidr,
+  parseIp,
+  printIp,
+} from "../../model/address.ts";
+import { type Subnet, subnetsOf } from "../../model/network.ts";
 import type { OverlayNetwork, WantedNetworks } from "./network.ts";
 
 /** A task of this host, as the one that asks. */
@@ -13,23 +19,30 @@ export interface Asker {
   readonly nameservers: readonly string[];
   /** False when no network of its leads outside. */
   readonly outside: boolean;
-  /** Addresses by names that this task alone knows, in lower case. */
-  readonly links: ReadonlyMap<string, string>;
+  /** Addresses, of either family, by names that this task alone knows, in lower case. */
+  readonly links: ReadonlyMap<string, readonly string[]>;
 }
 
 /** A network that has names. */
-export type NamedNetwork = Pick<OverlayNetwork, "id" | "name" | "subnet" | "gateway" | "further" | "ingress">;
+export type NamedNetwork = Pick<
+  OverlayNetwork,
+  "id" | "name" | "subnet" | "gateway" | "further" | "ingress"
+> & {
+  /** Its block of IPv6; absent: it has none. */
+  readonly ipv6?: Pick<Subnet, "subnet">;
+};
 
 /** A name that this host's tasks have beside those the cluster knows. */
 export interface LocalName {
   readonly networkId: NetworkId;
   readonly name: string;
+  /** Of either family, in the form that the kernel prints. */
   readonly address: string;
 }
 
 interface NetworkNames {
   readonly name: string;
-  readonly blocks: readonly Cidr[];
+  readonly blocks: readonly CidrBlock[];
   /** Lower case; an entry with no address is known and has nothing serving. */
   readonly addresses: ReadonlyMap<string, ReadonlySet<string>>;
   readonly names: ReadonlyMap<string, string>;
@@ -69,7 +82,8 @@ export function buildNames(
   >();
   for (const network of wanted.networks) {
     if (network.ingress) continue;
-    const blocks = subnetsOf(network).map(({ subnet }) => parseCidr(subnet));
+    const subnets = [...subnetsOf(network), ...(network.ipv6 === undefined ? [] : [network.ipv6])];
+    const blocks = subnets.flatMap(({ subnet }) => parseCidr(subnet) ?? []);
     table.set(network.id, { name: network.name, blocks, addresses: new Map(), names: new Map() });
   }
   const balanced = new Set<string>();
@@ -106,15 +120,15 @@ export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Q
   const networks = asker.networks.flatMap((id) => table.get(id) ?? []);
   const reversed = reversedAddress(asked);
   if (reversed !== undefined) {
-    const home = networks.find(({ blocks }) => blocks.some((block) => contains(block, reversed.number)));
+    const home = networks.find(({ blocks }) => blocks.some((block) => contains(block, reversed)));
     if (home === undefined) return outside(asker, asked);
-    const taskName = home.names.get(reversed.text);
+    const taskName = home.names.get(printIp(reversed));
     if (taskName === undefined) return { kind: "unknown" };
     return type === "PTR" ? { kind: "name", name: `${taskName}.${home.name}` } : { kind: "empty" };
   }
   const linked = asker.links.get(asked);
   let known = linked !== undefined;
-  const found = new Set(linked === undefined ? [] : [linked]);
+  const found = new Set(linked);
   for (const network of networks) {
     const suffix = `.${network.name.toLowerCase()}`;
     const bare = asked.endsWith(suffix) ? asked.slice(0, -suffix.length) : undefined;
@@ -126,8 +140,9 @@ export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Q
     }
   }
   if (!known) return outside(asker, asked);
-  if (type !== "A" || found.size === 0) return { kind: "empty" };
-  return { kind: "addresses", addresses: [...found] };
+  // Of a name that is ours, the family that it lacks is not asked for outside either.
+  const addresses = [...found].filter((address) => type === (address.includes(":") ? "AAAA" : "A"));
+  return addresses.length === 0 ? { kind: "empty" } : { kind: "addresses", addresses };
 }
 
 function outside(asker: Asker, asked: string): Answer {
@@ -141,11 +156,15 @@ function put({ addresses }: { addresses: Map<string, Set<string>> }, name: strin
   if (address !== undefined) entry.add(address);
 }
 
-/** "5.1.0.10.in-addr.arpa" → 10.0.1.5 */
-function reversedAddress(asked: string): { readonly text: string; readonly number: number } | undefined {
-  const suffix = ".in-addr.arpa";
-  if (!asked.endsWith(suffix)) return undefined;
-  const text = asked.slice(0, -suffix.length).split(".").toReversed().join(".");
-  const number = addressNumber(text);
-  return number === undefined ? undefined : { text, number };
+const addressDigits = 32;
+
+/** "5.1.0.10.in-addr.arpa" → 10.0.1.5; "5.0.0. … .0.d.f.ip6.arpa", digit by digit, → fd00::5 */
+function reversedAddress(asked: string): IpAddress | undefined {
+  const [, labels = "", family = ""] = /^(.+)\.(in-addr|ip6)\.arpa$/.exec(asked) ?? [];
+  const parts = labels.split(".").toReversed();
+  if (family === "in-addr") return parseIp(parts.join("."));
+  if (family === "" || parts.length !== addressDigits || !parts.every((digit) => digit.length === 1)) {
+    return undefined;
+  }
+  return parseIp((parts.join("").match(/.{4}/g) ?? []).join(":"));
 }

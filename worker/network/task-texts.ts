@@ -1,8 +1,8 @@
 /** What a task's /etc/hosts, /etc/resolv.conf and /etc/hostname say, out of its record and the host's own. */
-import { parseCidr } from "./addresses.ts";
 import { hostsText, resolvConfText, sharedHostsText } from "./files.ts";
 import type { FileTexts, TaskRecord } from "./journal.ts";
 import type { Upstream } from "./upstream.ts";
+import { addressesOf } from "./views.ts";
 
 interface Deps {
   readonly settings: { readonly resolvConf: string; readonly hosts: string };
@@ -29,7 +29,7 @@ export class TaskTexts {
         hostname: `${request.hostname}\n`,
       };
     }
-    const addresses = attached.addresses.map(({ address }) => parseCidr(address).address);
+    const addresses = attached.addresses.flatMap(addressesOf);
     return {
       hosts: hostsText(request, addresses),
       resolvConf: resolvConfText(request, await upstream.conf(), attached.addresses[0]?.gateway),

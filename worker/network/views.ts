@@ -1,5 +1,6 @@
 /** What resolver, firewall and kernel are to know, out of the networks wanted and the tasks attached. */
 import type { TaskId } from "../../model/ids.ts";
+import { withoutPrefix } from "../../model/address.ts";
 import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressNumber, parseCidr } from "./addresses.ts";
@@ -143,8 +144,8 @@ export function takenOnBridge(records: Records, device: string): Set<number> {
 
 /** Networks whose tasks know each other's names; the host's own bridge has none. */
 export function namedNetworks({ wanted, bridges }: Pick<HostState, "wanted" | "bridges">): NamedNetwork[] {
-  const own = bridges.flatMap(({ id, name, subnet, gateway }) =>
-    id === "" ? [] : [{ id, name, subnet, gateway, ingress: false }],
+  const own = bridges.flatMap(({ id, name, subnet, gateway, ipv6 }) =>
+    id === "" ? [] : [{ id, name, subnet, gateway, ingress: false, ...(ipv6 !== undefined && { ipv6 }) }],
   );
   return [...own, ...(wanted?.networks ?? [])];
 }
@@ -154,13 +155,19 @@ export function localNames(records: Records, bridges: readonly BridgeNetwork[]):
   const own = new Set<string>(bridges.map(({ id }) => id));
   return [...records.values()].flatMap(({ request, attached }) => {
     if (attached.kind === "host") return [];
-    return attached.addresses.flatMap(({ networkId, address }) => {
+    return attached.addresses.flatMap((place) => {
+      const { networkId } = place;
       if (networkId === "") return [];
       const asked = request.networks.find((network) => network.networkId === networkId);
       const names = own.has(networkId) ? (asked?.aliases ?? []) : [request.hostname, request.name ?? ""];
-      return names.map((name) => ({ networkId, name, address: parseCidr(address).address }));
+      return addressesOf(place).flatMap((address) => names.map((name) => ({ networkId, name, address })));
     });
   });
+}
+
+/** Of both families, no prefix length. */
+export function addressesOf({ address, ipv6 }: Pick<AttachedAddress, "address" | "ipv6">): string[] {
+  return [address, ...(ipv6 === undefined ? [] : [ipv6.address])].map(withoutPrefix);
 }
 
 /** By "<gateway> <address>". */
@@ -193,8 +200,8 @@ function linksOf(
   { networks }: AttachRequest,
   addresses: readonly AttachedAddress[],
   containers: ReadonlyMap<string, TaskRecord>,
-): Map<string, string> {
-  const links = new Map<string, string>();
+): Map<string, string[]> {
+  const links = new Map<string, string[]>();
   for (const network of networks) {
     const on = addresses.find(({ networkId }) => networkId === network.networkId);
     const { bridge } = on ?? {};
@@ -204,7 +211,7 @@ function linksOf(
         attached?.kind === "namespace"
           ? attached.addresses.find((address) => address.bridge === bridge)
           : undefined;
-      if (target !== undefined) links.set(alias.toLowerCase(), parseCidr(target.address).address);
+      if (target !== undefined) links.set(alias.toLowerCase(), addressesOf(target));
     }
   }
   return links;

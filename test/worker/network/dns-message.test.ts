@@ -51,6 +51,23 @@ t.test("a reply repeats number and question and carries the records", (t) => {
   t.end();
 });
 
+t.test("records of both families have their addresses whole", (t) => {
+  const reply = encodeReply(query("web"), {
+    code: replyCodes.done,
+    records: [
+      { type: "AAAA", address: "fd00::5" },
+      { type: "PTR", name: "web.red" },
+    ],
+    ttlSeconds: 2,
+    over: "udp",
+  });
+  t.match(dns.decode(reply).answers, [
+    { name: "web", type: "AAAA", data: "fd00::5" },
+    { name: "web", type: "PTR", data: "web.red" },
+  ]);
+  t.end();
+});
+
 for (const { rule, offered, limit } of [
   { rule: "512 bytes when nothing is said", offered: undefined, limit: 512 },
   { rule: "what the asker takes", offered: 1000, limit: 1000 },

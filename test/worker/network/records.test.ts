@@ -64,7 +64,7 @@ const askers: Record<string, Asker> = {
   both: { ...onRed, networks: [red.id, blue.id] },
   inside: { ...onRed, outside: false },
   bridge: { ...onRed, networks: [] },
-  linked: { ...onRed, links: new Map([["db", "10.9.0.5"]]) },
+  linked: { ...onRed, links: new Map([["db", ["10.9.0.5", "fd00:9::5"]]]) },
   published: { ...onRed, networks: [red.id, mesh.id] },
 };
 
@@ -72,6 +72,7 @@ const cases = [
   { rule: "a service is its serving tasks", who: "red", ask: "st_web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "so is its alias", who: "red", ask: "web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "a link is known", who: "linked", ask: "DB A", want: "10.9.0.5" },
+  { rule: "in both families", who: "linked", ask: "db AAAA", want: "fd00:9::5" },
   { rule: "so is tasks.<service>", who: "red", ask: "tasks.st_web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "a service with a virtual IP is that", who: "red", ask: "st_api A", want: "10.0.1.3" },
   { rule: "so is its alias", who: "red", ask: "api A", want: "10.0.1.3" },
@@ -137,6 +138,27 @@ for (const { rule, who, ask, want } of cases) {
     t.end();
   });
 }
+
+t.test("on a network with IPv6 names have both families, and addresses of both have names", (t) => {
+  const dual = { ...red, ipv6: { subnet: "fd00:1::/64" } };
+  const local = (name: string, ...addresses: string[]) =>
+    addresses.map((address) => ({ networkId: red.id, name, address }));
+  const names = buildNames({ networks: [dual], endpoints: [], services: [] }, [
+    ...local("web", "10.0.1.5", "fd00:1::5"),
+    ...local("www", "10.0.1.5", "fd00:1::5"),
+    ...local("old", "10.0.1.6"),
+  ]);
+  const ask = (name: string, type: string) => answerQuestion(names, onRed, { name, type });
+  t.strictSame(ask("www", "AAAA"), { kind: "addresses", addresses: ["fd00:1::5"] });
+  t.strictSame(ask("web", "A"), { kind: "addresses", addresses: ["10.0.1.5"] });
+  t.strictSame(ask("old", "AAAA"), { kind: "empty" });
+  const reversed = (last: string) => `${last}.0.0.0.${"0.".repeat(20)}1.0.0.0.0.0.d.f.ip6.arpa`;
+  t.strictSame(ask(reversed("5"), "PTR"), { kind: "name", name: "web.red" });
+  t.strictSame(ask(reversed("6"), "PTR"), { kind: "unknown" });
+  t.match(ask(reversed("5").replace("d.f.", "e.f."), "PTR"), { kind: "elsewhere" });
+  t.match(ask(`0.${reversed("5")}`, "PTR"), { kind: "elsewhere" }, "33 digits are no address");
+  t.end();
+});
 
 t.test("addresses of every subnet of a network have their names", (t) => {
   const wide = { ...red, further: [{ subnet: "10.9.0.0/16", gateway: "10.9.0.1" }] };

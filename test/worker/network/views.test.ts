@@ -186,8 +186,8 @@ t.test("names are known on the networks of users, links to those who have them, 
     ],
   );
   const askers = askersOf({ wanted: undefined, bridges }, records);
-  t.strictSame([...(askers.get("172.20.0.1 172.20.0.3")?.links ?? [])], [["data", "172.20.0.2"]]);
-  t.strictSame([...(askers.get("10.7.0.1 10.7.0.3")?.links ?? [])], [["data", "10.7.0.2"]]);
+  t.strictSame([...(askers.get("172.20.0.1 172.20.0.3")?.links ?? [])], [["data", ["172.20.0.2"]]]);
+  t.strictSame([...(askers.get("10.7.0.1 10.7.0.3")?.links ?? [])], [["data", ["10.7.0.2"]]]);
   t.match(askers.get("10.8.0.1 10.8.0.4"), { networks: ["cell"], outside: false });
   t.match(askers.get("10.7.0.1 10.7.0.2"), { networks: ["red"], outside: true });
   t.end();
