@@ -58,7 +58,7 @@ export async function benchNetwork(
   if (spawnSync("iperf3", ["--version"]).status !== 0) {
     throw new Error("the network benchmark needs iperf3: apt-get install --no-install-recommends iperf3");
   }
-  await using world = await World.open();
+  await using world = await World.open("bench");
   const bench = new NetworkBench(world, options, say);
   using _ = bench;
   await bench.run();

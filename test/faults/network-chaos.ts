@@ -215,7 +215,7 @@ const program = new Command("chaos")
   .option("--seed <n>", "of what happens", Number, 1);
 program.parse();
 const { minutes, seed } = program.opts<{ minutes: number; seed: number }>();
-await using world = await World.open();
+await using world = await World.open("chaos");
 const chaos = new Chaos(world, seededRandom(seed));
 const endMs = performance.now() + minutes * 60_000;
 const times: number[] = [];

@@ -34,7 +34,7 @@ const services: OverlayService[] = [
   },
 ];
 
-await using world = await World.open();
+await using world = await World.open("heal");
 const [one, two] = [world.host(1), world.host(2)];
 let endpoints: OverlayEndpoint[] = [];
 

@@ -33,7 +33,7 @@ const services: OverlayService[] = [
   { ...web, networkId: ingress.id, address: "10.10.0.2", ports },
 ];
 
-await using world = await World.open();
+await using world = await World.open("mesh");
 const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
 let endpoints: OverlayEndpoint[] = [];
 

@@ -22,8 +22,9 @@ import type {
 import { tunnelDevices } from "../../worker/network/tunnel-plan.ts";
 import type { ChildCall, ChildReply } from "./network-child.ts";
 
-const directory = "/tmp/shoal-network-test";
-const prefix = "shoalnet";
+/** Where a world of that name has its files, and how its namespaces' names begin: several may be there at once. */
+const directoryOf = (world: string): string => `/tmp/shoal-network-test-${world}`;
+const prefixOf = (world: string): string => `shoal${world}`;
 export const hostCount = 3;
 const childFile = fileURLToPath(new URL("network-child.js", import.meta.url));
 /** Begins the command line of `network-probe.ts`. */
@@ -46,18 +47,21 @@ export class Host {
   #nextId = 1;
   readonly #waiting = new Map<number, (reply: ChildReply) => void>();
 
-  constructor(index: number) {
+  readonly #resolvConf: string;
+
+  constructor(world: string, index: number) {
     this.index = index;
     this.address = `10.233.0.${index}`;
     this.nodeId = `node${index}` as NodeId;
-    this.netns = `/run/netns/${prefix}${index}`;
-    this.runDir = join(directory, `host${index}`);
+    this.netns = `/run/netns/${prefixOf(world)}${index}`;
+    this.runDir = join(directoryOf(world), `host${index}`);
+    this.#resolvConf = join(directoryOf(world), "resolv.conf");
   }
 
   async start(): Promise<void> {
     const child = spawn(
       "nsenter",
-      [`--net=${this.netns}`, process.execPath, childFile, this.runDir, join(directory, "resolv.conf")],
+      [`--net=${this.netns}`, process.execPath, childFile, this.runDir, this.#resolvConf],
       { stdio: ["ignore", "inherit", "inherit", "ipc"] },
     );
     this.#child = child;
@@ -188,15 +192,20 @@ export function serve(path: string, argv: readonly string[]): { stop(): void } {
 
 export class World implements AsyncDisposable {
   readonly hosts: readonly Host[];
-  readonly outside = `/run/netns/${prefix}u`;
+  readonly outside: string;
   readonly outsideAddress = "10.233.0.254";
+  readonly #name: string;
 
-  private constructor(hosts: readonly Host[]) {
+  private constructor(name: string, hosts: readonly Host[]) {
+    this.#name = name;
+    this.outside = `/run/netns/${prefixOf(name)}u`;
     this.hosts = hosts;
   }
 
-  static async open(): Promise<World> {
-    clear();
+  /** @param name - Unlike that of any other world that may be there at the same time. */
+  static async open(name: string): Promise<World> {
+    clear(name);
+    const [directory, prefix] = [directoryOf(name), prefixOf(name)];
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, "resolv.conf"), "nameserver 10.233.0.254\nsearch example.test\n");
     command("ip", "netns", "add", `${prefix}u`);
@@ -206,7 +215,7 @@ export class World implements AsyncDisposable {
       "address add 10.233.0.254/24 dev br0",
       "link set br0 up",
     ];
-    const hosts = Array.from({ length: hostCount }, (_, index) => new Host(index + 1));
+    const hosts = Array.from({ length: hostCount }, (_, index) => new Host(name, index + 1));
     for (const { index } of hosts) {
       command("ip", "netns", "add", `${prefix}${index}`);
       lines.push(
@@ -225,7 +234,7 @@ export class World implements AsyncDisposable {
       inNamespace(netns, ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"]);
       mkdirSync(join(directory, `host${index}`), { recursive: true });
     }
-    const world = new World(hosts);
+    const world = new World(name, hosts);
     try {
       await Promise.all(hosts.map((host) => host.start()));
     } catch (reason) {
@@ -243,12 +252,13 @@ export class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.hosts.map((host) => host.kill()));
-    clear();
+    clear(this.#name);
   }
 }
 
 /** Mounts, namespaces and files, also those of a run that crashed. */
-function clear(): void {
+function clear(world: string): void {
+  const [directory, prefix] = [directoryOf(world), prefixOf(world)];
   const mounts = readFileSync("/proc/self/mountinfo", "utf8")
     .split("\n")
     .map((line) => line.split(" ")[4] ?? "")

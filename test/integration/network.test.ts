@@ -20,7 +20,7 @@ const blue = overlay("st_blue", 2);
 const green: OverlayNetwork = { ...overlay("st_green", 3), encrypted: true };
 const task = (name: string): TaskId => name as TaskId;
 
-await using world = await World.open();
+await using world = await World.open("network");
 const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
 let endpoints: OverlayEndpoint[] = [];
 
