@@ -4,7 +4,7 @@ import t from "tap";
 import { waitFor } from "../lab/shell.ts";
 import { anyClient as client } from "./clients.ts";
 import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
-import { keepAliveServer, listens, whileAsked } from "./traffic.ts";
+import { keepAliveServer, listens, namingServer, whileAsked, whileConnected } from "./traffic.ts";
 
 const requestsFile = fileURLToPath(new URL("requests.js", import.meta.url));
 /** Tells each client its address. */
@@ -21,9 +21,11 @@ const mirror = [
 
 t.test("published ports", { skip: noLab || client.missing }, async (t) => {
   const { lab, view } = await labForTests(t, { name: "e-pub", managers: 1, workers: 2 });
-  const [host1, host2] = lab.hosts;
-  if (host1 === undefined || host2 === undefined) throw new Error("hosts were asked for");
+  const [host1, host2, host3] = lab.hosts;
+  if (host1 === undefined || host2 === undefined || host3 === undefined)
+    throw new Error("hosts were asked for");
   const run = (...argv: string[]): Promise<string> => client.run(host1, argv);
+  const outside = ["nsenter", `--net=/run/netns/${lab.lan.netns}`];
   const urlsOf = (port: number): string[] => lab.hosts.map(({ addr }) => `http://${addr}:${port}/`);
 
   const once = async (url: string): Promise<string> =>
@@ -78,7 +80,7 @@ t.test("published ports", { skip: noLab || client.missing }, async (t) => {
       await run("service", "create", ...quick, ...where, "--name", "client", images.bb1, ...mark.split(" "));
       const inside = (await host1.processes()).find((info) => info.argv.join(" ") === mark);
       const urls = [
-        ...urlsOf(8080).map((url) => ({ url, enter: ["nsenter", `--net=/run/netns/${lab.lan.netns}`] })),
+        ...urlsOf(8080).map((url) => ({ url, enter: outside })),
         {
           url: `http://${virtualIp?.Addr.split("/")[0]}:8080/`,
           enter: ["nsenter", "--net", "--target", String(inside?.pid)],
@@ -119,6 +121,51 @@ t.test("published ports", { skip: noLab || client.missing }, async (t) => {
       t.ok(refused, url);
     }
   });
+
+  t.test(
+    "a host is lost: connections to tasks elsewhere go on, and every new one gets its answer",
+    async (t) => {
+      await run("node", "update", "--availability", "active", "host3");
+      const two = ["--replicas", "6", "--replicas-max-per-node", "2", "--publish", "8082:8080"];
+      await run(
+        "service",
+        "create",
+        ...quick,
+        ...two,
+        "--hostname",
+        "{{.Task.ID}}",
+        "--name",
+        "named",
+        images.bb1,
+        ...namingServer,
+      );
+      const lostNode = (await view.node(host3)).ID;
+      const tasks = await view.waitRunning("named", 6);
+      t.strictSame(await view.spread(tasks), { host1: 2, host2: 2, host3: 2 });
+      let killedMs = 0;
+      let downMs = 0;
+      const seen = await whileConnected({ address: host1.addr, port: 8082, enter: outside }, async () => {
+        killedMs = Date.now();
+        await host3.kill();
+        await view.waitNode(host3, "down");
+        downMs = Date.now();
+      });
+      const failed = seen.fresh.filter(({ error }) => error !== "");
+      t.strictSame(failed, [], `${seen.fresh.length} new connections`);
+      const slow = seen.fresh.filter(({ tookMs }) => tookMs > 900).map(({ beganMs }) => beganMs - killedMs);
+      t.ok(slow.length > 0, `${slow.length} waited for an answer of the host that was lost`);
+      t.comment(`the last of them was made ${Math.max(...slow)} ms after its loss`);
+      const lost = new Set(tasks.filter(({ NodeID }) => NodeID === lostNode).map(({ ID }) => ID));
+      const elsewhere = seen.kept.filter(({ task }) => !lost.has(task));
+      t.ok(
+        elsewhere.length > 0 && elsewhere.length < seen.kept.length,
+        `${elsewhere.length} of ${seen.kept.length} elsewhere`,
+      );
+      for (const { task, error, answeredMs } of elsewhere) {
+        t.strictSame({ error, wentOn: answeredMs > downMs - 1_000 }, { error: "", wentOn: true }, task);
+      }
+    },
+  );
 
   t.test("none of our processes met an error that nobody handled", async (t) => {
     t.strictSame(await unhandledErrors(lab), []);

@@ -2,6 +2,9 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { waitFor } from "../lab/shell.ts";
+import type { Seen } from "./connections.ts";
 
 /** Answers up to twenty requests on a connection, as far as its client keeps it. Lines end with a carriage return. */
 const handler = [
@@ -38,6 +41,44 @@ export const keepAliveServer: readonly string[] = [
 
 /** Whether it takes connections, without making one. */
 export const listens = "netstat -ltn | grep -q :8080";
+
+/** Answers each line on port 8080 with the name of its task. */
+export const namingServer: readonly string[] = [
+  "sh",
+  "-c",
+  `echo 'while read -r line; do hostname; done' >/handler; exec nc -ll -p 8080 -e sh /handler`,
+];
+
+const connectionsFile = fileURLToPath(new URL("connections.js", import.meta.url));
+/** Of connections that are kept. */
+const keptCount = 18;
+
+/** What connections to a {@link namingServer} see while `work` is done. @param enter - As of {@link whileAsked}. */
+export async function whileConnected(
+  {
+    address,
+    port,
+    enter,
+  }: { readonly address: string; readonly port: number; readonly enter: readonly string[] },
+  work: () => Promise<void>,
+): Promise<Seen> {
+  const [command = "", ...entering] = enter;
+  const client = [process.execPath, connectionsFile, address, `${port}`, `${keptCount}`];
+  const child = spawn(command, [...entering, ...client], { stdio: ["pipe", "pipe", "inherit"] });
+  let output = "";
+  child.stdout.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  const ended = once(child, "close");
+  try {
+    await waitFor("answers on all connections that are kept", { timeoutMs: 20_000 }, async () =>
+      output.startsWith("ready"),
+    );
+    await work();
+  } finally {
+    child.stdin.end();
+  }
+  await ended;
+  return JSON.parse(output.slice("ready".length)) as Seen;
+}
 
 export interface Traffic {
   /** What was asked, such as "close http://10.230.0.1:8080/". */

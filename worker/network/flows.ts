@@ -1,6 +1,7 @@
 /**
- * Steady flows of datagrams follow their service: the kernel remembers where a flow goes for as long as it lasts, so what
- * leads to a task that serves no more, or to nobody because there was none, is forgotten. Connections end by themselves.
+ * Flows follow their service: the kernel remembers where a flow goes for as long as it lasts. So steady flows of datagrams that
+ * lead to a task that serves no more, or to nobody because there was none, are forgotten. Connections end by themselves, but for
+ * those that a lost host never answered: they are forgotten too, and the client's next attempt leads to another task.
  */
 import { errorText } from "../../model/errors.ts";
 import { backoff } from "../../runtime/backoff.ts";
@@ -10,32 +11,78 @@ import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import type { RulesState } from "./rules.ts";
 
+interface FlowsDeps {
+  readonly clock: Pick<Clock, "after">;
+  readonly run: Run;
+  readonly warn: (text: string) => void;
+}
+
+/** A task that is alive has answered by then who asked it before it was withdrawn. */
+const answerMs = 1_000;
+
 export class Flows {
+  readonly #clock: Pick<Clock, "after">;
   readonly #run: Run;
   readonly #warn: (text: string) => void;
   /** Unknown to a new process, and then nothing is stale: flows that its predecessor sent on go where they went. */
   #before: ReadonlyMap<string, ReadonlySet<string>> | undefined;
+  #addresses: ReadonlySet<string> = new Set();
+  /** Addresses that serve no more, until it is looked who still waits for an answer of theirs. */
+  readonly #left = new Set<string>();
+  #cancelLook: (() => void) | undefined;
 
-  constructor({ run, warn }: { run: Run; warn: (text: string) => void }) {
+  constructor({ clock, run, warn }: FlowsDeps) {
+    this.#clock = clock;
     this.#run = run;
     this.#warn = warn;
   }
 
   /** To be called once the rules are loaded. */
   async follow(rules: Pick<RulesState, "services" | "mesh">): Promise<void> {
+    this.#followConnections(rules);
+    await this.#followDatagrams(rules);
+  }
+
+  close(): void {
+    this.#cancelLook?.();
+  }
+
+  #followConnections({ services, mesh }: Pick<RulesState, "services" | "mesh">): void {
+    const now = new Set([...services, ...mesh].flatMap(({ backends }) => backends));
+    for (const address of this.#addresses) if (!now.has(address)) this.#left.add(address);
+    for (const address of now) this.#left.delete(address);
+    this.#addresses = now;
+    if (this.#left.size === 0 || this.#cancelLook !== undefined) return;
+    this.#cancelLook = this.#clock.after(answerMs, () => {
+      this.#cancelLook = undefined;
+      void this.#forgetUnanswered().catch((reason: unknown) => this.#warn(errorText(reason)));
+    });
+  }
+
+  async #forgetUnanswered(): Promise<void> {
+    const filters = [...this.#left].map((address) => ["--reply-src", address]);
+    this.#left.clear();
+    await this.#forget(["-p", "tcp", "--state", "SYN_SENT"], filters);
+  }
+
+  async #followDatagrams(rules: Pick<RulesState, "services" | "mesh">): Promise<void> {
     const now = backendsOf(rules);
     const before = this.#before;
     this.#before = now;
     const filters = before === undefined ? [] : staleFlows(before, now);
     if (filters.length === 0) return;
     try {
-      // One look finds the few that are there among a thousand services, each of which would be a process of its own.
-      const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", "-p", "udp"])).split("\n");
-      for (const filter of filters.filter((each) => flows.some((line) => isMatch(line, each)))) {
-        await this.#run(["conntrack", "-D", "-p", "udp", ...filter]); // 1: it has ended meanwhile.
-      }
+      await this.#forget(["-p", "udp"], filters);
     } catch (reason) {
       this.#warn(errorText(reason));
+    }
+  }
+
+  async #forget(which: readonly string[], filters: readonly (readonly string[])[]): Promise<void> {
+    // One look finds the few that are there among a thousand services, each of which would be a process of its own.
+    const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", ...which])).split("\n");
+    for (const filter of filters.filter((each) => flows.some((line) => isMatch(line, each)))) {
+      await this.#run(["conntrack", "-D", ...which, ...filter]); // 1: it has ended meanwhile.
     }
   }
 }

@@ -241,6 +241,7 @@ export class KernelNetwork implements HostNetwork {
     await this.#rounds.close();
     this.#names.close();
     this.#parts.ports.close();
+    this.#program.close();
   }
 
   async #round(round: readonly Job[]): Promise<void> {

@@ -88,6 +88,10 @@ export class Program {
     await this.tunnel.open();
   }
 
+  close(): void {
+    this.#flows.close();
+  }
+
   /** Why those of the mesh's ports that this host does not publish are not. */
   get refusedPorts(): ReadonlyMap<string, string> {
     return this.#mesh.refused;

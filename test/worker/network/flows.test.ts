@@ -22,7 +22,7 @@ async function deleted(...history: readonly ReturnType<typeof service>[]): Promi
     if (argv[1] === "-D") argvs.push(argv.slice(4).join(" "));
     return { code: 0, stdout: argv[1] === "-L" ? table : "", stderr: "" };
   };
-  const flows = new Flows({ run, warn: (text) => t.fail(text) });
+  const flows = new Flows({ clock: new VirtualClock(), run, warn: (text) => t.fail(text) });
   const all: string[][] = [];
   for (const rules of history) {
     argvs = [];
@@ -48,6 +48,48 @@ t.test("flows that led to nobody are forgotten once there is somebody", async (t
 t.test("a new process leaves alone what its predecessor sent on", async (t) => {
   t.strictSame(await deleted(service("10.0.1.5")), [[]]);
 });
+
+t.test(
+  "who waits for an answer of a host that is lost is led to another task at his next attempt",
+  async (t) => {
+    const clock = new VirtualClock();
+    const deleted: string[] = [];
+    const waiting = (from: number, to: string): string =>
+      `tcp      6 110 SYN_SENT src=192.0.2.9 dst=192.0.2.1 sport=${from} dport=80 [UNREPLIED] src=${to} dst=192.0.2.9 sport=80 dport=${from}`;
+    const run = async (
+      argv: readonly string[],
+    ): Promise<{ code: number; stdout: string; stderr: string }> => {
+      if (argv[1] === "-D") deleted.push(argv.slice(2).join(" "));
+      const isAsked = argv[1] === "-L" && argv.includes("SYN_SENT");
+      return {
+        code: 0,
+        stdout: isAsked ? [waiting(1, "10.0.1.5"), waiting(2, "10.0.1.7")].join("\n") : "",
+        stderr: "",
+      };
+    };
+    const flows = new Flows({ clock, run, warn: (text) => t.fail(text) });
+    const mesh = (...backends: readonly string[]) =>
+      ({
+        services: [],
+        mesh: [{ protocol: "tcp", publishedPort: 80, targetPort: 80, within: [], backends }],
+      }) as const;
+    await flows.follow(mesh("10.0.1.5", "10.0.1.6", "10.0.1.7"));
+    await clock.advance(5_000);
+    await flows.follow(mesh("10.0.1.6"));
+    await flows.follow(mesh("10.0.1.6", "10.0.1.7"));
+    await clock.advance(999);
+    t.strictSame(deleted, [], "one that is alive has a second to answer");
+    await clock.advance(1);
+    t.strictSame(
+      deleted,
+      ["-p tcp --state SYN_SENT --reply-src 10.0.1.5"],
+      "none of a task that serves again",
+    );
+    await flows.follow(mesh());
+    flows.close();
+    t.equal(clock.waiting, 0);
+  },
+);
 
 t.test(
   "a task drains until no connection leads to it, and is looked at less often the longer it takes",
