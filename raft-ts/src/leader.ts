@@ -127,25 +127,37 @@ export function proposeChange(s: RaftState, role: LeaderRole, change: ConfChange
   }
   const result = changeConfiguration(s.history.latest, change);
   if (result.kind === "refused") return refuse("invalid-change", result.text);
-  const risk = quorumRisk(s, role, result.configuration);
-  if (risk !== undefined) return refuse("quorum-at-risk", risk);
+  const refusal = refuseQuorumRisk(s, role, result.configuration);
+  if (refusal !== undefined) return refusal;
   return append(s, role, "config", encodeConfiguration(result.configuration));
 }
 
 /**
- * Why the group would be left without a quorum by `after`. It counts from its append on, so voters that do not answer
+ * Refuses what would leave the group without a quorum. `after` counts from its append on, so voters that do not answer
  * now could keep even this change from being committed, for good.
  */
-function quorumRisk(s: RaftState, role: LeaderRole, after: Configuration): string | undefined {
+function refuseQuorumRisk(s: RaftState, role: LeaderRole, after: Configuration): ProposeResult | undefined {
   const { latest } = s.history;
   if (after.voters === latest.voters && after.outgoing === latest.outgoing) return undefined;
-  if (voteResult(after, (id) => isActive(s, role, id)) === "won") return undefined;
-  const silent = [...votersOf(after)].filter((id) => !isActive(s, role, id));
   const of = `${after.voters.length} voters${after.outgoing.length > 0 ? ` and the ${after.outgoing.length} before them` : ""}`;
-  return (
-    `of the ${of} that would decide, ${silent.join(", ")} did not answer lately, and a majority must; ` +
-    "new members are to be added as learners first"
-  );
+  if (voteResult(after, (id) => isActive(s, role, id)) !== "won") {
+    return refuse(
+      "quorum-at-risk",
+      `of the ${of} that would decide, ${missing(isActive)} did not answer lately, and a majority must; ` +
+        "new members are to be added as learners first",
+    );
+  }
+  if (voteResult(after, (id) => hasAnswered(s, role, id)) !== "won") {
+    return refuse(
+      "too-early",
+      `of the ${of} that would decide, ${missing(hasAnswered)} did not answer this leader yet, and a majority must`,
+    );
+  }
+  return undefined;
+
+  function missing(isThere: (s: RaftState, role: LeaderRole, id: MemberId) => boolean): string {
+    return [...votersOf(after)].filter((id) => !isThere(s, role, id)).join(", ");
+  }
 }
 
 /** Starts handing leadership to a voter; it ends with a new leader, or after an election timeout with this one. */
@@ -259,7 +271,7 @@ function onAppendReply(
   progress: Progress,
   { from, index, rejected, hintIndex, hintTerm }: AppendReplyMessage,
 ): void {
-  progress.silentTicks = 0;
+  progress.heard();
   role.flushDue = true;
   if (rejected) {
     // Skip whole terms that cannot match instead of walking back one by one (§5.3).
@@ -288,7 +300,7 @@ function onHeartbeatReply(
   progress: Progress,
   { round }: HeartbeatReplyMessage,
 ): void {
-  progress.silentTicks = 0;
+  progress.heard();
   progress.probeSent = false;
   if (progress.match < s.log.lastIndex()) {
     // Either appends are on their way, and the answer to this costs little, or they were lost.
@@ -387,6 +399,11 @@ function isActive(s: RaftState, role: LeaderRole, id: MemberId): boolean {
   if (id === s.id) return true;
   const progress = role.progress.get(id);
   return progress !== undefined && progress.silentTicks <= s.maxSilentTicks;
+}
+
+/** As {@link isActive}, without the grace that peers have when a leadership begins or they come in. */
+function hasAnswered(s: RaftState, role: LeaderRole, id: MemberId): boolean {
+  return id === s.id || (isActive(s, role, id) && role.progress.get(id)?.hasAnswered === true);
 }
 
 function matchOf(s: RaftState, role: LeaderRole, id: MemberId): number {

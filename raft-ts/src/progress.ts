@@ -86,6 +86,8 @@ export class Progress {
   sentCommit = 0;
   /** Ticks since it was last heard from; a new peer has the grace of one election timeout. */
   silentTicks = 0;
+  /** Whether it ever answered this leader: the grace is no answer. */
+  hasAnswered = false;
   /** Latest read round it confirmed. */
   ackedRound = 0;
   /** In `snapshot`: what it is being sent. In `probe`: what was broken off, to be resumed. */
@@ -110,6 +112,12 @@ export class Progress {
       case "snapshot":
         return true;
     }
+  }
+
+  /** An answer of it came in, whatever it says. */
+  heard(): void {
+    this.silentTicks = 0;
+    this.hasAnswered = true;
   }
 
   /** An append with `entries` was handed out. */

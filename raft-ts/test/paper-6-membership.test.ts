@@ -303,6 +303,38 @@ for (const { group: ids, silent, change, want } of risks) {
   });
 }
 
+t.test("a new leader does not take a voter that was down all along for one that answers", (t) => {
+  const group = new Group("a b c").elect("a").cut("b", "a c");
+  group.get("a").node.transferLeadership("c");
+  group.settle();
+  t.equal(group.role("c"), "leader");
+  const { node } = group.get("c");
+  const add: ConfChange = { kind: "add-voter", id: "z", context: "" };
+  t.match(node.proposeConfChange(add), {
+    reason: "too-early",
+    text: "of the 4 voters that would decide, b, z did not answer this leader yet, and a majority must",
+  });
+  for (let at = 0; at < 12; at += 1) group.tick("c").settle();
+  t.match(node.proposeConfChange(add), { reason: "quorum-at-risk" });
+  t.equal(node.proposeConfChange({ kind: "remove", id: "b" }).kind, "accepted", "without it there is one");
+  t.end();
+});
+
+t.test("a learner that has never answered is not promoted, though it came in only now", (t) => {
+  const group = new Group("a").elect("a");
+  const { node } = group.get("a");
+  const promote: ConfChange = { kind: "promote", id: "z" };
+  node.proposeConfChange({ kind: "add-learner", id: "z", context: "" });
+  group.settle();
+  t.match(node.proposeConfChange(promote), { kind: "refused", reason: "too-early" });
+  group.add("z");
+  group.tick("a", 2).settle();
+  t.equal(node.proposeConfChange(promote).kind, "accepted");
+  group.settle();
+  t.equal(node.status().settled, true);
+  t.end();
+});
+
 t.test("§4.2.3: a removed member does not disturb: no term rises and no leader falls", (t) => {
   const group = new Group("a b c d").elect("a").cut("d", "a b c"); // d does not learn of its removal.
   for (let at = 0; at < 12; at += 1) group.tick("a").settle();
