@@ -8,6 +8,8 @@ import {
   type MemberId,
   type Message,
   type SnapshotMessage,
+  entryBytes,
+  entryOverheadBytes,
   invariant,
 } from "./message.ts";
 import { Progress } from "./progress.ts";
@@ -102,13 +104,13 @@ export function proposeData(s: RaftState, role: LeaderRole, data: Uint8Array): P
   if (role.transferTo !== undefined) {
     return refuse("transferring", `leadership is being handed to ${role.transferTo}`);
   }
-  const bytes = data.byteLength;
+  const bytes = data.byteLength + entryOverheadBytes;
   const { maxUncommittedBytes } = s.options;
   // One proposal beyond the limit is let through when nothing else waits, or it could never be made.
   if (role.uncommittedBytes > 0 && role.uncommittedBytes + bytes > maxUncommittedBytes) {
     return refuse(
       "too-much-uncommitted",
-      `${role.uncommittedBytes} bytes wait to be committed; at most ${maxUncommittedBytes} may`,
+      `${role.uncommittedBytes} bytes wait to be committed, and ${bytes} more would be over the limit of ${maxUncommittedBytes}`,
     );
   }
   return append(s, role, "data", data);
@@ -234,15 +236,15 @@ export function onSnapshotSent(
 
 /** Entries of this leadership that are handed out as committed make room for proposals. */
 export function releaseUncommitted(s: RaftState, role: LeaderRole, committed: readonly Entry[]): void {
-  for (const { term, data } of committed) {
-    if (term === s.term) role.uncommittedBytes = Math.max(0, role.uncommittedBytes - data.byteLength);
+  for (const entry of committed) {
+    if (entry.term === s.term && entry.kind !== "empty") role.uncommittedBytes -= entryBytes(entry);
   }
 }
 
 function append(s: RaftState, role: LeaderRole, kind: EntryKind, data: Uint8Array): ProposeResult {
   const entry = { term: s.term, index: s.log.lastIndex() + 1, kind, data };
   s.log.append([entry]);
-  role.uncommittedBytes += data.byteLength;
+  if (kind !== "empty") role.uncommittedBytes += entryBytes(entry);
   if (kind === "config") {
     s.history.appended([entry]);
     followMembership(s, role);

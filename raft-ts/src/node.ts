@@ -33,7 +33,10 @@ export interface PeerStatus {
   readonly state: ProgressState;
   readonly match: number;
   readonly next: number;
-  /** Heard from within the last election timeout, and a heartbeat's interval for the answer. */
+  /**
+   * Heard from within the last election timeout, and a heartbeat's interval for the answer; also true for as long after a
+   * leadership began or the peer came in, heard from or not.
+   */
   readonly active: boolean;
   /** A transfer under way, or one that was broken off and will be resumed. */
   readonly snapshot: { readonly index: number; readonly ackedBytes: number } | undefined;
@@ -95,12 +98,19 @@ export class RaftNode {
     step(this.#s, message);
   }
 
-  /** Appends `data` if this member leads; it is safe once it comes back in `committed` with the same term. */
+  /**
+   * Appends `data` if this member leads; it is safe once it comes back in `committed` with the same term. It is kept as it
+   * is, not copied: it must not be changed any more.
+   *
+   * @throws {TypeError} when it is no Uint8Array, which only the compiler would see otherwise.
+   */
   propose(data: Uint8Array): ProposeResult {
+    if (!ArrayBuffer.isView(data)) throw new TypeError("propose takes a Uint8Array");
     const { role } = this.#s;
     return role.kind === "leader" ? proposeData(this.#s, role, data) : this.#notLeader();
   }
 
+  /** Appends the configuration after `change` if this member leads; it counts from now on, committed or not. */
   proposeConfChange(change: ConfChange): ProposeResult {
     const { role } = this.#s;
     return role.kind === "leader" ? proposeChange(this.#s, role, change) : this.#notLeader();
@@ -108,7 +118,8 @@ export class RaftNode {
 
   /**
    * Asks for a linearizable read. The answer is a read state with the same `ctx`; it may never come (the
-   * leader changed, a message was lost), so the caller has a deadline and asks again.
+   * leader changed, a message was lost), so the caller has a deadline and asks again. The index that comes with
+   * `accepted` is not the read's.
    */
   readIndex(ctx: number): ProposeResult {
     const s = this.#s;
@@ -118,6 +129,7 @@ export class RaftNode {
     return { kind: "accepted", index: s.log.commit, term: s.term };
   }
 
+  /** Begins to hand leadership over; it ends with a new leader, or after an election timeout with this one. */
   transferLeadership(to: MemberId): ProposeResult {
     const { role } = this.#s;
     return role.kind === "leader" ? startTransfer(this.#s, role, to) : this.#notLeader();
@@ -222,13 +234,19 @@ export class RaftNode {
     if (s.role.kind === "leader") advanceCommit(s, s.role);
   }
 
-  /** The state machine has applied what was `committed` up to `index`, which is the last of some `Ready`. */
+  /**
+   * The state machine has applied what was `committed` up to `index`. Room for more comes with the last of each `committed`,
+   * so reporting only that is enough.
+   */
   applied(index: number): void {
     this.#s.log.appliedTo(index);
     this.#applying.freeTo(index);
   }
 
-  /** The configuration in force at `index`, for the metadata of a snapshot made there. */
+  /**
+   * The configuration in force at `index`, for the metadata of a snapshot made there. Those of before the latest snapshot
+   * are not known; the oldest that is stands in for them.
+   */
   configurationAt(index: number): Configuration {
     return this.#s.history.at(index);
   }

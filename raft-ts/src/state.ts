@@ -196,25 +196,30 @@ function drawElectionDeadline({ electionTicks, random }: ResolvedOptions): numbe
   return electionTicks + random(electionTicks);
 }
 
+/** @throws {RangeError} when a number makes no sense. */
 function resolveOptions(options: RaftOptions): ResolvedOptions {
-  const resolved = {
-    electionTicks: 8,
-    heartbeatTicks: 2,
-    maxMessageBytes: 1024 * 1024,
-    maxInflightCount: 256,
-    maxInflightBytes: 8 * 1024 * 1024,
-    maxApplyingBytes: 4 * 1024 * 1024,
-    maxWritesUnderWay: 1,
-    maxUncommittedBytes: 64 * 1024 * 1024,
-    maxPendingReads: 16_384,
-    ...options,
+  const { id, storage, random } = options;
+  // One by one, so that an option given as undefined is one that was not given.
+  const ticks = { electionTicks: options.electionTicks ?? 8, heartbeatTicks: options.heartbeatTicks ?? 2 };
+  const limits = {
+    maxMessageBytes: options.maxMessageBytes ?? 1024 * 1024,
+    maxInflightCount: options.maxInflightCount ?? 256,
+    maxInflightBytes: options.maxInflightBytes ?? 8 * 1024 * 1024,
+    maxApplyingBytes: options.maxApplyingBytes ?? 4 * 1024 * 1024,
+    maxWritesUnderWay: options.maxWritesUnderWay ?? 1,
+    maxUncommittedBytes: options.maxUncommittedBytes ?? 64 * 1024 * 1024,
+    maxPendingReads: options.maxPendingReads ?? 16_384,
   };
-  const { electionTicks, heartbeatTicks } = resolved;
-  if (!(heartbeatTicks >= 1 && heartbeatTicks < electionTicks)) {
+  const { electionTicks, heartbeatTicks } = ticks;
+  const areWhole = Number.isSafeInteger(heartbeatTicks) && Number.isSafeInteger(electionTicks);
+  if (!areWhole || heartbeatTicks < 1 || heartbeatTicks >= electionTicks) {
     throw new RangeError(
       `raft options: heartbeatTicks is ${heartbeatTicks}, electionTicks is ${electionTicks}; ` +
-        "heartbeatTicks must be at least 1 and less than electionTicks",
+        "both must be whole, heartbeatTicks at least 1 and less than electionTicks",
     );
   }
-  return resolved;
+  for (const [name, limit] of Object.entries(limits)) {
+    if (!(limit >= 1)) throw new RangeError(`raft options: ${name} is ${limit}; it must be at least 1`); // NaN too.
+  }
+  return { id, storage, random, ...ticks, ...limits };
 }

@@ -4,8 +4,9 @@ import {
   MemoryStorage,
   type Message,
   RaftNode,
-  bootstrapEntry,
+  type RaftOptions,
   type Write,
+  bootstrapEntry,
   encodeConfiguration,
 } from "../src/index.ts";
 import { bytes, group } from "./cluster.ts";
@@ -248,5 +249,45 @@ t.test("an acknowledgement is not sent once a later leader has replaced what it 
   const acknowledged = settle(subject).filter((message) => message.type === "append-reply");
   t.match(acknowledged, [{ to: "c", term: 3, index: 2, rejected: false }]);
   t.equal(acknowledged.length, 1);
+  t.end();
+});
+
+t.test("an option given as undefined is one that was not given", (t) => {
+  const options = { electionTicks: undefined, maxInflightBytes: undefined, maxWritesUnderWay: undefined };
+  // Callers in JavaScript, and compilers that do not tell the two apart, may pass this.
+  const given = {
+    id: "a",
+    storage: new MemoryStorage(),
+    random: () => 0,
+    ...options,
+  } as unknown as RaftOptions;
+  const node = new RaftNode(given);
+  for (let tick = 0; tick < 7; tick += 1) node.tick();
+  t.equal(node.status().role, "follower");
+  t.end();
+});
+
+for (const [name, value] of [
+  ["electionTicks", 2],
+  ["electionTicks", 8.5],
+  ["heartbeatTicks", 0],
+  ["maxWritesUnderWay", 0],
+  ["maxInflightBytes", -1],
+  ["maxPendingReads", Number.NaN],
+] as const) {
+  t.test(`an option that makes no sense is refused by name: ${name} ${value}`, (t) => {
+    const options = { id: "a", storage: new MemoryStorage(), random: () => 0, [name]: value };
+    const text = new RegExp(`${name} is ${value}`);
+    t.throws(() => new RaftNode(options), { name: "RangeError", message: text });
+    t.end();
+  });
+}
+
+t.test("a proposal that is no bytes is refused at the call, and none of it gets into the log", (t) => {
+  const subject = member([]);
+  elect(subject);
+  const { lastIndex } = subject.node.status();
+  t.throws(() => subject.node.propose("text" as unknown as Uint8Array), { name: "TypeError" });
+  t.equal(subject.node.status().lastIndex, lastIndex);
   t.end();
 });

@@ -121,14 +121,21 @@ t.test("who does not lead says who does", (t) => {
 });
 
 t.test("proposals beyond the uncommitted limit are refused with both sizes, and let in again later", (t) => {
-  const group = new Group("a b c", { maxUncommittedBytes: 10 }).elect("a");
+  const group = new Group("a b c", { maxUncommittedBytes: 74 }).elect("a"); // Each counts with 32 bytes more.
   t.equal(group.propose("a", "123456").kind, "accepted");
   t.match(group.propose("a", "12345"), {
     reason: "too-much-uncommitted",
-    text: "6 bytes wait to be committed; at most 10 may",
+    text: "38 bytes wait to be committed, and 37 more would be over the limit of 74",
   });
   t.equal(group.propose("a", "1234").kind, "accepted");
   group.settle();
   t.equal(group.propose("a", "12345").kind, "accepted");
+  t.end();
+});
+
+t.test("proposals without data count too, so that any number of them cannot wait", (t) => {
+  const group = new Group("a b c", { maxUncommittedBytes: 320 }).elect("a");
+  const results = Array.from({ length: 11 }, () => group.propose("a", "").kind);
+  t.strictSame(results, [...Array.from({ length: 10 }, () => "accepted"), "refused"]);
   t.end();
 });
