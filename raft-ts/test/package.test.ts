@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import * as api from "../src/index.ts";
 
 /** Compiled to build/test, so the package is two folders up. */
 const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
@@ -84,5 +85,16 @@ t.test("the example is short, and there is no dependency", (t) => {
   const manifest: unknown = JSON.parse(readFileSync(`${packageRoot}package.json`, "utf8"));
   t.notMatch(manifest, { dependencies: Object });
   t.notMatch(manifest, { peerDependencies: Object });
+  t.end();
+});
+
+t.test("the API's page names every call", (t) => {
+  const text = readFileSync(`${packageRoot}docs/api.md`, "utf8");
+  const words = new Set(text.match(/\w+/g));
+  const methods = [api.RaftNode, api.MemoryStorage].flatMap(({ prototype }) =>
+    Object.getOwnPropertyNames(prototype).filter((name) => name !== "constructor"),
+  );
+  const missing = [...Object.keys(api), ...methods].filter((name) => !words.has(name));
+  t.strictSame(missing, []);
   t.end();
 });
