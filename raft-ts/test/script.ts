@@ -2,7 +2,7 @@ import type { ConfChange, Message, ProposeResult, Write } from "../src/index.ts"
 import { type Envelope, TestMember, bytes, entryText, group } from "./cluster.ts";
 
 /**
- * Runs a session line by line; each line's output is what the members did. The words:
+ * Runs a session line by line; each line's output is what the members did (`testdata/README.md` tells how to read it). The words:
  * `group a b c`, `blank a`, `tick a 8`, `deliver`, `deliver 1`, `cut a b`, `heal`, `propose a x`, `compact a 2`,
  * `change a add-learner d`, `change a reconfigure b,c/d explicit`, `change a leave`, `slow a` (its writes are under way
  * until `sync a`), `transfer a b`, `read a 1`, `gone a b`, `crash a`, `restart a`, `status`, `log a`.
@@ -135,7 +135,8 @@ export class Script {
       if (message.type === "snapshot") {
         this.#member(message.from).node.reportSnapshot(message, lost ? "failed" : "sent");
       }
-      if (!lost) to.receive(envelope);
+      if (lost) this.#print(`  ${message.from}>${message.to} ${message.type} is lost`);
+      else to.receive(envelope);
       this.#settle();
     }
   }
