@@ -52,20 +52,22 @@ const simulations: Readonly<Record<Kind, (seed: number, asked: Asked) => Promise
 };
 
 addCommand("raft", "groups of 1 to 7 managers; exits with 1 when a rule was broken");
-addCommand("cluster", "whole clusters with clients and services; exits with 1 when a rule was broken");
+addCommand(
+  "cluster",
+  "whole clusters with clients and services; exits with 1 when a rule was broken",
+).addOption(new Option("--extent <extent>", "what takes part in a cluster").choices(extents));
 
 await program.parseAsync();
 
-function addCommand(kind: Kind, description: string): void {
-  program
+function addCommand(kind: Kind, description: string): Command {
+  return program
     .command(kind)
     .description(description)
     .option("--seeds <n>", "how many histories", count, 1000)
     .option("--from <seed>", "the first seed", natural, 1)
-    .option("--seed <seed>", "only this one", natural)
+    .option("--seed <seed>", "only this one; equal seeds give equal traces and digests", natural)
     .option("--jobs <n>", "processes", count, 1)
-    .option("--trace", "print everything that happens", false)
-    .addOption(new Option("--extent <extent>", "what takes part in a cluster").choices(extents))
+    .option("--trace", "print everything that happens: ms of virtual time, who, what", false)
     .action(async ({ seeds, from, seed, jobs, trace, extent }: Flags) => {
       if (seed !== undefined) process.exitCode = await runOne(kind, seed, { trace, extent });
       else if (jobs > 1) process.exitCode = await runInProcesses(kind, { seeds, from, jobs, extent });
@@ -162,8 +164,8 @@ function clusterSummary({
   const [first] = violations;
   const verdict = first === undefined ? "ok" : `FAILED ${first.rule}: ${first.text}`;
   return (
-    `seed ${seed} digest ${digest} ${plan.day} ${plan.managers}+${plan.workers} ` +
-    `${events} events ${requests} requests ${Math.round(rest.virtualMs)} ms (settled in ${Math.round(rest.settledMs)}): ${verdict}`
+    `seed ${seed} digest ${digest}: ${plan.day} day, ${plan.managers} managers, ${plan.workers} workers, ` +
+    `${events} events, ${requests} requests, ${Math.round(rest.virtualMs)} ms of virtual time (settled in ${Math.round(rest.settledMs)}): ${verdict}`
   );
 }
 
@@ -172,8 +174,8 @@ function summary({ seed, plan, violations, digest, events, operations, virtualMs
   const [first] = violations;
   const verdict = first === undefined ? "ok" : `FAILED ${first.rule}: ${first.text}`;
   return (
-    `seed ${seed} digest ${digest} ${founders}/${hosts} ${network.kind} ` +
-    `${events} events ${operations} operations ${Math.round(virtualMs)} ms: ${verdict}`
+    `seed ${seed} digest ${digest}: ${founders} founders of ${hosts} managers, ${network.kind} network, ` +
+    `${events} events, ${operations} operations of clients, ${Math.round(virtualMs)} ms of virtual time: ${verdict}`
   );
 }
 
