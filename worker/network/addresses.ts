@@ -88,12 +88,40 @@ export function hostMac(address: string): string {
   return mac("02:4e", address);
 }
 
+/**
+ * How other hosts call a host on the devices of VXLAN where a route of IPv6 leads to it: the kernel takes no next hop of IPv4
+ * for one. A link-local address that nobody has, worked out from the host's own.
+ */
+export function hostLinkLocal(address: string): string {
+  return printIp({ bits: 128, value: (0xfe80n << 112n) | BigInt(addressNumber(address) ?? 0) });
+}
+
 /** First free address after `last`, in a circle; the block's ends and `taken` are never picked. */
-export function pickAddress(block: Cidr, taken: ReadonlySet<number>, last: number): number | undefined {
+export function pickAddress(
+  block: Cidr,
+  taken: ReadonlySet<number | bigint>,
+  last: number,
+): number | undefined {
   const count = block.last - block.first - 1;
   const start = contains(block, last) ? last - block.first : 0;
   for (let step = 0; step < count; step += 1) {
     const candidate = block.first + 1 + ((start + step) % count);
+    if (!taken.has(candidate)) return candidate;
+  }
+  return undefined;
+}
+
+/** As `pickAddress`, of IPv6, where no address of a block is set apart but the taken ones. */
+export function pickIpv6(
+  { first, last }: { readonly first: bigint; readonly last: bigint },
+  taken: ReadonlySet<number | bigint>,
+  before: bigint,
+): bigint | undefined {
+  const count = last - first + 1n;
+  const start = before >= first && before < last ? before - first + 1n : 0n;
+  // One more than are taken: a block has too many to try all.
+  for (let step = 0n; step < count && step <= BigInt(taken.size); step += 1n) {
+    const candidate = first + ((start + step) % count);
     if (!taken.has(candidate)) return candidate;
   }
   return undefined;

@@ -1,7 +1,8 @@
 /** Bridge networks of the host: its own, and what those of users must be. Pure. */
+import { isIpv6 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import { addressNumber, addressText, blockText, contains, parseCidr } from "./addresses.ts";
-import type { BridgeNetwork } from "./network.ts";
+import { addressText, addressValue, blockText, contains, parseBlock, parseCidr } from "./addresses.ts";
+import type { BridgeBlock, BridgeNetwork } from "./network.ts";
 import { hostBridge } from "./objects.ts";
 
 export const bridgeMtu = 1500;
@@ -30,14 +31,16 @@ export function ownBridge(subnet: string): BridgeNetwork {
 export function checkBridges(bridges: readonly BridgeNetwork[]): void {
   const seen: BridgeNetwork[] = [];
   for (const bridge of bridges) {
-    const { name, device, subnet, gateway, range } = bridge;
-    const block = parseCidr(subnet);
-    if (!contains(block, addressNumber(gateway) ?? -1)) {
-      throw invalid(`network ${name}: the gateway ${gateway} is not in ${subnet}`);
+    const { name, device, subnet } = bridge;
+    parseCidr(subnet);
+    for (const { subnet: block, gateway, range } of blocksOf(bridge)) {
+      if (!contains(parseBlock(block), addressValue(gateway) ?? -1)) {
+        throw invalid(`network ${name}: the gateway ${gateway} is not in ${block}`);
+      }
+      if (range !== undefined) parseBlock(range);
     }
-    if (range !== undefined) parseCidr(range);
     if (!deviceForm.test(device)) throw invalid(`network ${name}: no device can be called "${device}"`);
-    const other = seen.find((each) => each.device === device || overlap(each.subnet, subnet));
+    const other = seen.find((each) => each.device === device || meet(each, bridge));
     if (other !== undefined) {
       throw invalid(
         `network ${name} (${device}, ${subnet}) and ${other.name} (${other.device}, ${other.subnet})`,
@@ -47,9 +50,18 @@ export function checkBridges(bridges: readonly BridgeNetwork[]): void {
   }
 }
 
+function meet(a: BridgeNetwork, b: BridgeNetwork): boolean {
+  return blocksOf(a).some((one) => blocksOf(b).some((other) => overlap(one.subnet, other.subnet)));
+}
+
+function blocksOf(bridge: BridgeNetwork): readonly BridgeBlock[] {
+  return bridge.ipv6 === undefined ? [bridge] : [bridge, bridge.ipv6];
+}
+
+/** False for blocks of different families. */
 export function overlap(a: string, b: string): boolean {
-  const [first, second] = [parseCidr(a), parseCidr(b)];
-  return first.first <= second.last && second.first <= first.last;
+  const [first, second] = [parseBlock(a), parseBlock(b)];
+  return isIpv6(a) === isIpv6(b) && first.first <= second.last && second.first <= first.last;
 }
 
 function invalid(text: string): ClusterError {

@@ -7,6 +7,7 @@ import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import { deviceGroup } from "./objects.ts";
 import type { ForeignChain } from "./rules-observe.ts";
+import type { Family } from "./ruleset.ts";
 
 /** Where iptables has its rules, and Docker leaves room for those of others. */
 const dockerChain = "DOCKER-USER";
@@ -22,21 +23,26 @@ const matches = ["--src-group", "--dst-group"].map((option) => [
   "ACCEPT",
 ]);
 
-/** What to do about chains that drop what is forwarded. */
-export function admissionOf(foreign: readonly ForeignChain[]): {
-  /** The chain of iptables that needs our accepts. */
+/** What to do about chains that drop what is forwarded of a family. */
+export function admissionOf(
+  foreign: readonly ForeignChain[],
+  of: Family = "ip",
+): {
+  /** The chain of iptables, or of ip6tables, that needs our accepts. */
   readonly chain?: string;
   /** What only the host's owner should change, with the command. */
   readonly advice: readonly string[];
 } {
   const strict = foreign.filter(({ hook, policy }) => hook === "forward" && policy === "drop");
   const isOfIptables = ({ family, table, name }: ForeignChain): boolean =>
-    family === "ip" && table === "filter" && name === "FORWARD";
+    family === of && table === "filter" && name === "FORWARD";
   const hasDocker = foreign.some(
-    ({ family, table, name }) => family === "ip" && table === "filter" && name === dockerChain,
+    ({ family, table, name }) => family === of && table === "filter" && name === dockerChain,
   );
+  const isAbout = (family: string): boolean =>
+    of === "ip6" ? family === "ip6" : !["ip6", "bridge"].includes(family);
   const advice = strict
-    .filter((chain) => !isOfIptables(chain) && chain.family !== "ip6" && chain.family !== "bridge")
+    .filter((chain) => !isOfIptables(chain) && isAbout(chain.family))
     .map(({ family, table, name }) => {
       const command = (match: string): string =>
         `nft insert rule ${family} ${table} ${name} ${match} ${deviceGroup} accept`;
@@ -49,7 +55,7 @@ export function admissionOf(foreign: readonly ForeignChain[]): {
 export class Coexistence {
   readonly #run: Run;
   readonly #warn: (text: string) => void;
-  #said = "";
+  readonly #said = new Map<Family, string>();
 
   constructor({ run, warn }: { run: Run; warn: (text: string) => void }) {
     this.#run = run;
@@ -63,25 +69,26 @@ export class Coexistence {
    * @returns what had to be put there, in words.
    * @throws {ClusterError} when iptables is missing, refuses or is busy.
    */
-  async admit(foreign: readonly ForeignChain[]): Promise<string[]> {
-    const { chain, advice } = admissionOf(foreign);
+  async admit(foreign: readonly ForeignChain[], family: Family = "ip"): Promise<string[]> {
+    const { chain, advice } = admissionOf(foreign, family);
     const text = advice.join("; ");
-    if (text !== "" && text !== this.#said) this.#warn(text);
-    this.#said = text;
+    if (text !== "" && text !== this.#said.get(family)) this.#warn(text);
+    this.#said.set(family, text);
     if (chain === undefined) return [];
+    const tool = family === "ip6" ? "ip6tables" : "iptables";
     const found: string[] = [];
     for (const match of matches) {
-      const argv = (action: string): string[] => ["iptables", "-w", "2", action, chain, ...match];
+      const argv = (action: string): string[] => [tool, "-w", "2", action, chain, ...match];
       const { code, stderr } = await this.#run(argv("-C"));
       if (code === 0) continue;
       // 4: somebody else held its lock for all the time.
       if (code !== absent) {
-        const text = stderr.trim() || `iptables ended with code ${code}`;
-        throw new ClusterError("unavailable", `cannot read the chain ${chain} of iptables: ${text}`);
+        const text = stderr.trim() || `${tool} ended with code ${code}`;
+        throw new ClusterError("unavailable", `cannot read the chain ${chain} of ${tool}: ${text}`);
       }
-      await must(this.#run, `accept packets of tasks in the chain ${chain} of iptables`, argv("-I"));
+      await must(this.#run, `accept packets of tasks in the chain ${chain} of ${tool}`, argv("-I"));
       found.push(
-        `${chain} of iptables did not accept what tasks ${match.includes("--src-group") ? "send" : "get"}`,
+        `${chain} of ${tool} did not accept what tasks ${match.includes("--src-group") ? "send" : "get"}`,
       );
     }
     return found;

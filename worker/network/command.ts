@@ -32,6 +32,7 @@ const packages: Readonly<Record<string, string>> = {
   nsenter: "util-linux",
   ping: "iputils-ping",
   iptables: "iptables",
+  ip6tables: "iptables",
   wg: "wireguard-tools",
   "wireguard-go": "wireguard-go",
   umount: "mount",

@@ -1,7 +1,7 @@
 /** Keeps the kernel's objects as wanted: remembers what it did, and reads them again when it is told to look. */
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import { blockText, parseCidr } from "./addresses.ts";
+import { blockText, parseBlock } from "./addresses.ts";
 import type { Run } from "./command.ts";
 import { objectId, ownAddress, portName, wantedObjects } from "./objects.ts";
 import type { HostState, KernelObject, LocalPort, Observed } from "./objects.ts";
@@ -33,6 +33,8 @@ export class Fabric {
   readonly #run: Run;
   readonly #settle: typeof settle;
   #observed: Observed | undefined;
+  /** Whether what was observed was read since settings were last looked at. */
+  #isUnsettled = false;
   /** By device, until when it may still be there although nobody wants it. */
   readonly #dying = new Map<string, number>();
   #settledUpTo = 0;
@@ -93,16 +95,14 @@ export class Fabric {
   async look(state: HostState): Promise<{ readonly found: string[]; readonly lost: LocalPort[] }> {
     const observed = await observe(this.#run);
     this.#observed = observed;
-    const links = [...observed.objects.values()].filter(({ kind }) => kind === "link");
+    const possible = underlayProblem(state, observed) === undefined ? state : { ...state, wanted: undefined };
+    const wanted = wantedOrKept(possible, observed);
+    const links = presentLinks(wanted, observed);
     const from = this.#settledUpTo < links.length ? this.#settledUpTo : 0;
     this.#settledUpTo = from + settledAtOnce;
     const settings = await this.#settle(links.slice(from, from + settledAtOnce));
-    const possible = underlayProblem(state, observed) === undefined ? state : { ...state, wanted: undefined };
     return {
-      found: [
-        ...settings,
-        ...findings(this.#steps(wantedOrKept(possible, observed), observed), observed.objects),
-      ],
+      found: [...settings, ...findings(this.#steps(wanted, observed), observed.objects)],
       lost: state.ports.filter(
         ({ taskId, bridge }) =>
           !observed.objects.has(objectId({ kind: "port", key: portName(taskId, bridge) })),
@@ -114,12 +114,16 @@ export class Fabric {
     const observed = await this.#current();
     const wanted = wantedOrKept(state, observed);
     const steps = this.#steps(wanted, observed);
+    if (this.#isUnsettled) await this.#settle(presentLinks(wanted, observed));
+    this.#isUnsettled = false;
     this.#observed = undefined; // Until all is done, what is there is not known.
     // Devices first: where one cannot be made, its name is that of a device which is not ours.
     const first = steps.filter(({ action, object }) => action === "remove" || object.kind === "link");
     const failures = await execute(this.#run, first); // Nothing to do costs nothing.
     const absent = unmade(failures);
     const made = first.filter(({ action, object }) => action === "add" && !absent.has(object.device));
+    // Before there are addresses: of IPv6, a device takes none while that is off.
+    if (made.length > 0) await this.#settle(made.map(({ object }) => object));
     const rest = steps.filter(({ action, object }) => action === "add" && object.kind !== "link");
     const deviceOf = ({ object }: Step): string => (object.kind === "port" ? object.value : object.device);
     failures.push(
@@ -133,7 +137,6 @@ export class Fabric {
       if (object.taskId === undefined || !absent.has(deviceOf(step))) continue;
       failures.push({ line, object, text: `the device ${deviceOf(step)} could not be made` });
     }
-    if (made.length > 0) await this.#settle(made.map(({ object }) => object));
     if (failures.length > 0) return failures;
     const numbers = [...wanted.values()]
       .filter(({ kind }) => kind === "nexthop")
@@ -159,10 +162,15 @@ export class Fabric {
   async #current(): Promise<Observed> {
     if (this.#observed === undefined) {
       this.#observed = await observe(this.#run);
-      await this.#settle([...this.#observed.objects.values()].filter(({ kind }) => kind === "link"));
+      this.#isUnsettled = true;
     }
     return this.#observed;
   }
+}
+
+/** Devices that are there and are to stay. */
+function presentLinks(wanted: ReadonlyMap<string, KernelObject>, { objects }: Observed): KernelObject[] {
+  return [...wanted].filter(([id, { kind }]) => kind === "link" && objects.has(id)).map(([, link]) => link);
 }
 
 /** Devices that were to be made; one that could only not be changed is ours. */
@@ -193,7 +201,7 @@ function wantedOrKept(state: HostState, observed: Observed): Map<string, KernelO
   const subnets = new Set<string>();
   for (const { kind, key, device } of observed.objects.values()) {
     const [, block = ""] = key.split(" ");
-    if (kind === "address" && overlayDevice.test(device)) subnets.add(blockText(parseCidr(block)));
+    if (kind === "address" && overlayDevice.test(device)) subnets.add(blockText(parseBlock(block)));
   }
   const kept = [...observed.objects].filter(([, { kind, key, value, device }]) => {
     if (kind === "port") return ports.has(device);

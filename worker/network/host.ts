@@ -46,6 +46,7 @@ import { Upstream } from "./upstream.ts";
 import {
   askersOf,
   drainAddresses,
+  flowsTo,
   localNames,
   localPorts,
   namedNetworks,
@@ -529,12 +530,9 @@ export class KernelNetwork implements HostNetwork {
   /** Takes away what detached tasks had; the kernel's objects of theirs are gone by now. */
   async #clear(records: readonly TaskRecord[]): Promise<void> {
     const ports = records.flatMap(({ attached }) => attached.publishedPorts);
-    for (const { protocol, publishedPort } of ports) {
-      if (protocol !== "udp") continue;
-      // Else a steady flow of datagrams goes to the removed task for as long as it lasts; 1: no flow was there.
-      const argv = ["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(publishedPort)];
+    // Else a steady flow of datagrams goes to the removed task for as long as it lasts; 1: no flow was there.
+    for (const argv of records.flatMap(({ attached }) => flowsTo(attached)))
       await this.#parts.run(argv).catch((reason: unknown) => this.#parts.warn(errorText(reason)));
-    }
     this.#parts.ports.release(ports);
     await this.#removeTraces(records.map(({ request }) => request.taskId));
   }

@@ -1,6 +1,7 @@
 /** Remembers which address of a bridge was given last, so that one that was just given back is not the next to be given. */
 import type { TaskId } from "../../model/ids.ts";
-import { addressNumber, parseCidr } from "./addresses.ts";
+import { withoutPrefix } from "../../model/address.ts";
+import { addressValue } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
 import type { AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
 import { prepareLinks, type PreparedLink } from "./prepare.ts";
@@ -15,8 +16,8 @@ interface Host {
 }
 
 export class LinkChooser {
-  /** By the bridge's device. */
-  readonly #lastPicked = new Map<string, number>();
+  /** By the bridge's device and the family. */
+  readonly #lastPicked = new Map<string, number | bigint>();
 
   /** As `prepareLinks`. Whoever calls records the links before anybody else's are chosen. */
   choose(
@@ -29,15 +30,20 @@ export class LinkChooser {
       {
         ...host,
         taken: (device) => takenOnBridge(records, device),
-        lastPicked: (device) => this.#lastPicked.get(device) ?? 0,
+        lastPicked: (device, family) => this.#lastPicked.get(`${device} ${family}`) ?? 0,
       },
       present,
     );
     for (const { address } of links) {
       const isNew = !present.some((link) => link.address.device === address.device);
       if (!isNew || !host.bridges.some(({ device }) => device === address.bridge)) continue;
-      this.#lastPicked.set(address.bridge, addressNumber(parseCidr(address.address).address) ?? 0);
+      this.#remember(`${address.bridge} ipv4`, address.address);
+      if (address.ipv6 !== undefined) this.#remember(`${address.bridge} ipv6`, address.ipv6.address);
     }
     return links;
+  }
+
+  #remember(key: string, address: string): void {
+    this.#lastPicked.set(key, addressValue(withoutPrefix(address)) ?? 0);
   }
 }

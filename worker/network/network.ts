@@ -60,6 +60,8 @@ export interface OverlayEndpoint {
   readonly taskId: TaskId;
   /** No prefix length. */
   readonly address: string;
+  /** No prefix length; absent where the network has no IPv6. */
+  readonly ipv6?: string;
   readonly nodeId: NodeId;
   /** Where that node's VXLAN listens, no port. */
   readonly nodeAddress: string;

@@ -13,8 +13,8 @@ import {
   tableDifferences,
 } from "./rules-observe.ts";
 import type { ForeignChain } from "./rules-observe.ts";
-import { changeText, rulesetText, rulesTable, shapeOf } from "./ruleset.ts";
-import type { Ruleset } from "./ruleset.ts";
+import { changeText, rulesetText, rulesTables, shapeOf, tableText } from "./ruleset.ts";
+import type { Ruleset, Table } from "./ruleset.ts";
 
 /**
  * A look at every rule costs `nft` and us some 0.4 µs of processor time a byte, and may take 1 % of the time. So a table of a hundred
@@ -27,7 +27,7 @@ export class Rules {
   readonly #run: Run;
   /** `nft` reads a file: it refuses the socket that a child of ours has as its input. */
   readonly #file: string;
-  readonly #table: string;
+  readonly #table: Table;
   readonly #doing: string;
   /** Undefined while what the kernel has is not known. */
   #loaded: Ruleset | undefined;
@@ -37,14 +37,15 @@ export class Rules {
   #nextLookAtMs = 0;
   #foreign: readonly ForeignChain[] = [];
 
-  /** @param options.table - One of ours; default: that of networks. */
-  constructor(options: { clock: Clock; run: Run; file: string; table?: string }) {
-    const { clock, run, file, table = rulesTable } = options;
+  /** @param options.table - One of ours; default: that of networks, for IPv4. */
+  constructor(options: { clock: Clock; run: Run; file: string; table?: Table }) {
+    const { clock, run, file, table = rulesTables.ip } = options;
     this.#clock = clock;
     this.#run = run;
     this.#file = file;
     this.#table = table;
-    this.#doing = table === rulesTable ? "the firewall rules of tasks" : "the firewall rules of tunnels";
+    const isOfTasks = table.name === rulesTables.ip.name;
+    this.#doing = `the firewall rules of ${isOfTasks ? "tasks" : "tunnels"}${table.family === "ip6" ? " for IPv6" : ""}`;
   }
 
   /**
@@ -71,7 +72,8 @@ export class Rules {
     if (this.#isAbsent) return;
     this.#loaded = undefined;
     // Deleting what is not there would be refused.
-    await writeFile(this.#file, `table ip ${this.#table}\ndelete table ip ${this.#table}\n`, { mode: 0o600 });
+    const table = tableText(this.#table);
+    await writeFile(this.#file, `table ${table}\ndelete table ${table}\n`, { mode: 0o600 });
     await must(this.#run, `remove ${this.#doing}`, ["nft", "-f", this.#file]);
     this.#isAbsent = true;
   }

@@ -10,10 +10,21 @@
  * Docker), a packet translated to a task on its own bridge is bridged, not routed, and would be
  * dropped by an isolated port, or by the port it came from.
  */
+import { isIpv6, withoutPrefix } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { type Subnets, subnetsOf, tunnelBlock, tunnelOverheadBytes } from "../../model/network.ts";
-import { addressNumber, blockText, contains, hostMac, parseCidr, shortHash, taskMac } from "./addresses.ts";
+import {
+  addressNumber,
+  addressValue,
+  blockText,
+  contains,
+  hostLinkLocal,
+  hostMac,
+  parseBlock,
+  shortHash,
+  taskMac,
+} from "./addresses.ts";
 import type {
   AttachedAddress,
   BridgeNetwork,
@@ -68,6 +79,8 @@ export interface KernelObject {
   readonly taskId?: TaskId;
   /** The bridge network that it is part of; absent for tasks, overlays and the host's own bridge. */
   readonly bridgeId?: string;
+  /** Of a link that is wanted: it carries IPv6. What is there does not say. */
+  readonly ipv6?: true;
 }
 
 /** What `observe.ts` reads from the kernel. */
@@ -133,7 +146,7 @@ export function resolveNetwork(network: OverlayNetwork, underlayMtu: number): Re
 
 function canonical(network: Subnets): Subnets {
   const [first = network, ...further] = subnetsOf(network).map(({ subnet, gateway }) => {
-    return { subnet: blockText(parseCidr(subnet)), gateway };
+    return { subnet: blockText(parseBlock(subnet)), gateway };
   });
   return { subnet: first.subnet, gateway: first.gateway, ...(further.length > 0 && { further }) };
 }
@@ -170,8 +183,9 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
   const objects = new Map<string, KernelObject>();
   const add = (object: KernelObject): void => void objects.set(objectId(object), object);
   const { wanted } = state;
-  for (const { id, device, ...bridge } of state.bridges) {
-    for (const object of bridgeObjects(device, bridge)) {
+  for (const { id, device, subnet, gateway, mtu, ipv6 } of state.bridges) {
+    const network = { subnet, gateway, mtu, ...(ipv6 !== undefined && { further: [ipv6] }) };
+    for (const object of bridgeObjects(device, network)) {
       add({ ...object, ...(id !== "" && { bridgeId: id }) });
     }
   }
@@ -190,7 +204,7 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     wanted.networks.map((network) => [
       network.id,
       {
-        blocks: subnetsOf(network).map(({ subnet }) => parseCidr(subnet)),
+        blocks: subnetsOf(network).map(({ subnet }) => parseBlock(subnet)),
         device: vxlanName(network),
         encrypted: network.encrypted === true,
       },
@@ -210,6 +224,7 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
       // In a tunnel, the device that a packet leaves by decides its address.
       value: `vxlan ${hostMac(own)} ${resolved.mtu} ${network.vni} ${network.encrypted === true ? "any" : own}`,
       device: resolved.vxlan,
+      ...carriesIpv6(resolved),
     });
     add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
   }
@@ -220,17 +235,17 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const inside = tunnel?.remotes.get(nodeId);
     return inside === undefined ? undefined : `dst ${inside} via ${tunnel?.device}`;
   };
-  /** The way to another host on a network; thousands of tasks share a few. */
-  const addHost = (device: string, remote: string, target: string): number => {
-    const known = ways.get(`${device} ${remote}`);
+  /** The way to another host on a network, for one family; thousands of tasks share a few. */
+  const addHost = (device: string, remote: string, target: string, ipv6 = false): number => {
+    const key = `${device} ${ipv6 ? hostLinkLocal(remote) : remote}`;
+    const known = ways.get(key);
     if (known !== undefined) return known;
     const mac = hostMac(remote);
-    const hop = { kind: "nexthop", key: `${device} ${remote}`, device } as const;
-    const number = numbers.of(hop.key);
-    add({ ...hop, value: String(number) });
-    add({ kind: "neighbour", key: `${device} ${remote}`, value: mac, device });
+    const number = numbers.of(key);
+    add({ kind: "nexthop", key, value: String(number), device });
+    add({ kind: "neighbour", key, value: mac, device });
     add({ kind: "forward", key: `${device} ${mac}`, value: `${target} self`, device });
-    ways.set(`${device} ${remote}`, number);
+    ways.set(key, number);
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
@@ -245,15 +260,17 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
   for (const endpoint of wanted.endpoints) {
     const network = networks.get(endpoint.networkId);
     if (network === undefined || endpoint.nodeId === wanted.self.nodeId) continue;
-    const address = addressNumber(endpoint.address);
     const remote = endpoint.nodeAddress;
     // An endpoint of a node that has no address yet is unreachable until the node has one.
-    if (address === undefined || addressNumber(remote) === undefined || remote === own) continue;
-    if (!network.blocks.some((block) => contains(block, address))) continue;
+    if (addressNumber(remote) === undefined || remote === own) continue;
     const { device } = network;
     const target = targetOf(network.encrypted, endpoint.nodeId, remote);
     if (target === undefined) continue;
-    add({ kind: "route", key: endpoint.address, value: `nhid ${addHost(device, remote, target)}`, device });
+    for (const key of addressesOf(endpoint)) {
+      const address = addressValue(key);
+      if (address === undefined || !network.blocks.some((block) => contains(block, address))) continue;
+      add({ kind: "route", key, value: `nhid ${addHost(device, remote, target, isIpv6(key))}`, device });
+    }
   }
   return objects;
 }
@@ -267,14 +284,35 @@ export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): str
   return `${kind} ${key}`;
 }
 
+/** Of an endpoint or a service: its addresses of both families. */
+export function addressesOf({
+  address,
+  ipv6,
+}: {
+  readonly address: string;
+  readonly ipv6?: string;
+}): readonly string[] {
+  return ipv6 === undefined ? [address] : [address, ipv6];
+}
+
+function carriesIpv6(network: Subnets): Pick<KernelObject, "ipv6"> {
+  return subnetsOf(network).some(({ subnet }) => isIpv6(subnet)) ? { ipv6: true } : {};
+}
+
 function bridgeObjects(
   bridge: string,
   { mtu, ...network }: Subnets & { readonly mtu: number },
 ): KernelObject[] {
   return [
-    { kind: "link", key: bridge, value: `bridge ${taskMac(network.gateway)} ${mtu}`, device: bridge },
+    {
+      kind: "link",
+      key: bridge,
+      value: `bridge ${taskMac(network.gateway)} ${mtu}`,
+      device: bridge,
+      ...carriesIpv6(network),
+    },
     ...subnetsOf(network).flatMap(({ subnet, gateway }): KernelObject[] => {
-      const block = parseCidr(subnet);
+      const block = parseBlock(subnet);
       return [
         { kind: "address", key: `${bridge} ${gateway}/${block.prefixBits}`, value: "", device: bridge },
         { kind: "route", key: blockText(block), value: "unreachable", device: "" },
@@ -283,14 +321,16 @@ function bridgeObjects(
   ];
 }
 
-function portObjects({ taskId, bridge, address, mac }: LocalPort): KernelObject[] {
+function portObjects({ taskId, bridge, address, ipv6, mac }: LocalPort): KernelObject[] {
   const device = portName(taskId, bridge);
-  const host = parseCidr(address).address;
+  const hosts = [address, ...(ipv6 === undefined ? [] : [ipv6.address])].map(withoutPrefix);
   return [
     { kind: "port", key: device, value: bridge, device, taskId },
-    { kind: "neighbour", key: `${bridge} ${host}`, value: mac, device: bridge, taskId },
     { kind: "forward", key: `${device} ${mac}`, value: "master", device, taskId },
-    { kind: "route", key: host, value: `dev ${bridge}`, device: bridge, taskId },
+    ...hosts.flatMap((host): KernelObject[] => [
+      { kind: "neighbour", key: `${bridge} ${host}`, value: mac, device: bridge, taskId },
+      { kind: "route", key: host, value: `dev ${bridge}`, device: bridge, taskId },
+    ]),
   ];
 }
 

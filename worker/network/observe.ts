@@ -1,5 +1,5 @@
 /** What `ip -j` and `bridge -j` print → the objects of ours among it. */
-import { addressNumber } from "./addresses.ts";
+import { addressValue } from "./addresses.ts";
 import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 
@@ -66,7 +66,7 @@ export function parseObserved(outputs: readonly string[]): Observed {
   }
   for (const neighbour of neighbours) {
     const device = text(neighbour, "dev");
-    if (!ours.has(device) || addressNumber(text(neighbour, "dst")) === undefined) continue;
+    if (!ours.has(device) || addressValue(text(neighbour, "dst")) === undefined) continue;
     add({
       kind: "neighbour",
       key: `${device} ${text(neighbour, "dst")}`,
@@ -75,14 +75,11 @@ export function parseObserved(outputs: readonly string[]): Observed {
     });
   }
   for (const route of routes) {
-    const device = text(route, "dev");
+    const isUnreachable = text(route, "type") === "unreachable";
+    // The kernel has those of IPv6 on the loopback device.
+    const device = isUnreachable ? "" : text(route, "dev");
     const hop = route["nhid"];
-    const value =
-      text(route, "type") === "unreachable"
-        ? "unreachable"
-        : typeof hop === "number"
-          ? `nhid ${hop}`
-          : `dev ${device}`;
+    const value = isUnreachable ? "unreachable" : typeof hop === "number" ? `nhid ${hop}` : `dev ${device}`;
     const table = text(route, "table");
     if (table !== "" && table !== "main") {
       if (text(route, "dst") === "default") add({ kind: "return", key: table, value, device });
@@ -121,10 +118,13 @@ function isOddBridge(data: Row): boolean {
 function addresses(link: Row): { local: string; prefixBits: number }[] {
   const list = link["addr_info"];
   if (!Array.isArray(list)) return [];
-  return list
-    .map(row)
-    .map((entry) => ({ local: text(entry, "local"), prefixBits: Number(entry["prefixlen"]) }))
-    .filter(({ local }) => addressNumber(local) !== undefined);
+  return (
+    list
+      .map(row)
+      .map((entry) => ({ local: text(entry, "local"), prefixBits: Number(entry["prefixlen"]) }))
+      // Link-local ones of IPv6 are the kernel's own.
+      .filter(({ local }) => addressValue(local) !== undefined && !local.startsWith("fe80:"))
+  );
 }
 
 function flags(link: Row): readonly unknown[] {

@@ -1,4 +1,5 @@
 /** Wanted objects × those in the kernel → the lines that make one into the other. */
+import { isIpv6 } from "../../model/address.ts";
 import { unreachable } from "../../model/errors.ts";
 import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, ObjectKind } from "./objects.ts";
@@ -147,12 +148,11 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
         type === "vxlan"
           ? `vxlan id ${vni}${local === "any" ? "" : ` local ${local}`} dstport ${vxlanPort} nolearning`
           : bridge;
+      // In one line: where it is refused, because the device is somebody else's, nothing more may be done to that.
       return [`link add ${device} address ${mac} mtu ${mtu} group ${deviceGroup} up type ${options}`];
     }
     case "address":
-      return [
-        `address replace ${second} dev ${first} noprefixroute${second.startsWith("169.254.") ? " scope link" : ""}`,
-      ];
+      return [`address replace ${second} dev ${first} noprefixroute${addressOptions(second)}`];
     case "port":
       return [
         `link set dev ${device} master ${value} up`,
@@ -178,6 +178,11 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
       return [`fdb replace ${second} dev ${first} ${value} static`];
   }
   return unreachable(kind);
+}
+
+function addressOptions(address: string): string {
+  if (isIpv6(address)) return " nodad"; // Its owner is decided: nobody is to be asked, and nothing waited for.
+  return address.startsWith("169.254.") ? " scope link" : "";
 }
 
 function removal(object: KernelObject): Step {

@@ -1,11 +1,24 @@
 /** What a task asks for × what the host has → everything decided about its network. */
+import { canonicalIp, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import { type Subnet, subnetsOf } from "../../model/network.ts";
-import { addressNumber, addressText, contains, parseCidr, pickAddress, taskMac } from "./addresses.ts";
+import {
+  addressNumber,
+  addressText,
+  addressValue,
+  contains,
+  parseBlock,
+  parseCidr,
+  pickAddress,
+  pickIpv6,
+  taskMac,
+} from "./addresses.ts";
 import type {
   AttachedAddress,
+  AttachedIpv6,
   AttachNetwork,
   AttachRequest,
+  BridgeBlock,
   BridgeNetwork,
   HostPort,
   HostPortSpec,
@@ -25,10 +38,10 @@ interface Host {
   readonly tunnelProblem?: string;
   /** The host's own first. */
   readonly bridges: readonly BridgeNetwork[];
-  /** Addresses that tasks have on a bridge, by its device. */
-  readonly taken: (device: string) => ReadonlySet<number>;
-  /** The address picked last on a bridge; 0 before the first. */
-  readonly lastPicked: (device: string) => number;
+  /** Addresses of both families that tasks have on a bridge, by its device. */
+  readonly taken: (device: string) => ReadonlySet<number | bigint>;
+  /** The address of a family picked last on a bridge; 0 before the first. */
+  readonly lastPicked: (device: string, family: "ipv4" | "ipv6") => number | bigint;
 }
 
 const maxLinks = 32;
@@ -83,7 +96,7 @@ export function prepareLinks(
     asked.some((network) => idOf(network, host.bridges) === address.networkId),
   );
   const devices = new Set(present.map(({ address }) => address.device)); // Those that go are there for a while.
-  const links: { readonly link: PreparedLink; readonly network: AttachNetwork }[] = [];
+  const links: ChosenLink[] = [];
   for (const network of asked) {
     const known = kept.find(({ address }) => address.networkId === idOf(network, host.bridges));
     const link = known ?? newLink(host, freeDevice(devices), network);
@@ -98,21 +111,39 @@ export function prepareLinks(
     links.push({ link, network });
   }
   const outward = outwardOf(links, host);
+  const ipv6Outward = ipv6OutwardOf(links, host);
   return links.map(({ link }) => {
-    const { outward: _before, ...address } = link.address;
-    return { ...link, address: { ...address, ...(link === outward && { outward: true as const }) } };
+    const { outward: _before, ipv6, ...address } = link.address;
+    const marked = { ...address, ...(link === outward && { outward: true as const }) };
+    if (ipv6 === undefined) return { ...link, address: marked };
+    const { outward: _ipv6Before, ...other } = ipv6;
+    const markedIpv6 = { ...other, ...(link === ipv6Outward && { outward: true as const }) };
+    return { ...link, address: { ...marked, ipv6: markedIpv6 } };
   });
 }
 
+interface ChosenLink {
+  readonly link: PreparedLink;
+  readonly network: AttachNetwork;
+}
+
 /** The link for what is for nowhere else: one that leads outside, if any does, and of these the first of highest priority. */
-function outwardOf(
-  links: readonly { readonly link: PreparedLink; readonly network: AttachNetwork }[],
-  host: Host,
-): PreparedLink | undefined {
-  const open = links.filter(({ link }) => !isInternal(link.address.networkId, host));
-  const [first] = (open.length > 0 ? open : links).toSorted(
-    (a, b) => (b.network.priority ?? 0) - (a.network.priority ?? 0),
-  );
+function outwardOf(links: readonly ChosenLink[], host: Host): PreparedLink | undefined {
+  const open = openLinks(links, host);
+  return firstOf(open.length > 0 ? open : links);
+}
+
+/** As `outwardOf`, among those with IPv6. None that leads nowhere: what is published must not lead into an internal network. */
+function ipv6OutwardOf(links: readonly ChosenLink[], host: Host): PreparedLink | undefined {
+  return firstOf(openLinks(links, host).filter(({ link }) => link.address.ipv6 !== undefined));
+}
+
+function openLinks(links: readonly ChosenLink[], host: Host): ChosenLink[] {
+  return links.filter(({ link }) => !isInternal(link.address.networkId, host));
+}
+
+function firstOf(links: readonly ChosenLink[]): PreparedLink | undefined {
+  const [first] = links.toSorted((a, b) => (b.network.priority ?? 0) - (a.network.priority ?? 0));
   return first?.link;
 }
 
@@ -191,15 +222,19 @@ function freeDevice(taken: ReadonlySet<string>): string {
 function onBridge(
   host: Host,
   device: string,
-  { address: asked, mac }: AttachNetwork,
+  { address: asked, ipv6: askedIpv6 = "", mac }: AttachNetwork,
   bridge: BridgeNetwork,
 ): PreparedLink {
   const block = parseCidr(bridge.subnet);
+  const others = [bridge, ...(bridge.ipv6 === undefined ? [] : [bridge.ipv6])];
   const taken = new Set([
     ...host.taken(bridge.device),
-    ...[bridge.gateway, ...bridge.reserved].map((address) => addressNumber(address) ?? 0),
+    ...others
+      .flatMap(({ gateway, reserved }) => [gateway, ...reserved])
+      .map((each) => addressValue(each) ?? 0),
   ]);
   const address = asked === "" ? picked(host, bridge, taken) : given(asked, bridge, taken);
+  const ipv6 = bridge.ipv6 && ipv6Place(host, bridge, bridge.ipv6, { asked: askedIpv6, taken });
   return {
     address: {
       networkId: bridge.id,
@@ -208,12 +243,44 @@ function onBridge(
       address: `${address}/${block.prefixBits}`,
       gateway: bridge.gateway,
       mac: mac ?? taskMac(address),
+      ...(ipv6 !== undefined && { ipv6 }),
     },
     mtu: bridge.mtu,
   };
 }
 
-function picked(host: Host, bridge: BridgeNetwork, taken: ReadonlySet<number>): string {
+type Taken = ReadonlySet<number | bigint>;
+
+function ipv6Place(
+  host: Host,
+  { device, name }: BridgeNetwork,
+  { subnet, gateway, range }: BridgeBlock,
+  { asked, taken }: { readonly asked: string; readonly taken: Taken },
+): AttachedIpv6 {
+  const block = parseBlock(subnet);
+  const own = new Set([...taken, block.first]);
+  const place = (address: string): AttachedIpv6 => ({ address: `${address}/${block.prefixBits}`, gateway });
+  if (asked !== "") {
+    const value = addressValue(asked);
+    if (value === undefined || !contains(block, value)) throw notInside(asked);
+    if (own.has(value)) throw new ClusterError("conflict", "Address already in use");
+    return place(canonicalIp(asked));
+  }
+  const { first, last } = range === undefined ? block : parseBlock(range);
+  const pool = { first: BigInt(first), last: BigInt(last) };
+  const value = pickIpv6(pool, own, BigInt(host.lastPicked(device, "ipv6")));
+  if (value !== undefined) return place(printIp({ bits: 128, value }));
+  throw new ClusterError("resource-exhausted", `no address is left on network ${name} (${range ?? subnet})`);
+}
+
+function notInside(asked: string): ClusterError {
+  return new ClusterError(
+    "invalid-argument",
+    `no configured subnet or ip-range contain the IP address ${asked}`,
+  );
+}
+
+function picked(host: Host, bridge: BridgeNetwork, taken: Taken): string {
   const block = parseCidr(bridge.subnet);
   const from = bridge.range === undefined ? block : parseCidr(bridge.range);
   // The ends of a range inside the subnet are addresses like any other.
@@ -221,7 +288,7 @@ function picked(host: Host, bridge: BridgeNetwork, taken: ReadonlySet<number>): 
   const pool = { ...from, first: from.first - 1, last: from.last + 1 };
   const inside =
     from.first === block.first || from.last === block.last ? new Set([...taken, ...ends]) : taken;
-  const number = pickAddress(pool, inside, host.lastPicked(bridge.device));
+  const number = pickAddress(pool, inside, Number(host.lastPicked(bridge.device, "ipv4")));
   if (number !== undefined) return addressText(number);
   const where = bridge.id === "" ? "the host's bridge" : `network ${bridge.name}`;
   throw new ClusterError(
@@ -230,15 +297,10 @@ function picked(host: Host, bridge: BridgeNetwork, taken: ReadonlySet<number>): 
   );
 }
 
-function given(asked: string, bridge: BridgeNetwork, taken: ReadonlySet<number>): string {
+function given(asked: string, bridge: BridgeNetwork, taken: Taken): string {
   const block = parseCidr(bridge.subnet);
   const number = addressNumber(asked) ?? -1;
-  if (!contains(block, number)) {
-    throw new ClusterError(
-      "invalid-argument",
-      `no configured subnet or ip-range contain the IP address ${asked}`,
-    );
-  }
+  if (!contains(block, number)) throw notInside(asked);
   if (taken.has(number) || number === block.first || number === block.last) {
     throw new ClusterError("conflict", "Address already in use");
   }

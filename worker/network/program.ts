@@ -18,7 +18,8 @@ import type { BridgeNetwork, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
-import { rulesetOf } from "./rules.ts";
+import { hasNetworks, rulesetOf } from "./rules.ts";
+import { rulesTables } from "./ruleset.ts";
 import { failureOf, type Trouble } from "./trouble.ts";
 import { Tunnel } from "./tunnel.ts";
 import type { TunnelDeps } from "./tunnel.ts";
@@ -31,7 +32,7 @@ import {
   wantedTunnel,
 } from "./tunnel-plan.ts";
 import type { WantedTunnel } from "./tunnel-plan.ts";
-import { gatewaysOf, meshPorts, rulesOf } from "./views.ts";
+import { gatewaysOf, ipv6RulesOf, meshPorts, rulesOf } from "./views.ts";
 
 export interface ProgramDeps {
   readonly clock: Clock;
@@ -59,6 +60,9 @@ export class Program {
   readonly tunnel: Tunnel;
   readonly #fabric: Fabric;
   readonly #rules: Rules;
+  /** Those of IPv6, loaded while a network has it. */
+  readonly #ipv6Rules: Rules;
+  #hasIpv6 = false;
   /** Loaded before an encrypted network is there, and until it is gone. */
   readonly #guard: Rules;
   readonly #coexistence: Coexistence;
@@ -75,6 +79,7 @@ export class Program {
     this.tunnel = new Tunnel({ clock, run, directory: file("tunnel"), ...settings.tunnel });
     this.#fabric = new Fabric(deps);
     this.#rules = new Rules({ clock, run, file: file("rules.nft") });
+    this.#ipv6Rules = new Rules({ clock, run, file: file("rules6.nft"), table: rulesTables.ip6 });
     this.#guard = new Rules({ clock, run, file: file("tunnel.nft"), table: tunnelTable });
     this.#coexistence = new Coexistence(deps);
     this.#mesh = new MeshPorts(deps);
@@ -182,6 +187,7 @@ export class Program {
       const bridges = state.bridges.filter(({ device }) => !absent.has(device));
       const rules = rulesOf({ ...state, bridges }, records, mesh);
       await this.#rules.load(rulesetOf(rules));
+      await this.#ruleIpv6({ ...state, bridges }, records);
       await this.#flows.follow(rules);
       const gateways = await this.#names.listen(gatewaysOf(state));
       const unheard = new Map(refused);
@@ -207,6 +213,15 @@ export class Program {
     }
   }
 
+  async #ruleIpv6(state: HostState, records: ReadonlyMap<TaskId, TaskRecord>): Promise<void> {
+    const rules = rulesetOf(ipv6RulesOf(state, records), "ip6");
+    const had = this.#hasIpv6;
+    this.#hasIpv6 = hasNetworks(rules);
+    if (this.#hasIpv6) await this.#ipv6Rules.load(rules);
+    // Before anybody said what is wanted, what a former process loaded stays.
+    else if (had || state.wanted !== undefined) await this.#ipv6Rules.unload();
+  }
+
   /**
    * Reads the kernel, whatever is remembered. Settings that differ are mended here, all else by the next `bringAbout`.
    *
@@ -217,14 +232,17 @@ export class Program {
     const { found, lost } = await this.#fabric.look(state);
     const others = [
       ...(await this.#rules.look()),
+      ...(await this.#ipv6Rules.look()),
       ...(await this.#guard.look()),
       ...(await this.tunnel.look()),
     ];
     const admitted: string[] = [];
-    try {
-      admitted.push(...(await this.#coexistence.admit(this.#rules.foreign)));
-    } catch (reason) {
-      trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
+    for (const family of this.#hasIpv6 ? (["ip", "ip6"] as const) : (["ip"] as const)) {
+      try {
+        admitted.push(...(await this.#coexistence.admit(this.#rules.foreign, family)));
+      } catch (reason) {
+        trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
+      }
     }
     return { found: [...found, ...others, ...admitted], lost, trouble };
   }

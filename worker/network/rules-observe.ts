@@ -1,12 +1,12 @@
 /** What `nft -j list …` prints of our table × the ruleset it should hold → what differs, in words. */
-import { elementKey, rulesTable } from "./ruleset.ts";
-import type { Ruleset } from "./ruleset.ts";
+import { elementKey, rulesTables, tableText } from "./ruleset.ts";
+import type { Ruleset, Table } from "./ruleset.ts";
 
 /** Prints every chain's place in the kernel, those of others too, and no rule: cheap, and enough to see that somebody flushed. */
 export const chainsCommand = ["nft", "-j", "list", "chains"] as const;
 /** Prints all; its cost grows with the number of services. */
-export function tableCommand(name: string): readonly string[] {
-  return ["nft", "-j", "list", "table", "ip", name];
+export function tableCommand({ family, name }: Table): readonly string[] {
+  return ["nft", "-j", "list", "table", family, name];
 }
 
 type Row = Readonly<Record<string, unknown>>;
@@ -22,7 +22,7 @@ export interface ForeignChain {
 }
 
 export interface ObservedRules {
-  readonly table: string;
+  readonly table: Table;
   readonly exists: boolean;
   readonly foreign: readonly ForeignChain[];
   /** "type hook prio policy" of hooks, empty for other chains. */
@@ -34,7 +34,7 @@ export interface ObservedRules {
 }
 
 /** @throws {SyntaxError} for anything but what `nft -j` prints. */
-export function parseRules(output: string, tableName = rulesTable): ObservedRules {
+export function parseRules(output: string, table: Table = rulesTables.ip): ObservedRules {
   const chains = new Map<string, string>();
   const containers = new Map<string, ReadonlySet<string>>();
   const rules = new Map<string, string[]>();
@@ -45,7 +45,7 @@ export function parseRules(output: string, tableName = rulesTable): ObservedRule
   for (const entry of Array.isArray(list) ? list.map(row) : []) {
     const [kind = "", value] = Object.entries(entry)[0] ?? [];
     const item = row(value);
-    if (item["family"] !== "ip" || (item["table"] ?? item["name"]) !== tableName) {
+    if (item["family"] !== table.family || (item["table"] ?? item["name"]) !== table.name) {
       if (kind === "chain") foreign.push(foreignChain(item));
       continue;
     }
@@ -65,7 +65,7 @@ export function parseRules(output: string, tableName = rulesTable): ObservedRule
       rules.set(chain, [...(rules.get(chain) ?? []), JSON.stringify(item["expr"])]);
     }
   }
-  return { table: tableName, exists, foreign, chains, containers, rules };
+  return { table, exists, foreign, chains, containers, rules };
 }
 
 function foreignChain({ family, table, name, hook = "", policy = "" }: Row): ForeignChain {
@@ -80,7 +80,7 @@ function foreignChain({ family, table, name, hook = "", policy = "" }: Row): For
 
 /** What is seen without looking at rules and elements. */
 export function chainDifferences(wanted: Ruleset, { table, exists, chains }: ObservedRules): string[] {
-  if (!exists) return [`the table ip ${table} is gone`];
+  if (!exists) return [`the table ${tableText(table)} is gone`];
   const found: string[] = [];
   for (const [name, { head }] of wanted.hooks) {
     const place = chains.get(name);

@@ -1,11 +1,12 @@
-/** The host's firewall and address translation for tasks, as one nftables table. */
+/** The host's firewall and address translation for tasks, as one nftables table for each family of addresses. */
+import { isIpv6 } from "../../model/address.ts";
 import type { Subnet } from "../../model/network.ts";
 import type { PortProtocol } from "../../model/service.ts";
 import { hostMac, shortHash } from "./addresses.ts";
 import type { HostPort } from "./network.ts";
 import { markMask, markOf } from "./objects.ts";
-import { rulesetText } from "./ruleset.ts";
-import type { Container, HookChain, Ruleset } from "./ruleset.ts";
+import { rulesetText, rulesTables } from "./ruleset.ts";
+import type { Container, Family, HookChain, Ruleset } from "./ruleset.ts";
 
 export interface RulesNetwork {
   readonly bridge: string;
@@ -13,8 +14,8 @@ export interface RulesNetwork {
   readonly vxlan?: string;
   /** Canonical CIDR. */
   readonly subnet: string;
-  /** Other subnets of the network; absent where there are none. */
-  readonly further?: readonly Subnet[];
+  /** Other subnets of the network, of either family; absent where there are none. */
+  readonly further?: readonly Pick<Subnet, "subnet">[];
   readonly internal: boolean;
   readonly ingress: boolean;
   /** False: its tasks are seen outside under their own addresses. */
@@ -54,6 +55,40 @@ export interface RulesPort extends HostPort {
   readonly address: string;
 }
 
+/** How a table of one family says things. */
+interface Words {
+  /** Before the name of a field of the header. */
+  readonly family: Family;
+  /** Of sets and maps. */
+  readonly address: string;
+  readonly refuse: string;
+  readonly loopback: string;
+  /** What has no address yet. */
+  readonly unspecified: string;
+  /** What of the host's own addresses a port is not translated at. */
+  readonly except: string;
+}
+
+const words: Readonly<Record<Family, Words>> = {
+  ip: {
+    family: "ip",
+    address: "ipv4_addr",
+    refuse: "reject with icmp type admin-prohibited",
+    loopback: "127.0.0.0/8",
+    unspecified: "0.0.0.0",
+    except: "",
+  },
+  ip6: {
+    family: "ip6",
+    address: "ipv6_addr",
+    refuse: "reject with icmpv6 type admin-prohibited",
+    loopback: "::1",
+    unspecified: "::",
+    // No answer could be sent from the one, or find its way to the other: a relay has them.
+    except: "ip6 daddr != { ::1, fe80::/10 } ",
+  },
+};
+
 export interface RulesState {
   readonly networks: readonly RulesNetwork[];
   readonly ports: readonly RulesPort[];
@@ -67,7 +102,7 @@ export interface RulesState {
 }
 
 /**
- * The whole table. Connections that were translated before go on as they were when it changes.
+ * The whole table of one family: addresses in the state are of that, and of the subnets of networks those that are. Connections that were translated before go on as they were when it changes.
  *
  * - tasks of one network reach each other, tasks of different networks only by published ports;
  * - tasks reach the outside under the host's address, unless their network is internal;
@@ -77,8 +112,11 @@ export interface RulesState {
  * - a port of the mesh leads to a serving task on whichever host, which sees the client's own address:
  *   the task's host marks the connection with the host it came by, and answers go back there.
  */
-export function rulesetOf(state: RulesState): Ruleset {
-  const { networks, ports, services, mesh, hosts } = state;
+export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
+  const { ports, services, mesh, hosts } = state;
+  const say = words[family];
+  const blocksOf = (network: RulesNetwork): string[] => familyBlocks(network, family);
+  const networks = state.networks.filter((network) => blocksOf(network).length > 0);
   const sorted = networks.toSorted((a, b) => compare(a.bridge, b.bridge));
   const devices = sorted.flatMap(devicesOf);
   const links = sorted.flatMap((network) => {
@@ -107,20 +145,20 @@ export function rulesetOf(state: RulesState): Ruleset {
       ["task_devices", set("ifname", devices.map(quoted))],
       ["task_links", set("ifname . ifname", links)],
       ["internal_devices", set("ifname", internal.map(quoted))],
-      ["outward_subnets", set("ipv4_addr; flags interval", outward)],
+      ["outward_subnets", set(`${say.address}; flags interval`, outward)],
       [
         "published_targets",
         set(
-          "ipv4_addr . ipv4_addr",
+          `${say.address} . ${say.address}`,
           targets.map((address) => `${address} . ${address}`),
         ),
       ],
-      ...protocols.flatMap((protocol) => portMaps(protocol, ports)),
-      ["other_hosts", set("ipv4_addr", hosts.map(({ address }) => address).toSorted(compare))],
+      ...protocols.flatMap((protocol) => portMaps(protocol, ports, say)),
+      ["other_hosts", set(say.address, hosts.map(({ address }) => address).toSorted(compare))],
       [
         "virtual_ips",
         map(
-          "ifname . ipv4_addr : verdict",
+          `ifname . ${say.address} : verdict`,
           balanced.map((each) => `"${each.bridge}" . ${each.address} : goto ${each.chain}`),
         ),
       ],
@@ -141,16 +179,16 @@ export function rulesetOf(state: RulesState): Ruleset {
     ]),
     chains: new Map<string, readonly string[]>([
       ...balanced.map((each) => [each.chain, [`dnat to ${oneOf(each.backends)}`]] as const),
-      ...meshed.map((each) => [each.chain, [meshRule(each)]] as const),
+      ...meshed.map((each) => [each.chain, [meshRule(each, family)]] as const),
     ]),
     hooks: new Map<string, HookChain>([
       [
         "guard",
         hook("filter", "prerouting", "raw", [
-          "iifname @task_devices ip daddr 127.0.0.0/8 drop",
+          `iifname @task_devices ${family} daddr ${say.loopback} drop`,
           ...sorted.map(
             (network) =>
-              `iifname "${network.bridge}" ip saddr != { ${[...blocksOf(network), "0.0.0.0"].join(", ")} } drop`,
+              `iifname "${network.bridge}" ${family} saddr != { ${[...blocksOf(network), say.unspecified].join(", ")} } drop`,
           ),
         ]),
       ],
@@ -159,9 +197,9 @@ export function rulesetOf(state: RulesState): Ruleset {
         hook("filter", "forward", "filter", [
           "ct state established,related accept",
           "iifname . oifname @task_links accept",
-          "iifname @internal_devices reject with icmp type admin-prohibited",
+          `iifname @internal_devices ${say.refuse}`,
           "ct status dnat accept",
-          "iifname @task_devices oifname @task_devices reject with icmp type admin-prohibited",
+          `iifname @task_devices oifname @task_devices ${say.refuse}`,
           "oifname @task_devices drop",
         ]),
       ],
@@ -173,39 +211,43 @@ export function rulesetOf(state: RulesState): Ruleset {
           "ct state new meta l4proto . th dport @mesh_held fib daddr type local reject",
         ]),
       ],
-      ...(ingress === undefined ? [] : originHooks(ingress, hosts)),
+      ...(ingress === undefined ? [] : originHooks(ingress, hosts, family)),
       [
         "published",
         hook("nat", "prerouting", "dstnat", [
-          "iifname . ip daddr vmap @virtual_ips",
-          "fib daddr type local meta l4proto . th dport vmap @mesh",
-          "iifname @task_devices ip daddr @other_hosts meta l4proto . th dport vmap @mesh",
-          ...protocols.flatMap(translations),
+          `iifname . ${family} daddr vmap @virtual_ips`,
+          `${say.except}fib daddr type local meta l4proto . th dport vmap @mesh`,
+          `iifname @task_devices ${family} daddr @other_hosts meta l4proto . th dport vmap @mesh`,
+          ...protocols.flatMap((protocol) => translations(protocol, say)),
         ]),
       ],
       [
         "published_here",
         hook("nat", "output", "-100", [
-          "fib daddr type local meta l4proto . th dport vmap @mesh",
-          "ip daddr @other_hosts meta l4proto . th dport vmap @mesh",
-          ...protocols.flatMap(translations),
+          `${say.except}fib daddr type local meta l4proto . th dport vmap @mesh`,
+          `${family} daddr @other_hosts meta l4proto . th dport vmap @mesh`,
+          ...protocols.flatMap((protocol) => translations(protocol, say)),
         ]),
       ],
       [
         "outgoing",
         hook("nat", "postrouting", "srcnat", [
-          ...ownSource(ingress, state.ownAddress),
-          "ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade",
-          "ct status dnat oifname @task_devices ip saddr . ip daddr @published_targets masquerade",
-          "ip saddr @outward_subnets oifname != @task_devices masquerade",
+          ...(family === "ip" ? localSource(ingress, state.ownAddress) : []),
+          `ct status dnat oifname @task_devices ${family} saddr . ${family} daddr @published_targets masquerade`,
+          `${family} saddr @outward_subnets oifname != @task_devices masquerade`,
         ]),
       ],
     ]),
   };
 }
 
-export function rulesText(state: RulesState): string {
-  return rulesetText(rulesetOf(state));
+/** Whether a network has addresses of the ruleset's family; without one, no table is needed. */
+export function hasNetworks({ containers }: Ruleset): boolean {
+  return (containers.get("task_devices")?.elements.length ?? 0) > 0;
+}
+
+export function rulesText(state: RulesState, family: Family = "ip"): string {
+  return rulesetText(rulesetOf(state, family), rulesTables[family]);
 }
 
 /**
@@ -227,10 +269,10 @@ function meshChain({ protocol, publishedPort }: RulesMeshPort): string {
 }
 
 /** On an address it is not for, the packet goes on as if the port were not published. */
-function meshRule({ protocol, targetPort, backends, within }: RulesMeshPort): string {
+function meshRule({ protocol, targetPort, backends, within }: RulesMeshPort, family: Family): string {
   const to = backends.map((address) => `${address} . ${targetPort}`);
-  const only = within.length === 0 ? "" : `ip daddr { ${within.join(", ")} } `;
-  return `${only}meta l4proto ${protocol} dnat ip to ${oneOf(to)}`;
+  const only = within.length === 0 ? "" : `${family} daddr { ${within.join(", ")} } `;
+  return `${only}meta l4proto ${protocol} dnat ${family} to ${oneOf(to)}`;
 }
 
 /** Every connection is given to one of them by chance, each as likely as the others. */
@@ -244,13 +286,17 @@ function oneOf(values: readonly string[]): string {
  * address is put back in place. A client may use one of its ports towards two hosts: a zone for each keeps them apart.
  * The mark must not stay on the packet that carries the answer, or its own way would be looked up by it.
  */
-function originHooks(network: RulesNetwork, hosts: readonly RulesHost[]): [string, HookChain][] {
+function originHooks(
+  network: RulesNetwork,
+  hosts: readonly RulesHost[],
+  family: Family,
+): [string, HookChain][] {
   const { bridge, vxlan } = network;
   if (hosts.length === 0 || vxlan === undefined) return [];
   const sorted = hosts.toSorted((a, b) => a.index - b.index);
   const zones = sorted.map(({ address, index }) => `${hostMac(address)} : ${index}`);
   const marks = sorted.map(({ address, index }) => `${hostMac(address)} : ${markOf(index)}`);
-  const foreign = `iifname "${vxlan}" ip saddr != ${oneOrSet(blocksOf(network))}`;
+  const foreign = `iifname "${vxlan}" ${family} saddr != ${oneOrSet(familyBlocks(network, family))}`;
   return [
     [
       "zones",
@@ -272,14 +318,18 @@ function originHooks(network: RulesNetwork, hosts: readonly RulesHost[]): [strin
   ];
 }
 
-/** What this host itself asks of localhost must carry an address that another host can answer to. */
-function ownSource(ingress: RulesNetwork | undefined, ownAddress: string): string[] {
-  if (ingress?.vxlan === undefined || ownAddress === "") return [];
-  return [`ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}`];
+/** What this host itself asks of localhost must carry an address that whoever is asked can answer to. */
+function localSource(ingress: RulesNetwork | undefined, ownAddress: string): string[] {
+  const own =
+    ingress?.vxlan === undefined || ownAddress === ""
+      ? []
+      : [`ct status dnat oifname "${ingress.vxlan}" ip saddr 127.0.0.0/8 snat to ${ownAddress}`];
+  return [...own, "ct status dnat oifname @task_devices ip saddr 127.0.0.0/8 masquerade"];
 }
 
-function blocksOf({ subnet, further = [] }: RulesNetwork): string[] {
-  return [subnet, ...further.map((each) => each.subnet)];
+function familyBlocks({ subnet, further = [] }: RulesNetwork, family: Family): string[] {
+  const all = [subnet, ...further.map((each) => each.subnet)];
+  return all.filter((block) => isIpv6(block) === (family === "ip6"));
 }
 
 function oneOrSet(blocks: readonly string[]): string {
@@ -296,7 +346,11 @@ function protocolsOf(ports: readonly RulesPort[]): readonly PortProtocol[] {
 }
 
 /** Of ports that are open at all addresses of the host, and of those that are open at one. */
-function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): [string, Container][] {
+function portMaps(
+  protocol: PortProtocol,
+  ports: readonly RulesPort[],
+  { address: type }: Words,
+): [string, Container][] {
   const own = ports
     .filter((port) => port.protocol === protocol)
     .toSorted(
@@ -310,15 +364,16 @@ function portMaps(protocol: PortProtocol, ports: readonly RulesPort[]): [string,
     port.hostAddress === undefined ? [`${port.publishedPort} : ${target(port)}`] : [],
   );
   return [
-    [`ports_${protocol}`, map("inet_service : ipv4_addr . inet_service", anywhere)],
-    [`ports_${protocol}_at`, map("ipv4_addr . inet_service : ipv4_addr . inet_service", at)],
+    [`ports_${protocol}`, map(`inet_service : ${type} . inet_service`, anywhere)],
+    [`ports_${protocol}_at`, map(`${type} . inet_service : ${type} . inet_service`, at)],
   ];
 }
 
-function translations(protocol: PortProtocol): string[] {
+function translations(protocol: PortProtocol, { family, except }: Words): string[] {
+  const local = `${except}fib daddr type local dnat ${family} to`;
   return [
-    `fib daddr type local dnat ip to ip daddr . ${protocol} dport map @ports_${protocol}_at`,
-    `fib daddr type local dnat ip to ${protocol} dport map @ports_${protocol}`,
+    `${local} ${family} daddr . ${protocol} dport map @ports_${protocol}_at`,
+    `${local} ${protocol} dport map @ports_${protocol}`,
   ];
 }
 

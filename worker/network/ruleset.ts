@@ -1,7 +1,22 @@
 /** An nftables table as data: its text for `nft -f`, and the few lines that turn one state of it into another. */
 
-/** The table of networks; beside it there is `tunnelTable`. No other one is ever read or written. */
-export const rulesTable = "shoal_net";
+export type Family = "ip" | "ip6";
+
+export interface Table {
+  readonly family: Family;
+  readonly name: string;
+}
+
+/** The tables of networks, one for each family; beside them there is `tunnelTable`. No other one is ever read or written. */
+export const rulesTables: Readonly<Record<Family, Table>> = {
+  ip: { family: "ip", name: "shoal_net" },
+  ip6: { family: "ip6", name: "shoal_net" },
+};
+
+/** "ip shoal_net" */
+export function tableText({ family, name }: Table): string {
+  return `${family} ${name}`;
+}
 
 /** A set, or a map whose elements read "key : value". */
 export interface Container {
@@ -27,8 +42,8 @@ export interface Ruleset {
 }
 
 /** The whole table, which replaces whatever there is in one transaction; equal rulesets give equal texts. */
-export function rulesetText({ containers, chains, hooks }: Ruleset, name = rulesTable): string {
-  const table = `ip ${name}`;
+export function rulesetText({ containers, chains, hooks }: Ruleset, of = rulesTables.ip): string {
+  const table = tableText(of);
   const chainText = (chain: string, lines: readonly string[]): string =>
     `  chain ${chain} {\n${lines.map((line) => `    ${line}\n`).join("")}  }\n`;
   return `table ${table}
@@ -46,8 +61,8 @@ ${[...containers].map(([name, container]) => containerText(name, container)).joi
  *
  * @returns an empty text when nothing differs; undefined when only the whole table will do.
  */
-export function changeText(before: Ruleset, after: Ruleset, tableName = rulesTable): string | undefined {
-  const table = `ip ${tableName}`;
+export function changeText(before: Ruleset, after: Ruleset, of = rulesTables.ip): string | undefined {
+  const table = tableText(of);
   if (shapeOf(before) !== shapeOf(after)) return undefined;
   const removed: string[] = [];
   const added: string[] = [];

@@ -9,13 +9,13 @@ import { tunnelBlock } from "../../model/network.ts";
 import { addressNumber, addressText, parseCidr } from "./addresses.ts";
 import type { OverlayHost, OverlayNetwork, WantedNetworks } from "./network.ts";
 import { deviceGroup, resolveNetwork, vxlanOverheadBytes, vxlanPort } from "./objects.ts";
-import type { HookChain, Ruleset } from "./ruleset.ts";
+import type { HookChain, Ruleset, Table } from "./ruleset.ts";
 
 /** The port of a host's first slot; the second has the next one. */
 export const tunnelPort = 51_822;
 const slots = [0, 1] as const satisfies readonly TunnelKey["slot"][];
 /** The table that keeps encrypted networks inside their tunnels. */
-export const tunnelTable = "shoal_tunnel";
+export const tunnelTable: Table = { family: "ip", name: "shoal_tunnel" };
 /** Peers that one command line names. */
 const peersAtOnce = 500;
 /** It outlives us, whoever ends our group, and has no log, which would hold on to our pipes. */

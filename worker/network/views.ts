@@ -1,16 +1,18 @@
 /** What resolver, firewall and kernel are to know, out of the networks wanted and the tasks attached. */
 import type { TaskId } from "../../model/ids.ts";
-import { withoutPrefix } from "../../model/address.ts";
+import { isIpv6, withoutPrefix } from "../../model/address.ts";
 import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
-import { addressNumber, parseCidr } from "./addresses.ts";
+import { addressValue, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
-import { outwardAddress } from "./network.ts";
-import type { AttachedAddress, AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
+import { outwardAddress, outwardIpv6 } from "./network.ts";
+import type { Attached, AttachedAddress, AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
 import { bridgeName, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { Asker, LocalName, NamedNetwork } from "./records.ts";
-import type { RulesState } from "./rules.ts";
+import type { RulesNetwork, RulesPort, RulesState } from "./rules.ts";
+
+const everywhereOfIpv6 = "::";
 
 type Records = ReadonlyMap<TaskId, TaskRecord>;
 
@@ -20,11 +22,8 @@ export function localPorts(records: Records): LocalPort[] {
   );
 }
 
-/**
- * @param mesh - Those of the mesh's ports that this host could hold.
- */
-export function rulesOf(state: HostState, records: Records, mesh: readonly PublishedPort[]): RulesState {
-  const { wanted, bridges, underlayMtu } = state;
+/** What both families know of networks; their subnets tell which of them a network has. */
+function rulesNetworks({ wanted, bridges, underlayMtu }: HostState): RulesNetwork[] {
   const overlays = (wanted?.networks ?? []).map((network) => ({
     ...resolveNetwork(network, underlayMtu),
     internal: network.internal,
@@ -32,15 +31,50 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
     masquerade: true,
     mutual: true,
   }));
-  const own = bridges.map(({ device, subnet, internal, masquerade, mutual }) => {
-    return { bridge: device, subnet, internal, ingress: false, masquerade, mutual };
+  const own = bridges.map(({ device, subnet, internal, masquerade, mutual, ipv6 }) => {
+    const further = ipv6 === undefined ? {} : { further: [ipv6] };
+    return { bridge: device, subnet, ...further, internal, ingress: false, masquerade, mutual };
   });
+  return [...own, ...overlays];
+}
+
+/** The state of the table for IPv6: bridge networks alone have it. */
+export function ipv6RulesOf(state: HostState, records: Records): RulesState {
+  const ports = [...records.values()].flatMap(({ attached }) => {
+    const outward = attached.kind === "namespace" ? outwardIpv6(attached.addresses)?.ipv6 : undefined;
+    if (outward === undefined) return [];
+    return attached.publishedPorts
+      .filter(({ hostAddress = "", ipv6 }) => ipv6 === true || isIpv6(hostAddress))
+      .map(({ hostAddress, ...port }): RulesPort => {
+        const at = hostAddress === undefined || hostAddress === everywhereOfIpv6 ? {} : { hostAddress };
+        return { ...port, ...at, address: withoutPrefix(outward.address) };
+      });
+  });
+  return {
+    networks: rulesNetworks(state),
+    ports,
+    services: [],
+    mesh: [],
+    hosts: [],
+    tasks: localPorts(records).flatMap(({ networkId, ipv6 }) =>
+      networkId === "" || ipv6 === undefined ? [] : [withoutPrefix(ipv6.address)],
+    ),
+    ownAddress: "",
+  };
+}
+
+/**
+ * The state of the table for IPv4.
+ *
+ * @param mesh - Those of the mesh's ports that this host could hold.
+ */
+export function rulesOf(state: HostState, records: Records, mesh: readonly PublishedPort[]): RulesState {
+  const { wanted } = state;
   const ports = [...records.values()].flatMap(({ attached }) => {
     const outward = attached.kind === "namespace" ? outwardAddress(attached.addresses) : undefined;
     if (outward === undefined) return [];
-    // Those at an IPv6 address are carried by a relay.
     return attached.publishedPorts
-      .filter(({ hostAddress = "" }) => !hostAddress.includes(":"))
+      .filter(({ hostAddress = "" }) => !isIpv6(hostAddress))
       .map((port) => ({ ...port, address: parseCidr(outward.address).address }));
   });
   const backends = backendsOf(wanted);
@@ -50,7 +84,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
   const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
   const devices = new Map(shared.map((network) => [network.id, bridgeName(network)]));
   return {
-    networks: [...own, ...overlays],
+    networks: rulesNetworks(state),
     ports,
     services: (wanted?.services ?? []).flatMap((service) => {
       const on = devices.get(service.networkId);
@@ -94,6 +128,17 @@ export function publishedTarget(records: Records, taskId: TaskId): string | unde
   return outward === undefined ? undefined : parseCidr(outward.address).address;
 }
 
+/** What makes the kernel forget the flows of datagrams that came by a task's published ports. */
+export function flowsTo(attached: Attached): string[][] {
+  const isDual = attached.kind === "namespace" && outwardIpv6(attached.addresses) !== undefined;
+  return attached.publishedPorts.flatMap(({ protocol, publishedPort, hostAddress = "", ipv6 }) => {
+    if (protocol !== "udp") return [];
+    const argv = ["conntrack", "-D", "-p", "udp", "--orig-port-dst", String(publishedPort)];
+    const byIpv6 = isDual && (ipv6 === true || isIpv6(hostAddress));
+    return [...(isIpv6(hostAddress) ? [] : [argv]), ...(byIpv6 ? [[...argv, "-f", "ipv6"]] : [])];
+  });
+}
+
 /** What every host publishes. */
 export function meshPorts(wanted: WantedNetworks | undefined): PublishedPort[] {
   return (wanted?.services ?? []).flatMap(({ ports }) => ports);
@@ -134,11 +179,11 @@ export function gatewaysOf({ wanted, bridges }: HostState): Set<string> {
   return new Set([...bridges, ...(wanted?.networks ?? []).flatMap(subnetsOf)].map(({ gateway }) => gateway));
 }
 
-/** Addresses that tasks have on a bridge. */
-export function takenOnBridge(records: Records, device: string): Set<number> {
+/** Addresses of both families that tasks have on a bridge. */
+export function takenOnBridge(records: Records, device: string): Set<number | bigint> {
   const taken = localPorts(records)
     .filter(({ bridge }) => bridge === device)
-    .map(({ address }) => numberOf(address));
+    .flatMap((port) => addressesOf(port).flatMap((address) => addressValue(address) ?? []));
   return new Set(taken);
 }
 
@@ -215,10 +260,6 @@ function linksOf(
     }
   }
   return links;
-}
-
-function numberOf(address: string): number {
-  return addressNumber(parseCidr(address).address) ?? 0;
 }
 
 /** A bridge network that would go although somebody is on it: who came since its owner last looked. */

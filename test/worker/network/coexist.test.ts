@@ -45,6 +45,21 @@ t.test("accepts are put where they are not, once", async (t) => {
   t.equal(warnings.length, 1);
 });
 
+t.test("what drops IPv6 is asked for accepts of its own, once there are networks with it", async (t) => {
+  const strict = chain("ip6", "filter", "FORWARD", "forward", "drop");
+  t.equal(admissionOf([strict, docker], "ip6").chain, "FORWARD");
+  t.strictSame(admissionOf([forward, chain("inet", "own", "fwd", "forward", "drop")], "ip6"), { advice: [] });
+  t.match(admissionOf([chain("ip6", "own", "fwd", "forward", "drop")], "ip6").advice, [/ip6 own fwd drops/]);
+  const programs: (string | undefined)[] = [];
+  const run = async ([program]: readonly string[]) => {
+    programs.push(program);
+    return { code: 0, stdout: "", stderr: "" };
+  };
+  const coexistence = new Coexistence({ run, warn: (text) => t.fail(text) });
+  t.strictSame(await coexistence.admit([strict], "ip6"), []);
+  t.strictSame(programs, ["ip6tables", "ip6tables"]);
+});
+
 t.test("a busy iptables does not say that there is no accept", async (t) => {
   const actions: (string | undefined)[] = [];
   const run = async (argv: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> => {

@@ -90,6 +90,86 @@ t.test(
   },
 );
 
+/** The same network, tasks and places with IPv6 beside IPv4. */
+function dual(given: HostState): HostState {
+  const further = [{ subnet: "fd00:1::/64", gateway: "fd00:1::1" }];
+  const sixth = (address: string): string => `fd00:1::${address.split(/[./]/)[3]}`;
+  const { wanted, ports } = given;
+  return {
+    ...given,
+    wanted: wanted && {
+      ...wanted,
+      networks: wanted.networks.map((each) => ({ ...each, further })),
+      endpoints: wanted.endpoints.map((each) => ({ ...each, ipv6: sixth(each.address) })),
+    },
+    ports: ports.map((port) => ({
+      ...port,
+      ipv6: { address: `${sixth(port.address)}/64`, gateway: "fd00:1::1" },
+    })),
+  };
+}
+
+t.test(
+  "IPv6 beside IPv4: one bridge and one way to a host, by an address that follows from the host's own",
+  (t) => {
+    const given = dual(state([endpoint(1, 5), endpoint(2, 12)], [5]));
+    const made = lines(plan(wantedObjects(given, nothing), new Map()));
+    t.strictSame(
+      made
+        .filter((line) => /:1::|fe80|link .*(?:ov|vx)4097/.test(line))
+        .map((line) => line.replace(/sv-\w+/, "sv-?")),
+      [
+        "ip link add ov4097 address 02:42:0a:00:01:01 mtu 1450 group 21320 up type bridge mcast_snooping 0 stp_state 0",
+        "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1450 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+        "ip address replace fd00:1::1/64 dev ov4097 noprefixroute nodad",
+        "ip link set dev sv-? master ov4097 up",
+        "ip nexthop replace id 1397227521 via fe80::c0a8:2 dev vx4097 onlink proto 77",
+        "ip route replace fd00:1::5 dev ov4097 proto 77",
+        "ip route replace unreachable fd00:1::/64 proto 77",
+        "ip route replace fd00:1::c nhid 1397227521 proto 77",
+        "ip neighbour replace fd00:1::5 lladdr 02:42:0a:00:01:05 dev ov4097 nud permanent",
+        "ip neighbour replace fe80::c0a8:2 lladdr 02:4e:c0:a8:00:02 dev vx4097 nud permanent",
+      ].map((line) => line.replace("fd00:1::c ", "fd00:1::12 ")),
+    );
+    t.equal(
+      made.filter((line) => line.startsWith("bridge fdb replace 02:4e")).length,
+      1,
+      "one entry leads to the host",
+    );
+    t.end();
+  },
+);
+
+t.test("a bridge network with IPv6 has a gateway in both families", (t) => {
+  const bridge = {
+    id: "b" as NetworkId,
+    name: "b",
+    device: "br-b",
+    subnet: "10.7.0.0/24",
+    gateway: "10.7.0.1",
+    reserved: [],
+    internal: false,
+    masquerade: true,
+    mutual: true,
+    hostAddress: "",
+    mtu: 1500,
+    ipv6: { subnet: "fd00:7::/64", gateway: "fd00:7::1", reserved: [] },
+  };
+  const objects = wantedObjects({ ...state([]), wanted: undefined, bridges: [bridge] }, nothing);
+  t.match(
+    [...objects.keys()],
+    [
+      "link br-b",
+      "address br-b 10.7.0.1/24",
+      "route 10.7.0.0/24",
+      "address br-b fd00:7::1/64",
+      "route fd00:7::/64",
+    ],
+  );
+  t.equal(objects.get("link br-b")?.ipv6, true);
+  t.end();
+});
+
 t.test(
   "an encrypted network: from tunnel to tunnel, by the tunnel's device alone; not to hosts without one",
   (t) => {
@@ -234,13 +314,14 @@ t.test("from any state to any other: the plan leads there, and no step refers to
   const places = fc.uniqueArray(fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 2, max: 9 })), {
     selector: ([, task]) => task,
   });
-  const states = fc.tuple(places, fc.constantFrom(1500, 9000)).map(([list, mtu]) =>
-    state(
+  const states = fc.tuple(places, fc.constantFrom(1500, 9000), fc.boolean()).map(([list, mtu, ipv6]) => {
+    const given = state(
       list.map(([host, task]) => endpoint(host, task)),
       list.filter(([host]) => host === 1).map(([, task]) => task),
       mtu,
-    ),
-  );
+    );
+    return ipv6 ? dual(given) : given;
+  });
   fc.assert(
     fc.property(states, states, (from, to) => {
       const before = wantedObjects(from, nothing);
@@ -252,6 +333,12 @@ t.test("from any state to any other: the plan leads there, and no step refers to
   );
   t.end();
 });
+
+/** What the kernel has of it: whether a device carries IPv6 is among its settings. */
+function held(object: KernelObject): KernelObject {
+  const { ipv6: _, ...rest } = object;
+  return rest;
+}
 
 /** As the kernel would: what belongs to a device goes with it, and a hop takes its routes along. */
 function carryOut(
@@ -282,7 +369,9 @@ function carryOut(
 }
 
 function sorted(objects: ReadonlyMap<string, KernelObject>): [string, KernelObject][] {
-  return [...objects].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return [...objects]
+    .map(([id, object]) => [id, held(object)] as [string, KernelObject])
+    .toSorted(([a], [b]) => (a < b ? -1 : 1));
 }
 
 t.test("a network of several subnets has a gateway in each, and routes to tasks in all of them", (t) => {

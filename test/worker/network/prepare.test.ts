@@ -4,10 +4,12 @@ import t from "tap";
 import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
 import { addressNumber, contains, parseCidr } from "../../../worker/network/addresses.ts";
 import { ownBridge } from "../../../worker/network/bridges.ts";
-import { changeLines } from "../../../worker/network/namespace.ts";
+import { changeIpv6, changeLines, relinkIpv6 } from "../../../worker/network/namespace.ts";
+import { outwardAddress, outwardIpv6 } from "../../../worker/network/network.ts";
 import type {
   AttachNetwork,
   AttachRequest,
+  BridgeBlock,
   BridgeNetwork,
   OverlayNetwork,
 } from "../../../worker/network/network.ts";
@@ -188,6 +190,100 @@ t.test("a device's name is not used again while it goes, and tables follow the d
   t.strictSame(lines(swapped, swapped), [""]);
   t.end();
 });
+
+const dual = (number: number, more: Partial<BridgeBlock> = {}, rest: Partial<BridgeNetwork> = {}) =>
+  bridge(number, {
+    ...rest,
+    ipv6: { subnet: `fd00:${number}::/64`, gateway: `fd00:${number}::1`, reserved: [], ...more },
+  });
+
+function dualHost(networks: readonly BridgeNetwork[], taken: readonly bigint[] = [], last = 0n) {
+  return {
+    wanted: undefined,
+    underlayMtu: 1500,
+    bridges: [own, ...networks],
+    taken: () => new Set<number | bigint>(taken),
+    lastPicked: (_: string, family: string) => (family === "ipv6" ? last : 0),
+  };
+}
+
+t.test(
+  "on a network with IPv6 a container gets an address of it too: a free one, or the one asked for",
+  (t) => {
+    const base = 0xfd00_0001n << 96n;
+    const place = (host: ReturnType<typeof dualHost>, more: Partial<AttachNetwork> = {}) =>
+      prepareLinks(request([on(1, more)]), host)[0]?.address.ipv6?.address;
+    t.equal(
+      place(dualHost([dual(1)])),
+      "fd00:1::2/64",
+      "the first that is neither the network's nor the gateway's",
+    );
+    t.equal(place(dualHost([dual(1, { reserved: ["fd00:1::2"] })], [base + 3n])), "fd00:1::4/64");
+    t.equal(place(dualHost([dual(1)], [], base + 7n)), "fd00:1::8/64", "one after another");
+    const ranged = dual(1, { range: "fd00:1::8:0/127" });
+    t.equal(place(dualHost([ranged])), "fd00:1::8:0/64", "the ends of a range too");
+    t.equal(place(dualHost([ranged], [], base + 0x80001n)), "fd00:1::8:0/64", "in a circle");
+    t.throws(() => place(dualHost([ranged], [base + 0x80000n, base + 0x80001n])), {
+      code: "resource-exhausted",
+      message: /no address is left on network net1 \(fd00:1::8:0\/127\)/,
+    });
+    t.equal(place(dualHost([dual(1)]), { ipv6: "fd00:1:0::AB" }), "fd00:1::ab/64");
+    for (const taken of ["fd00:1::1", "fd00:1::", "fd00:1::9"]) {
+      t.throws(() => place(dualHost([dual(1)], [base + 9n]), { ipv6: taken }), {
+        code: "conflict",
+        message: "Address already in use",
+      });
+    }
+    t.throws(() => place(dualHost([dual(1)]), { ipv6: "fd00:2::5" }), {
+      code: "invalid-argument",
+      message: /no configured subnet or ip-range contain the IP address fd00:2::5/,
+    });
+    t.end();
+  },
+);
+
+t.test(
+  "each family goes out by the first open network that has it, and both have routes, rules and tables",
+  (t) => {
+    const host = dualHost([bridge(1), dual(2), dual(3), dual(4, {}, { internal: true })]);
+    const links = (...numbers: number[]) =>
+      prepareLinks(request(numbers.map((number, index) => on(number, { priority: -index }))), host).map(
+        ({ address, mtu }) => ({ ...address, mtu }),
+      );
+    const out = (...numbers: number[]) => {
+      const places = links(...numbers);
+      return [outwardAddress(places)?.networkId, outwardIpv6(places)?.networkId];
+    };
+    t.strictSame(out(1, 2, 3), ["net1", "net2"]);
+    t.strictSame(out(3, 2), ["net3", "net3"]);
+    t.strictSame(out(1, 4), ["net1", undefined], "what is published must not lead into an internal network");
+    const first = changeIpv6([], links(2));
+    t.strictSame(first, {
+      devices: ["eth0"],
+      ipv6: [
+        "address add fd00:2::2/64 dev eth0 noprefixroute nodad",
+        "neighbour add fd00:2::1 lladdr 02:42:0a:02:00:01 dev eth0 nud permanent",
+        "route add fd00:2::1/128 dev eth0",
+        "route add fd00:2::/64 via fd00:2::1 dev eth0 src fd00:2::2",
+        "route replace default via fd00:2::1 dev eth0",
+        "",
+      ].join("\n"),
+    });
+    const joined = changeIpv6(links(2), links(2, 3));
+    t.strictSame(joined.devices, ["eth1"], "what is on stays as it is");
+    t.match(
+      joined.ipv6,
+      /onlink table 100\nrule add from fd00:2::2 lookup 100\n[^]*onlink table 101\nrule add from fd00:3::2 lookup 101/,
+    );
+    t.notMatch(joined.ipv6, "route replace default via fd00:3::1 dev eth1\n");
+    t.strictSame(changeIpv6(links(1), links(1)), { devices: [], ipv6: "" }, "nothing without IPv6");
+    const lost = relinkIpv6(links(2, 3), "br-3");
+    t.strictSame(lost.devices, ["eth1"]);
+    t.match(lost.ipv6, /address add fd00:3::2[^]*onlink table 101\n$/);
+    t.notMatch(lost.ipv6, "rule", "rules do not go with a link");
+    t.end();
+  },
+);
 
 t.test("of a network that is gone, a container gets none, a task that of the host", (t) => {
   const host = {

@@ -1,7 +1,7 @@
 import t from "tap";
 
 import { hostsText, resolvConfText } from "../../../worker/network/files.ts";
-import { rulesText } from "../../../worker/network/rules.ts";
+import { hasNetworks, rulesetOf, rulesText } from "../../../worker/network/rules.ts";
 import { parseResolvConf } from "../../../worker/network/upstream.ts";
 
 const plain = { internal: false, ingress: false, masquerade: true, mutual: true } as const;
@@ -112,6 +112,62 @@ for (const { rule, ...given } of cases) {
     t.end();
   });
 }
+
+const dual = { ...bridge, bridge: "br-d", further: [{ subnet: "fd00:1::/64" }] };
+const ipv6Cases = [
+  {
+    rule: "networks without IPv6 are not in its table, nor is anything of IPv4",
+    state: { networks: [overlay, dual] },
+    has: /^table ip6 shoal_net\ndelete table ip6 shoal_net\ntable ip6 shoal_net/,
+    lacks: /ov4097|172\.20|ipv4_addr|\bip (?:saddr|daddr)|127\.0\.0/,
+  },
+  {
+    rule: "a task speaks under addresses of its network alone, or none",
+    state: { networks: [dual] },
+    has: /iifname "br-d" ip6 saddr != \{ fd00:1::\/64, :: \} drop/,
+  },
+  {
+    rule: "tasks reach the outside under the host's address",
+    state: { networks: [dual] },
+    has: /set outward_subnets \{ type ipv6_addr; flags interval; elements = \{ fd00:1::\/64 \}[^]*ip6 saddr @outward_subnets oifname != @task_devices masquerade/,
+  },
+  {
+    rule: "unless they are not to",
+    state: { networks: [{ ...dual, internal: true }] },
+    has: /set internal_devices .*"br-d"[^]*iifname @internal_devices reject with icmpv6 type admin-prohibited/,
+    lacks: /outward_subnets \{ type ipv6_addr; flags interval; elements/,
+  },
+  {
+    rule: "a published port leads to its task, but by addresses that only a relay can answer",
+    state: { networks: [dual], ports: [{ ...port, address: "fd00:1::5" }] },
+    has: /map ports_tcp \{ .*8080 : fd00:1::5 \. 80[^]*ip6 daddr != \{ ::1, fe80::\/10 \} fib daddr type local dnat ip6 to tcp dport map @ports_tcp\n/,
+  },
+  {
+    rule: "at one address of the host, at that alone",
+    state: { networks: [dual], ports: [{ ...port, hostAddress: "2001:db8::1", address: "fd00:1::5" }] },
+    has: /map ports_tcp_at \{ .*2001:db8::1 \. 8080 : fd00:1::5 \. 80/,
+    lacks: /ports_tcp \{[^}]*elements/,
+  },
+];
+
+for (const { rule, state, has, lacks } of ipv6Cases) {
+  t.test(`IPv6: ${rule}`, (t) => {
+    const text = rulesText({ ...none, ...state }, "ip6");
+    t.match(text, has);
+    if (lacks !== undefined) t.notMatch(text, lacks);
+    t.end();
+  });
+}
+
+t.test("IPv4 rules do not change with IPv6 beside it, and without any there is no other table", (t) => {
+  t.equal(
+    rulesText({ ...none, networks: [dual] }),
+    rulesText({ ...none, networks: [{ ...bridge, bridge: "br-d" }] }),
+  );
+  t.notOk(hasNetworks(rulesetOf({ ...none, networks: [overlay, bridge] }, "ip6")));
+  t.ok(hasNetworks(rulesetOf({ ...none, networks: [overlay, dual] }, "ip6")));
+  t.end();
+});
 
 t.test("equal states give equal texts, whatever the order", (t) => {
   const other = { ...port, publishedPort: 8081 };

@@ -8,6 +8,7 @@ import {
   tunnelAddress,
   tunnelAddressOf,
   tunnelRules,
+  tunnelTable,
   tunnelSteps,
   wantedTunnel,
 } from "../../../worker/network/tunnel-plan.ts";
@@ -265,7 +266,7 @@ t.test("what ip and wg print", (t) => {
 });
 
 t.test("rules keep encrypted networks in the tunnels", (t) => {
-  const text = rulesetText(tunnelRules([4099, 4097]), "shoal_tunnel");
+  const text = rulesetText(tunnelRules([4099, 4097]), tunnelTable);
   const inside = '{ "shoal-wg0", "shoal-wg1" }';
   for (const rule of [
     `iifname != ${inside} udp dport 4789 @th,96,24 { 4097, 4099 } drop`,

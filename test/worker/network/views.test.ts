@@ -16,6 +16,8 @@ import type { TaskRecord } from "../../../worker/network/journal.ts";
 import { rulesText } from "../../../worker/network/rules.ts";
 import {
   askersOf,
+  flowsTo,
+  ipv6RulesOf,
   localNames,
   namedNetworks,
   publishedTarget,
@@ -134,7 +136,7 @@ function record(
     attached: {
       kind: "namespace",
       path: `/netns/${name}`,
-      addresses: on.map(([{ id, device, subnet, gateway }, last], index) => ({
+      addresses: on.map(([{ id, device, subnet, gateway, ipv6 }, last], index) => ({
         networkId: id,
         bridge: device,
         device: `eth${index}`,
@@ -142,6 +144,13 @@ function record(
         gateway,
         mac: "02:42:00:00:00:01",
         ...(index === on.length - 1 && { outward: true as const }),
+        ...(ipv6 !== undefined && {
+          ipv6: {
+            address: ipv6.subnet.replace("/", `${last}/`),
+            gateway: ipv6.gateway,
+            ...(index === on.length - 1 && { outward: true as const }),
+          },
+        }),
       })),
       publishedPorts: more.ports ?? [],
       files: { hosts: "", resolvConf: "", hostname: "" },
@@ -190,6 +199,50 @@ t.test("names are known on the networks of users, links to those who have them, 
   t.strictSame([...(askers.get("10.7.0.1 10.7.0.3")?.links ?? [])], [["data", ["10.7.0.2"]]]);
   t.match(askers.get("10.8.0.1 10.8.0.4"), { networks: ["cell"], outside: false });
   t.match(askers.get("10.7.0.1 10.7.0.2"), { networks: ["red"], outside: true });
+  t.end();
+});
+
+t.test("with IPv6 there are names, rules and flows of both families", (t) => {
+  const dual = { ...red, ipv6: { subnet: "fd00:7::/64", gateway: "fd00:7::1", reserved: [] } };
+  const port = { protocol: "udp", publishedPort: 53, targetPort: 5353 } as const;
+  const ports = [
+    { ...port, ipv6: true as const },
+    { ...port, publishedPort: 54 },
+    { ...port, publishedPort: 55, hostAddress: "192.0.2.1" },
+    { ...port, publishedPort: 56, hostAddress: "2001:db8::1" },
+    { ...port, publishedPort: 57, hostAddress: "::" },
+  ];
+  const records = recordsOf(record("web", [[dual, 2]], { ports }), record("old", [[cell, 3]], { ports }));
+  const state = { wanted: undefined, ports: [], bridges: [own, dual, cell], underlayMtu: 1500 };
+  t.match(localNames(records, [own, dual, cell]), [
+    { name: "web", address: "10.7.0.2" },
+    { name: "web-alias", address: "10.7.0.2" },
+    { name: "web", address: "fd00:7::2" },
+  ]);
+  const rules = ipv6RulesOf(state, records);
+  t.strictSame(
+    rules.ports.map(({ publishedPort, hostAddress, address }) => [publishedPort, hostAddress, address]),
+    [
+      [53, undefined, "fd00:7::2"],
+      [56, "2001:db8::1", "fd00:7::2"],
+      [57, undefined, "fd00:7::2"],
+    ],
+  );
+  t.strictSame(rules.tasks, ["fd00:7::2"]);
+  t.match(rulesText(rules, "ip6"), /ifname; elements = \{ "br-red" \}/);
+  t.strictSame(
+    rulesOf(state, records, [])
+      .ports.filter(({ address }) => address === "10.7.0.2")
+      .map(({ publishedPort }) => publishedPort),
+    [53, 54, 55],
+  );
+  const flows = [...records.values()].map(({ attached }) =>
+    flowsTo(attached).map((argv) => argv.slice(5).join(" ")),
+  );
+  t.strictSame(flows, [
+    ["53", "53 -f ipv6", "54", "55", "56 -f ipv6", "57 -f ipv6"],
+    ["53", "54", "55"],
+  ]);
   t.end();
 });
 
