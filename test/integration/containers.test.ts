@@ -4,6 +4,7 @@ import t from "tap";
 import { systemClock } from "../../runtime/clock.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { insideNamespaces } from "./containerd.ts";
+import { createExec, halfClosed } from "./half-close.ts";
 import { LocalHost } from "./local-host.ts";
 
 insideNamespaces(import.meta.url);
@@ -117,6 +118,50 @@ await t.test("exec: streams apart, code, input, environment, user, detached, ref
   t.equal((await docker("exec", "ex", "seq", "1", "200000")).out.length, 1_288_895);
   await ok("rm", "-f", "ex");
   t.match(await docker("exec", "ex", "true"), { code: 1, err: /No such container: ex/ });
+});
+
+await t.test("a client that closes its side goes on reading to the end", async (t) => {
+  const { socket } = host.settings;
+  const streams = "stream=1&stdin=1&stdout=1&stderr=1";
+  const typed = "typed\n".repeat(20_000);
+  // What is said after the input's end comes long after it, and more than any buffer holds.
+  const late = "cat; sleep 0.3; echo over; seq 1 100000";
+  const rest = Array.from({ length: 100_000 }, (_, index) => `${index + 1}\n`).join("");
+  await ok("run", "-d", "--name", "half", image, "sleep", "600");
+  for (const isUpgrade of [true, false]) {
+    const status = isUpgrade ? "101" : "200";
+    const how = isUpgrade ? "an upgrade" : "no upgrade";
+    await ok("create", "-i", "--name", "once", image, "sh", "-c", late);
+    const ran = await halfClosed(socket, `/containers/once/attach?${streams}`, {
+      isUpgrade,
+      input: typed,
+      afterwards: () => ok("start", "once"),
+    });
+    t.equal(ran.status, status);
+    t.ok(ran.out === `${typed}over\n${rest}`, `attach with ${how}: ${ran.out.length} bytes`);
+    t.equal(await ok("wait", "once"), "0");
+    await ok("rm", "once");
+
+    const id = await createExec(socket, "half", ["sh", "-c", late]);
+    const exec = await halfClosed(socket, `/exec/${id}/start`, { body: {}, isUpgrade, input: typed });
+    t.equal(exec.status, status);
+    t.ok(exec.out === `${typed}over\n${rest}`, `exec with ${how}: ${exec.out.length} bytes`);
+  }
+  const shell = await host.shell(
+    "",
+    `cd "$HOME" && mkdir tree && echo one > tree/one && tar c tree | docker exec -i half tar x -C /tmp && docker exec half cat /tmp/tree/one`,
+  );
+  t.strictSame([shell.code, shell.out], [0, "one\n"], shell.err);
+  // Not the only one who may write: its input stays open, and output comes until the client has gone.
+  await ok("run", "-di", "--name", "kept", image, "sh", "-c", "read a; echo got $a; read b; echo got $b");
+  const both = halfClosed(socket, `/containers/kept/attach?${streams}&logs=1`, {
+    isUpgrade: true,
+    input: "first\n",
+  });
+  await until(async () => (await ok("logs", "kept")) === "got first");
+  await host.dockerWith("second\n", "attach", "kept");
+  t.equal((await both).out, "got first\ngot second\n");
+  await ok("rm", "-f", "half", "kept");
 });
 
 await t.test("a terminal: run -it and exec -it, size and detach keys", async (t) => {
