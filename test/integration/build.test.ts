@@ -104,6 +104,8 @@ CMD ["cat", "/made", "hello.txt"]
     ".dockerignore": "*.key\n",
   };
   const args = [
+    "--cache-from",
+    "app:0,other",
     "--build-arg",
     "VERSION=7",
     "--label",
@@ -115,6 +117,7 @@ CMD ["cat", "/made", "hello.txt"]
   ];
   const { code, out, err } = await build(files, ...args);
   t.equal(code, 0, err);
+  t.match(out, /^\[Warning\] --cache-from is without effect \(app:0, other\)/m);
   t.match(out, /^Step 1\/14 : ARG VERSION=none\nStep 2\/14 : ARG BASE=/m);
   t.match(out, /^Step 3\/14 : FROM \$\{BASE\}:1 AS make\n ---> [0-9a-f]{12}\nStep 4\/14 : ARG VERSION\n/m);
   t.match(out, /^Step 7\/14 : COPY --from=make \/made \/made\n ---> [0-9a-f]{11,12}\n/m);

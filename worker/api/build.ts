@@ -65,6 +65,12 @@ async function build(
         if (!isQuiet) say({ aux: { ID: id } });
       },
     };
+    if (wanted.cacheFrom.length > 0) {
+      const images = wanted.cacheFrom.join(", ");
+      listener.onText(
+        `[Warning] --cache-from is without effect (${images}): steps are taken from this host's own build cache alone\n`,
+      );
+    }
     try {
       const id = await deps.builder.build(wanted, request.raw, listener, life);
       if (isQuiet) return say({ stream: `${id}\n` });
@@ -125,6 +131,7 @@ export function parseBuild(
     args: new Map(Object.entries(texts(query, "buildargs"))),
     labels: texts(query, "labels"),
     cache: queryFlag(query.get("nocache")) ? "ignored" : "used",
+    cacheFrom: cacheSources(query),
     pull: queryFlag(query.get("pull")) ? "always" : "missing",
     platform: query.get("platform") ?? "",
     limits: limitsOf(query),
@@ -209,6 +216,13 @@ function ulimitsOf(query: URLSearchParams): BuildLimits["ulimits"] {
       throw new ClusterError("invalid-argument", `invalid ulimit: ${JSON.stringify(item)}`);
     return { name: Name, soft: Soft as number, hard: Hard as number };
   });
+}
+
+function cacheSources(query: URLSearchParams): string[] {
+  const listed: unknown = jsonOf(query, "cachefrom") ?? [];
+  const isList = Array.isArray(listed) && listed.every((image) => typeof image === "string");
+  if (!isList) throw new ClusterError("invalid-argument", "invalid cachefrom: a list of images is accepted");
+  return listed;
 }
 
 /** "name:address", given once for each or together. */

@@ -21,6 +21,8 @@ export interface BuildRequest {
   readonly args: ReadonlyMap<string, string>;
   readonly labels: Readonly<Record<string, string>>;
   readonly cache: "used" | "ignored";
+  /** Images whose steps the client would like to be taken: buildah compares with its own cache alone, so none is looked at. */
+  readonly cacheFrom: readonly string[];
   /** "always": base images are asked for at their registry even when they are here. */
   readonly pull: "missing" | "always";
   /** Empty for the host's own. */

@@ -41,6 +41,7 @@ t.test("what the client sends with 'docker build -t a -t b:1 --build-arg … .'"
     target: "",
     labels: { x: "y" },
     cache: "ignored",
+    cacheFrom: [],
     pull: "missing",
     platform: "",
     limits: {
@@ -68,6 +69,8 @@ t.test("what is refused", (t) => {
     ["t=UPPER", /invalid reference format/],
     [`t=a@sha256:${"0".repeat(64)}`, /digest reference/],
     ["buildargs=x", /it is no JSON/],
+    ["cachefrom=%7B%22a%22%3A1%7D", /invalid cachefrom: a list of images/],
+    ["cachefrom=%5B1%5D", /invalid cachefrom: a list of images/],
     ["buildargs=[]", /an object is accepted/],
     ["labels=%7B%22a%3Db%22%3A%22c%22%7D", /invalid labels/],
     ["memory=much", /invalid value of memory/],

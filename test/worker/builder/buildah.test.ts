@@ -80,6 +80,7 @@ t.test("a build's settings become arguments; the context stands last", (t) => {
     args: new Map([["A", "b c"]]),
     labels: { x: "y=z" },
     cache: "ignored",
+    cacheFrom: [],
     pull: "missing",
     platform: "",
     network: { kind: "none" },
