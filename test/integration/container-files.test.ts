@@ -114,6 +114,67 @@ await t.test("cp keeps owners, and -a gives what goes in to the container's user
   await ok("rm", "-f", "owned");
 });
 
+await t.test("what a program may do goes along: cp, commit, export and import, push and pull", async (t) => {
+  const value = "0x0100000200200000000000000000000000000000"; // cap_net_raw+ep
+  const { code, err } = await host.shell(
+    "",
+    `cd ${directory} && echo x > tool && chmod 755 tool && setfattr -n security.capability -v ${value} tool`,
+  );
+  t.equal(code, 0, err);
+  let taken = 0;
+  const capabilityIn = async (container: string): Promise<string> => {
+    const out = here(`taken${++taken}`);
+    await ok("cp", `${container}:/bin/tool`, out);
+    const { out: said } = await host.shell(
+      "",
+      `getfattr -n security.capability -e hex --absolute-names ${out}`,
+    );
+    return /=(0x[0-9a-f]+)/.exec(said)?.[1] ?? said;
+  };
+  await ok("run", "-d", ...stops, "--name", "live", image, "sleep", "600");
+  await ok("create", "--name", "still", image);
+  for (const name of ["live", "still"]) {
+    await ok("cp", here("tool"), `${name}:/bin/tool`);
+    t.equal(await capabilityIn(name), value, name);
+    await ok("cp", `${name}:/bin`, here(`${name}-bin`));
+    const { out } = await host.shell(
+      "",
+      `getfattr -R -d -m security.capability -e hex ${here(`${name}-bin`)}`,
+    );
+    t.equal(out.split("# file").length, 2, "one of all that are there has any");
+  }
+  const remote = `${host.host.registry}/test/capable:1`;
+  await ok("commit", "live", remote);
+  await ok("push", "-q", remote);
+  await ok("export", "-o", here("capable.tar"), "live");
+  await ok("import", here("capable.tar"), "capable:flat");
+  await ok("save", "-o", here("capable-saved.tar"), remote);
+  await ok("create", "--name", "committed", remote);
+  t.equal(await capabilityIn("committed"), value);
+  await ok("rm", "-f", "live", "still", "committed");
+  for (const way of [
+    ["pull", "-q", remote],
+    ["load", "-q", "-i", here("capable-saved.tar")],
+  ]) {
+    await ok("rmi", remote);
+    await ok(...way);
+    await ok("create", "--name", "again", remote);
+    t.equal(await capabilityIn("again"), value, way[0] ?? "");
+    await ok("rm", "again");
+  }
+  await ok("create", "--name", "flat", "capable:flat", "sh");
+  t.equal(await capabilityIn("flat"), value);
+  const attributes = new Map([["trusted.overlay.opaque", "y"]]);
+  const hostile = { name: "x/", type: "5", link: "", sizeBytes: 0, mode: 0o755, uid: 0, gid: 0, mtime: 0 };
+  const bytes = printTarEntry({ ...hostile, major: 0, minor: 0, attributes });
+  await t.rejects(
+    sdk.getContainer("flat").putArchive(Buffer.concat([bytes, Buffer.alloc(1024)]), { path: "/" }),
+    /HTTP code 400.*trusted.overlay.opaque.* is refused/,
+  );
+  await ok("rm", "flat");
+  await ok("rmi", remote, "capable:flat");
+});
+
 await t.test("a container cannot lead cp out of itself", async (t) => {
   const secret = here("secret");
   writeFileSync(secret, "secret");

@@ -7,6 +7,7 @@ import type { RegistryAuth } from "../../model/service.ts";
 import type { HostSettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
+import { canReadAttributes } from "../files/attributes.ts";
 import { OutputFile } from "../logs/file.ts";
 import { outputReader } from "../logs/follow.ts";
 import { openRaw, type OutputChunk, type RawOptions } from "../logs/raw.ts";
@@ -115,6 +116,7 @@ class ContainerdEngine implements LocalEngine {
   readonly #runtimeTexts = new Map<string, Promise<string>>();
   #monitor: Promise<void> = Promise.resolve();
   #connected = false;
+  #readsAttributes: Promise<boolean> | undefined;
   #version = { version: "", revision: "" };
 
   private constructor(deps: EngineDeps, settings: EngineSettings, host: HostDescription) {
@@ -355,7 +357,7 @@ class ContainerdEngine implements LocalEngine {
       ...this.#version,
       runtime: binary,
       runtimeVersion: parseRuntimeVersion(said)?.version ?? "",
-      warnings: runtimeWarnings(said),
+      warnings: [...runtimeWarnings(said), ...(await this.#attributeWarnings())],
       storageDriver: snapshotter,
       cgroupVersion,
       kernelVersion,
@@ -399,6 +401,15 @@ class ContainerdEngine implements LocalEngine {
   }
 
   /** What an earlier process left on disk; half-made containers are removed with all that belongs to them. */
+  /** Asked once. */
+  async #attributeWarnings(): Promise<readonly string[]> {
+    this.#readsAttributes ??= canReadAttributes();
+    if (await this.#readsAttributes) return [];
+    return [
+      "No getfattr on this host: docker cp leaves out what files may do beyond others (security.capability); install the Debian package attr",
+    ];
+  }
+
   async #load(): Promise<void> {
     const { clock, records, volumes, payloads, runDirectory, shims, warn } = this.#deps;
     await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>

@@ -3,7 +3,14 @@ import { Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
-import { type NameEncoding, parsePax, parseTarHeader, tarBlockBytes, type TarHeader } from "./tar.ts";
+import {
+  attributePrefix,
+  type NameEncoding,
+  parsePax,
+  parseTarHeader,
+  tarBlockBytes,
+  type TarHeader,
+} from "./tar.ts";
 
 /** Of pax and long-name entries. */
 const metadataLimitBytes = 1 << 20;
@@ -40,11 +47,20 @@ export async function* readTar(
       if (plain.type === "K") long = { ...long, link: untilZero(data, encoding) };
       continue;
     }
-    const header = extended(plain, pax, long);
+    const attributes = encoding === "latin1" ? attributesOf(pax) : noAttributes;
+    const header = { ...extended(plain, pax, long), ...(attributes.size > 0 && { attributes }) };
     [pax, long] = [new Map<string, string>(), {}];
     yield { header, content: input.content(header.sizeBytes) };
     await input.skipContent();
   }
+}
+
+const noAttributes: ReadonlyMap<string, string> = new Map();
+
+function attributesOf(pax: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+  if (pax.size === 0) return noAttributes;
+  const own = [...pax].filter(([key]) => key.startsWith(attributePrefix));
+  return new Map(own.map(([key, value]) => [key.slice(attributePrefix.length), value]));
 }
 
 function extended(

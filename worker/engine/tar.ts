@@ -19,7 +19,12 @@ export interface TarHeader {
   /** Of devices. */
   readonly major: number;
   readonly minor: number;
+  /** Extended attributes by name, one character for each byte of name and value; only where names are read so. */
+  readonly attributes?: ReadonlyMap<string, string>;
 }
+
+/** By which pax records of extended attributes begin. */
+export const attributePrefix = "SCHILY.xattr.";
 
 /** How names are to be read: as text, or with one character for each byte, so that none is lost. */
 export type NameEncoding = "utf8" | "latin1";
@@ -81,13 +86,14 @@ export function printTarHeader(name: string, sizeBytes: number, kind: "file" | "
 
 /** A header with its pax records before it, where the plain form is too small. Names have one character for each byte. */
 export function printTarEntry(entry: TarHeader): Buffer {
-  const { name, link, sizeBytes, uid, gid } = entry;
+  const { name, link, sizeBytes, uid, gid, attributes = [] } = entry;
   const records = [
     ...(isPlain(name) ? [] : [["path", name] as const]),
     ...(isPlain(link) ? [] : [["linkpath", link] as const]),
     ...(sizeBytes < 0o77777777777 ? [] : [["size", String(sizeBytes)] as const]),
     ...(uid <= idMost ? [] : [["uid", String(uid)] as const]),
     ...(gid <= idMost ? [] : [["gid", String(gid)] as const]),
+    ...[...attributes].map(([key, value]) => [`${attributePrefix}${key}`, value] as const),
   ];
   const short = { name: name.slice(0, nameBytes), link: link.slice(0, nameBytes) };
   const block = printBlock({ ...entry, ...short, uid: Math.min(uid, idMost), gid: Math.min(gid, idMost) });

@@ -1,5 +1,6 @@
 /** A part of a container's tree as a tar archive, the way `docker cp` takes files out. */
 import { printTarEntry, tarBlockBytes, type TarHeader, tarPadding } from "../engine/tar.ts";
+import { capabilitiesIn, capability, capabilityOf, isText } from "./attributes.ts";
 import { depthLimit, linkOf, openContent, type Place, type PlaceKind, type Spot, type Tree } from "./tree.ts";
 
 const chunkBytes = 256 * 1024;
@@ -24,15 +25,16 @@ const types: Readonly<Record<PlaceKind, string>> = {
  */
 export async function* pack(tree: Tree, spot: Spot, base: string): AsyncGenerator<Buffer> {
   const known = new Map<string, string>();
-  yield* packed(spot.last, spot.parent ?? tree.root, spot.names, base);
+  const ofLast = (): Promise<string | undefined> => capabilityOf(spot.last);
+  yield* packed(spot.last, {
+    parent: spot.parent ?? tree.root,
+    names: spot.names,
+    path: base,
+    capable: ofLast,
+  });
   yield Buffer.alloc(2 * tarBlockBytes);
 
-  async function* packed(
-    place: Place,
-    parent: Place,
-    names: readonly string[],
-    path: string,
-  ): AsyncGenerator<Buffer> {
+  async function* packed(place: Place, { parent, names, path, capable }: Packed): AsyncGenerator<Buffer> {
     const { stats, kind } = place;
     switch (kind) {
       case "directory":
@@ -54,7 +56,10 @@ export async function* pack(tree: Tree, spot: Spot, base: string): AsyncGenerato
         }
         if (stats.nlink > 1n && known.size < knownLinksLimit) known.set(key, path);
         const sizeBytes = Number(stats.size);
-        yield printTarEntry({ ...headerOf(place, path), sizeBytes });
+        // What nobody may execute is not asked for any: it would be without effect.
+        const value = (stats.mode & 0o111n) === 0n ? undefined : await capable();
+        const attributes = value !== undefined && { attributes: new Map([[capability, value]]) };
+        yield printTarEntry({ ...headerOf(place, path), sizeBytes, ...attributes });
         yield* contentOf(place, sizeBytes);
         yield tarPadding(sizeBytes);
         return;
@@ -70,16 +75,32 @@ export async function* pack(tree: Tree, spot: Spot, base: string): AsyncGenerato
   }
 
   async function* children(directory: Place, names: readonly string[], path: string): AsyncGenerator<Buffer> {
-    for (const name of await tree.list(directory, names)) {
+    const all = await tree.list(directory, names);
+    let asked: ReturnType<typeof capabilitiesIn> | undefined;
+    for (const name of all) {
       const place = await tree.child(directory, names, name);
       if (place === undefined) continue; // Removed meanwhile.
+      const below = [...names, name];
+      const isOfDirectory = isText(name) && !tree.isMount(below);
+      // Of all in the directory at once, when the first of them needs it: a process for each would be slow.
+      const capable = async (): Promise<string | undefined> =>
+        isOfDirectory ? (await (asked ??= capabilitiesIn(directory, all))).get(name) : capabilityOf(place);
       try {
-        yield* packed(place, directory, [...names, name], `${path}/${name}`);
+        yield* packed(place, { parent: directory, names: below, path: `${path}/${name}`, capable });
       } finally {
         await place.handle.close();
       }
     }
   }
+}
+
+interface Packed {
+  readonly parent: Place;
+  readonly names: readonly string[];
+  /** In the archive. */
+  readonly path: string;
+  /** What a program may do beyond others, of a file. */
+  readonly capable: () => Promise<string | undefined>;
 }
 
 /** Exactly so many bytes: zeros for what is no longer there. */

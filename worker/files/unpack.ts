@@ -18,6 +18,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { TarHeader } from "../engine/tar.ts";
 import type { TarEntry } from "../engine/tar-stream.ts";
 import { runTool } from "../mounts/tool.ts";
+import { setAttributes, settableAttributes } from "./attributes.ts";
 import { depthLimit, inside, PathError, type Place, self, type Spot, textOf, type Tree } from "./tree.ts";
 
 const pathLimitBytes = 4_096;
@@ -33,7 +34,8 @@ export interface UnpackOptions {
  * Each entry is put below `target`, and links on the way to it lead within the tree only. What is there under
  * an entry's name is replaced, directories excepted, which are merged.
  *
- * @throws {ClusterError} `invalid-argument` for names and hard links that lead out of `target`, and for what `kinds` keeps;
+ * @throws {ClusterError} `invalid-argument` for names and hard links that lead out of `target`, for attributes that are not
+ * the container's to set, and for what `kinds` keeps;
  * `permission-denied` for what is read-only, at `target` or below it.
  */
 export async function unpack(
@@ -99,12 +101,13 @@ export async function unpack(
   ): Promise<void> {
     // Of a directory that is there, only it itself is changed.
     requireWritable(tree, header.type === "5" ? [...parent.names, name] : parent.names);
+    const attributes = settableAttributes(header); // Refused before anything is replaced.
     await makeRoom(parent, name, header);
     const path = inside(parent.last, name);
     const { uid, gid, mtime, mode } = header;
     switch (header.type) {
       case "5":
-        return putDirectory(parent, name, header);
+        return putDirectory(parent, name, header, attributes);
       case "0":
       case "7": {
         const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
@@ -116,6 +119,7 @@ export async function unpack(
           }
           await file.chown(uid, gid);
           await file.chmod(mode);
+          await setAttributes(file, shown(header.name), attributes);
           await file.utimes(mtime, mtime);
         } finally {
           await file.close();
@@ -166,7 +170,12 @@ export async function unpack(
     await removeAt(tree, parent.last, parent.names, name);
   }
 
-  async function putDirectory(parent: Spot, name: string, header: TarHeader): Promise<void> {
+  async function putDirectory(
+    parent: Spot,
+    name: string,
+    header: TarHeader,
+    attributes: ReturnType<typeof settableAttributes>,
+  ): Promise<void> {
     const there = await tree.child(parent.last, parent.names, name);
     if (there === undefined) await mkdir(inside(parent.last, name), { mode: 0o700 });
     const own = there ?? (await tree.child(parent.last, parent.names, name));
@@ -175,6 +184,7 @@ export async function unpack(
       if (own.kind !== "directory") throw changed(header.name);
       await chown(self(own), header.uid, header.gid);
       await chmod(self(own), header.mode);
+      await setAttributes(own.handle, shown(header.name), attributes);
     } finally {
       await own.handle.close();
     }

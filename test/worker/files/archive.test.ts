@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import {
   chmodSync,
   linkSync,
@@ -202,6 +203,105 @@ t.test("what goes out comes back: kinds, owners, modes, times, links, names of a
   t.equal(readFileSync(join(root, `to/${"long".repeat(40)}`), "utf8"), "long");
   t.ok(readdirSync(join(root, "to"), "latin1").includes("b\xff\xfe"));
   t.equal(readFileSync(join(root, "to/zwölf"), "utf8"), "ö");
+});
+
+const skipAttributes =
+  spawnSync("getfattr", ["--version"]).error === undefined ? false : "no getfattr (Debian's attr)";
+/** cap_net_raw+ep, as `setcap` writes it. */
+const raw = Buffer.from("0100000200200000000000000000000000000000", "hex").toString("latin1");
+
+t.test(
+  "extended attributes go along: what programs may do, and a user's own",
+  { skip: skipAttributes },
+  async (t) => {
+    const { root } = fixture();
+    const own = new Map([
+      ["user.plain", "text\n=0\0\xff"],
+      [bytesOf("user.ö"), ""],
+    ]);
+    const long = new Map([["user.long", "x".repeat(3_000)]]);
+    const isRoot = process.getuid?.() === 0; // Nobody else may give programs more than they have.
+    const capable = new Map([...own, ...(isRoot ? [["security.capability", raw] as const] : [])]);
+    mkdirSync(join(root, "plain"));
+    await put(root, "/", [
+      { name: "in/", type: "5", mode: 0o755, attributes: own },
+      { name: bytesOf("in/a tool=\\ö"), mode: 0o755, content: "x", attributes: capable },
+      { name: "in/\xff", mode: 0o755, content: "x", attributes: capable },
+      { name: "in/one more", type: "1", link: bytesOf("in/a tool=\\ö"), attributes: capable },
+      { name: "in/other", mode: 0o755, content: "x", attributes: long },
+      { name: "plain/", type: "5", mode: 0o755, attributes: long },
+    ]);
+    const said = spawnSync("getfattr", ["-dR", "-e", "hex", "-m", "-", "."], {
+      cwd: root,
+      encoding: "latin1",
+    }).stdout;
+    const hex = (text: string): string => `0x${Buffer.from(text, "latin1").toString("hex")}`;
+    t.equal(
+      said.split(`user.plain=${hex("text\n=0\0\xff")}`).length,
+      5,
+      "directory, two files, one under two names",
+    );
+    t.equal(said.split("user.long=0x78").length, 3);
+    if (!isRoot) return;
+    t.equal(said.split(`security.capability=${hex(raw)}`).length, 4);
+    const out = await get(root, "/in", "out");
+    const given = out.map(({ header: { name, attributes } }) => [
+      name,
+      attributes?.get("security.capability"),
+    ]);
+    t.strictSame(given, [
+      ["out/", undefined],
+      [bytesOf("out/a tool=\\ö"), raw],
+      ["out/one more", undefined],
+      ["out/other", undefined],
+      ["out/\xff", raw],
+    ]);
+    t.ok(
+      out.every(({ header: { attributes } }) => attributes?.get("user.plain") === undefined),
+      "as Docker has it",
+    );
+    t.equal(
+      (await get(root, "/in/one more", "alone"))[0]?.header.attributes?.get("security.capability"),
+      raw,
+    );
+  },
+);
+
+t.test("attributes that are not a container's to set are refused, and nothing is replaced", async (t) => {
+  const { root } = fixture();
+  writeFileSync(join(root, "file"), "before");
+  const cases: readonly (readonly [Partial<TarHeader>, RegExp])[] = [
+    ...[
+      "trusted.overlay.redirect",
+      "security.selinux",
+      "security.capability2",
+      "system.posix_acl_access",
+      "user.",
+      "",
+      `user.${"n".repeat(251)}`,
+      "user.\xff",
+      "user.a\0b",
+    ].map(
+      (name) => [{ attributes: new Map([[name, "x"]]) }, /is refused: security.capability and user/] as const,
+    ),
+    [{ attributes: new Map([["user.large", "x".repeat(65_537)]]) }, /has 65537 bytes/],
+    [
+      { attributes: new Map(Array.from({ length: 257 }, (_, at) => [`user.${at}`, "x"])) },
+      /257, at most 256/,
+    ],
+    [{ type: "2", link: "x", attributes: new Map([["user.a", "x"]]) }, /only files and directories/],
+    [{ type: "6", attributes: new Map([["user.a", "x"]]) }, /only files and directories/],
+  ];
+  for (const [entry, message] of cases)
+    await t.rejects(put(root, "/", [{ name: "file", ...entry }]), { code: "invalid-argument", message });
+  t.equal(readFileSync(join(root, "file"), "utf8"), "before");
+  if (skipAttributes !== false) return;
+  const damaged = { name: "damaged", attributes: new Map([["security.capability", "no such thing"]]) };
+  await t.rejects(put(root, "/", [damaged]), {
+    code: "invalid-argument",
+    message:
+      /^cannot set attribute "security.capability" of "damaged": (Invalid argument|Operation not permitted)$/,
+  });
 });
 
 t.test("hostile archives reach nothing outside", async (t) => {
