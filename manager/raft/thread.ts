@@ -1,7 +1,8 @@
 import { parentPort, workerData } from "node:worker_threads";
-import { errorText, toClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText, toClusterError } from "../../model/errors.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { systemDisk } from "../../runtime/disk.ts";
+import { type FileLock, lockFile } from "../../runtime/file-lock.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { TlsKeeper } from "../../runtime/tls.ts";
@@ -10,22 +11,28 @@ import { type ThreadCommand, type ThreadOutput, type ThreadStart, transfersOf } 
 import { recover } from "./recover.ts";
 import { PeerTransport, type TransportHandler } from "./transport.ts";
 
+/** For a manager before us that is just ending; whoever starts us tries again after that. */
+const lockWaitMs = 2_000;
+
 /** Entry of the raft thread: recovers, listens, drives one member until told to stop. */
 const port = parentPort;
 if (port === null) throw new Error("assertion failed: the raft thread was started as a process");
 const { options, logLevel } = workerData as ThreadStart; // Written by client.ts.
 const log = createLog("raft", logLevel);
 const keeper = new TlsKeeper(options.identity);
+let lock: FileLock | undefined;
 
-void run().catch((error: unknown) => {
+void run().catch(async (error: unknown) => {
   const { code, message } = toClusterError(error);
   const text = code === "internal" ? `the raft thread could not start: ${errorText(error)}` : message;
   emit({ kind: "failed", failure: { code, message: text }, removed: false });
+  await lock?.close();
   port.close();
 });
 
 async function run(): Promise<void> {
   const deps = { clock: systemClock, random: systemRandom, disk: systemDisk, log, keeper };
+  lock = await lockDirectory(options.directory);
   const state = await recover(deps, options);
   const { clusterId, listenHost, listenPort, raftAddress } = options;
   const { memberId } = state;
@@ -69,8 +76,25 @@ async function run(): Promise<void> {
     } catch (error) {
       log.error({ error }, "raft thread did not stop cleanly");
     }
+    await lock?.close();
     port?.close();
   }
+}
+
+/**
+ * Two members on one directory would vote twice and write over each other's log, and already the second one's look at it
+ * takes the segment away that the first is about to go on in.
+ */
+async function lockDirectory(directory: string): Promise<FileLock> {
+  await systemDisk.makeDirectory(directory);
+  const path = `${directory}/lock`;
+  const lock = await lockFile(path, lockWaitMs);
+  if (lock !== undefined) return lock;
+  throw new ClusterError(
+    "unavailable",
+    `another process uses the state in ${directory}, and only one may: end the other manager (fuser -v ${path} shows it), or ` +
+      "give this one a state directory of its own",
+  );
 }
 
 function emit(output: ThreadOutput): void {

@@ -1,3 +1,6 @@
+import { once } from "node:events";
+import { readdir, stat } from "node:fs/promises";
+import { createServer } from "node:net";
 import t from "tap";
 import type { NodeId } from "../../../model/ids.ts";
 import { TestCluster, type TestNode } from "./cluster.ts";
@@ -198,7 +201,39 @@ t.test("a restart without a log, and a port that is taken, are refused with a re
     await t.rejects(cluster.start("n1", "restart"), { code: "failed-precondition", message: /no log/ });
     const first = await cluster.start("n1", "bootstrap");
     await cluster.until("it leads", () => first.leader.isSelf);
-    await t.rejects(cluster.start("n1", "restart"), { message: /EADDRINUSE/ });
     await t.rejects(first.group.propose(new Uint8Array(2_000_000)), { code: "resource-exhausted" });
+    await cluster.kill("n1");
+    const [host = "", port = ""] = first.address.split(":");
+    const other = createServer().listen(Number(port), host);
+    await once(other, "listening");
+    await t.rejects(cluster.start("n1", "restart"), { message: /EADDRINUSE/ });
+    other.close();
+  }),
+);
+
+t.test("a state directory that another one uses is refused, and nothing in it is touched", (t) =>
+  withCluster(t, {}, async (cluster) => {
+    const first = await cluster.start("n1", "bootstrap");
+    await cluster.until("it leads", () => first.leader.isSelf);
+    const log = `${cluster.directoryOf("n1")}/log`;
+    const inodes = async (): Promise<readonly (string | number)[][]> =>
+      Promise.all(
+        (await readdir(log)).toSorted().map(async (name) => [name, (await stat(`${log}/${name}`)).ino]),
+      );
+    const before = await inodes();
+    t.equal(before.length, 3, "the watermark, and of the segments the one in use and the next");
+    await t.rejects(cluster.start("n1", "restart"), {
+      code: "unavailable",
+      message: /another process uses the state in .*fuser -v/,
+    });
+    t.strictSame(
+      await inodes(),
+      before,
+      "the prepared segment is still the one that the first will go on in",
+    );
+    await propose(first, ["still here"]);
+    await cluster.kill("n1");
+    const again = await cluster.start("n1", "restart");
+    await cluster.until("all is applied", () => again.applied.join() === "still here");
   }),
 );
