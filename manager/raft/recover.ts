@@ -46,8 +46,8 @@ export async function recover(
 ): Promise<Recovered> {
   const { directory, nodeId, start } = options;
   await deps.disk.makeDirectory(directory);
-  const memberId = await loadMemberId(deps, options);
   const hasLog = (await deps.disk.list(`${directory}/log`)).length > 0;
+  const memberId = await loadMemberId(deps, { ...options, onMissing: hasLog ? "refuse" : "create" });
   const seal = await Keyring.load(deps, `${directory}/key`, hasLog ? "refuse" : "create");
   const snapshots = new SnapshotStore(deps, {
     directory: `${directory}/snapshots`,
@@ -56,6 +56,11 @@ export async function recover(
   });
   await snapshots.prepare();
   const snapshot = await snapshots.newestReadable();
+  if (snapshot !== undefined && !hasLog) {
+    await snapshot.close();
+    // Term and vote are in the log alone: who goes on without them may vote twice in one term.
+    throw lost(directory, "there is none, but a snapshot is there");
+  }
   const { segmentBytes = defaultSegmentBytes } = options;
   const space = new DiskSpace(deps, {
     path: `${directory}/reserve`,
@@ -78,11 +83,13 @@ export async function recover(
 
 async function loadMemberId(
   { disk, random }: { disk: BlockDisk; random: Random },
-  { directory, nodeId }: { directory: string; nodeId: NodeId },
+  { directory, nodeId, onMissing }: { directory: string; nodeId: NodeId; onMissing: "create" | "refuse" },
 ): Promise<MemberId> {
   const path = `${directory}/member`;
   const known = await disk.read(path);
   if (known === undefined) {
+    // Under a new name it would be nobody that the log knows of, and wait for ever.
+    if (onMissing === "refuse") throw lost(directory, `${path}, which says whose it is, is not there`);
     const memberId = newMemberId(nodeId, random.bytes(memberIdBytes));
     await disk.replace(path, Buffer.from(memberId), 0o600);
     return memberId;

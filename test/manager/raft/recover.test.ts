@@ -1,0 +1,73 @@
+import t, { type Test } from "tap";
+import { type Recovered, recover } from "../../../manager/raft/recover.ts";
+import type { NodeId } from "../../../model/ids.ts";
+import { silentLog } from "../../../runtime/log.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { SimDisk } from "../../sim/disk.ts";
+
+const directory = "/state/raft";
+
+function open(disk: SimDisk, start: Parameters<typeof recover>[1]["start"]): Promise<Recovered> {
+  const deps = { disk, random: seededRandom(7), log: silentLog };
+  const options = { directory, nodeId: "n1" as NodeId, raftAddress: "10.0.0.1:2378", start };
+  return recover(deps, { ...options, segmentBytes: 16 * 1024 });
+}
+
+/** The disk of a member that has a log of `entries` and a snapshot in the middle of it. */
+async function used(): Promise<SimDisk> {
+  const disk = new SimDisk();
+  const member = await open(disk, "bootstrap");
+  const { storage, wal, snapshots } = member;
+  for (let index = 2; index <= 10; index += 1) {
+    const entries = [{ index, term: 1, kind: "data" as const, data: Buffer.from(`entry ${index}`) }];
+    const hardState = { term: 1, vote: member.memberId, commit: index - 1 };
+    await wal.append({ hardState, entries, installed: undefined });
+    storage.append(entries);
+  }
+  const configuration = { voters: [member.memberId], outgoing: [], learners: [], contexts: {} };
+  const writer = await snapshots.begin("own", { index: 5, term: 1, configuration });
+  await writer.append(Buffer.from("state"));
+  await writer.finish();
+  await snapshots.keep(writer);
+  await wal.close();
+  return disk;
+}
+
+async function refuses(t: Test, missing: string, message: RegExp): Promise<void> {
+  const disk = await used();
+  await disk.remove(missing);
+  const before = disk.paths();
+  for (const start of ["restart", "join", "bootstrap"] as const) {
+    await t.rejects(open(disk, start), { code: "data-loss", message });
+    await t.rejects(open(disk, start), { message: /Remove this manager .* let it join again|backup/s });
+  }
+  t.strictSame(disk.paths(), before, "nothing was made in its place");
+}
+
+t.test("all that a member wrote is there again", async (t) => {
+  const disk = await used();
+  const { storage, snapshot } = await open(disk, "restart");
+  t.equal(storage.lastIndex(), 10);
+  t.equal(snapshot?.meta.index, 5);
+});
+
+t.test("a snapshot without the log beside it is refused: term and vote went with the log", (t) =>
+  refuses(t, `${directory}/log`, /there is none, but a snapshot is there/),
+);
+
+t.test("a log without the member's name is refused: under a new one it would be nobody", (t) =>
+  refuses(t, `${directory}/member`, /\/member, which says whose it is, is not there/),
+);
+
+t.test("a log without its keys is refused", (t) =>
+  refuses(t, `${directory}/key`, /it is not there, but a log is/),
+);
+
+t.test("the state of another node is refused", async (t) => {
+  const disk = await used();
+  await disk.replace(`${directory}/member`, Buffer.from("n2.aa"));
+  await t.rejects(open(disk, "restart"), {
+    code: "failed-precondition",
+    message: /belongs to member n2.aa, this node is n1/,
+  });
+});
