@@ -117,8 +117,9 @@ export class Shoald {
   }
 
   async #init(request: SwarmInit): Promise<string> {
-    if (request.forceNewCluster) {
-      throw new ClusterError("unimplemented", "swarm init --force-new-cluster is not available yet");
+    // Without a cluster there is nothing to go on with, and it is a new one.
+    if (request.forceNewCluster && this.#stored !== undefined) {
+      return this.#forceNewCluster(this.#stored.identity, request);
     }
     this.#refuseMember();
     await eraseManagerData(this.#deps.settings.stateDir);
@@ -136,6 +137,27 @@ export class Shoald {
       await this.#forget();
       throw error;
     }
+  }
+
+  /** Goes on with this manager alone, on what it holds of the cluster: the way out when a majority of them is lost for good. */
+  async #forceNewCluster(before: NodeIdentity, request: SwarmInit): Promise<string> {
+    if (before.role !== "manager") throw notManager();
+    const { listenAddress, advertiseAddress, dataPathAddress } = request;
+    const identity = {
+      ...before,
+      listenAddress,
+      advertiseAddress,
+      dataPathAddress,
+      managers: [advertiseAddress],
+    };
+    await this.#manager?.stop();
+    this.#manager = undefined;
+    const ready = this.#managerMessage("ready");
+    ready.catch(() => undefined); // Looked at below.
+    this.#startManager({ kind: "force-new-cluster", identity });
+    await ready;
+    await this.#become({ identity, managerJoined: true });
+    return identity.nodeId;
   }
 
   async #join(request: SwarmJoin): Promise<string> {
@@ -264,14 +286,17 @@ export class Shoald {
   }
 
   #startManager(start: ManagerStart): void {
+    let first: ManagerStart | undefined = start;
     let failure: Extract<ManagerToDaemon, { kind: "failed" }> | undefined;
     this.#manager = superviseChild<DaemonToManager, ManagerToDaemon>(this.#deps, {
       name: "manager",
       settings: this.#deps.settings,
-      // Only the first incarnation bootstraps; later ones find the identity that came of it.
-      onStart: () => [
-        { kind: "start", start: this.#stored === undefined ? start : this.#managerStart(this.#stored) },
-      ],
+      // Only the first incarnation bootstraps, or forces a new cluster; later ones find what came of it.
+      onStart: () => {
+        const next = first ?? (this.#stored === undefined ? start : this.#managerStart(this.#stored));
+        first = undefined;
+        return [{ kind: "start", start: next }];
+      },
       onMessage: (message) => {
         if (message.kind === "failed") {
           failure = message;
@@ -379,6 +404,14 @@ export class Shoald {
     );
     return result;
   }
+}
+
+function notManager(): ClusterError {
+  return new ClusterError(
+    "unavailable",
+    "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a " +
+      "manager node or promote the current node to a manager.",
+  );
 }
 
 const joinTimeout = new ClusterError(

@@ -18,11 +18,13 @@ import { type Founding, foundCluster } from "./ca/found.ts";
 import { rotateJoinToken } from "./ca/token.ts";
 import { addDoors, type DoorDeps } from "./doors.ts";
 import { raftAddressOf } from "./membership/plan.ts";
+import { becomeSoleManager } from "./membership/sole.ts";
 import { callManager, ManagerChannels, NoLeaderYet } from "./peers.ts";
 import { leaveByLeader } from "./membership/leave.ts";
 import type { RaftGroup, RaftGroupOptions, SnapshotSource } from "./raft/group.ts";
 import { Replica } from "./replica.ts";
 import type { Roster } from "./rpc.ts";
+import type { Transaction } from "./store/transaction.ts";
 import { noTelemetry, type OpenTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 
 /** A group of one elects itself in well under this. */
@@ -110,6 +112,7 @@ export class Manager {
     await this.#openDoors(); // Before the data: a port that is taken is found while nothing has been written yet.
     await this.#openGroup(kind, join(directory, "raft"));
     if (founding !== undefined) await this.#found(founding);
+    if (kind === "force-new-cluster") await this.#goOnAlone();
     if (kind === "join") await this.#join();
     this.#telemetry = this.#deps.openTelemetry?.(this.#telemetryContext()) ?? noTelemetry;
     await this.#openApi().listen(settings.managerSocket);
@@ -144,11 +147,21 @@ export class Manager {
   }
 
   async #found(founding: Founding): Promise<void> {
-    const { clock } = this.#deps;
-    using limit = deadline(clock, foundTimeoutMs, "founding the cluster", this.#replica.signal);
-    while (!this.#replica.isLeader) await this.#pause(20, limit.signal);
-    await this.#replica.store.update((tx) => founding.write(tx), limit.signal);
+    await this.#writeFirst("founding the cluster", (tx) => founding.write(tx));
     this.#notify({ kind: "bootstrapped", identity: founding.identity });
+  }
+
+  async #goOnAlone(): Promise<void> {
+    const { nodeId } = this.identity;
+    await this.#writeFirst("forcing a new cluster", (tx) => becomeSoleManager(tx, nodeId));
+    this.#deps.log.warn({ node: nodeId }, "a new cluster was forced: this is its only manager");
+  }
+
+  /** Of a group of one, which elects itself. */
+  async #writeFirst(what: string, write: (tx: Transaction) => void): Promise<void> {
+    using limit = deadline(this.#deps.clock, foundTimeoutMs, what, this.#replica.signal);
+    while (!this.#replica.isLeader) await this.#pause(20, limit.signal);
+    await this.#replica.store.update(write, limit.signal);
   }
 
   /** Asks one manager after another to be let in, then waits until the cluster's state has arrived here. */

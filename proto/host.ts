@@ -139,7 +139,9 @@ export type ManagerStart =
   /** Certificate of a manager, no data yet: ask `identity.managers` to be added. */
   | { readonly kind: "join"; readonly identity: NodeIdentity }
   /** Data on disk. */
-  | { readonly kind: "restart"; readonly identity: NodeIdentity };
+  | { readonly kind: "restart"; readonly identity: NodeIdentity }
+  /** Data on disk, and from now on this manager is the only one; see `RaftGroupOptions.start`. */
+  | { readonly kind: "force-new-cluster"; readonly identity: NodeIdentity };
 
 export type ManagerToDaemon =
   | { readonly kind: "bootstrapped"; readonly identity: NodeIdentity }

@@ -113,8 +113,10 @@ export interface RaftGroupOptions extends LogLimits {
   /**
    * `bootstrap` founds a group of one; `join` starts empty and waits for the leader (it must be added under
    * `memberId`); `restart` refuses when there is no state. With state on disk the first two act as `restart`.
+   * `force-new-cluster` is a restart after which this member is the whole group, whatever the others do: the way out when
+   * a majority is lost for good. Not to be repeated with the next start: it would throw out who has joined since.
    */
-  readonly start: "bootstrap" | "join" | "restart";
+  readonly start: "bootstrap" | "join" | "restart" | "force-new-cluster";
   /** Default 20. */
   readonly tickMs?: number;
   /** Default 2. */

@@ -1,10 +1,18 @@
-import { type Configuration, type MemberId, MemoryStorage, type SnapshotMeta, bootstrapEntry } from "raft-ts";
+import {
+  type Configuration,
+  type MemberId,
+  MemoryStorage,
+  type SnapshotMeta,
+  bootstrapEntry,
+  forceSoleVoter,
+} from "raft-ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { BlockDisk } from "../../runtime/disk.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { DiskSpace } from "./disk-space.ts";
+import type { RaftGroupOptions } from "./group.ts";
 import { encodeContext, newMemberId, nodeIdOf } from "./membership.ts";
 import { Keyring } from "./seal.ts";
 import { SnapshotStore } from "./snapshot.ts";
@@ -39,7 +47,7 @@ export async function recover(
     readonly directory: string;
     readonly nodeId: NodeId;
     readonly raftAddress: string;
-    readonly start: "bootstrap" | "join" | "restart";
+    readonly start: RaftGroupOptions["start"];
     readonly segmentBytes?: number;
     readonly snapshotPartBytes?: number;
   },
@@ -72,12 +80,13 @@ export async function recover(
   if (storage.lastIndex() === 0 && start === "bootstrap") {
     await bootstrap(storage, wal, foundingConfiguration(memberId, options.raftAddress));
   }
-  if (storage.lastIndex() === 0 && start === "restart") {
+  if (storage.lastIndex() === 0 && (start === "restart" || start === "force-new-cluster")) {
     throw new ClusterError(
       "failed-precondition",
       `cannot restart the manager of node ${nodeId}: there is no log in ${directory}; let it join again`,
     );
   }
+  if (start === "force-new-cluster") await standAlone(storage, wal, { ...options, memberId });
   return { memberId, wal, snapshots, storage, space, seal, snapshot };
 }
 
@@ -141,6 +150,31 @@ async function fill(
 async function bootstrap(storage: MemoryStorage, wal: Wal, configuration: Configuration): Promise<void> {
   const entries = [bootstrapEntry(configuration)];
   const hardState = { term: 1, vote: undefined, commit: 1 };
+  await wal.append({ hardState, entries, installed: undefined });
+  storage.append(entries);
+  storage.setHardState(hardState);
+}
+
+/** From here on this member alone is the group; it goes on with all that is in its log. */
+async function standAlone(
+  storage: MemoryStorage,
+  wal: Wal,
+  {
+    memberId,
+    raftAddress,
+    directory,
+  }: { readonly memberId: MemberId; readonly raftAddress: string; readonly directory: string },
+): Promise<void> {
+  const context = encodeContext({ raftAddress, promote: true });
+  const forced = forceSoleVoter(storage, { id: memberId, context });
+  if (forced === undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `cannot go on alone with the state in ${directory}: the group removed this manager; do it on a manager that was a ` +
+        "member to the end, or leave the cluster and make a new one",
+    );
+  }
+  const { hardState, entries } = forced;
   await wal.append({ hardState, entries, installed: undefined });
   storage.append(entries);
   storage.setHardState(hardState);

@@ -38,5 +38,6 @@ export type { ProgressState } from "./progress.ts";
 export { type VoteResult, membersOf, reachedByQuorum, voteResult, votersOf } from "./quorum.ts";
 export type { ReadState } from "./readindex.ts";
 export type { Ready, SoftState, Write } from "./ready.ts";
+export { forceSoleVoter } from "./sole-voter.ts";
 export type { RaftOptions, RoleKind } from "./state.ts";
 export { MemoryStorage, type Storage, emptySnapshot } from "./storage.ts";

@@ -200,6 +200,46 @@ t.test("of three managers each one serves, one may be lost, and roles change", a
   t.notMatch(logs, /unhandled|uncaught/);
 });
 
+t.test(
+  "one of two managers is lost for good: the other goes on alone, the lost one returns as a worker",
+  async (t) => {
+    const processes = await ManagerProcesses.create(t);
+    const first = processes.bootstrap();
+    await first.message("ready");
+    const gone = await processes.join(first.address, (await tokensOf(first)).Manager);
+    await gone.message("ready");
+    await eventually("both vote", async () =>
+      (await nodesOf(first)).filter(({ ManagerStatus }) => ManagerStatus !== undefined).length === 2
+        ? true
+        : undefined,
+    );
+    await setLabel(first, first.identity.nodeId, "before");
+    await gone.kill("SIGKILL");
+    await first.kill("SIGKILL");
+
+    const alone = processes.start(first.address, { kind: "force-new-cluster", identity: first.identity });
+    await alone.message("ready");
+    t.equal(await labelOf(alone, first.identity.nodeId), "before", "what was acknowledged is there");
+    await setLabel(alone, first.identity.nodeId, "alone");
+    const roles = (await nodesOf(alone)).filter(({ Spec }) => Spec.Role === "manager").map(({ ID }) => ID);
+    t.strictSame(roles, [first.identity.nodeId], "the only manager that there is to be");
+
+    const late = processes.start(gone.address, { kind: "restart", identity: gone.identity });
+    t.match(await late.message("failed"), {
+      message: /was removed from the group of managers/,
+      retry: false,
+    });
+    const demoted = await eventually("its certificate becomes a worker's", async () => {
+      const identity = await renewCertificate(
+        { ...gone.identity, managers: [alone.address] },
+        AbortSignal.timeout(10_000),
+      );
+      return identity.role === "worker" ? identity : undefined;
+    });
+    t.equal(demoted.nodeId, gone.identity.nodeId, "and it may be promoted again");
+  },
+);
+
 t.test("a damaged log is refused with what to do, and left as it is", async (t) => {
   const processes = await ManagerProcesses.create(t);
   const manager = processes.bootstrap();

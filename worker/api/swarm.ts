@@ -1,7 +1,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { Availability } from "../../model/node.ts";
 import type { SwarmOperation } from "../../proto/host.ts";
-import { resolveInit, resolveJoin } from "./address.ts";
+import { type ResolvedAddresses, resolveInit, resolveJoin } from "./address.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 
 const defaultDataPathPort = 4789;
@@ -20,7 +20,8 @@ export async function initSwarm(deps: FrontDoorDeps, body: unknown): Promise<str
   if (name !== "" && name !== "default") {
     throw new ClusterError("invalid-argument", 'swarm spec must be named "default"');
   }
-  refuseMember(deps);
+  const force = read.value("ForceNewCluster") === true;
+  if (!force) refuseMember(deps);
   const subnetBits = read.number("SubnetSize") || defaultSubnetBits;
   if (subnetBits < 8 || subnetBits > 29) {
     throw new ClusterError("invalid-argument", `invalid subnet size ${subnetBits}: 8 to 29 is accepted`);
@@ -28,11 +29,11 @@ export async function initSwarm(deps: FrontDoorDeps, body: unknown): Promise<str
   return carryOut(deps, {
     kind: "init",
     request: {
-      ...resolveInit(asked, deps.interfaces()),
+      ...((force ? addressesNow(deps, asked.advertise) : undefined) ?? resolveInit(asked, deps.interfaces())),
       dataPathPort: dataPathPort(read.number("DataPathPort")),
       addressPools: read.texts("DefaultAddrPool"),
       subnetBits,
-      forceNewCluster: read.value("ForceNewCluster") === true,
+      forceNewCluster: force,
       availability: availability(read.text("Availability")),
       spec,
     },
@@ -77,6 +78,14 @@ export function unlockSwarm(deps: FrontDoorDeps): never {
     throw new ClusterError("unavailable", "This node is not part of a swarm");
   }
   throw new ClusterError("conflict", "swarm is not locked");
+}
+
+/** Of a node that goes on with its cluster: it keeps them, unless it is told another one to be reached at. */
+function addressesNow(deps: FrontDoorDeps, advertise: string): ResolvedAddresses | undefined {
+  const { identity } = deps.node();
+  if (identity === undefined || advertise !== "") return undefined;
+  const { listenAddress, advertiseAddress, dataPathAddress } = identity;
+  return { listenAddress, advertiseAddress, dataPathAddress };
 }
 
 function refuseMember(deps: FrontDoorDeps): void {

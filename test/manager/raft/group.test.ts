@@ -237,3 +237,31 @@ t.test("a state directory that another one uses is refused, and nothing in it is
     await cluster.until("all is applied", () => again.applied.join() === "still here");
   }),
 );
+
+t.test(
+  "a majority is lost for good: one manager goes on alone with all it has, those that come back are out",
+  (t) =>
+    withCluster(t, {}, async (cluster) => {
+      const nodes = await cluster.startAll(["n1", "n2", "n3"]);
+      await propose(await cluster.leader(), numbers(1, 20));
+      await cluster.until("all have it", () => nodes.every(({ applied }) => applied.length === 20));
+      for (const name of ["n1", "n2", "n3"]) await cluster.kill(name);
+      const alone = await cluster.start("n2", "force-new-cluster");
+      await cluster.until("it leads", () => alone.leader.isSelf);
+      t.strictSame(alone.applied, numbers(1, 20));
+      await propose(alone, ["alone"]);
+      t.strictSame(
+        alone.members.map(({ nodeId, raftAddress }) => ({ nodeId, raftAddress })),
+        [{ nodeId: "n2", raftAddress: alone.address }],
+      );
+      // They would be a majority of the group that was.
+      const back = [await cluster.start("n1", "restart"), await cluster.start("n3", "restart")];
+      await cluster.until("they are told", () => back.every(({ failure }) => failure?.removed === true));
+      for (const name of ["n1", "n2", "n3"]) await cluster.kill(name);
+      const again = await cluster.start("n2", "restart");
+      await cluster.until("it leads again", () => again.leader.isSelf);
+      t.strictSame(again.applied, [...numbers(1, 20), "alone"]);
+      const fresh = await cluster.join("n4");
+      await cluster.until("it grows again", () => again.members.length === 2 && fresh.applied.length === 21);
+    }),
+);

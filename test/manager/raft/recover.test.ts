@@ -1,3 +1,4 @@
+import { decodeConfiguration, encodeConfiguration } from "raft-ts";
 import t, { type Test } from "tap";
 import { type Recovered, recover } from "../../../manager/raft/recover.ts";
 import type { NodeId } from "../../../model/ids.ts";
@@ -69,5 +70,55 @@ t.test("the state of another node is refused", async (t) => {
   await t.rejects(open(disk, "restart"), {
     code: "failed-precondition",
     message: /belongs to member n2.aa, this node is n1/,
+  });
+});
+
+t.test(
+  "a forced new cluster keeps all that is in the log, committed or not, and lets go of the others",
+  async (t) => {
+    const disk = await used();
+    const { storage, wal, memberId } = await open(disk, "restart");
+    const joint = {
+      voters: [memberId, "n2.aa"],
+      outgoing: ["n3.bb"],
+      learners: ["n4.cc"],
+      contexts: {},
+      departed: ["n0.00"],
+    };
+    const entries = [{ index: 11, term: 3, kind: "config" as const, data: encodeConfiguration(joint) }];
+    await wal.append({ hardState: { term: 4, vote: "n2.aa", commit: 10 }, entries, installed: undefined });
+    storage.append(entries);
+    await wal.close();
+
+    const forced = await open(disk, "force-new-cluster");
+    const [config] = forced.storage.entries(12, 13, 1e6);
+    t.match(config, { index: 12, term: 5, kind: "config" });
+    t.match(decodeConfiguration(config?.data ?? new Uint8Array()), {
+      voters: [memberId],
+      outgoing: [],
+      learners: [],
+      contexts: { [memberId]: /10\.0\.0\.1:2378/ },
+      departed: ["n0.00", "n2.aa", "n3.bb", "n4.cc"],
+    });
+    t.strictSame(forced.storage.initialState(), { term: 5, vote: memberId, commit: 10 });
+    await forced.wal.close();
+    t.equal((await open(disk, "restart")).storage.lastIndex(), 12, "and it is on the disk");
+  },
+);
+
+t.test("no new cluster is forced without a log, nor by whoever the group removed", async (t) => {
+  await t.rejects(open(new SimDisk(), "force-new-cluster"), {
+    code: "failed-precondition",
+    message: /no log/,
+  });
+  const disk = await used();
+  const { wal, memberId } = await open(disk, "restart");
+  const without = { voters: ["n2.aa"], outgoing: [], learners: [], contexts: {}, departed: [memberId] };
+  const entries = [{ index: 11, term: 3, kind: "config" as const, data: encodeConfiguration(without) }];
+  await wal.append({ hardState: { term: 3, vote: undefined, commit: 10 }, entries, installed: undefined });
+  await wal.close();
+  await t.rejects(open(disk, "force-new-cluster"), {
+    code: "failed-precondition",
+    message: /the group removed this manager/,
   });
 });
