@@ -79,7 +79,8 @@ export class Wal {
    * Reads the log, repairs a torn tail, and makes it ready to be appended to.
    *
    * @throws {ClusterError} `data-loss` when it is damaged elsewhere: nothing is changed then. `resource-exhausted` when
-   *   there is no room to begin one.
+   *   there is no room to begin one. `unavailable` when the disk does not let itself be read or written: to open it again
+   *   proves as much as the first time.
    */
   static async open(
     { disk }: { disk: BlockDisk },
@@ -402,6 +403,21 @@ export class Wal {
         { cause },
       );
     }
+    if (!this.#isOpen) {
+      return new ClusterError(
+        "unavailable",
+        `cannot open the log in ${this.#directory}: ${errorText(cause)}; check the disk. It is tried again from time to time`,
+        { cause },
+      );
+    }
+    if (isOutOfFiles(cause)) {
+      return new ClusterError(
+        "unavailable",
+        `cannot go on with the log in ${this.#directory}: ${errorText(cause)}; nothing is wrong with the disk. The manager starts ` +
+          "again; raise the limit of open files (LimitNOFILE of the service)",
+        { cause },
+      );
+    }
     return new ClusterError(
       "data-loss",
       `cannot write the log in ${this.#directory}: ${errorText(cause)}; this member has stopped, since what is on the ` +
@@ -409,6 +425,12 @@ export class Wal {
       { cause },
     );
   }
+}
+
+/** A file could not be opened, so nothing was written: no proof against the disk. */
+function isOutOfFiles(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === "EMFILE" || code === "ENFILE";
 }
 
 /** @returns false when the disk was full; what was tried can wait. */

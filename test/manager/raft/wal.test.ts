@@ -167,6 +167,37 @@ t.test("after a failed sync nothing is written any more", async (t) => {
   await t.rejects(write(wal, [entry(2)]), { code: "data-loss" }, "a later success would prove nothing");
 });
 
+t.test(
+  "a process without descriptors left stops, and is to be started again: the disk did nothing wrong",
+  async (t) => {
+    const disk = new SimDisk();
+    const { wal } = await open(disk, 4096);
+    disk.onCall = ({ kind }) => (kind === "open" ? { kind: "fail", code: "EMFILE" } : undefined);
+    let acknowledged = 0;
+    await t.rejects(
+      async () => {
+        for (; acknowledged < 1_000; acknowledged += 1) await write(wal, [entry(acknowledged + 1)]);
+      },
+      { code: "unavailable", message: /EMFILE.*nothing is wrong with the disk.*LimitNOFILE/ },
+    );
+    t.ok(acknowledged > 0);
+    disk.onCall = () => undefined;
+    const { state } = await open(disk, 4096);
+    t.equal(state.entries.length, acknowledged, "what was acknowledged is there");
+  },
+);
+
+t.test("a disk that cannot be read or written while the log is opened is tried again", async (t) => {
+  const disk = await written();
+  for (const failing of ["read", "write-synced"] as const) {
+    disk.onCall = ({ kind }) => (kind === failing ? { kind: "fail", code: "EIO" } : undefined);
+    await t.rejects(open(disk, 4096), { code: "unavailable", message: /cannot open the log .*EIO/ });
+  }
+  disk.onCall = () => undefined;
+  const { wal } = await open(disk, 4096);
+  await wal.close();
+});
+
 t.test("another key cannot read the log", async (t) => {
   const disk = await written();
   await t.rejects(openWith(disk, await newSeal(2), 4096), {
