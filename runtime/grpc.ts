@@ -1,6 +1,9 @@
 import type { ChannelOptions, ConnectionInjector, Server } from "@grpc/grpc-js";
 import { Server as GrpcServer, ServerCredentials } from "@grpc/grpc-js";
-import { createServer, type Server as TlsServer, type TLSSocket } from "node:tls";
+import { createServer as createTcpServer, type Server as TcpServer, type Socket } from "node:net";
+import { createServer, type TLSSocket } from "node:tls";
+import type { Clock } from "./clock.ts";
+import { type HandshakePace, HandshakeQueue } from "./handshakes.ts";
 import type { Log } from "./log.ts";
 import { type Peer, peerOfSocket, serverContextOptions, type TlsKeeper } from "./tls.ts";
 
@@ -84,6 +87,8 @@ export async function listenGrpc(options: {
   /** Protocols (ALPN names) other than gRPC that are served on the same port, behind the same handshake. */
   readonly protocols?: ReadonlyMap<string, (socket: TLSSocket, peer: Peer) => void>;
   readonly strangers?: StrangerLimits;
+  /** Absent: handshakes begin as connections come. */
+  readonly pace?: HandshakePace & { readonly clock: Clock };
 }): Promise<GrpcListener> {
   const { server, keeper, log, protocols = new Map<string, never>(), strangers = defaultStrangers } = options;
   let strangerCount = 0;
@@ -97,7 +102,6 @@ export async function listenGrpc(options: {
     ALPNProtocols: ["h2", ...protocols.keys()],
     handshakeTimeout: handshakeTimeoutMs,
   });
-  tls.maxConnections = connectionLimit;
   tls.on("secureConnection", (socket) => {
     socket.on("error", (error) => log.debug({ error: error.message }, "connection failed"));
     const serve = protocols.get(socket.alpnProtocol || "");
@@ -131,10 +135,17 @@ export async function listenGrpc(options: {
     else serve(socket, peer);
   });
   tls.on("tlsClientError", (error) => log.debug({ error: error.message }, "handshake failed"));
-  await bind(tls, options.host, options.port);
-  tls.on("error", (error) => log.error({ error }, "listener failed"));
+  const { pace } = options;
+  const queue =
+    pace && new HandshakeQueue<Socket>(pace.clock, pace, (socket) => void tls.emit("connection", socket));
+  // Paused, so that the handshake finds all that the other end has said.
+  const listener: TcpServer =
+    queue === undefined ? tls : createTcpServer({ pauseOnConnect: true }, (socket) => queue.add(socket));
+  listener.maxConnections = connectionLimit;
+  await bind(listener, options.host, options.port);
+  listener.on("error", (error) => log.error({ error }, "listener failed"));
   const unwatch = keeper.watch((identity) => tls.setSecureContext(serverContextOptions(identity)));
-  const bound = tls.address();
+  const bound = listener.address();
   return {
     port: typeof bound === "object" && bound !== null ? bound.port : options.port,
     peerOf: (call) =>
@@ -142,8 +153,9 @@ export async function listenGrpc(options: {
     async close() {
       unwatch();
       injector.drain(drainMs);
+      queue?.close();
       const closed = new Promise<void>((resolve) => {
-        tls.close(() => resolve());
+        listener.close(() => resolve());
       });
       const timer = setTimeout(() => {
         for (const socket of sockets) socket.destroy();
@@ -155,11 +167,11 @@ export async function listenGrpc(options: {
   };
 }
 
-function bind(tls: TlsServer, host: string, port: number): Promise<void> {
+function bind(listener: TcpServer, host: string, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    tls.once("error", reject);
-    tls.listen({ host, port }, () => {
-      tls.off("error", reject);
+    listener.once("error", reject);
+    listener.listen({ host, port }, () => {
+      listener.off("error", reject);
       resolve();
     });
   });

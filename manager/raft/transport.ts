@@ -16,6 +16,9 @@ import { snapshotService } from "./snapshot-codec.ts";
 import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
 import type { SnapshotIntake } from "./snapshot-inbox.ts";
 
+/** On the thread of the timers: at most about half of it, and a whole group of managers still connects at once. */
+const handshakePace = { count: 4, everyMs: 10, waiting: 1_024 } as const;
+
 /** What the member hears from the wire. Calls come from the event loop, one at a time. */
 export interface TransportHandler {
   onMessages(messages: readonly Message[]): void;
@@ -85,7 +88,7 @@ export class PeerTransport implements MemberWire {
 
   /** @throws the system's error when the address cannot be bound. */
   async listen(): Promise<void> {
-    const { keeper, log } = this.#deps;
+    const { clock, keeper, log } = this.#deps;
     const { listenHost: host, listenPort: port } = this.#options;
     const server = new Server({
       "grpc.max_receive_message_length": maxPeerMessageBytes,
@@ -105,7 +108,8 @@ export class PeerTransport implements MemberWire {
         (socket: TLSSocket, peer: Peer) => receiveMessages(this.#options, door, { socket, peer }),
       ],
     ]);
-    this.#listener = await listenGrpc({ server, keeper, host, port, log, protocols });
+    const pace = { clock, ...handshakePace };
+    this.#listener = await listenGrpc({ server, keeper, host, port, log, protocols, pace });
     this.#unwatch = keeper.watch(() => {
       for (const link of this.#links.values()) link.reconnect(); // With the new certificate.
     });
