@@ -4,7 +4,7 @@ import { parseFilters } from "../../runtime/http.ts";
 import { findRecord } from "../containers/identity.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
 import { taskLabel } from "../task/request.ts";
-import { type ContainerView, stateWord } from "./container-print.ts";
+import { type ContainerView, outcomeIn, stateWord } from "./container-print.ts";
 import { printPortList } from "./endpoint-print.ts";
 import { nameMatches } from "./name-filter.ts";
 
@@ -88,7 +88,7 @@ function testOf(key: Key, value: string, records: readonly ContainerRecord[]): T
         );
       }
       const code = Number(value);
-      return ({ record: { status } }) => status.state === "stopped" && status.exit.exitCode === code;
+      return (view) => view.record.status.state === "stopped" && outcomeIn(view).exitCode === code;
     }
     case "isolation":
       return () => value === "" || value === "default"; // As all containers of Linux.

@@ -2,6 +2,7 @@ import type { Labels } from "../../model/meta.ts";
 import { apiTime, apiVersion } from "../../runtime/http.ts";
 import type { LocalRecord } from "../containers/store.ts";
 import type { HostConfig } from "../containers/config.ts";
+import { lastOutcome, type Outcome } from "../containers/entry.ts";
 import { cleanPath } from "../mounts/plan.ts";
 import { printConfig, printHostConfig } from "./container-config-print.ts";
 import type { ContainerRecord } from "../engine/engine.ts";
@@ -151,6 +152,7 @@ function printState(view: ContainerView): object {
   const { record, health, isRestarting } = view;
   const { status } = record;
   const exit = status.state === "stopped" ? status.exit : undefined;
+  const last = outcomeIn(view);
   const startedAtMs = status.state === "created" ? undefined : status.startedAtMs;
   return {
     Status: stateWord(view),
@@ -160,8 +162,8 @@ function printState(view: ContainerView): object {
     OOMKilled: exit?.oomKilled ?? false,
     Dead: false,
     Pid: status.state === "running" ? status.pid : 0,
-    ExitCode: exit?.exitCode ?? 0,
-    Error: exit?.error ?? "",
+    ExitCode: last.exitCode,
+    Error: last.error,
     StartedAt: apiTime(startedAtMs),
     FinishedAt: apiTime(exit?.atMs),
     ...(health !== undefined && {
@@ -179,9 +181,20 @@ function printState(view: ContainerView): object {
   };
 }
 
+/** Of the last run, or of the start that failed; nothing while it runs. */
+export function outcomeIn({ record: { status }, local }: Pick<ContainerView, "record" | "local">): Outcome {
+  if (status.state === "running") return { exitCode: 0, error: "" };
+  return lastOutcome(status.state === "stopped" ? status.exit : undefined, local);
+}
+
 /** Such as "Up 3 minutes (healthy)" and "Exited (0) 5 seconds ago". */
 export function printStatus(
-  { record, health, isRestarting }: Pick<ContainerView, "record" | "health" | "isRestarting">,
+  {
+    record,
+    local,
+    health,
+    isRestarting,
+  }: Pick<ContainerView, "record" | "local" | "health" | "isRestarting">,
   nowMs: number,
 ): string {
   const { status } = record;
@@ -199,7 +212,7 @@ export function printStatus(
     }
     case "stopped":
       if (status.startedAtMs === undefined) return "Created";
-      return `Exited (${status.exit.exitCode}) ${printDuration(nowMs - status.exit.atMs)} ago`;
+      return `Exited (${lastOutcome(status.exit, local).exitCode}) ${printDuration(nowMs - status.exit.atMs)} ago`;
   }
 }
 

@@ -18,7 +18,7 @@ import { blockLimitsOf, devicesOf } from "./devices.ts";
 import type { EndpointRequest, Endpoints } from "./endpoints.ts";
 import type { Fields } from "./fields.ts";
 import { Execs } from "./execs.ts";
-import { type Entry, type Outcome, outcomeOf } from "./entry.ts";
+import { type Entry, lastOutcome, type Outcome, outcomeOf } from "./entry.ts";
 import { heldCapabilities } from "./held.ts";
 import { createdNetwork, hostnameOf, withTag } from "./identity.ts";
 import { mergedLimits } from "./limits.ts";
@@ -448,7 +448,7 @@ export class LocalContainers {
       if (record === undefined) return outcome ?? outcomeOf(entry.lastExit);
       const { status } = record;
       if (status.state !== "running" && !entry.isRestarting) {
-        return outcomeOf(status.state === "stopped" ? status.exit : undefined);
+        return lastOutcome(status.state === "stopped" ? status.exit : undefined, entry.record);
       }
       outcome = await entry.nextExit(either);
       await this.#runs.settle(entry);

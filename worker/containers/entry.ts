@@ -55,6 +55,19 @@ export class Entry {
   }
 }
 
+/** Of a container that never had a process: its start failed. */
+const unknownExitCode = 128;
+
+/** What is known of a container that does not run: of its last run, or why there was none. */
+export function lastOutcome(
+  exit: ExitStatus | undefined,
+  { startError = "" }: Pick<LocalRecord, "startError"> = {},
+): Outcome {
+  const { exitCode, error } = outcomeOf(exit);
+  if (startError === "") return { exitCode, error };
+  return { exitCode: exitCode === 0 ? unknownExitCode : exitCode, error: startError };
+}
+
 export function outcomeOf(exit: ExitStatus | undefined): Outcome {
   return { exitCode: exit?.exitCode ?? 0, error: exit?.error ?? "" };
 }

@@ -113,9 +113,12 @@ export class Runs {
       await engine.start(id, signal, (spec) => atStart(spec, facts));
     } catch (error) {
       await this.#tryGiveBack(entry);
+      // Whoever gave up, and not the host, is no reason of its own.
+      if (!signal.aborted) await this.save(entry, { startError: errorText(error) });
       throw error;
     }
     this.#watch(entry);
+    if ((entry.record.startError ?? "") !== "") await this.save(entry, { startError: "" });
   }
 
   /** What a run has of the host: its network, and /dev/shm where it shares that. */

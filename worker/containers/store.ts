@@ -25,6 +25,8 @@ export interface LocalRecord {
   readonly restartCount: number;
   /** Of the last restart by policy; 0 when there was none. */
   readonly restartDelayMs: number;
+  /** Why its last start failed; absent or empty when it did not. */
+  readonly startError?: string;
   /** What its last probes said; absent without a health check or before the first. */
   readonly health?: HealthState;
 }

@@ -7,7 +7,7 @@ import { silentLog } from "../../../runtime/log.ts";
 import { orAborted } from "../../../runtime/signal.ts";
 import { parseCreate } from "../../../worker/containers/config.ts";
 import type { Connections } from "../../../worker/containers/connections.ts";
-import type { Entry } from "../../../worker/containers/entry.ts";
+import { type Entry, lastOutcome } from "../../../worker/containers/entry.ts";
 import { Runs } from "../../../worker/containers/runs.ts";
 import { sharedMemoryPath } from "../../../worker/containers/shared-memory.ts";
 import type { ExitStatus } from "../../../worker/engine/engine.ts";
@@ -37,16 +37,16 @@ function fixture(detach: () => Promise<void>, restart: string) {
       orAborted(new Promise<ExitStatus>((resolve) => (end = resolve)), signal),
     list: async () => [],
   } as unknown as LocalEngine;
-  const connections = {
+  const connections: { attach: () => Promise<object>; detach: () => Promise<void> } = {
     attach: async () => ({ kind: "host", files: undefined }),
     detach,
-  } as unknown as Connections;
+  };
   const runs = new Runs({
     clock,
     log: silentLog,
     engine,
     network: {} as HostNetwork,
-    connections,
+    connections: connections as unknown as Connections,
     directory,
     daemonRun: "1",
     facts: { swapLimit: true, cgroupVersion: 2 },
@@ -68,8 +68,27 @@ function fixture(detach: () => Promise<void>, restart: string) {
     await new Promise(setImmediate);
     await runs.settle(entry);
   };
-  return { runs, entry, clock, directory, seen, ended };
+  return { runs, entry, clock, directory, seen, ended, connections };
 }
+
+t.test("why a start failed is kept until one goes through, and has an exit code", async (t) => {
+  const { runs, entry, connections } = fixture(async () => undefined, "no");
+  connections.attach = () => Promise.reject(new Error("failed to set up container networking: no way"));
+  await t.rejects(runs.launch(entry, none));
+  const [kept] = await runs.store.load();
+  t.equal(kept?.startError, "failed to set up container networking: no way");
+  const exit = { exitCode: 3, atMs: 0, oomKilled: false, error: "" };
+  t.match(lastOutcome(undefined, kept), { exitCode: 128, error: /no way$/ });
+  t.match(lastOutcome(exit, kept), { exitCode: 3, error: /no way$/ }, "that of the last run stays");
+  const given = AbortSignal.abort(new Error("the client is gone"));
+  connections.attach = () => Promise.reject(new Error("other"));
+  await t.rejects(runs.launch(entry, given));
+  t.match(entry.record.startError, /no way$/, "who gave up is no reason");
+  connections.attach = async () => ({ kind: "host", files: undefined });
+  await runs.launch(entry, none);
+  t.strictSame(lastOutcome(exit, entry.record), { exitCode: 3, error: "" });
+  await runs.close();
+});
 
 t.test("a network that could not be given back once does not hold up the next start", async (t) => {
   let isBroken = true;
