@@ -12,7 +12,8 @@ import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, toEngineError } from "./connection.ts";
 import type { Container } from "./container.ts";
 import type { OciSpec } from "./oci.ts";
-import { snapshotMounts, snapshotUsage } from "./snapshots.ts";
+import { snapshotMounts } from "./snapshots.ts";
+import { runTool } from "../mounts/tool.ts";
 import { clearViews, openView, upperDirectory, type View } from "./views.ts";
 
 export interface OpenTree {
@@ -32,7 +33,7 @@ export interface ContainerFiles {
   changes(id: string): Promise<readonly FileChange[]>;
   /** A tar archive of its root file system without volumes. Settles before the first byte. */
   archive(id: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>;
-  /** Bytes on disk that it has written. */
+  /** Bytes of the files that it has written, a file of several names once; as Docker counts, directories are nothing. */
   diskBytes(id: string): Promise<number>;
 }
 
@@ -44,6 +45,11 @@ interface FilesDeps {
   readonly require: (id: string) => Container;
   readonly warn: (message: string, error: unknown) => void;
 }
+
+/** By programs of the system, as there may be a million files. What mounts are put on is directories and empty files. */
+const sumOfFiles =
+  `find "$1" -xdev ! -type d -size +0c -printf '%i %s\\n' 2>/dev/null | ` +
+  `awk '!seen[$1]++ { bytes += $2 } END { printf "%.0f", bytes }'`;
 
 /** What of a tar program's standard error is kept. */
 const keptErrorBytes = 4_096;
@@ -104,7 +110,13 @@ export class SnapshotFiles implements ContainerFiles {
   }
 
   async diskBytes(id: string): Promise<number> {
-    return snapshotUsage(this.#deps.connection, this.#deps.require(id).id);
+    const container = this.#deps.require(id);
+    try {
+      return await writtenBytes(upperDirectory(await this.#mounts(container)));
+    } catch (error) {
+      if (error instanceof ClusterError && error.code === "not-found") return 0; // It is being made, or goes.
+      throw error;
+    }
   }
 
   async #mounts({ id }: Container): Promise<Mount[]> {
@@ -251,4 +263,8 @@ async function* archived(
 
 export function viewsDirectory(runDir: string): string {
   return join(runDir, "views");
+}
+
+async function writtenBytes(directory: string): Promise<number> {
+  return Number(await runTool("sh", ["-c", sumOfFiles, "sh", directory]));
 }

@@ -5,6 +5,32 @@ import type { Container } from "../../../worker/engine/container.ts";
 import { SnapshotFiles } from "../../../worker/engine/container-files.ts";
 import type { Volumes } from "../../../worker/mounts/volume.ts";
 
+t.test(
+  "what a container wrote is its files, each once: not directories, nor what mounts are put on",
+  async (t) => {
+    const upper = t.testdir({
+      etc: { hosts: "", "resolv.conf": "" },
+      v: {},
+      "with space": { file: "x".repeat(3_000) },
+      other: t.fixture("link", "with space/file"),
+      linked: t.fixture("symlink", "other"),
+    });
+    const mounts = [
+      { type: "overlay", source: "overlay", target: "", options: [`upperdir=${upper}`, "lowerdir=/below"] },
+    ];
+    const known = { id: "one" } as unknown as Container;
+    const call = async () => ({ mounts });
+    const files = new SnapshotFiles({
+      connection: { snapshots: {}, call } as unknown as Connection,
+      volumes: {} as Volumes,
+      directory: "/nowhere",
+      require: () => known,
+      warn: () => undefined,
+    });
+    t.equal(await files.diskBytes("one"), 3_000 + "other".length);
+  },
+);
+
 t.test("whoever no longer waits for a container's files gives up the turn", async (t) => {
   let finish = (): void => undefined;
   const status = { state: "stopped", startedAtMs: 1 };
