@@ -45,9 +45,19 @@ function printEndpoint(
   { networkId, request, names, ...view }: EndpointView,
   version: string,
 ): object {
-  const { IPv4Address = "", Links = [], Aliases = [], DriverOpts = {}, GwPriority = 0 } = request ?? {};
+  const {
+    IPv4Address = "",
+    IPv6Address = "",
+    Links = [],
+    Aliases = [],
+    DriverOpts = {},
+    GwPriority = 0,
+  } = request ?? {};
   return {
-    IPAMConfig: IPv4Address === "" ? null : { IPv4Address },
+    IPAMConfig:
+      IPv4Address + IPv6Address === ""
+        ? null
+        : { ...(IPv4Address !== "" && { IPv4Address }), ...(IPv6Address !== "" && { IPv6Address }) },
     Links: orNull(Links),
     Aliases: orNull(
       // Clients of old find the short id here; newer ones among the names.
@@ -75,14 +85,15 @@ export function printOwnBridge(containerId: string, endpoints: readonly Endpoint
 
 function printAddress({ address, internal }: Pick<EndpointView, "address" | "internal">): object {
   const [ip = "", bits = "0"] = address?.address.split("/") ?? [];
+  const [ipv6 = "", ipv6Bits = "0"] = address?.ipv6?.address.split("/") ?? [];
   return {
     MacAddress: address?.mac ?? "",
     Gateway: internal ? "" : (address?.gateway ?? ""),
     IPAddress: ip,
     IPPrefixLen: Number(bits),
-    IPv6Gateway: "",
-    GlobalIPv6Address: "",
-    GlobalIPv6PrefixLen: 0,
+    IPv6Gateway: internal ? "" : (address?.ipv6?.gateway ?? ""),
+    GlobalIPv6Address: ipv6,
+    GlobalIPv6PrefixLen: Number(ipv6Bits),
   };
 }
 

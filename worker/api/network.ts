@@ -1,4 +1,5 @@
 /** `/networks` of this host, and beside a manager those of the cluster. */
+import { parseCidr } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { subnetsOf } from "../../model/network.ts";
 import type { Labels } from "../../model/meta.ts";
@@ -6,7 +7,7 @@ import type { AssignedNetwork } from "../../proto/gen/shoal/dispatcher.ts";
 import { apiTime, parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
 import { type NamedNetwork, nameTaken, type NetworkUser } from "../bridges/networks.ts";
-import { bridgeOptions, type LocalNetwork } from "../bridges/record.ts";
+import { bridgeOptions, type LocalNetwork, type LocalSubnet } from "../bridges/record.ts";
 import type { TakenBlock } from "../bridges/subnet.ts";
 import type { ConnectionEvent } from "../containers/connections.ts";
 import { ownBridge } from "../network/bridges.ts";
@@ -128,7 +129,7 @@ export async function createNetwork(
   if (shared.some((network) => network.Name === Name)) throw nameTaken(String(Name));
   const others = shared.flatMap(({ IPAM, Name: by }): TakenBlock[] =>
     (IPAM?.Config ?? []).flatMap(({ Subnet = "" }) =>
-      /^[\d.]+\/\d+$/.test(Subnet) ? [{ block: Subnet, by: `network ${by}` }] : [],
+      parseCidr(Subnet) !== undefined ? [{ block: Subnet, by: `network ${by}` }] : [],
     ),
   );
   const network = await deps.networks.create(body, others, signal);
@@ -272,13 +273,13 @@ function printNetwork(
     Scope: "local",
     Driver: network.driver,
     EnableIPv4: true,
-    EnableIPv6: false,
+    EnableIPv6: record?.ipv6 !== undefined,
     IPAM: {
       Driver: "default",
       Options: record?.ipamOptions ?? null,
       Config:
         record !== undefined
-          ? [printSubnet(record)]
+          ? [record, ...(record.ipv6 === undefined ? [] : [record.ipv6])].map(printSubnet)
           : own !== undefined
             ? [{ Subnet: own.subnet, Gateway: own.gateway }]
             : [],
@@ -306,7 +307,7 @@ function printUser(
     EndpointID: endpointId(containerId, networkId),
     MacAddress: address.mac,
     IPv4Address: address.address,
-    IPv6Address: "",
+    IPv6Address: address.ipv6?.address ?? "",
   };
   return [containerId, printed];
 }
@@ -335,7 +336,7 @@ function printJoined(network: Joined, containers: readonly PrintedContainer[]): 
   };
 }
 
-function printSubnet({ subnet, range, gateway, auxiliary }: LocalNetwork): object {
+function printSubnet({ subnet, range, gateway, auxiliary }: LocalSubnet): object {
   return {
     Subnet: subnet,
     ...(range !== undefined && { IPRange: range }),

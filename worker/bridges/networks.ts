@@ -7,10 +7,19 @@ import type { Clock } from "../../runtime/clock.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
 import { ownBridge } from "../network/bridges.ts";
 import type { AttachedAddress, BridgeNetwork, HostNetwork } from "../network/network.ts";
-import { bridgeOf, bridgeOptions, type LocalNetwork } from "./record.ts";
-import { parseRequest } from "./request.ts";
+import { bridgeOf, bridgeOptions, type LocalNetwork, type LocalSubnet } from "./record.ts";
+import { parseRequest, type SubnetRequest } from "./request.ts";
 import { NetworkStore } from "./store.ts";
-import { checkFree, chooseSubnet, freeGateway, parseRoutes, type TakenBlock } from "./subnet.ts";
+import {
+  checkFree,
+  chooseSubnet,
+  defaultPools,
+  freeGateway,
+  ipv6Pools,
+  parseIpv6Routes,
+  parseRoutes,
+  type TakenBlock,
+} from "./subnet.ts";
 
 export interface LocalNetworksDeps {
   readonly clock: Clock;
@@ -20,8 +29,8 @@ export interface LocalNetworksDeps {
   readonly hostname: string;
   /** Subnet of the host's own bridge. */
   readonly bridgeSubnet: string;
-  /** Routes of the host as in `/proc/net/route`; default: that file. */
-  readonly readRoutes?: () => Promise<string>;
+  /** Routes of the host as in that file of `/proc/net`; default: the file, or nothing where there is no IPv6. */
+  readonly readRoutes?: (file: "route" | "ipv6_route") => Promise<string>;
 }
 
 /** Any network of this host, those that every host has included. */
@@ -46,6 +55,7 @@ export const predefinedNetworks = [
 /** More would be more than the kernel's rules are read well with. */
 const networkLimit = 1_000;
 const restoreMs = 60_000;
+const globalIdBytes = 5;
 
 export class LocalNetworks {
   readonly #deps: LocalNetworksDeps;
@@ -130,22 +140,19 @@ export class LocalNetworks {
     return this.#next(async () => {
       const { clock, random } = this.#deps;
       const request = parseRequest(body);
-      const { name, range, auxiliary } = request;
+      const { name } = request;
       if (this.#networks.some((network) => network.name === name)) throw nameTaken(name);
       if (this.#networks.length >= networkLimit) {
         throw new ClusterError("resource-exhausted", `a host has at most ${networkLimit} networks`);
       }
       const taken = [...(await this.#taken()), ...others];
-      if (request.subnet !== undefined) checkFree(request.subnet, taken);
-      const subnet = request.subnet ?? chooseSubnet(taken);
-      const { gateway = freeGateway(subnet, range, Object.values(auxiliary)) } = request;
+      const { ipv6, ...ipv4 } = request;
       const network: LocalNetwork = {
-        ...request,
+        ...ipv4,
         id: newContainerId(random), // Networks have ids of the same form.
         createdAtMs: clock.now(),
-        subnet,
-        gateway,
-        ownSubnet: request.subnet !== undefined,
+        ...complete(ipv4, taken, defaultPools()),
+        ...(ipv6 !== undefined && { ipv6: complete(ipv6, taken, ipv6Pools(this.#globalId())) }),
       };
       const { device } = bridgeOf(network);
       const same = this.#networks.find((each) => bridgeOf(each).device === device);
@@ -237,12 +244,25 @@ export class LocalNetworks {
   }
 
   async #taken(): Promise<TakenBlock[]> {
-    const { bridgeSubnet, readRoutes = () => readFile("/proc/net/route", "utf8") } = this.#deps;
+    const { bridgeSubnet, readRoutes = readRouteFile } = this.#deps;
     return [
       { block: ownBridge(bridgeSubnet).subnet, by: "network bridge" },
-      ...this.#networks.map(({ subnet, name }) => ({ block: subnet, by: `network ${name}` })),
-      ...parseRoutes(await readRoutes()),
+      ...this.#networks.flatMap(({ subnet, ipv6, name }) =>
+        [subnet, ...(ipv6 === undefined ? [] : [ipv6.subnet])].map((block) => ({
+          block,
+          by: `network ${name}`,
+        })),
+      ),
+      ...parseRoutes(await readRoutes("route")),
+      ...parseIpv6Routes(await readRoutes("ipv6_route")),
     ];
+  }
+
+  /** The same for as long as the host has its state. */
+  #globalId(): bigint {
+    const { stateDir, hostname } = this.#deps;
+    const digest = createHash("sha256").update(`${stateDir}\n${hostname}`).digest();
+    return BigInt(`0x${digest.subarray(0, globalIdBytes).toString("hex")}`);
   }
 
   #kernel(): HostNetwork {
@@ -254,6 +274,32 @@ export class LocalNetworks {
     const done = this.#turn.then(work, work);
     this.#turn = done.catch(() => undefined);
     return done;
+  }
+}
+
+/** What was asked for, and what was left open. @throws {ClusterError} as `checkFree` and `chooseSubnet`. */
+function complete(
+  { subnet: asked, gateway, range, auxiliary }: SubnetRequest,
+  taken: readonly TakenBlock[],
+  pools: Generator<string>,
+): LocalSubnet {
+  if (asked !== undefined) checkFree(asked, taken);
+  const subnet = asked ?? chooseSubnet(taken, pools);
+  return {
+    subnet,
+    gateway: gateway ?? freeGateway(subnet, range, Object.values(auxiliary)),
+    ownSubnet: asked !== undefined,
+    ...(range !== undefined && { range }),
+    auxiliary,
+  };
+}
+
+async function readRouteFile(file: "route" | "ipv6_route"): Promise<string> {
+  try {
+    return await readFile(`/proc/net/${file}`, "utf8");
+  } catch (error) {
+    if (file === "ipv6_route" && (error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
   }
 }
 

@@ -2,7 +2,7 @@
 import type { NetworkId } from "../../model/ids.ts";
 import type { Labels } from "../../model/meta.ts";
 import { bridgeMtu } from "../network/bridges.ts";
-import type { BridgeNetwork } from "../network/network.ts";
+import type { BridgeBlock, BridgeNetwork } from "../network/network.ts";
 
 /** Names of the options that act on a bridge network. */
 export const bridgeOptions = {
@@ -32,25 +32,32 @@ export interface LocalNetwork {
   readonly ipamOptions: Labels;
   readonly options: Labels;
   readonly labels: Labels;
+  /** Its other family; absent: it has IPv4 alone. */
+  readonly ipv6?: LocalSubnet;
 }
 
+/** What a network has of one family; fields as those of `LocalNetwork`. */
+export type LocalSubnet = Pick<LocalNetwork, "subnet" | "gateway" | "ownSubnet" | "range" | "auxiliary">;
+
 export function bridgeOf(network: LocalNetwork): BridgeNetwork {
-  const { id, name, subnet, gateway, range, internal, options } = network;
+  const { id, name, internal, options, ipv6 } = network;
   const flag = (option: string): boolean => options[option] === undefined || isTrue(options[option]);
   return {
     id: id as NetworkId, // A network like any other to whoever is on it.
     name,
     device: options[bridgeOptions.device] || `br-${id.slice(0, 12)}`,
-    subnet,
-    gateway,
-    ...(range !== undefined && { range }),
-    reserved: Object.values(network.auxiliary),
+    ...blockOf(network),
     internal,
     masquerade: flag(bridgeOptions.masquerade),
     mutual: flag(bridgeOptions.mutual),
     hostAddress: options[bridgeOptions.hostAddress] ?? "",
     mtu: Number(options[bridgeOptions.mtu] ?? bridgeMtu),
+    ...(ipv6 !== undefined && { ipv6: blockOf(ipv6) }),
   };
+}
+
+function blockOf({ subnet, gateway, range, auxiliary }: LocalSubnet): BridgeBlock {
+  return { subnet, gateway, ...(range !== undefined && { range }), reserved: Object.values(auxiliary) };
 }
 
 /** As Go reads a boolean out of a text. */

@@ -1,9 +1,17 @@
 /** `POST /networks/create` for a network of this host, refused in Docker's words. Pure. */
-import { contains, parseCidr, parseIp } from "../../model/address.ts";
+import {
+  canonicalIp,
+  type CidrBlock,
+  contains,
+  overlaps,
+  parseCidr,
+  parseIp,
+  printCidr,
+} from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import { Fields } from "../containers/fields.ts";
-import { addressNumber, blockText, parseCidr as parseBlock } from "../network/addresses.ts";
+import { addressNumber } from "../network/addresses.ts";
 import { bridgeOptions, isBoolean } from "./record.ts";
 
 export interface SubnetRequest {
@@ -21,11 +29,15 @@ export interface NetworkRequest extends SubnetRequest {
   readonly ipamOptions: Labels;
   readonly options: Labels;
   readonly labels: Labels;
+  /** Absent: it has IPv4 alone. */
+  readonly ipv6?: SubnetRequest;
 }
 
 const predefinedNames = ["bridge", "host", "none", "default"];
 /** Room for the network's own address, its last, a gateway and a container. */
-const longestPrefixBits = 30;
+const longestPrefixBits = { 32: 30, 128: 126 } as const;
+/** No addresses that a network could have: of the host itself, of a link, of groups. */
+const oddBlocks = ["::/8", "fe80::/10", "ff00::/8"].flatMap((text) => parseCidr(text) ?? []);
 const mtuLeast = 68;
 const mtuMost = 65_535;
 const nameLimit = 256;
@@ -49,7 +61,6 @@ export function parseRequest(body: unknown): NetworkRequest {
   if (fields.flag("ConfigOnly") || fields.object("ConfigFrom").text("Network") !== "") {
     throw later("configuration-only networks");
   }
-  if (fields.flag("EnableIPv6")) throw later("IPv6 on bridge networks");
   if (fields.optionalFlag("EnableIPv4") === false) throw later("a bridge network without IPv4");
   const ipam = fields.object("IPAM");
   const ipamDriver = ipam.text("Driver");
@@ -68,7 +79,7 @@ export function parseRequest(body: unknown): NetworkRequest {
     ipamOptions: ipam.labels("Options"),
     options,
     labels: fields.labels("Labels"),
-    ...parseSubnets(ipam.objects("Config")),
+    ...parseSubnets(ipam.objects("Config"), fields.flag("EnableIPv6") ? "dual" : "ipv4"),
   };
 }
 
@@ -122,9 +133,12 @@ function checkOptions(options: Labels): void {
   }
 }
 
-function parseSubnets(configs: readonly Fields[]): SubnetRequest {
+function parseSubnets(
+  configs: readonly Fields[],
+  families: "ipv4" | "dual",
+): SubnetRequest & Pick<NetworkRequest, "ipv6"> {
   const problems: string[] = [];
-  const found: SubnetRequest[] = [];
+  const found: { 32: SubnetRequest[]; 128: SubnetRequest[] } = { 32: [], 128: [] };
   for (const config of configs) {
     const given = config.text("Subnet");
     const block = parseCidr(given);
@@ -133,63 +147,82 @@ function parseSubnets(configs: readonly Fields[]): SubnetRequest {
       problems.push(`invalid subnet ${given}: invalid CIDR block notation`);
       continue;
     }
-    if (block.bits === 128) continue; // Without IPv6, Docker leaves these out of account too.
-    const subnet = `${blockText(parseBlock(given))}${block.prefixBits === 32 ? "/32" : ""}`;
-    if (subnet !== given) problems.push(`invalid subnet ${given}: it should be ${subnet}`);
-    if (block.prefixBits > longestPrefixBits) {
-      problems.push(`invalid subnet ${given}: a block of at least /${longestPrefixBits} is accepted`);
-    }
+    if (block.bits === 128 && families === "ipv4") continue; // Without IPv6, Docker leaves these out of account too.
+    problems.push(...subnetProblems(given, block));
     const range = config.text("IPRange");
-    problems.push(...rangeProblems(range, subnet));
+    problems.push(...rangeProblems(range, block));
     const gateway = config.text("Gateway");
     const auxiliary = config.labels("AuxiliaryAddresses");
     for (const [what, address] of [
       [`gateway ${gateway}`, gateway],
       ...Object.entries(auxiliary).map(([key, address]) => [`auxiliary address ${key}`, address]),
     ] as const) {
-      const problem = addressProblem(address ?? "", subnet);
+      const problem = addressProblem(address ?? "", block);
       if (problem !== undefined) problems.push(`invalid ${what}: ${problem}`);
     }
-    found.push({
-      subnet,
-      auxiliary,
-      ...(range !== "" && { range }),
-      ...(gateway !== "" && { gateway }),
+    found[block.bits].push({
+      subnet: printCidr(block),
+      auxiliary: Object.fromEntries(
+        Object.entries(auxiliary).map(([key, address]) => [key, canonicalIp(address)]),
+      ),
+      ...(range !== "" && { range: canonicalIp(range) }),
+      ...(gateway !== "" && { gateway: canonicalIp(gateway) }),
     });
   }
   if (problems.length > 0) throw invalid(`invalid network config:\n${joined(problems)}`);
-  if (found.length > 1) throw invalid("bridge driver doesn't support multiple subnets");
-  return found[0] ?? { auxiliary: {} };
+  const [ipv4 = { auxiliary: {} }, ...moreIpv4] = found[32];
+  const [ipv6 = { auxiliary: {} }, ...moreIpv6] = found[128];
+  if (moreIpv4.length + moreIpv6.length > 0) throw invalid("bridge driver doesn't support multiple subnets");
+  return { ...ipv4, ...(families === "dual" && { ipv6 }) };
 }
 
-function rangeProblems(range: string, subnet: string): string[] {
+function subnetProblems(given: string, block: CidrBlock): string[] {
+  const subnet = printCidr(block);
+  const problems: string[] = [];
+  if (hasHostBits(given, block)) problems.push(`invalid subnet ${given}: it should be ${subnet}`);
+  const longest = longestPrefixBits[block.bits];
+  if (block.prefixBits > longest) {
+    problems.push(`invalid subnet ${given}: a block of at least /${longest} is accepted`);
+  }
+  if (oddBlocks.some((odd) => odd.bits === block.bits && overlaps(odd, block))) {
+    problems.push(`invalid subnet ${given}: a block of unicast addresses such as fd00:1::/64 is accepted`);
+  }
+  return problems;
+}
+
+function hasHostBits(text: string, { base }: CidrBlock): boolean {
+  return parseIp(text.split("/")[0] ?? "")?.value !== base;
+}
+
+function rangeProblems(range: string, outer: CidrBlock): string[] {
   if (range === "") return [];
   const inner = parseCidr(range);
-  const outer = parseCidr(subnet);
-  if (inner === undefined || outer === undefined) {
-    return [`invalid ip-range ${range}: invalid CIDR block notation`];
-  }
-  if (inner.bits !== outer.bits) return [`invalid ip-range ${range}: parent subnet is an IPv4 block`];
+  if (inner === undefined) return [`invalid ip-range ${range}: invalid CIDR block notation`];
+  if (inner.bits !== outer.bits) return [`invalid ip-range ${range}: ${otherFamily(outer)}`];
+  const subnet = printCidr(outer);
   const problems: string[] = [];
   if (inner.prefixBits < outer.prefixBits) {
     problems.push(`invalid ip-range ${range}: CIDR block is bigger than its parent subnet ${subnet}`);
   }
-  const block = parseBlock(range);
-  const masked = `${blockText(block)}${block.prefixBits === 32 ? "/32" : ""}`;
-  if (masked !== range) problems.push(`invalid ip-range ${range}: it should be ${masked}`);
+  if (hasHostBits(range, inner)) {
+    problems.push(`invalid ip-range ${range}: it should be ${printCidr(inner)}`);
+  }
   if (!contains(outer, { bits: inner.bits, value: inner.base })) {
     problems.push(`invalid ip-range ${range}: parent subnet ${subnet} doesn't contain ip-range`);
   }
   return problems;
 }
 
-function addressProblem(address: string, subnet: string): string | undefined {
+function addressProblem(address: string, block: CidrBlock): string | undefined {
   if (address === "") return undefined;
   const ip = parseIp(address);
-  const block = parseCidr(subnet);
-  if (ip === undefined || block === undefined) return "invalid address";
-  if (ip.bits !== block.bits) return "parent subnet is an IPv4 block";
-  return contains(block, ip) ? undefined : `parent subnet ${subnet} doesn't contain this address`;
+  if (ip === undefined) return "invalid address";
+  if (ip.bits !== block.bits) return otherFamily(block);
+  return contains(block, ip) ? undefined : `parent subnet ${printCidr(block)} doesn't contain this address`;
+}
+
+function otherFamily({ bits }: CidrBlock): string {
+  return `parent subnet is an ${bits === 32 ? "IPv4" : "IPv6"} block`;
 }
 
 /** One alone as it stands, several as a list. */

@@ -1,6 +1,15 @@
 /** Which subnet a network may have. Pure. */
 import { ClusterError } from "../../model/errors.ts";
-import { addressNumber, addressText, blockText, parseCidr } from "../network/addresses.ts";
+import { contains, isIpv6, parseCidr as parseAny, parseIp, printCidr, printIp } from "../../model/address.ts";
+import {
+  addressNumber,
+  addressText,
+  addressValue,
+  blockText,
+  parseBlock,
+  parseCidr,
+  pickIpv6,
+} from "../network/addresses.ts";
 import { overlap } from "../network/bridges.ts";
 
 export interface TakenBlock {
@@ -16,9 +25,26 @@ export function* defaultPools(): Generator<string> {
   for (let third = 0; third < 256; third += 16) yield `192.168.${third}.0/20`;
 }
 
+/** Subnets that one host gives out by itself; it has at most 1,000 networks. */
+const ownSubnetCount = 4_096n;
+const interfaceBits = 64n;
+const subnetBits = 16n;
+
+/**
+ * As Docker's: parts of a /64 of the unique local block that is this host's.
+ *
+ * @param globalId - 40 bits, by chance of this host alone (RFC 4193).
+ */
+export function* ipv6Pools(globalId: bigint): Generator<string> {
+  const block = (0xfdn << 120n) | (globalId << (interfaceBits + subnetBits));
+  for (let subnet = 0n; subnet < ownSubnetCount; subnet += 1n) {
+    yield printCidr({ bits: 128, base: block | (subnet << interfaceBits), prefixBits: 64 });
+  }
+}
+
 /** @throws {ClusterError} `resource-exhausted` when every pool meets something. */
-export function chooseSubnet(taken: readonly TakenBlock[]): string {
-  for (const pool of defaultPools()) {
+export function chooseSubnet(taken: readonly TakenBlock[], pools = defaultPools()): string {
+  for (const pool of pools) {
     if (!taken.some(({ block }) => overlap(block, pool))) return pool;
   }
   throw new ClusterError("resource-exhausted", "all predefined address pools have been fully subnetted");
@@ -36,6 +62,7 @@ export function checkFree(subnet: string, taken: readonly TakenBlock[]): void {
 
 /** The first one that is not left out. */
 export function freeGateway(subnet: string, range: string | undefined, auxiliary: readonly string[]): string {
+  if (isIpv6(subnet)) return freeIpv6Gateway(subnet, range, auxiliary);
   const block = parseCidr(subnet);
   const from = parseCidr(range ?? subnet);
   const out = new Set(auxiliary.map((address) => addressNumber(address)));
@@ -43,6 +70,29 @@ export function freeGateway(subnet: string, range: string | undefined, auxiliary
     if (number !== block.first && number !== block.last && !out.has(number)) return addressText(number);
   }
   throw new ClusterError("resource-exhausted", `no address is left for the gateway in ${range ?? subnet}`);
+}
+
+function freeIpv6Gateway(subnet: string, range: string | undefined, auxiliary: readonly string[]): string {
+  const { first, last } = parseBlock(range ?? subnet);
+  const taken = [parseBlock(subnet).first, ...auxiliary.flatMap((address) => addressValue(address) ?? [])];
+  const value = pickIpv6({ first: BigInt(first), last: BigInt(last) }, new Set(taken), 0n);
+  if (value !== undefined) return printIp({ bits: 128, value });
+  throw new ClusterError("resource-exhausted", `no address is left for the gateway in ${range ?? subnet}`);
+}
+
+/** No routes that a network could cut off: every link has them, or the host itself. */
+const ownScopes = ["::/8", "fe80::/10", "ff00::/8"].flatMap((text) => parseAny(text) ?? []);
+
+/** Routes in the form of `/proc/net/ipv6_route`; those of the loopback device are the host's own and the unreachable ones. */
+export function parseIpv6Routes(text: string): TakenBlock[] {
+  return text.split("\n").flatMap((line) => {
+    const [destination = "", bits = "", , , , , , , , device = ""] = line.trim().split(/\s+/);
+    const ip = parseIp((destination.match(/.{4}/g) ?? []).join(":"));
+    const prefixBits = Number.parseInt(bits, 16);
+    if (ip === undefined || !(prefixBits > 0) || device === "lo") return [];
+    if (ownScopes.some((scope) => contains(scope, ip))) return [];
+    return [{ block: `${printIp(ip)}/${prefixBits}`, by: `a route of the host by ${device}` }];
+  });
 }
 
 /** Routes in the form of `/proc/net/route`; the default route meets nothing. */

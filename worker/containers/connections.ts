@@ -249,6 +249,7 @@ export class Connections {
         networks.push({
           networkId: (isOwn ? "" : network.id) as NetworkId, // The host's own bridge has no id there.
           address: endpoint.IPv4Address,
+          ...(endpoint.IPv6Address !== "" && { ipv6: endpoint.IPv6Address }),
           aliases: names,
           priority,
           ...mac,

@@ -3,8 +3,8 @@ import { parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import { joined } from "../bridges/request.ts";
-import type { LocalNetwork } from "../bridges/record.ts";
-import { addressNumber, contains, parseCidr } from "../network/addresses.ts";
+import type { LocalNetwork, LocalSubnet } from "../bridges/record.ts";
+import { addressNumber, addressValue, contains, parseBlock } from "../network/addresses.ts";
 import { Fields } from "./fields.ts";
 
 /** The settings of one endpoint, with the names of the Engine API. */
@@ -78,7 +78,7 @@ export function parseEndpoint(from: Fields): EndpointRequest {
 export function checkEndpoint(
   name: string,
   endpoint: EndpointRequest,
-  network: Pick<LocalNetwork, "subnet" | "range" | "ownSubnet"> | undefined,
+  network: Pick<LocalNetwork, "subnet" | "ownSubnet" | "ipv6"> | undefined,
 ): void {
   const problems: string[] = [];
   const { IPv4Address, IPv6Address, LinkLocalIPs, MacAddress } = endpoint;
@@ -97,10 +97,8 @@ export function checkEndpoint(
   }
   if (network !== undefined && !isPredefinedMode(name)) {
     if (IPv4Address !== "" && !isBadV4) problems.push(...placeProblems(IPv4Address, network));
-    if (IPv6Address !== "")
-      problems.push(
-        "user specified IP address is supported only when connecting to networks with user configured subnets",
-      );
+    const isBadV6 = parseIp(IPv6Address)?.bits !== 128;
+    if (IPv6Address !== "" && !isBadV6) problems.push(...placeProblems(IPv6Address, network.ipv6));
   }
   if (MacAddress !== "" && !isMac(MacAddress)) {
     throw new ClusterError("invalid-argument", `invalid MAC address ${MacAddress}`);
@@ -112,14 +110,14 @@ export function checkEndpoint(
 
 function placeProblems(
   address: string,
-  { subnet, ownSubnet }: Pick<LocalNetwork, "subnet" | "ownSubnet">,
+  network: Pick<LocalSubnet, "subnet" | "ownSubnet"> | undefined,
 ): string[] {
-  if (!ownSubnet) {
+  if (network?.ownSubnet !== true) {
     return [
       "user specified IP address is supported only when connecting to networks with user configured subnets",
     ];
   }
-  if (contains(parseCidr(subnet), addressNumber(address) ?? -1)) return [];
+  if (contains(parseBlock(network.subnet), addressValue(address) ?? -1)) return [];
   return [`no configured subnet or ip-range contain the IP address ${address}`];
 }
 

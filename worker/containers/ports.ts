@@ -1,5 +1,5 @@
 /** Exposed and published ports of a request. Pure. */
-import { parseIp } from "../../model/address.ts";
+import { canonicalIp, parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { HostPortSpec } from "../network/network.ts";
 import type { ContainerConfig, HostConfig } from "./config.ts";
@@ -70,5 +70,5 @@ function hostAddress(text: string): { readonly hostAddress?: string; readonly ip
   if (text === "") return { ipv6: true };
   const ip = parseIp(text);
   if (ip === undefined) throw new ClusterError("invalid-argument", `invalid IP address: ${text}`);
-  return { hostAddress: text };
+  return { hostAddress: canonicalIp(text) };
 }

@@ -3,8 +3,10 @@ import t from "tap";
 
 import { silentLog } from "../../../runtime/log.ts";
 import type { FrontDoorDeps } from "../../../worker/api/deps.ts";
-import { listNetworks, pruneNetworks } from "../../../worker/api/network.ts";
+import { printEndpoints } from "../../../worker/api/endpoint-print.ts";
+import { inspectNetwork, listNetworks, pruneNetworks } from "../../../worker/api/network.ts";
 import type { LocalNetwork } from "../../../worker/bridges/record.ts";
+import { plainEndpoint } from "../../../worker/containers/endpoints.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
 /** A manager's host with one network of its own, where nothing answers on the manager's socket. */
@@ -42,6 +44,54 @@ t.test("without a manager that answers, a host lists its own networks", async (t
   const { deps, warnings } = fixture();
   t.match(await listNetworks(deps, new URLSearchParams(), "/networks"), [{ Name: "own" }]);
   t.strictSame(warnings, ["an answer goes without the networks of the cluster"]);
+});
+
+t.test("a network with IPv6 is shown with both families, and so are its containers", async (t) => {
+  const { deps } = fixture();
+  const block = { auxiliary: {}, ownSubnet: true };
+  const record = {
+    ...deps.networks.list()[0],
+    ...block,
+    subnet: "10.1.0.0/24",
+    gateway: "10.1.0.1",
+    ipv6: { ...block, subnet: "fd00:1::/64", gateway: "fd00:1::1", range: "fd00:1::/80" },
+  };
+  const address = {
+    networkId: "1",
+    bridge: "br-1",
+    device: "eth0",
+    address: "10.1.0.2/24",
+    gateway: "10.1.0.1",
+    mac: "02:42:0a:01:00:02",
+    ipv6: { address: "fd00:1::2/64", gateway: "fd00:1::1" },
+  };
+  const networks = {
+    ...deps.networks,
+    find: () => record,
+    users: async () => [{ containerId: "c", address }],
+  };
+  const shown = await inspectNetwork({ ...deps, networks } as unknown as FrontDoorDeps, "own");
+  t.match(shown, {
+    EnableIPv4: true,
+    EnableIPv6: true,
+    IPAM: {
+      Config: [
+        { Subnet: "10.1.0.0/24", Gateway: "10.1.0.1" },
+        { Subnet: "fd00:1::/64", IPRange: "fd00:1::/80", Gateway: "fd00:1::1" },
+      ],
+    },
+    Containers: { c: { IPv4Address: "10.1.0.2/24", IPv6Address: "fd00:1::2/64" } },
+  });
+  const request = { ...plainEndpoint, IPv6Address: "fd00:1::2" };
+  const view = { name: "own", networkId: "1", request, names: [], address, internal: false };
+  t.match(printEndpoints("c", [{ ...view, address: { ...address, networkId: "" } }], "1.50"), {
+    own: {
+      IPAMConfig: { IPv6Address: "fd00:1::2" },
+      IPv6Gateway: "fd00:1::1",
+      GlobalIPv6Address: "fd00:1::2",
+      GlobalIPv6PrefixLen: 64,
+    },
+  });
 });
 
 t.test("and says which of them it has pruned", async (t) => {

@@ -64,6 +64,34 @@ t.test(
   },
 );
 
+t.test(
+  "with IPv6 each has a subnet of both families that no other has, the same in the next process",
+  async (t) => {
+    const directory = t.testdir();
+    const { networks } = await openAt(directory);
+    const made = await Promise.all(
+      ["a", "b", "c"].map((Name) => networks.create({ Name, EnableIPv6: true }, [], never)),
+    );
+    const subnets = made.map(({ ipv6 }) => ipv6?.subnet ?? "");
+    t.equal(new Set(subnets).size, 3);
+    for (const [index, subnet] of subnets.entries()) {
+      t.match(subnet, /^fd[0-9a-f:]+::\/64$/);
+      t.equal(made[index]?.ipv6?.gateway, subnet.replace("/64", "1"));
+    }
+    const [first = ""] = subnets;
+    const again = (await openAt(directory)).networks;
+    const asked = (Subnet: string) => ({ Name: "d", EnableIPv6: true, IPAM: { Config: [{ Subnet }] } });
+    await t.rejects(again.create(asked(first), [], never), {
+      code: "permission-denied",
+      message: new RegExp(`Pool overlaps with other one on this address space: ${first} with network a`),
+    });
+    t.match(await again.create(asked("fd00:77::/64"), [], never), {
+      ownSubnet: false,
+      ipv6: { subnet: "fd00:77::/64", gateway: "fd00:77::1", ownSubnet: true },
+    });
+  },
+);
+
 t.test("one that the kernel refuses is not there, nor kept", async (t) => {
   const directory = t.testdir();
   const { networks, network } = await openAt(directory);

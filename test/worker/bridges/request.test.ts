@@ -7,6 +7,7 @@ import { isShared, parseRequest } from "../../../worker/bridges/request.ts";
 
 const ipam = (...Config: object[]) => ({ Name: "n", IPAM: { Config } });
 const subnet = { Subnet: "10.9.0.0/24" };
+const dual = (...Config: object[]) => ({ ...ipam(...Config), EnableIPv6: true });
 
 const refusals: readonly (readonly [body: object, code: string, message: string | RegExp])[] = [
   [{}, "invalid-argument", "invalid name: name is empty"],
@@ -56,6 +57,35 @@ const refusals: readonly (readonly [body: object, code: string, message: string 
     "invalid-argument",
     "bridge driver doesn't support multiple subnets",
   ],
+  [
+    { Name: "n", EnableIPv4: false, EnableIPv6: true },
+    "unimplemented",
+    "a bridge network without IPv4 is not available yet",
+  ],
+  [dual({ Subnet: "fd00:1::5/64" }), "invalid-argument", /it should be fd00:1::\/64/],
+  [dual({ Subnet: "fd00:1::/127" }), "invalid-argument", /a block of at least \/126 is accepted/],
+  [dual({ Subnet: "fe80::/64" }), "invalid-argument", /a block of unicast addresses such as/],
+  [dual({ Subnet: "::/0" }), "invalid-argument", /a block of unicast addresses such as/],
+  [
+    dual({ Subnet: "fd00:1::/64", Gateway: "10.9.0.1" }),
+    "invalid-argument",
+    /invalid gateway 10\.9\.0\.1: parent subnet is an IPv6 block/,
+  ],
+  [
+    dual({ Subnet: "fd00:1::/64", IPRange: "fd00:2::/80" }),
+    "invalid-argument",
+    /parent subnet fd00:1::\/64 doesn't contain ip-range/,
+  ],
+  [
+    dual({ ...subnet, IPRange: "fd00:2::/80" }),
+    "invalid-argument",
+    /invalid ip-range fd00:2::\/80: parent subnet is an IPv4 block/,
+  ],
+  [
+    dual({ Subnet: "fd00:1::/64" }, { Subnet: "fd00:2::/64" }),
+    "invalid-argument",
+    "bridge driver doesn't support multiple subnets",
+  ],
   [{ Name: "n", IPAM: { Driver: "own" } }, "not-found", 'failed to get ipam driver: plugin "own" not found'],
   [{ Name: "n", Options: { "com.docker.network.driver.mtu": "10" } }, "invalid-argument", /invalid MTU "10"/],
   [
@@ -83,7 +113,7 @@ for (const [body, code, message] of refusals) {
 }
 
 t.test("options become what the bridge is", (t) => {
-  const request = parseRequest({
+  const { ipv6: _, ...request } = parseRequest({
     Name: "n",
     Internal: true,
     Options: {
@@ -122,6 +152,46 @@ t.test("options become what the bridge is", (t) => {
   t.end();
 });
 
+t.test("IPv6 is a second subnet, in whatever order and form they come, and nothing where it is off", (t) => {
+  const six = {
+    Subnet: "FD00:1:0::/64",
+    Gateway: "fd00:1::00FE",
+    IPRange: "fd00:1::8:0/112",
+    AuxiliaryAddresses: { r: "fd00:1::0:9" },
+  };
+  for (const configs of [
+    [six, subnet],
+    [subnet, six],
+  ]) {
+    t.match(parseRequest(dual(...configs)), {
+      subnet: "10.9.0.0/24",
+      ipv6: {
+        subnet: "fd00:1::/64",
+        gateway: "fd00:1::fe",
+        range: "fd00:1::8:0/112",
+        auxiliary: { r: "fd00:1::9" },
+      },
+    });
+  }
+  t.strictSame(parseRequest(dual(subnet)).ipv6, { auxiliary: {} }, "the host chooses");
+  const only = parseRequest(dual(six));
+  t.equal(only.subnet, undefined, "of IPv4 too");
+  t.equal(parseRequest(ipam(subnet, { ...six, Gateway: "nonsense" })).ipv6, undefined, "as with Docker");
+  const made = {
+    subnet: "fd00:1::/64",
+    gateway: "fd00:1::1",
+    ownSubnet: true,
+    auxiliary: { r: "fd00:1::9" },
+  };
+  const network = { ...only, id: "f".repeat(64), createdAtMs: 0, subnet: "10.9.0.0/24", gateway: "10.9.0.1" };
+  t.strictSame(bridgeOf({ ...network, ownSubnet: true, ipv6: made }).ipv6, {
+    subnet: "fd00:1::/64",
+    gateway: "fd00:1::1",
+    reserved: ["fd00:1::9"],
+  });
+  t.end();
+});
+
 t.test("what is the cluster's", (t) => {
   t.ok(isShared({ Driver: "overlay" }) && isShared({ Scope: "swarm" }) && isShared({ Ingress: true }));
   t.notOk(isShared({ Driver: "bridge" }));
@@ -137,6 +207,8 @@ t.test("any body is taken or refused as wrong, never more", (t) => {
       "0.0.0.0/0",
       "255.255.255.255/32",
       "fd00::/64",
+      "fd00::1",
+      "::/0",
       "bridge",
       "1.2.3.4/99",
     ),
@@ -146,6 +218,7 @@ t.test("any body is taken or refused as wrong, never more", (t) => {
       Name: text,
       Driver: fc.constantFrom("", "bridge"),
       Internal: fc.boolean(),
+      EnableIPv6: fc.boolean(),
       Options: fc.dictionary(
         fc.constantFrom("com.docker.network.driver.mtu", "com.docker.network.bridge.name", "x"),
         text,
@@ -170,8 +243,8 @@ t.test("any body is taken or refused as wrong, never more", (t) => {
   fc.assert(
     fc.property(fc.oneof(body, fc.jsonValue()), (given) => {
       try {
-        const { subnet: chosen = "10.0.0.0/8" } = parseRequest(given);
-        return /^[\d.]+\/\d+$/.test(chosen);
+        const { subnet: chosen = "10.0.0.0/8", ipv6 } = parseRequest(given);
+        return /^[\d.]+\/\d+$/.test(chosen) && /^[\da-f:]+\/\d+$/.test(ipv6?.subnet ?? "fd00::/8");
       } catch (error) {
         return error instanceof ClusterError && error.code !== "internal";
       }

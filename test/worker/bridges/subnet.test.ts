@@ -8,6 +8,8 @@ import {
   chooseSubnet,
   defaultPools,
   freeGateway,
+  ipv6Pools,
+  parseIpv6Routes,
   parseRoutes,
 } from "../../../worker/bridges/subnet.ts";
 
@@ -47,6 +49,45 @@ t.test("the gateway is the first address that is not left out", (t) => {
       return contains(parseCidr(subnet), number) && number !== first && number !== last;
     }),
   );
+  t.end();
+});
+
+t.test("of IPv6 the host gives out parts of a block of its own", (t) => {
+  const pools = [...ipv6Pools(0x12_3456_789an)];
+  t.strictSame(pools.slice(0, 2), ["fd12:3456:789a::/64", "fd12:3456:789a:1::/64"]);
+  const taken = [
+    { block: "10.0.0.0/8", by: "test" },
+    { block: "fd12:3456:789a::/63", by: "test" },
+  ];
+  t.equal(chooseSubnet(taken, ipv6Pools(0x12_3456_789an)), "fd12:3456:789a:2::/64");
+  t.ok(pools.length > 1_000, "more than a host has networks");
+  t.equal(freeGateway("fd00:1::/64", undefined, []), "fd00:1::1");
+  t.equal(freeGateway("fd00:1::/64", "fd00:1::8:0/112", ["fd00:1::8:0"]), "fd00:1::8:1");
+  t.throws(() => freeGateway("fd00:1::/126", undefined, ["fd00:1::1", "fd00:1::2", "fd00:1::3"]), {
+    code: "resource-exhausted",
+  });
+  t.end();
+});
+
+t.test("routes of IPv6: not the default one, nor those that every link or the host itself has", (t) => {
+  const route = (destination: string, bits: string, device: string) =>
+    `${destination.padEnd(32, "0")} ${bits} ${"0".repeat(32)} 00 ${"0".repeat(32)} 00000400 1 0 00000001 ${device}`;
+  const text = [
+    route("20010db8", "20", "eth0"),
+    route("", "00", "eth0"),
+    route("fe80", "40", "eth0"),
+    route("ff00", "08", "eth0"),
+    route("00000000000000000000000000000001", "80", "lo"),
+    route("fd000001", "40", "lo"),
+    route("fd0000020000000000000000000000ab", "80", "tun0"),
+    "",
+  ].join("\n");
+  t.strictSame(parseIpv6Routes(text), [
+    { block: "2001:db8::/32", by: "a route of the host by eth0" },
+    { block: "fd00:2::ab/128", by: "a route of the host by tun0" },
+  ]);
+  t.throws(() => checkFree("2001:db8:1::/64", parseIpv6Routes(text)), { code: "permission-denied" });
+  checkFree("10.0.0.0/8", parseIpv6Routes(text));
   t.end();
 });
 

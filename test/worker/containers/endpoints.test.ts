@@ -52,6 +52,7 @@ t.test("records from before there were networks are on that of their mode", (t) 
 });
 
 const own = { subnet: "10.1.0.0/24", ownSubnet: true };
+const sixth = { subnet: "fd00:1::/64", gateway: "fd00:1::1", ownSubnet: true, auxiliary: {} };
 const refusals = [
   [
     "bridge",
@@ -68,6 +69,24 @@ const refusals = [
   ["net", { IPv4Address: "nine" }, undefined, "invalid IPv4 address: nine"],
   ["net", { IPv4Address: "0.0.0.0" }, own, "invalid IPv4 address: 0.0.0.0"],
   ["net", { IPv6Address: "1.2.3.4" }, undefined, "invalid IPv6 address: 1.2.3.4"],
+  [
+    "net",
+    { IPv6Address: "fd00:1::9" },
+    own,
+    "user specified IP address is supported only when connecting to networks with user configured subnets",
+  ],
+  [
+    "net",
+    { IPv6Address: "fd00:2::9" },
+    { ...own, ipv6: sixth },
+    "no configured subnet or ip-range contain the IP address fd00:2::9",
+  ],
+  [
+    "net",
+    { IPv6Address: "fd00:1::9" },
+    { ...own, ipv6: { ...sixth, ownSubnet: false } },
+    "user specified IP address is supported only when connecting to networks with user configured subnets",
+  ],
   ["net", { LinkLocalIPs: ["x"] }, undefined, "invalid link-local IP address: x"],
   [
     "net",
@@ -111,6 +130,7 @@ t.test("several problems are a list; a create says which network", (t) => {
       "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
   });
   checkEndpoint("net", { ...plainEndpoint, IPv4Address: "10.1.0.9" }, own);
+  checkEndpoint("net", { ...plainEndpoint, IPv6Address: "fd00:1:0::9" }, { ...own, ipv6: sixth });
   t.end();
 });
 
