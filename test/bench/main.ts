@@ -3,9 +3,11 @@ import { readFile, writeFile } from "node:fs/promises";
 import type { ClusterFile } from "../lab/lab.ts";
 import { type ApiBenchOptions, apiTable, benchApi } from "./api.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
+import { comparisonTable } from "./comparison.ts";
 import { drive } from "./drive.ts";
+import { benchEngine, type EngineBenchOptions, type EnginePart, engineParts } from "./engine.ts";
 import { benchLeaderLoss } from "./leader-loss.ts";
-import { benchNetwork, type NetworkBenchOptions, networkTable } from "./network.ts";
+import { benchNetwork, type NetworkBenchOptions } from "./network.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
@@ -60,14 +62,34 @@ program
   });
 
 program
+  .command("engine")
+  .description("containers and images of one host, beside Docker's where dockerd is installed")
+  .option("--parts <names>", `any of ${engineParts.join(",")}`, partList, [...engineParts])
+  .option("--rounds <n>", "in turn; medians are printed", count, 3)
+  .option("--minutes <n>", "no round begins that would last longer", count, 10)
+  .addOption(new Option("--docker <when>", "").choices(["auto", "never"]).default("auto"))
+  .option("--markdown <file>", "also write the table there")
+  .action(async ({ markdown, ...options }: EngineBenchOptions & { markdown?: string }) => {
+    const rows = await benchEngine(options, (line) => console.log(line));
+    const note = `One host each, as namespaces of one machine (${machine()}), medians of up to ${options.rounds} rounds.`;
+    const table = comparisonTable(rows, note);
+    console.log(`\n${table}`);
+    if (markdown !== undefined) await writeFile(markdown, table);
+  });
+
+program
   .command("network")
   .description("overlay, virtual IPs, mesh and names between hosts that are namespaces; needs iperf3")
   .option("--seconds <n>", "of each throughput", count, 3)
   .option("--rounds <n>", "in turn; medians are printed", count, 3)
   .option("--services <n>", "that virtual IP and mesh are measured among", count, 1_000)
+  .option("--minutes <n>", "within which it ends", count, 10)
+  .addOption(new Option("--docker <when>", "Docker's overlay").choices(["auto", "never"]).default("auto"))
   .option("--markdown <file>", "also write the table there")
   .action(async ({ markdown, ...options }: NetworkBenchOptions & { markdown?: string }) => {
-    const table = networkTable(await benchNetwork(options, (line) => console.log(line)), options);
+    const rows = await benchNetwork(options, (line) => console.log(line));
+    const note = `Three hosts in namespaces of one machine (${machine()}), medians of up to ${options.rounds} rounds.`;
+    const table = comparisonTable(rows, note);
     console.log(`\n${table}`);
     if (markdown !== undefined) await writeFile(markdown, table);
   });
@@ -245,6 +267,14 @@ async function driveFile(
 /** Such as "1,64,1000". */
 function counts(value: string): number[] {
   return value.split(",").map(count);
+}
+
+function partList(value: string): EnginePart[] {
+  return value.split(",").map((name) => {
+    const part = engineParts.find((each) => each === name);
+    if (part === undefined) throw new InvalidArgumentError(`any of ${engineParts.join(",")} is accepted.`);
+    return part;
+  });
 }
 
 function stepList(value: string): ScaleStep[] {

@@ -6,16 +6,33 @@ import { fileURLToPath } from "node:url";
 import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { OverlayEndpoint, OverlayService } from "../../worker/network/network.ts";
 import { type Host, endpoint, overlay, serve, World } from "../integration/network-hosts.ts";
-import { machine, median } from "./report.ts";
+import { sleep, tryRun, waitFor } from "../lab/shell.ts";
+import { type Aim, type Comparison, withUnit } from "./comparison.ts";
+import { withUndo } from "./interrupt.ts";
+import { closeCommits, measureCommits } from "./network-commits.ts";
+import { closeDockerOverlay, isDockerInstalled, openDockerOverlay } from "./network-docker.ts";
+import { median } from "./report.ts";
 
 export interface NetworkBenchOptions {
+  /** Of each throughput. */
   readonly seconds: number;
   readonly rounds: number;
   readonly services: number;
+  /** No round begins after three quarters of this; what comes after the rounds is short. */
+  readonly minutes: number;
+  readonly docker: "auto" | "never";
 }
 
-/** Name → figure with its unit; NaN for what failed. */
-export type NetworkFigures = ReadonlyMap<string, { readonly value: number; readonly unit: string }>;
+/** From where to where; what is measured of it. */
+interface Path {
+  readonly name: string;
+  readonly from: string;
+  readonly host: string;
+  readonly echo: number;
+  readonly iperf: number;
+}
+
+type Kind = "throughput" | "round trip" | "connection";
 
 const peer = fileURLToPath(new URL("network-peer.js", import.meta.url));
 const ingress = { ...overlay("ingress", 0), subnet: "10.10.0.0/16", gateway: "10.10.0.1", ingress: true };
@@ -29,11 +46,14 @@ const connectionCount = 1_000;
 const nameSeconds = 3;
 const nameCount = 10_000;
 const changes = 60;
+const commitRounds = 12;
 const attaches = 20;
-/** Of idleness, for each second of throughput asked for. */
-const idleMsPerSecond = 10_000;
+const idleMs = 20_000;
 const backends = 10;
 const measureTimeoutMs = 60_000;
+const reachTimeoutMs = 15_000;
+/** For what follows the rounds. */
+const shareOfRounds = 0.6;
 
 const web = { serviceId: "web", serviceName: "web", aliases: [], localFirst: false, within: [] };
 const virtualIp = "10.20.0.2";
@@ -50,100 +70,146 @@ const base: readonly OverlayService[] = [
   },
 ];
 
-/** Needs root; the caller sees that nothing else uses the test networks. @throws {Error} without `iperf3`. */
+const units: Readonly<Record<Kind, string>> = { throughput: "Gbit/s", "round trip": "µs", connection: "µs" };
+const docker = "Docker's overlay";
+const balancedPaths = ["virtual IP", "mesh, task on that host", "mesh, task elsewhere"];
+
+/**
+ * Needs root; the caller sees that nothing else uses the test networks.
+ *
+ * @throws {Error} without `iperf3`, or when the hosts do not reach each other.
+ */
 export async function benchNetwork(
   options: NetworkBenchOptions,
   say: (line: string) => void,
-): Promise<NetworkFigures> {
+): Promise<readonly Comparison[]> {
   if (spawnSync("iperf3", ["--version"]).status !== 0) {
     throw new Error("the network benchmark needs iperf3: apt-get install --no-install-recommends iperf3");
   }
-  await using world = await World.open("bench");
-  const bench = new NetworkBench(world, options, say);
-  using _ = bench;
-  await bench.run();
-  return bench.figures;
+  const bench = new NetworkBench(options, say);
+  return withUndo(
+    async () => {
+      await bench.run();
+      return bench.rows;
+    },
+    () => bench.close(),
+  );
 }
 
-class NetworkBench implements Disposable {
-  readonly figures = new Map<string, { value: number; unit: string }>();
-  readonly #world: World;
+class NetworkBench {
+  readonly rows: Comparison[] = [];
   readonly #options: NetworkBenchOptions;
   readonly #say: (line: string) => void;
+  readonly #endMs: number;
   readonly #servers: { stop(): void }[] = [];
+  #opened: World | undefined;
   #endpoints: readonly OverlayEndpoint[] = [];
 
-  constructor(world: World, options: NetworkBenchOptions, say: (line: string) => void) {
-    this.#world = world;
+  constructor(options: NetworkBenchOptions, say: (line: string) => void) {
     this.#options = options;
     this.#say = say;
+    this.#endMs = performance.now() + options.minutes * 60_000;
   }
 
   async run(): Promise<void> {
+    this.#opened = await World.open("bench");
     const [one, two] = [this.#world.host(1), this.#world.host(2)];
     const server = await this.#start(two, "server", "10", [ingress, red]);
     const client = await this.#start(one, "client", "11", [red]);
-    for (const path of [server, two.netns]) {
-      this.#servers.push(serve(path, [process.execPath, peer, "serve", "0.0.0.0", String(echoPort)]));
-      this.#servers.push(serve(path, ["iperf3", "-s", "-p", String(iperfPort)]));
-    }
-    const paths = [
-      { name: "link", from: one.netns, host: two.address, echo: echoPort, iperf: iperfPort },
-      { name: "overlay", from: client, host: "10.20.0.10", echo: echoPort, iperf: iperfPort },
-      { name: "virtual IP", from: client, host: virtualIp, echo: echoPort, iperf: iperfPort },
-      {
-        name: "mesh, task on that host",
-        from: this.#world.outside,
-        host: two.address,
-        echo: publishedEcho,
-        iperf: publishedIperf,
-      },
-      {
-        name: "mesh, task elsewhere",
-        from: this.#world.outside,
-        host: one.address,
-        echo: publishedEcho,
-        iperf: publishedIperf,
-      },
+    const [echo, iperf] = [echoPort, iperfPort];
+    const mesh = { from: this.#world.outside, echo: publishedEcho, iperf: publishedIperf };
+    for (const netns of [server, two.netns]) this.#serveIn(netns);
+    const paths: readonly Path[] = [
+      { name: "link", from: one.netns, host: two.address, echo, iperf },
+      { name: "overlay", from: client, host: "10.20.0.10", echo, iperf },
+      { name: "virtual IP", from: client, host: virtualIp, echo, iperf },
+      { ...mesh, name: "mesh, task on that host", host: two.address },
+      { ...mesh, name: "mesh, task elsewhere", host: one.address },
+      ...(await this.#dockerPaths()),
     ];
-    await this.#until(() =>
-      paths.every(({ from, host, echo }) => this.#measure(from, "round-trip", host, echo, 1) > 0),
-    );
-    const { rounds, services, seconds } = this.#options;
+    for (const path of paths) {
+      await waitFor(`an answer over ${path.name}`, { timeoutMs: reachTimeoutMs, everyMs: 200 }, async () => {
+        return (await this.#measure(path, "round-trip", 1)) > 0;
+      });
+    }
+    await this.#rounds(paths);
+    await this.#names(one, client);
+    await this.#attach(one);
+    await this.#changes(one);
+    await this.#join();
+    await this.#idle(one);
+    await this.close(); // So that it is not under way beside the cluster.
+    await this.#commits();
+  }
+
+  /** All that was made, also what an interrupted run made. */
+  async close(): Promise<void> {
+    for (const server of this.#servers.splice(0)) server.stop();
+    await this.#opened?.[Symbol.asyncDispose]();
+    this.#opened = undefined;
+    if (isDockerInstalled()) await closeDockerOverlay();
+    await closeCommits();
+  }
+
+  get #world(): World {
+    if (this.#opened === undefined) throw new Error("the hosts of the benchmark are gone");
+    return this.#opened;
+  }
+
+  async #dockerPaths(): Promise<readonly Path[]> {
+    const isWanted = this.#options.docker === "auto" && isDockerInstalled();
+    if (!isWanted) this.#say("bench: without Docker's overlay: install docker.io for that");
+    if (!isWanted) return [];
+    try {
+      const { client, server, address } = await openDockerOverlay();
+      this.#serveIn(server);
+      const path = { name: docker, from: client, host: address, echo: echoPort, iperf: iperfPort };
+      await waitFor("an answer over it", { timeoutMs: reachTimeoutMs, everyMs: 200 }, async () => {
+        return (await this.#measure(path, "round-trip", 1)) > 0;
+      });
+      return [path];
+    } catch (error) {
+      this.#say(`bench: without Docker's overlay, which does not work here: ${String(error)}`);
+      return [];
+    }
+  }
+
+  #serveIn(netns: string): void {
+    this.#servers.push(serve(netns, [process.execPath, peer, "serve", "0.0.0.0", String(echoPort)]));
+    this.#servers.push(serve(netns, ["iperf3", "-s", "-p", String(iperfPort)]));
+  }
+
+  async #rounds(paths: readonly Path[]): Promise<void> {
+    const { rounds, services, seconds, minutes } = this.#options;
+    const lastMs = this.#endMs - minutes * 60_000 * (1 - shareOfRounds);
     const seen = new Map<string, number[]>();
     const add = (name: string, value: number): void =>
       void seen.set(name, [...(seen.get(name) ?? []), value]);
-    const latencies = (suffix: string): void => {
-      for (const { name, from, host, echo } of paths) {
-        add(`round trip, ${name}${suffix}`, this.#measure(from, "round-trip", host, echo, exchanges));
-        add(`connection, ${name}${suffix}`, this.#measure(from, "connections", host, echo, connectionCount));
+    const latencies = async (suffix: string): Promise<void> => {
+      for (const path of paths) {
+        if (suffix !== "" && !balancedPaths.includes(path.name)) continue;
+        add(`round trip, ${path.name}${suffix}`, await this.#measure(path, "round-trip", exchanges));
+        add(`connection, ${path.name}${suffix}`, await this.#measure(path, "connections", connectionCount));
       }
     };
-    for (let round = 0; round < rounds; round += 1) {
-      this.#say(`round ${round + 1} of ${rounds}`);
+    for (let round = 0; round < rounds && performance.now() < lastMs; round += 1) {
+      this.#say(`bench: paths, round ${round + 1} of ${rounds}`);
       await this.#apply(base);
-      for (const { name, from, host, iperf } of paths) {
-        add(`throughput, ${name}`, throughput(from, host, { port: iperf, seconds }));
-      }
-      latencies("");
+      for (const path of paths) add(`throughput, ${path.name}`, await throughput(path, seconds));
+      await latencies("");
       await this.#apply(manyServices(services));
-      latencies(`, among ${services} services`);
+      await latencies(` among ${services} services`);
     }
-    for (const [name, values] of seen)
-      this.#note(name, median(values), name.startsWith("through") ? "Gbit/s" : "µs");
-    await this.#changes(one);
-    await this.#idle(one);
     await this.#apply(base);
-    await this.#join();
-    await this.#names(client);
-    await this.#attach(one);
+    const figures = new Map([...seen].map(([name, values]) => [name, median(values)]));
+    for (const row of pathRows(figures, services)) this.#note(row);
   }
 
-  /** One service of many gets another backend: from the call to rules in the kernel. */
+  /** One service of many gets another backend: from the call to rules in the kernel, on one host. */
   async #changes(host: Host): Promise<void> {
     const { services } = this.#options;
     const many = manyServices(services);
-    await this.#apply(many);
+    await this.#applyOn(host, many, []);
     const times: number[] = [];
     const cpuMs = processorMs(host);
     for (let index = 0; index < changes; index += 1) {
@@ -156,23 +222,20 @@ class NetworkBench implements Disposable {
       await this.#applyOn(host, many, [extra]);
       times.push(performance.now() - startMs);
     }
-    const sorted = times.toSorted((a, b) => a - b);
-    this.#note(`change of one service among ${services}, median`, median(times), "ms");
-    this.#note("the same, p99", sorted[Math.ceil(sorted.length * 0.99) - 1] ?? Number.NaN, "ms");
-    this.#note("the same, processor time", (processorMs(host) - cpuMs) / changes, "ms");
-    await this.#apply(many);
+    const what = `change of one service among ${services} with ${backends} tasks each, one host`;
+    this.#note({ what: `${what}: p99`, unit: "ms", value: percentile(times, 0.99), aim: atMost(400) });
+    this.#note({
+      what: `${what}: processor time, tools included`,
+      unit: "ms",
+      value: (processorMs(host) - cpuMs) / changes,
+    });
   }
 
   async #idle(host: Host): Promise<void> {
-    const idleMs = this.#options.seconds * idleMsPerSecond;
-    this.#say(`an idle host among ${this.#options.services} services, ${idleMs / 1_000} s`);
     const cpuMs = processorMs(host);
-    await new Promise((resolve) => setTimeout(resolve, idleMs));
-    this.#note(
-      `idle host among ${this.#options.services} services, share of one core`,
-      ((processorMs(host) - cpuMs) / idleMs) * 100,
-      "%",
-    );
+    await sleep(idleMs);
+    const value = ((processorMs(host) - cpuMs) / idleMs) * 100;
+    this.#note({ what: `idle host among ${this.#options.services} services, of one core`, unit: "%", value });
   }
 
   /** A host that has nothing yet learns of a thousand tasks on a hundred hosts. */
@@ -190,11 +253,17 @@ class NetworkBench implements Disposable {
     });
     const startMs = performance.now();
     await third.apply([red], remote, {});
-    this.#note("a joining host learns 1,000 tasks on 100 hosts", performance.now() - startMs, "ms");
+    const value = performance.now() - startMs;
+    this.#note({
+      what: "a joining host learns 1,000 tasks on 100 hosts",
+      unit: "ms",
+      value,
+      aim: atMost(1_000),
+    });
     await third.apply([], []);
   }
 
-  async #names(client: string): Promise<void> {
+  async #names(host: Host, client: string): Promise<void> {
     const named = Array.from({ length: nameCount }, (_, index): OverlayService => ({
       ...web,
       networkId: red.id,
@@ -203,13 +272,14 @@ class NetworkBench implements Disposable {
       address: `10.20.${50 + (index >> 8)}.${index & 255}`,
       ports: [],
     }));
-    await this.#apply([...base, ...named]);
-    this.#note(
-      `answers to ${nameCount} names`,
-      this.#measure(client, "names", red.gateway, 53, nameSeconds),
-      "/s",
-    );
-    await this.#apply(base);
+    await this.#applyOn(host, [...base, ...named], []);
+    const path = { name: "names", from: client, host: red.gateway, echo: 53, iperf: 0 };
+    const cpuMs = processorMs(host);
+    const value = await this.#measure(path, "names", nameSeconds);
+    const spentUs = ((processorMs(host) - cpuMs) * 1_000) / (value * nameSeconds);
+    this.#note({ what: `answers to ${nameCount} names`, unit: "/s", value, aim: atLeast(20_000) });
+    this.#note({ what: "processor time of an answer", unit: "µs", value: spentUs, aim: atMost(50) });
+    await this.#applyOn(host, base, []);
   }
 
   /** Processor time of this host's network, its tools included, for tasks with and without an overlay. */
@@ -233,11 +303,26 @@ class NetworkBench implements Disposable {
       return usedMs / attaches;
     };
     const without = await cost("plain", false);
-    this.#note(
-      "attaching a task to an overlay, processor time",
-      (await cost("attached", true)) - without,
-      "ms",
-    );
+    const value = (await cost("attached", true)) - without;
+    this.#note({
+      what: "attaching a task to an overlay, processor time",
+      unit: "ms",
+      value,
+      aim: atMost(30),
+    });
+  }
+
+  async #commits(): Promise<void> {
+    this.#say("bench: a cluster in the lab, a service that is scaled up and down");
+    const what = "new or ended task, from its commit to the rules of all three hosts";
+    try {
+      const times = await measureCommits(commitRounds, this.#endMs);
+      this.#note({ what: `${what}: median of ${times.length}`, unit: "ms", value: median(times) });
+      this.#note({ what: `${what}: p99`, unit: "ms", value: percentile(times, 0.99), aim: atMost(400) });
+    } catch (error) {
+      this.#say(`bench: ${String(error)}`);
+      this.#note({ what, unit: "ms", value: Number.NaN });
+    }
   }
 
   async #start(host: Host, name: string, last: string, on: readonly (typeof red)[]): Promise<string> {
@@ -277,27 +362,69 @@ class NetworkBench implements Disposable {
     await host.apply([ingress, red], [...this.#endpoints, ...crowd, ...more], { services, hosts });
   }
 
-  #measure(from: string, mode: string, host: string, port: number, count: number): number {
-    const argv = [`--net=${from}`, process.execPath, peer, mode, host, String(port), String(count)];
-    const { status, stdout } = spawnSync("nsenter", argv, { encoding: "utf8", timeout: measureTimeoutMs });
-    return status === 0 ? Number(stdout) : Number.NaN;
+  /** What the other process prints; NaN when it fails. */
+  async #measure({ from, host, echo }: Path, mode: string, count: number): Promise<number> {
+    const argv = [`--net=${from}`, process.execPath, peer, mode, host, String(echo), String(count)];
+    const { code, stdout } = await tryRun(["nsenter", ...argv], { timeoutMs: measureTimeoutMs });
+    return code === 0 ? Number(stdout) : Number.NaN;
   }
 
-  async #until(isReady: () => boolean): Promise<void> {
-    for (let attempt = 0; !isReady(); attempt += 1) {
-      if (attempt >= 30) throw new Error("the hosts of the benchmark do not reach each other");
-      await new Promise((resolve) => setTimeout(resolve, 200));
-    }
+  #note(row: Comparison): void {
+    this.rows.push(row);
+    this.#say(`  ${row.what}: ${withUnit(row.value, row.unit)}`);
   }
+}
 
-  #note(name: string, value: number, unit: string): void {
-    this.figures.set(name, { value, unit });
-    this.#say(`${name}: ${printed(value)} ${unit}`);
-  }
+const atMost = (limit: number): Aim => ({ of: "value", bound: "at most", limit });
+const atLeast = (limit: number): Aim => ({ of: "value", bound: "at least", limit });
+const shareAtMost = (limit: number): Aim => ({ of: "share", bound: "at most", limit });
+const shareAtLeast = (limit: number): Aim => ({ of: "share", bound: "at least", limit });
 
-  [Symbol.dispose](): void {
-    for (const server of this.#servers) server.stop();
-  }
+/** @param figures - Medians by "<kind>, <path>" and "<kind>, <path> among <services> services". */
+export function pathRows(figures: ReadonlyMap<string, number>, services: number): readonly Comparison[] {
+  const of = (kind: Kind, path: string): number | undefined => figures.get(`${kind}, ${path}`);
+  const row = (kind: Kind, path: string, beside?: string, aim?: Aim): Comparison[] => {
+    const [value, other] = [of(kind, path), beside === undefined ? undefined : of(kind, beside)];
+    if (value === undefined || (beside !== undefined && other === undefined)) return [];
+    return [
+      {
+        what: `${kind}, ${path}`,
+        unit: units[kind],
+        value,
+        ...(beside !== undefined && other !== undefined && { beside: { what: beside, value: other } }),
+        ...(aim !== undefined && { aim }),
+      },
+    ];
+  };
+  const among = (path: string): string => `${path} among ${services} services`;
+  const kinds: readonly Kind[] = ["round trip", "connection"];
+  return [
+    ...row("throughput", "link"),
+    ...row("throughput", "overlay", "link", shareAtLeast(0.6)),
+    ...row("throughput", "overlay", docker, shareAtLeast(0.85)),
+    ...balancedPaths.flatMap((path) => row("throughput", path, "overlay", shareAtLeast(0.8))),
+    ...row("round trip", "link"),
+    ...row("round trip", "overlay", "link"),
+    {
+      what: "round trip, overlay, more than the link's",
+      unit: units["round trip"],
+      value: (of("round trip", "overlay") ?? Number.NaN) - (of("round trip", "link") ?? Number.NaN),
+      aim: atMost(20),
+    },
+    ...row("round trip", "overlay", docker),
+    ...balancedPaths.flatMap((path) => row("round trip", path, "overlay", shareAtMost(1.2))),
+    ...row("connection", "overlay", "link"),
+    ...row("connection", "overlay", docker),
+    ...balancedPaths.flatMap((path) => row("connection", path, "overlay")),
+    ...kinds.flatMap((kind) =>
+      balancedPaths.flatMap((path) => row(kind, among(path), path, shareAtMost(1.1))),
+    ),
+  ];
+}
+
+function percentile(values: readonly number[], part: number): number {
+  if (values.some((value) => Number.isNaN(value))) return Number.NaN;
+  return values.toSorted((a, b) => a - b)[Math.ceil(values.length * part) - 1] ?? Number.NaN;
 }
 
 function task(service: number, name: string, address: string): OverlayEndpoint {
@@ -342,17 +469,10 @@ function manyServices(count: number): readonly OverlayService[] {
 }
 
 /** Gbit/s that arrive. */
-function throughput(
-  from: string,
-  host: string,
-  { port, seconds }: { readonly port: number; readonly seconds: number },
-): number {
-  const { status, stdout } = spawnSync(
-    "nsenter",
-    [`--net=${from}`, "iperf3", "-J", "-c", host, "-p", String(port), "-t", String(seconds)],
-    { encoding: "utf8", timeout: measureTimeoutMs },
-  );
-  if (status !== 0) return Number.NaN;
+async function throughput({ from, host, iperf }: Path, seconds: number): Promise<number> {
+  const argv = [`--net=${from}`, "iperf3", "-J", "-c", host, "-p", String(iperf), "-t", String(seconds)];
+  const { code, stdout } = await tryRun(["nsenter", ...argv], { timeoutMs: measureTimeoutMs });
+  if (code !== 0) return Number.NaN;
   const { end } = JSON.parse(stdout) as { end: { sum_received: { bits_per_second: number } } };
   return end.sum_received.bits_per_second / 1e9;
 }
@@ -362,31 +482,4 @@ function processorMs({ pid }: Host): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
   const ticksPerSecond = 100;
   return (fields.slice(11, 15).reduce((sum, each) => sum + Number(each), 0) / ticksPerSecond) * 1_000;
-}
-
-export function networkTable(figures: NetworkFigures, { rounds, services }: NetworkBenchOptions): string {
-  const of = (name: string): number => figures.get(name)?.value ?? Number.NaN;
-  const ratio = (name: string, beside: string): string => {
-    const value = of(name) / of(beside);
-    return Number.isFinite(value) ? `${value.toFixed(2)}× of ${beside.split(", ").slice(1).join(", ")}` : "";
-  };
-  const rows = [...figures].map(([name, { value, unit }]) => {
-    const [kind = "", path = ""] = name.split(", ");
-    const many = name.endsWith(`, among ${services} services`);
-    const beside = many
-      ? name.replace(`, among ${services} services`, "")
-      : path === "overlay"
-        ? `${kind}, link`
-        : /virtual IP|mesh/.test(path)
-          ? `${kind}, overlay`
-          : "";
-    return `| ${name} | ${printed(value)} ${unit} | ${beside === "" ? "" : ratio(name, beside)} |`;
-  });
-  const note = `Three hosts in namespaces of one machine (${machine()}), medians of ${rounds} rounds.`;
-  return [note, "", "| figure | value | beside |", "|---|--:|---|", ...rows, ""].join("\n");
-}
-
-function printed(value: number): string {
-  if (Number.isNaN(value)) return "failed";
-  return value >= 1_000 ? value.toFixed(0) : value.toFixed(2);
 }

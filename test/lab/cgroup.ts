@@ -8,6 +8,8 @@ const rootName = "shoal-lab";
 /** Cgroup v2 alone. Otherwise (v1, or v1 with v2 beside it) the v1 freezer tells which processes are ours. */
 const unified = existsSync(`${mountPoint}/cgroup.controllers`);
 const trackingRoot = unified ? mountPoint : `${mountPoint}/freezer`;
+/** Where the kernel counts processor time. */
+const countingRoot = unified ? mountPoint : `${mountPoint}/cpuacct`;
 
 /**
  * The cgroup of one host (or of the bridge's namespace): what says that a process is ours, freezes it and ends it.
@@ -40,6 +42,29 @@ export class LabCgroup {
     const groups = await subtree(this.#path);
     const lists = await Promise.all(groups.map((group) => readPids(`${group}/cgroup.procs`)));
     return lists.flat();
+  }
+
+  /** From now on `processorMs` counts what the processes that are there use, and those that they start. */
+  async countProcessorTime(): Promise<void> {
+    if (unified) return; // The kernel does so for every group.
+    const group = `${countingRoot}/${rootName}/${this.name}/host`;
+    await mkdir(group, { recursive: true });
+    // One that was started meanwhile by one not yet moved is found by the second look.
+    for (let look = 0; look < 2; look += 1) {
+      for (const pid of await readPids(this.procsFile)) {
+        await writeFile(`${group}/cgroup.procs`, String(pid)).catch((error: NodeJS.ErrnoException) => {
+          if (error.code !== "ESRCH") throw error; // It has ended.
+        });
+      }
+    }
+  }
+
+  /** User and system time of all that ran here since `countProcessorTime`, containers included, also of what has ended. */
+  async processorMs(): Promise<number> {
+    const group = `${countingRoot}/${rootName}/${this.name}`;
+    if (!unified) return Number(await readFile(`${group}/cpuacct.usage`, "utf8")) / 1e6;
+    const stat = await readFile(`${group}/cpu.stat`, "utf8");
+    return Number(/^usage_usec (\d+)$/m.exec(stat)?.[1]) / 1e3;
   }
 
   /** Stops all processes at once, as a machine does that hangs. */

@@ -142,6 +142,16 @@ export class Host {
     return (await this.#cgroup.isFrozen()) ? "paused" : "up";
   }
 
+  /** From now on `processorMs` counts. */
+  countProcessorTime(): Promise<void> {
+    return this.#cgroup.countProcessorTime();
+  }
+
+  /** User and system time of everything that runs or ran on the host, containers included. */
+  processorMs(): Promise<number> {
+    return this.#cgroup.processorMs();
+  }
+
   /** All processes of the host, those of its containers included. */
   async processes(): Promise<ProcessInfo[]> {
     const all = await Promise.all((await this.#cgroup.pids()).map(readProcess));

@@ -22,8 +22,10 @@ export interface LabOptions {
   readonly managers?: number;
   /** Default 2. */
   readonly workers?: number;
-  /** Default `shoald`; of these and of `dockerd` a swarm is made. */
+  /** Default `shoald`. */
   readonly payload?: HostPayload;
+  /** Default `formed`, where the payload can; `none` leaves every host alone. */
+  readonly swarm?: "formed" | "none";
   /** Told what is being done, a line each. */
   readonly onStep?: (step: string) => void;
 }
@@ -85,7 +87,7 @@ export class Lab {
     );
     const lab = new Lab(name, dir, payload, roles);
     try {
-      await lab.#begin(onStep);
+      await lab.#begin(options);
     } catch (error) {
       if (process.env["SHOAL_KEEP_LAB"] === undefined) await clearLab({ name, dir, files: "keep" });
       throw error;
@@ -159,7 +161,7 @@ export class Lab {
     await clearLab(this);
   }
 
-  async #begin(onStep: (step: string) => void): Promise<void> {
+  async #begin({ onStep = () => undefined, swarm = "formed" }: LabOptions): Promise<void> {
     await mkdir(this.dir, { recursive: true });
     await writeFile(join(this.dir, "lab.json"), JSON.stringify({ name: this.name, payload: this.#payload }));
     onStep("network and registry");
@@ -167,7 +169,7 @@ export class Lab {
     await this.lan.startRegistry(this.dir);
     onStep(`booting ${this.hosts.length} hosts, pushing images`);
     await Promise.all([this.#pushImages(), ...this.hosts.map((host) => this.#boot(host))]);
-    if (this.#payload !== "containerd") {
+    if (this.#payload !== "containerd" && swarm === "formed") {
       onStep("forming the swarm");
       await formSwarm(this.hosts);
       await waitForNodes(this.hosts, bootTimeoutMs);

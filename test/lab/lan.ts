@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { spawnInside } from "./process.ts";
 import { LabCgroup } from "./cgroup.ts";
-import { run, tryRun } from "./shell.ts";
+import { run, type RunOptions, tryRun } from "./shell.ts";
 
 export const registryAddress = "10.230.0.254:5000";
 const bridgeAddress = "10.230.0.254";
@@ -111,8 +111,8 @@ export class Lan {
   }
 
   /** Runs a command on the wire, such as a web client that reaches every host. */
-  run(argv: readonly string[]): Promise<string> {
-    return run(["nsenter", `--net=/run/netns/${this.netns}`, ...argv]);
+  run(argv: readonly string[], options: RunOptions = {}): Promise<string> {
+    return run(["nsenter", `--net=/run/netns/${this.netns}`, ...argv], options);
   }
 
   async remove(): Promise<void> {
