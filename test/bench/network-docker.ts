@@ -8,7 +8,7 @@ import { run, waitFor } from "../lab/shell.ts";
 
 const labName = "b-netd";
 const network = "bench";
-const readyMs = 30_000;
+const readyMs = 90_000;
 
 export interface DockerOverlay {
   /** Network namespaces of a container on either host. */

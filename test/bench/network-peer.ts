@@ -10,6 +10,8 @@ import { median } from "./report.ts";
 
 const exchangeBytes = 64;
 const warmUp = 200;
+/** However slow the other end is. */
+const mostMs = 5_000;
 const receiveBytes = 1_048_576;
 const [mode = "", host = "", port = "0", count = "0"] = process.argv.slice(2);
 
@@ -31,7 +33,8 @@ async function open(): Promise<Socket> {
 async function roundTrip(): Promise<number> {
   const socket = await open();
   const times: number[] = [];
-  for (let index = 0; index < Number(count) + warmUp; index += 1) {
+  const endMs = performance.now() + mostMs;
+  for (let index = 0; index < Number(count) + warmUp && performance.now() < endMs; index += 1) {
     const startMs = performance.now();
     await exchange(socket);
     if (index >= warmUp) times.push((performance.now() - startMs) * 1_000);
@@ -43,7 +46,8 @@ async function roundTrip(): Promise<number> {
 /** Median microseconds of a connection that carries one exchange. */
 async function connections(): Promise<number> {
   const times: number[] = [];
-  for (let index = 0; index < Number(count); index += 1) {
+  const endMs = performance.now() + mostMs;
+  for (let index = 0; index < Number(count) && performance.now() < endMs; index += 1) {
     const startMs = performance.now();
     const socket = await open();
     await exchange(socket);

@@ -478,9 +478,13 @@ async function throughput({ from, host, iperf }: Path, seconds: number): Promise
   return end.sum_received.bits_per_second / 1e9;
 }
 
-/** Milliseconds of processor time of the host's process and of all tools it ran. */
+/** Milliseconds of processor time of the host's process, of what it has started, and of all tools that those ran. */
 function processorMs({ pid }: Host): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
   const ticksPerSecond = 100;
-  return (fields.slice(11, 15).reduce((sum, each) => sum + Number(each), 0) / ticksPerSecond) * 1_000;
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean);
+  const ticks = [String(pid), ...children].flatMap((each) => {
+    const fields = readFileSync(`/proc/${each}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+    return fields.slice(11, 15).map(Number);
+  });
+  return (ticks.reduce((sum, each) => sum + each, 0) / ticksPerSecond) * 1_000;
 }
