@@ -13,6 +13,7 @@ import type { FrontDoorDeps } from "./deps.ts";
 import { parseAuthFields, registryOf } from "./image.ts";
 import { progressPrinter } from "./image-pull.ts";
 import { streamProgress } from "./progress.ts";
+import { parseTime } from "./time.ts";
 import { headerOf, lifeOf, queryOf, type RouteContext } from "./request.ts";
 
 /** What a quiet build prints is kept up to here, for the case that it fails. */
@@ -28,10 +29,12 @@ export function buildRoutes(app: FastifyInstance, deps: FrontDoorDeps, { ending 
   // Of BuildKit's builds alone, of which there are none: those of here end when their client hangs up.
   app.post("/build/cancel", (_request, reply) => reply.code(200).send());
   app.post("/build/prune", async (request, reply) => {
-    // 'system prune' passes its filters on: nothing of the cache has labels or an age of its own.
     const filters = parseFilters(queryOf(request).get("filters"), ["label", "label!", "until"]);
-    if (filters.size > 0) return sendJson(reply, 200, { CachesDeleted: null, SpaceReclaimed: 0 });
-    const { ids, reclaimedBytes } = await builder.prune(lifeOf(reply, ending));
+    const [until] = filters.get("until") ?? [];
+    const beforeMs = until === undefined ? undefined : parseTime(until, deps.clock.now());
+    // 'system prune' passes its filters on: nothing of the cache has labels.
+    if (filters.has("label")) return sendJson(reply, 200, { CachesDeleted: null, SpaceReclaimed: 0 });
+    const { ids, reclaimedBytes } = await builder.prune(beforeMs, lifeOf(reply, ending));
     return sendJson(reply, 200, {
       CachesDeleted: ids.length > 0 ? ids : null,
       SpaceReclaimed: reclaimedBytes,

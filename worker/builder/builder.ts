@@ -8,6 +8,7 @@ import { newContainerId } from "../../runtime/random.ts";
 import { deadline, orAborted } from "../../runtime/signal.ts";
 import { runTool } from "../mounts/tool.ts";
 import { Buildah, removeCgroup } from "./buildah.ts";
+import { stepFormat, stepsBefore } from "./cache.ts";
 import { type BuildContext, unpackContext } from "./context.ts";
 import { dockerfileLimitBytes, parseDockerfile } from "./dockerfile.ts";
 import { cgroupOf, type JobDeps, runJob } from "./job.ts";
@@ -97,26 +98,31 @@ export class Builder {
     }
   }
 
-  /** Gives back the cache. While a build is open, all of it may be in use and nothing is given back. */
-  async prune(signal: AbortSignal): Promise<Pruned> {
+  /**
+   * Gives back the cache. While a build is open, all of it may be in use and nothing is given back.
+   *
+   * @param beforeMs - Steps that were made before that time; absent: all.
+   */
+  async prune(beforeMs: number | undefined, signal: AbortSignal): Promise<Pruned> {
     if (this.#open > 0) return { ids: [], reclaimedBytes: 0 };
-    const pruning = this.#clearing.then(() => this.#prune(signal));
+    const pruning = this.#clearing.then(() => this.#prune(beforeMs, signal));
     this.#clearing = pruning.catch(() => undefined); // Whoever asked is told.
     return pruning;
   }
 
-  async #prune(signal: AbortSignal): Promise<Pruned> {
+  async #prune(beforeMs: number | undefined, signal: AbortSignal): Promise<Pruned> {
     const temporary = join(this.#work, "prune");
     await mkdir(temporary, { recursive: true, mode: 0o700 });
     const run = (...args: string[]): Promise<string> =>
       this.#buildah.must("clear the build cache", { args, temporary }, signal);
-    const list = await run("images", "-a", "-q", "--no-trunc");
-    const ids = list.split("\n").filter((line) => line !== "");
+    const list = await run("images", "-a", "-n", "--no-trunc", "--format", stepFormat);
+    const ids = stepsBefore(list, beforeMs);
     const beforeBytes = await this.#storageBytes();
     await run("rm", "--all");
-    if (ids.length > 0) await run("rmi", "--all", "--force");
+    // What later steps share with those that go stays, and they with it.
+    if (ids.length > 0) await run("rmi", "--force", ...(beforeMs === undefined ? ["--all"] : ids));
     const reclaimedBytes = Math.max(0, beforeBytes - (await this.#storageBytes()));
-    return { ids: ids.map((id) => id.replace(/^sha256:/, "")), reclaimedBytes };
+    return { ids, reclaimedBytes };
   }
 
   /** What the cache takes on the disk. */
