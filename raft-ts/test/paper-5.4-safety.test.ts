@@ -1,4 +1,5 @@
 import t from "tap";
+import { MemoryStorage, RaftNode, bootstrapEntry } from "../src/index.ts";
 import { Group, append, voteRequest } from "./group.ts";
 
 const restriction = [
@@ -112,3 +113,22 @@ t.test("committed entries are never replaced: whoever asks for it is no leader o
   t.equal(group.terms("c"), "1 2", "an old message: what is committed matches");
   t.end();
 });
+
+t.test(
+  "a member whose disk was set back to an earlier day stops at the leader's first word, and says why",
+  (t) => {
+    const storage = new MemoryStorage();
+    storage.append([bootstrapEntry({ voters: ["a", "b", "c"], outgoing: [], learners: [], contexts: {} })]);
+    storage.setHardState({ term: 1, vote: undefined, commit: 1 });
+    const node = new RaftNode({ id: "b", storage, random: () => 0 });
+    t.throws(
+      // A leader tells each member no more than it has acknowledged: this one had five entries.
+      () => node.step({ type: "heartbeat", from: "a", to: "b", term: 1, commit: 5, round: 0 }),
+      {
+        name: "RaftInvariantError",
+        message: /acknowledged entries it no longer has; .* join as a new member/,
+      },
+    );
+    t.end();
+  },
+);
