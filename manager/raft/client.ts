@@ -158,10 +158,7 @@ class GroupClient implements RaftGroup {
   }
 
   readIndex(signal?: AbortSignal): Promise<number> {
-    const id = this.nextProposalId();
-    const answer = this.#request(id, signal);
-    this.#post({ kind: "read", id });
-    return answer;
+    return this.#ask((id) => ({ kind: "read", id }), signal);
   }
 
   status(): GroupStatus {
@@ -180,24 +177,15 @@ class GroupClient implements RaftGroup {
   }
 
   async changeMembership(change: MembershipChange, signal?: AbortSignal): Promise<void> {
-    const id = this.nextProposalId();
-    const answer = this.#request(id, signal);
-    this.#post({ kind: "change", id, change });
-    await answer;
+    await this.#ask((id) => ({ kind: "change", id, change }), signal);
   }
 
   async transferLeadership(to?: NodeId, signal?: AbortSignal): Promise<void> {
-    const id = this.nextProposalId();
-    const answer = this.#request(id, signal);
-    this.#post({ kind: "transfer", id, to });
-    await answer;
+    await this.#ask((id) => ({ kind: "transfer", id, to }), signal);
   }
 
   rotateDataKey(signal?: AbortSignal): Promise<number> {
-    const id = this.nextProposalId();
-    const answer = this.#request(id, signal);
-    this.#post({ kind: "rotate-key", id });
-    return answer;
+    return this.#ask((id) => ({ kind: "rotate-key", id }), signal);
   }
 
   updateIdentity(identity: PeerIdentity): void {
@@ -210,6 +198,14 @@ class GroupClient implements RaftGroup {
 
   stop(): Promise<void> {
     return this.#thread.stop();
+  }
+
+  /** What is refused here, as when its asker has gone already, must not be done either. */
+  #ask(command: (id: number) => ThreadCommand, signal: AbortSignal | undefined): Promise<number> {
+    const id = this.nextProposalId();
+    const answer = this.#request(id, signal);
+    if (this.#pending.has(id)) this.#post(command(id));
+    return answer;
   }
 
   #request(id: number, signal: AbortSignal | undefined): Promise<number> {

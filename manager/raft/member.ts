@@ -11,12 +11,14 @@ import {
   totalBytes,
 } from "raft-ts";
 import { ClusterError, noLeaderText } from "../../model/errors.ts";
+import type { NodeId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import type { Random } from "../../runtime/random.ts";
 import { ChangeQueue } from "./changes.ts";
 import { Departures } from "./departures.ts";
 import type { MembershipChange, RaftGroupOptions } from "./group.ts";
+import { Handover } from "./handover.ts";
 import { groupMembers, nodeIdOf, planMembership, promotable, raftAddressOf } from "./membership.ts";
 import { unpack } from "./pack.ts";
 import { type ThreadCommand, type ThreadOutput, noProposal } from "./port.ts";
@@ -74,7 +76,7 @@ export class Member implements TransportHandler {
   /** Strangers that a read has been asked for. */
   readonly #asked = new Set<MemberId>();
   readonly #changes: ChangeQueue;
-  #transfer: { readonly id: number } | undefined;
+  readonly #handover: Handover;
   #members: ReadonlySet<MemberId> = new Set();
   #wasMember = false;
   #leads = false;
@@ -85,8 +87,6 @@ export class Member implements TransportHandler {
   #unaskedBytes = 0;
   #emittedLeader = "";
   readonly #snapshots: MemberSnapshots;
-  /** A full disk was met by handing leadership over; not again before there was room. */
-  #hasYielded = false;
   #ticks = 0;
   #logSyncs = 0;
   #lastStatus = "";
@@ -133,6 +133,14 @@ export class Member implements TransportHandler {
       options,
       state,
     );
+    this.#handover = new Handover({
+      log: deps.log,
+      memberId: state.memberId,
+      node: this.#node,
+      isConnected: (id) => this.#wire.isConnected(id),
+      done: (id, term) => deps.emit({ kind: "reply", id, value: term }),
+      refuse: (id, error) => this.#refuse(id, error),
+    });
     this.#changes = new ChangeQueue({
       plan: (change) =>
         planMembership(
@@ -157,10 +165,12 @@ export class Member implements TransportHandler {
     this.#stopTicking();
     this.#wake();
     await this.#snapshots.stop();
+    const closed = this.#state.wal.close(); // On a full disk a write would not end otherwise.
+    closed.catch(() => undefined); // Told below.
     await this.#running;
     await this.#writing;
     await this.#maintaining;
-    await this.#state.wal.close();
+    await closed;
   }
 
   /** A command from the main thread, other than `identity` and `stop`. */
@@ -386,17 +396,14 @@ export class Member implements TransportHandler {
   }
 
   #onSoftState(): void {
-    const { role, transferTo, term, leader } = this.#node.status();
+    const { role, term, leader } = this.#node.status();
     this.#leads = role === "leader";
     this.#deps.log.info({ role, term, leader }, "raft role");
     // It may have been lost and won again while the last round was being written.
     const firstTerm = this.#leads ? term : Infinity;
     this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
     this.#changes.abandonBefore(firstTerm, this.#handed);
-    if (!this.#leads && this.#transfer !== undefined && transferTo === undefined) {
-      this.#deps.emit({ kind: "reply", id: this.#transfer.id, value: 0 });
-      this.#transfer = undefined;
-    }
+    this.#handover.followRole();
     this.#reads.askAgain();
   }
 
@@ -462,16 +469,8 @@ export class Member implements TransportHandler {
     this.#changes.continue(this.#handed);
   }
 
-  #startTransfer(id: number, to: string | undefined): void {
-    const { role, term } = this.#node.status();
-    const target = this.#transferTarget(to);
-    if (role !== "leader") this.#refuse(id, this.#notLeading());
-    else if (to !== undefined && nodeIdOf(this.#state.memberId) === to) {
-      this.#deps.emit({ kind: "reply", id, value: term });
-    } else if (target === undefined || this.#transfer !== undefined) {
-      const text = target === undefined ? "no such voter can be reached" : "another one is under way";
-      this.#refuse(id, new ClusterError("failed-precondition", `leadership cannot be handed over: ${text}`));
-    } else if (this.#node.transferLeadership(target).kind === "accepted") this.#transfer = { id };
+  #startTransfer(id: number, to: NodeId | undefined): void {
+    if (this.#node.status().role === "leader") this.#handover.start(id, to);
     else this.#refuse(id, this.#notLeading());
   }
 
@@ -490,13 +489,9 @@ export class Member implements TransportHandler {
   }
 
   #tickLeader(): void {
-    const { role, transferTo, configuration, settled, commit, peers } = this.#node.status();
+    const { role, configuration, settled, commit, peers } = this.#node.status();
     if (role !== "leader") return;
-    if (this.#transfer !== undefined && transferTo === undefined) {
-      const text = "leadership was not taken over in time: it stays here";
-      this.#refuse(this.#transfer.id, new ClusterError("unavailable", text));
-      this.#transfer = undefined;
-    }
+    this.#handover.tick();
     this.#changes.tick(boundElections * this.#electionTicks);
     this.#changes.continue(this.#handed);
     if (!this.#changes.isEmpty || !settled) return;
@@ -512,31 +507,7 @@ export class Member implements TransportHandler {
       this.#fail(error, "failed");
     }
     this.#isMaintaining = false;
-    this.#guarded(() => this.#yieldWhenShort());
-  }
-
-  /** The voter that is furthest, of those that can be reached or of the node that is asked for. */
-  #transferTarget(to: string | undefined): MemberId | undefined {
-    const { peers, configuration } = this.#node.status();
-    return peers
-      .filter((peer) => peer.id !== this.#state.memberId && configuration.voters.includes(peer.id))
-      .filter((peer) => (to === undefined ? this.#wire.isConnected(peer.id) : nodeIdOf(peer.id) === to))
-      .toSorted((a, b) => b.match - a.match)[0]?.id;
-  }
-
-  /** A leader that can take nothing in lets another one lead. */
-  #yieldWhenShort(): void {
-    const leads = this.#node.status().role === "leader";
-    if (this.#state.space.state !== "short" || !leads) {
-      this.#hasYielded = false;
-      return;
-    }
-    if (this.#hasYielded || this.#transfer !== undefined) return;
-    const target = this.#transferTarget(undefined);
-    if (target !== undefined && this.#node.transferLeadership(target).kind === "accepted") {
-      this.#hasYielded = true;
-      this.#deps.log.warn({ to: target }, "leadership is handed over: the disk is full");
-    }
+    this.#guarded(() => this.#handover.yieldWhen(this.#state.space.state));
   }
 
   async #rotateKey(id: number): Promise<void> {

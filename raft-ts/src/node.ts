@@ -23,6 +23,7 @@ import {
   totalBytes,
 } from "./message.ts";
 import { Inflights, type Progress, type ProgressState } from "./progress.ts";
+import { addPromise } from "./promises.ts";
 import { step, tick } from "./raft.ts";
 import type { Ready, SoftState, Write } from "./ready.ts";
 import { type RaftOptions, RaftState, type RoleKind } from "./state.ts";
@@ -324,7 +325,7 @@ export class RaftNode {
     const s = this.#s;
     if (s.promises.length === 0 || this.#isDirty()) return;
     const waiting = this.#writes.at(-1)?.promises ?? s.messages;
-    for (const message of s.promises) if (!s.isVoid(message)) waiting.push(message);
+    for (const message of s.promises) if (!s.isVoid(message)) addPromise(waiting, message);
     s.promises = [];
   }
 }

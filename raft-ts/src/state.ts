@@ -2,6 +2,7 @@ import { ConfigurationHistory } from "./history.ts";
 import { RaftLog } from "./log.ts";
 import { type MemberId, type Message, invariant } from "./message.ts";
 import type { Progress } from "./progress.ts";
+import { addPromise } from "./promises.ts";
 import { votersOf } from "./quorum.ts";
 import type { ReadQueue, ReadState } from "./readindex.ts";
 import type { Storage } from "./storage.ts";
@@ -115,7 +116,7 @@ export class RaftState {
 
   send(message: Message): void {
     if (this.#isBacked(message)) this.messages.push(message);
-    else this.promises.push(message);
+    else addPromise(this.promises, message);
   }
 
   /**

@@ -168,6 +168,59 @@ t.test("proposals beyond the uncommitted limit are refused, a single large one i
   t.end();
 });
 
+t.test("while a disk stands still, nothing gathers that would be said twice", (t) => {
+  const subject = member([]);
+  const { node } = subject;
+  const append = { type: "append", from: "b", to: "a", term: 2, commit: 1 } as const;
+  const entry = (index: number): Entry => ({ term: 2, index, kind: "data", data: bytes("x") });
+  const heartbeat: Message = { type: "heartbeat", from: "b", to: "a", term: 2, commit: 1, round: 0 };
+  node.step(heartbeat);
+  const first = takeWrite(subject); // Of the term.
+  for (let round = 1; round <= 1000; round += 1) {
+    node.step({ ...heartbeat, round });
+    t.strictSame(node.ready().messages, []);
+  }
+  node.step({ ...append, prevIndex: 1, prevTerm: 1, entries: [entry(2)] });
+  persist(subject, first.write);
+  const second = node.ready();
+  t.match(second.messages, [{ type: "heartbeat-reply", term: 2, round: 1000 }]);
+  t.equal(second.messages.length, 1);
+  // Its leader hears that it is there, and asks again and again how far it is.
+  for (let times = 0; times < 1000; times += 1) {
+    node.step({ ...append, prevIndex: 2, prevTerm: 2, entries: [] });
+  }
+  node.step({ ...append, prevIndex: 2, prevTerm: 2, entries: [entry(3)] });
+  for (let times = 0; times < 1000; times += 1) {
+    node.step({ ...append, prevIndex: 3, prevTerm: 2, entries: [] });
+  }
+  if (second.write === undefined) throw new Error("nothing was to be written");
+  persist(subject, second.write);
+  t.match(settle(subject), [
+    { type: "append-reply", index: 2, rejected: false },
+    { type: "append-reply", index: 3, rejected: false },
+  ]);
+  t.end();
+});
+
+t.test("a candidate whose disk stands still asks for one vote only once it goes on", (t) => {
+  const subject = member([]);
+  const { node } = subject;
+  const writes: Write[] = [];
+  for (let turn = 0; turn < 50; turn += 1) {
+    for (let tick = 0; tick < 8; tick += 1) node.tick();
+    const { term } = node.status();
+    node.step({ type: "pre-vote-reply", from: "b", to: "a", term: term + 1, granted: true });
+    const { write } = node.ready();
+    if (write !== undefined) writes.push(write);
+  }
+  t.equal(writes.length, 1);
+  t.ok(node.status().term > 40);
+  for (const write of writes) persist(subject, write);
+  const votes = settle(subject).filter(({ type }) => type === "vote");
+  t.ok(votes.length <= 4, `${votes.length} votes`); // Of the term that was being written, and of the last.
+  t.end();
+});
+
 t.test("a member that lost entries it acknowledged stops with advice", (t) => {
   const subject = member([]);
   const heartbeat: Message = { type: "heartbeat", from: "b", to: "a", term: 2, commit: 9, round: 0 };

@@ -93,6 +93,19 @@ t.test(
   },
 );
 
+t.test("a member that waits for room on a full disk stops when it is told to", async (t) => {
+  const { member, disk, space } = await leader(t);
+  disk.capacityBytes = 0;
+  const data = new Uint8Array(48 * 1024); // The third of them needs another segment.
+  member.command({ kind: "propose", ids: [1, 2, 3], ...pack([data, data, data]) });
+  await settle();
+  t.equal(space.state, "short", "it waits");
+  const stopped = { is: false };
+  void member.stop().then(() => (stopped.is = true));
+  await settle();
+  t.equal(stopped.is, true);
+});
+
 /** A member that has just won its election against two peers that do nothing of their own. */
 async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> = {}) {
   const clock = new VirtualClock();
@@ -151,7 +164,7 @@ async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> 
     await settle();
   }
   toPeer.length = 0;
-  return { member, clock, sent, toPeer, answer };
+  return { member, clock, disk, space, sent, toPeer, answer };
 }
 
 function configuration(): Configuration {
