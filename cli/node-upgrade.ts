@@ -59,8 +59,9 @@ export async function upgradeNode(client: Client, name: string, options: Upgrade
   if (code !== 0) {
     throw new Error(`${host}: the command ended with ${code}; the node stays drained; to open it: ${goOn}`);
   }
+  const isManager = node.ManagerStatus !== undefined;
   await waitUntil(options.timeoutMs, async () => {
-    const state = await stateOf(client, node.ID);
+    const state = await stateOf(client, node.ID, isManager);
     return state === "ready"
       ? undefined
       : `${host}: not ready again but ${state}; it stays drained; then: ${goOn}`;
@@ -68,6 +69,44 @@ export async function upgradeNode(client: Client, name: string, options: Upgrade
   await setAvailability(client, node.ID, back);
   const { Engine: engine } = (await getNode(client, node.ID)).Description;
   return write(`${host}: ready with ${engine.EngineVersion ?? "an unknown version"}, ${back} again`);
+}
+
+/**
+ * {@link upgradeNode} for several, one after another. One that fails ends it: the next would take more away from a cluster
+ * that is not well.
+ *
+ * @throws {Error} saying what was seen and how to go on.
+ */
+export async function upgradeNodes(
+  client: Client,
+  names: readonly string[],
+  options: UpgradeOptions,
+): Promise<void> {
+  const left = await Promise.all(names.map(async (name) => ({ name, id: (await getNode(client, name)).ID })));
+  while (left.length > 0) {
+    const nodes = await client.get<ApiNode[]>("/nodes");
+    const id = nextToUpgrade(
+      nodes,
+      left.map((node) => node.id),
+    );
+    const [next] = left.splice(
+      left.findIndex((node) => node.id === id),
+      1,
+    );
+    if (next !== undefined) await upgradeNode(client, next.name, options);
+  }
+}
+
+/**
+ * Managers before workers, and the leader last of them, whoever leads by then: what a later version writes, an earlier one
+ * need not be able to read (docs/upgrading.md). Otherwise as they were given.
+ *
+ * @param ids - Of those that are left, at least one.
+ */
+export function nextToUpgrade(nodes: readonly ApiNode[], ids: readonly string[]): string | undefined {
+  const statusOf = (id: string) => nodes.find((node) => node.ID === id)?.ManagerStatus;
+  const managers = ids.filter((id) => statusOf(id) !== undefined);
+  return managers.find((id) => statusOf(id)?.Leader !== true) ?? managers[0] ?? ids[0];
 }
 
 /** Why the managers could not do without this node for a while; `undefined` when they can. */
@@ -84,9 +123,11 @@ export function quorumProblem(nodes: readonly ApiNode[], id: string): string | u
 }
 
 /** The host may be the very one that answers us, so failures of the connection count as "not yet". */
-async function stateOf(client: Client, id: string): Promise<string> {
+async function stateOf(client: Client, id: string, isManager: boolean): Promise<string> {
   try {
-    return (await getNode(client, id)).Status.State;
+    const { Status: status, ManagerStatus: manager } = await getNode(client, id);
+    const isReachable = !isManager || manager?.Reachability === "reachable";
+    return status.State === "ready" && !isReachable ? "a manager that cannot be reached" : status.State;
   } catch (reason) {
     if (reason instanceof ApiError && reason.status < 500) throw reason;
     return reason instanceof Error ? reason.message : String(reason);

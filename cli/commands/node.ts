@@ -6,7 +6,7 @@ import { capitalise, table, write } from "../print.ts";
 import { nodeName } from "../resolve.ts";
 import { filterArguments, listTasks, printTasks } from "../task-table.ts";
 import { parseDuration, parsePair } from "../units.ts";
-import { upgradeNode } from "../node-upgrade.ts";
+import { upgradeNodes } from "../node-upgrade.ts";
 import { collect } from "../options.ts";
 
 interface UpdateOptions {
@@ -88,8 +88,7 @@ export function register(program: Command, client: () => Client): void {
     .option("-f, --force", "also where the managers would lose their majority meanwhile", false)
     .action(async (names: string[], options: { run?: string; timeout: string; force: boolean }) => {
       const timeoutMs = parseDuration(options.timeout) / 1e6;
-      // One that fails ends it: the next would take more away from a cluster that is not well.
-      for (const name of names) await upgradeNode(client(), name, { ...options, timeoutMs });
+      await upgradeNodes(client(), names, { ...options, timeoutMs });
     });
   node
     .command("rm <nodes...>")

@@ -1,5 +1,6 @@
 import { type Hash, createHash } from "node:crypto";
 import type { SnapshotMeta } from "raft-ts";
+import { ClusterError } from "../../model/errors.ts";
 import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
 import type { AppendFile, BlockDisk, ReadFile } from "../../runtime/disk.ts";
 import { snapshotFromWire, snapshotToWire } from "./codec.ts";
@@ -191,7 +192,7 @@ export class SnapshotFile {
     this.#partHeadBytes = found.partHeadBytes;
   }
 
-  /** Reads both ends. @throws {Error} that says what is wrong with it. */
+  /** Reads both ends. @throws {Error} that says what is wrong with it; a {ClusterError} `failed-precondition` of another version's. */
   static async open(
     { disk, seal }: { disk: BlockDisk; seal: Seal },
     path: string,
@@ -212,7 +213,11 @@ export class SnapshotFile {
     if (head.readUInt32LE(0) !== magic) throw new Error("it is not a snapshot");
     const seen = head.readUInt32LE(4);
     if (seen !== format && seen !== formatBefore) {
-      throw new Error(`it has format ${seen}, this version reads ${formatBefore} and ${format}`);
+      // Nothing is wrong with it; whoever wrote it can read it.
+      throw new ClusterError(
+        "failed-precondition",
+        `it has format ${seen}, this version reads ${formatBefore} and ${format}`,
+      );
     }
     const headOfPart = seen === formatBefore ? partHeadBytes : 0;
     if (crc32c(head.subarray(0, 24)) !== head.readUInt32LE(24)) {

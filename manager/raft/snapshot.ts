@@ -102,10 +102,12 @@ export class SnapshotStore {
   /**
    * The newest that can be read, all of which was read; it may be the one before the newest.
    *
-   * @throws {ClusterError} `data-loss` when there are some and none can be read.
+   * @throws {ClusterError} When there are some and none can be read: `failed-precondition` where another version wrote one of
+   *   them, which that version can read; else `data-loss`.
    */
   async newestReadable(): Promise<SnapshotFile | undefined> {
     const problems: string[] = [];
+    let isForeign = false;
     for (const name of await this.#names()) {
       let file: SnapshotFile | undefined;
       try {
@@ -115,13 +117,15 @@ export class SnapshotStore {
       } catch (error) {
         await file?.close();
         problems.push(`${this.#path(name)}: ${errorText(error)}`);
+        isForeign ||= error instanceof ClusterError && error.code === "failed-precondition";
         this.#damaged.add(name);
       }
     }
     if (problems.length === 0) return undefined;
+    const wayBack = isForeign ? "Start it with the version that wrote it; or remove" : "Remove";
     throw new ClusterError(
-      "data-loss",
-      `cannot read any snapshot (${problems.join("; ")}). Remove this manager from the group on another manager, remove ` +
+      isForeign ? "failed-precondition" : "data-loss",
+      `cannot read any snapshot (${problems.join("; ")}). ${wayBack} this manager from the group on another manager, remove ` +
         "its state directory, and let it join again",
     );
   }

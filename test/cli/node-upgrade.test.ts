@@ -1,7 +1,7 @@
 import t from "tap";
 import type { ApiNode, ApiTask } from "../../cli/api-types.ts";
 import type { Client } from "../../cli/client.ts";
-import { quorumProblem, upgradeNode } from "../../cli/node-upgrade.ts";
+import { nextToUpgrade, quorumProblem, upgradeNode } from "../../cli/node-upgrade.ts";
 
 function node(id: string, reachability?: "reachable" | "unreachable"): ApiNode {
   return {
@@ -29,6 +29,24 @@ for (const { name, managers, id, want } of quorums) {
     t.end();
   });
 }
+
+t.test("managers are upgraded before workers, and who leads by then is the last of them", (t) => {
+  const leads = (id: string, leader: string): ApiNode => {
+    const status = { Leader: id === leader, Reachability: "reachable", Addr: "" };
+    return { ...node(id, "reachable"), ManagerStatus: status };
+  };
+  const group = (leader: string): ApiNode[] => [
+    ...["m0", "m1", "m2"].map((id) => leads(id, leader)),
+    node("w0"),
+    node("w1"),
+  ];
+  t.equal(nextToUpgrade(group("m0"), ["w1", "m0", "m2", "w0", "m1"]), "m2");
+  t.equal(nextToUpgrade(group("m1"), ["w1", "m0", "w0", "m1"]), "m0", "it has moved meanwhile");
+  t.equal(nextToUpgrade(group("m1"), ["w1", "w0", "m1"]), "m1");
+  t.equal(nextToUpgrade(group("m1"), ["w1", "w0"]), "w1");
+  t.equal(nextToUpgrade(group("m1"), ["gone"]), "gone", "asking for it will say so");
+  t.end();
+});
 
 /** One node whose task is gone at the second look, and what was asked of it. */
 function oneNode(states: readonly string[]): { readonly client: Client; readonly asked: string[] } {

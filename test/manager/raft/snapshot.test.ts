@@ -37,6 +37,12 @@ async function newest(snapshots: SnapshotStore): Promise<{ meta: SnapshotMeta; t
   return { meta: file.meta, text: Buffer.concat(parts).toString("latin1") };
 }
 
+function setFormat(disk: SimDisk, name: string, format: number): void {
+  disk.damage(`${directory}/${name}`, (bytes) =>
+    new DataView(bytes.buffer, bytes.byteOffset).setUint32(4, format, true),
+  );
+}
+
 async function threeSaved(): Promise<SimDisk> {
   const disk = new SimDisk();
   await store(disk).prepare();
@@ -134,12 +140,22 @@ t.test("a state never lies in the clear on the disk, and the first format is ref
   const disk = await threeSaved();
   const names = await disk.list(directory);
   for (const name of names) t.notMatch(disk.contents(`${directory}/${name}`).toString("latin1"), /state/);
-  for (const name of names) {
-    disk.damage(`${directory}/${name}`, (bytes) =>
-      new DataView(bytes.buffer, bytes.byteOffset).setUint32(4, 1, true),
-    );
-  }
+  for (const name of names) setFormat(disk, name, 1);
   await t.rejects(newest(store(disk)), { message: /it has format 1, this version reads 2 and 3/ });
+});
+
+t.test("one of a later version is left alone for that version, or the one before it is read", async (t) => {
+  const disk = await threeSaved();
+  const [older = "", newer = ""] = (await disk.list(directory)).toSorted();
+  setFormat(disk, newer, 4);
+  t.equal((await newest(store(disk)))?.meta.index, 20);
+  setFormat(disk, older, 4);
+  await t.rejects(newest(store(disk)), {
+    code: "failed-precondition",
+    message:
+      /it has format 4, .*Start it with the version that wrote it; or remove this manager from the group/,
+  });
+  t.equal((await disk.list(directory)).length, 2);
 });
 
 t.test(
