@@ -346,6 +346,112 @@ await t.test("commit: the layer, the configuration, what is said of it", async (
   await ok("rmi", "mine:1", "mine:2");
 });
 
+await t.test(
+  "images mounted into containers: read-only, in parts, kept for as long as they are used",
+  async (t) => {
+    const make = "mkdir /data; echo seen > /data/file; ln -s file /data/link; ln -s /etc /data/out";
+    await ok("run", "--name", "layered", image, "sh", "-c", make);
+    await ok("commit", "layered", "mounted:1");
+    await ok("rm", "layered");
+    const mount = (source: string, target: string, subpath = ""): string[] => [
+      "--mount",
+      `type=image,source=${source},target=${target}${subpath && `,image-subpath=${subpath}`}`,
+    ];
+    // Whoever may mount cannot write to it either; of one layer or of several.
+    const both = [...mount(image, "/one"), ...mount("mounted:1", "/two")];
+    const write =
+      "cat /two/data/file; for at in /one /two; do mount -o remount,rw $at; echo no > $at/new || echo kept; done";
+    const tried = await host.docker(
+      "run",
+      "--rm",
+      "--cap-add",
+      "SYS_ADMIN",
+      ...both,
+      image,
+      "sh",
+      "-c",
+      write,
+    );
+    t.match(tried, { code: 0, out: "seen\nkept\nkept\n", err: /Read-only file system/ });
+    for (const [subpath, why] of [
+      ["data/out", /invalid subpath data\/out: it leads out of the image/],
+      ["nothing", /cannot access path \/nothing of the image: it does not exist/],
+    ] as const)
+      t.match(await host.docker("create", ...mount("mounted:1", "/x", subpath), image), {
+        code: 1,
+        err: why,
+      });
+    t.match(await host.docker("create", ...mount("nosuch", "/x"), image), {
+      err: /No such image: nosuch:latest/,
+    });
+
+    const three = [
+      ...mount("mounted:1", "/x"),
+      ...mount("mounted:1", "/y", "data"),
+      ...mount("mounted:1", "/z", "data/link"),
+    ];
+    const look = "cat /x/data/file /y/link /z; exec sleep 600";
+    await ok("create", ...stops, "--name", "user", ...three, image, "sh", "-c", look);
+    const [mounts = "", asked = ""] = (
+      await ok("inspect", "-f", "{{json .Mounts}}\n{{json .HostConfig.Mounts}}", "user")
+    ).split("\n");
+    const [whole, below, file] = JSON.parse(mounts) as Record<string, string>[];
+    const shown = {
+      Type: "image",
+      Name: "mounted:1",
+      Destination: "/x",
+      Mode: "",
+      RW: false,
+      Propagation: "",
+    };
+    t.strictSame({ ...whole, Source: "" }, { ...shown, Source: "" });
+    t.strictSame([below?.["Destination"], file?.["Destination"]], ["/y", "/z"]);
+    t.equal(readFileSync(join(whole?.["Source"] ?? "", "data/file"), "utf8"), "seen\n");
+    t.strictSame((JSON.parse(asked) as object[]).slice(0, 2), [
+      { Type: "image", Source: "mounted:1", Target: "/x" },
+      { Type: "image", Source: "mounted:1", Target: "/y", ImageOptions: { Subpath: "data" } },
+    ]);
+    await ok("cp", "user:/x/data/file", here("of-image"));
+    t.equal(read("of-image"), "seen\n");
+    t.match(await host.docker("cp", here("of-image"), "user:/x/"), { code: 1, err: /marked read-only/ });
+    const userId = (await ok("inspect", "-f", "{{.Id}}", "user")).slice(0, 12);
+    t.match(await host.docker("rmi", "mounted:1"), {
+      code: 1,
+      err: new RegExp(`container ${userId} is using`),
+    });
+    await ok("start", "user");
+    t.match(await host.docker("rmi", "-f", await ok("inspect", "-f", "{{.Id}}", "mounted:1")), {
+      code: 1,
+      err: /cannot be forced\) - image is being used by running container/,
+    });
+    await ok("image", "prune", "-af");
+    t.equal(
+      await ok("run", "--rm", "--volumes-from", "user", image, "cat", "/x/data/file", "/y/file"),
+      "seen\nseen",
+    );
+    await ok("stop", "user");
+    await ok("rmi", "-f", "mounted:1");
+    // As a reboot does, and a worker that begins anew.
+    await host.away(async () => {
+      const all = [whole, below, file].map((each) => each?.["Source"]);
+      t.equal((await host.shell("", `umount ${all.join(" ")}`)).code, 0);
+    });
+    await ok("start", "user");
+    t.equal(
+      await ok("logs", "user"),
+      Array(6).fill("seen").join("\n"),
+      "its files are there as long as it is",
+    );
+    await ok("rm", "-f", "user");
+    t.strictSame(readdirSync(join(host.settings.runDir, "images")), ["empty"], "nothing of it is left");
+    const { out: left } = await host.shell(
+      "",
+      `grep -c " ${host.settings.runDir}/images" /proc/self/mountinfo`,
+    );
+    t.equal(left, "0\n");
+  },
+);
+
 await t.test("df and prune: sizes of images, containers and volumes", async (t) => {
   await ok(
     "run",

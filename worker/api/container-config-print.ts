@@ -101,6 +101,8 @@ function printMountRequest(mount: MountRequest): object {
       Object.keys(volume).length > 0 && {
         VolumeOptions: volume,
       }),
+    ...(mount.Type === "image" &&
+      (mount.ImageSubpath ?? "") !== "" && { ImageOptions: { Subpath: mount.ImageSubpath } }),
     ...(mount.Type === "tmpfs" && {
       TmpfsOptions: {
         ...(mount.SizeBytes > 0 && { SizeBytes: mount.SizeBytes }),

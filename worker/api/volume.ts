@@ -126,7 +126,8 @@ export async function pruneVolumes(
 export async function usersByVolume({ engine }: FrontDoorDeps): Promise<Map<string, string[]>> {
   const users = new Map<string, string[]>();
   for (const { id, mounts } of await engine.list()) {
-    for (const { name } of mounts) if (name !== undefined) users.set(name, [...(users.get(name) ?? []), id]);
+    for (const { type, name } of mounts)
+      if (type === "volume" && name !== undefined) users.set(name, [...(users.get(name) ?? []), id]);
   }
   return users;
 }

@@ -58,6 +58,8 @@ export interface MountRequest {
   readonly Mode: number | undefined;
   /** Of a tmpfs: "noexec" or "uid=1000"; absent in records of older versions. */
   readonly Options?: readonly string[];
+  /** Of an image; absent in records of older versions. */
+  readonly ImageSubpath?: string;
 }
 
 export interface DeviceMapping {
@@ -370,6 +372,7 @@ function parseMount(from: Fields): MountRequest {
     SizeBytes: tmpfs.whole("SizeBytes"),
     Mode: tmpfs.optionalWhole("Mode"),
     Options: tmpfs.list("Options").map(parseTmpfsOption),
+    ImageSubpath: from.object("ImageOptions").text("Subpath"),
   };
 }
 

@@ -139,9 +139,27 @@ function planMount(mount: MountRequest): PlannedMount {
         options: tmpfsOptions([readOnly ? "ro" : "rw", ...size, ...mode, ...(mount.Options ?? [])]),
       };
     }
+    case "image": {
+      if (mount.Source === "") throw refuse("field Source must not be empty");
+      const { ImageSubpath: subpath = "" } = mount;
+      if (subpath !== "" && !isInside(subpath))
+        throw refuse("subpath must be a relative path within the image");
+      return { type: "image", reference: mount.Source, subpath, target, readOnly: true };
+    }
     default:
       throw refuse("mount type unknown");
   }
+}
+
+/** Relative, and never above where it begins. */
+function isInside(path: string): boolean {
+  let depth = 0;
+  for (const part of path.split("/")) {
+    if (part === "..") depth -= 1;
+    else if (part !== "" && part !== ".") depth += 1;
+    if (depth < 0) return false;
+  }
+  return !path.startsWith("/");
 }
 
 function planTmpfs(path: string, text: string): PlannedMount {
@@ -170,6 +188,10 @@ function borrow(mount: MountRecord): PlannedMount {
       return { type: "bind", source, target, readOnly, options: bindOptions(readOnly), createSource: false };
     case "volume":
       return { type: "volume", name: mount.name ?? "", target, readOnly, volume: { noCopy: true } };
+    case "image": {
+      const { imageId: reference = "", subpath = "" } = mount;
+      return { type: "image", reference, subpath, target, readOnly: true };
+    }
     case "tmpfs":
       return { type: "tmpfs", target, readOnly, options: [...tmpfsDefaults, readOnly ? "ro" : "rw"] };
   }

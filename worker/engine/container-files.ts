@@ -11,6 +11,7 @@ import { Tree } from "../files/tree.ts";
 import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, toEngineError } from "./connection.ts";
 import type { Container } from "./container.ts";
+import type { ImageMounts } from "./image-mounts.ts";
 import type { OciSpec } from "./oci.ts";
 import { snapshotMounts } from "./snapshots.ts";
 import { runTool } from "../mounts/tool.ts";
@@ -40,6 +41,7 @@ export interface ContainerFiles {
 interface FilesDeps {
   readonly connection: Connection;
   readonly volumes: Volumes;
+  readonly imageMounts: ImageMounts;
   /** For the short life of views. */
   readonly directory: string;
   readonly require: (id: string) => Container;
@@ -151,7 +153,7 @@ export class SnapshotFiles implements ContainerFiles {
   }
 
   async #openStopped(container: Container, kind: "all" | "writable"): Promise<OpenTree> {
-    const { connection, volumes, directory, warn } = this.#deps;
+    const { connection, volumes, imageMounts, directory, warn } = this.#deps;
     const { id } = container;
     const names = container.record.mounts.flatMap(({ type, name }) =>
       type === "volume" && name !== undefined ? [name] : [],
@@ -170,6 +172,7 @@ export class SnapshotFiles implements ContainerFiles {
     };
     try {
       for (const name of names) await volumes.use(name, `files of ${id}`);
+      await imageMounts.ensure(container.record);
       const { container: known } = await connection.call(connection.containers, "get", { id });
       const spec = JSON.parse(known?.spec?.value.toString("utf8") ?? "{}") as Partial<OciSpec>;
       tree = await Tree.open(view.path, { readOnly: spec.root?.readonly === true });

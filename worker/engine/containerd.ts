@@ -20,10 +20,11 @@ import { type CommitRequest, commitContainer } from "./commit.ts";
 import { SnapshotFiles, viewsDirectory } from "./container-files.ts";
 import { Connection, toEngineError } from "./connection.ts";
 import { Container, statusOfStored } from "./container.ts";
-import { ContainerdImages } from "./containerd-images.ts";
+import { ContainerdImages, noSuchImage } from "./containerd-images.ts";
 import { createContainer, type CreateDeps, fillDirectory, stdinOf } from "./create.ts";
 import { type ExecSession, openSession, type SessionRequest } from "./exec-session.ts";
 import type { Input, LocalEngine } from "./local.ts";
+import { ImageMounts } from "./image-mounts.ts";
 import type { OciResources, OciSpec } from "./oci.ts";
 import type {
   ContainerCreate,
@@ -107,6 +108,7 @@ class ContainerdEngine implements LocalEngine {
   readonly #deps: MonitorDeps & CreateDeps;
   readonly #containers = new Map<string, Container>();
   readonly #images: Images;
+  readonly #imageMounts: ImageMounts;
   readonly #host: HostDescription;
   readonly #rootDir: string;
   readonly #events = new EventQueue();
@@ -114,9 +116,9 @@ class ContainerdEngine implements LocalEngine {
   readonly #contact = new AbortController();
   readonly #creating = new Set<string>();
   readonly #runtimeTexts = new Map<string, Promise<string>>();
+  #readsAttributes: Promise<boolean> | undefined;
   #monitor: Promise<void> = Promise.resolve();
   #connected = false;
-  #readsAttributes: Promise<boolean> | undefined;
   #version = { version: "", revision: "" };
 
   private constructor(deps: EngineDeps, settings: EngineSettings, host: HostDescription) {
@@ -142,9 +144,19 @@ class ContainerdEngine implements LocalEngine {
       users: (imageId) => this.#usersOf(imageId),
       emit: (event) => this.#events.send({ kind: "image", atMs: clock.now(), ...event }),
     });
+    this.#imageMounts = new ImageMounts({
+      connection,
+      directory: join(runDir, "images"),
+      find: async (reference) => {
+        const image = await this.#images.find(reference);
+        if (image === undefined) throw noSuchImage(reference);
+        return image;
+      },
+    });
     this.files = new SnapshotFiles({
       connection,
       warn,
+      imageMounts: this.#imageMounts,
       volumes: this.volumes,
       directory: viewsDirectory(runDir),
       require: (id) => this.#require(id),
@@ -163,6 +175,7 @@ class ContainerdEngine implements LocalEngine {
       runtime,
       records: new Records(join(stateDir, "containers")),
       volumes: this.volumes,
+      imageMounts: this.#imageMounts,
       payloads: openPayloads(join(runDir, "payloads")),
       runDirectory: join(runDir, "containers"),
       cgroupVersion: host.cgroupVersion,
@@ -388,9 +401,21 @@ class ContainerdEngine implements LocalEngine {
     return known;
   }
 
+  /** Asked once. */
+  async #attributeWarnings(): Promise<readonly string[]> {
+    this.#readsAttributes ??= canReadAttributes();
+    if (await this.#readsAttributes) return [];
+    return [
+      "No getfattr on this host: docker cp leaves out what files may do beyond others (security.capability); install the Debian package attr",
+    ];
+  }
+
   #usersOf(imageId: string): { id: string; running: boolean }[] {
     return [...this.#containers.values()]
-      .filter(({ stored }) => stored.imageId === imageId)
+      .filter(
+        ({ stored }) =>
+          stored.imageId === imageId || stored.mounts.some((mount) => mount.imageId === imageId),
+      )
       .map(({ id, status }) => ({ id, running: status.state === "running" }));
   }
 
@@ -401,15 +426,6 @@ class ContainerdEngine implements LocalEngine {
   }
 
   /** What an earlier process left on disk; half-made containers are removed with all that belongs to them. */
-  /** Asked once. */
-  async #attributeWarnings(): Promise<readonly string[]> {
-    this.#readsAttributes ??= canReadAttributes();
-    if (await this.#readsAttributes) return [];
-    return [
-      "No getfattr on this host: docker cp leaves out what files may do beyond others (security.capability); install the Debian package attr",
-    ];
-  }
-
   async #load(): Promise<void> {
     const { clock, records, volumes, payloads, runDirectory, shims, warn } = this.#deps;
     await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>

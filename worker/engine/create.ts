@@ -54,9 +54,10 @@ export async function createContainer(
     await releaseVolumes(deps, container); // Until it starts.
     return container;
   } catch (error) {
-    for (const { record } of made) if (record.name !== undefined) await volumes.release(record.name, id);
+    await releaseAll(deps, id, made);
     const undo = [
       removeFromContainerd(connection, tasks, id),
+      deps.imageMounts.remove(id),
       payloads.remove(id),
       records.remove(id),
       rm(join(deps.runDirectory, id), { recursive: true, force: true }),
@@ -72,6 +73,15 @@ export async function createContainer(
       throw new ClusterError("not-found", `No such image: ${request.image}`, { cause: error });
     throw toEngineError(error, `cannot create container ${request.name}`);
   }
+}
+
+async function releaseAll(
+  { volumes }: CreateDeps,
+  id: string,
+  made: readonly ResolvedMount[],
+): Promise<void> {
+  for (const { record } of made)
+    if (record.type === "volume" && record.name !== undefined) await volumes.release(record.name, id);
 }
 
 async function make(
@@ -225,13 +235,16 @@ export function fillDirectory(runDirectory: string): string {
 }
 
 async function resolveAll(
-  { random, volumes, runDirectory }: CreateDeps,
+  { random, volumes, imageMounts, runDirectory }: CreateDeps,
   user: string,
   planned: readonly PlannedMount[],
   layers: () => Promise<string[]>,
   made: ResolvedMount[],
 ): Promise<readonly ResolvedMount[]> {
-  const deps = { random, volumes, user, temporaryDirectory: fillDirectory(runDirectory) };
+  let imageCount = 0;
+  const mountImage = (reference: string): ReturnType<typeof imageMounts.make> =>
+    imageMounts.make(user, imageCount++, reference);
+  const deps = { random, volumes, user, mountImage, temporaryDirectory: fillDirectory(runDirectory) };
   // One after the other: two may name the same fresh volume.
   for (const mount of planned) made.push(await resolveMount(deps, mount, layers));
   return made;

@@ -227,9 +227,13 @@ export type ContainerState =
 
 /** A mount in effect, as `docker inspect` lists them. */
 export interface MountRecord {
-  readonly type: "bind" | "volume" | "tmpfs";
-  /** Volume name; volumes only. */
+  readonly type: "bind" | "volume" | "tmpfs" | "image";
+  /** Of the volume; of the image as it was asked for. */
   readonly name?: string;
+  /** Images only. */
+  readonly imageId?: string;
+  /** Of what is seen of an image, when it is not all of it. */
+  readonly subpath?: string;
   /** Path on the host; empty for tmpfs. */
   readonly source: string;
   readonly target: string;

@@ -9,6 +9,7 @@ import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, detailOf, isAway, isNotFound, toEngineError, unlessGone } from "./connection.ts";
 import { type Container, storedState } from "./container.ts";
 import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
+import type { ImageMounts } from "./image-mounts.ts";
 import { readOomKills } from "./host.ts";
 import type { OciSpec } from "./oci.ts";
 import { type SeccompFilters, filterAnnotation, withFilter } from "./filters.ts";
@@ -35,6 +36,7 @@ export interface LifecycleDeps {
   readonly filters: SeccompFilters;
   readonly records: Records;
   readonly volumes: Volumes;
+  readonly imageMounts: ImageMounts;
   readonly payloads: Payloads;
   readonly runDirectory: string;
   readonly cgroupVersion: 1 | 2;
@@ -75,6 +77,7 @@ export async function startContainer(
     for (const { type, name } of container.record.mounts) {
       if (type === "volume" && name !== undefined) await deps.volumes.use(name, id);
     }
+    await deps.imageMounts.ensure(container.record);
     container.earlyExit = undefined;
     container.oomKilled = false;
     container.output?.reopen();
@@ -354,6 +357,8 @@ export async function removeContainer(
       Promise.all([removeFromContainerd(connection, deps.tasks, id), payloads.remove(id)]),
       `cannot remove container ${id}`,
     );
+    if (stored.mounts.some(({ type }) => type === "image"))
+      await call(deps.imageMounts.remove(id), `cannot remove the image mounts of container ${id}`);
     container.output?.end();
     container.output?.close();
     await container.stdin?.remove();

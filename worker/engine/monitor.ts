@@ -137,6 +137,7 @@ export async function compare(deps: MonitorDeps): Promise<void> {
 async function removeRemains(deps: MonitorDeps, id: string): Promise<void> {
   const { connection, tasks, records, remains, runDirectory } = deps;
   await removeFromContainerd(connection, tasks, id);
+  await deps.imageMounts.remove(id);
   await rm(join(runDirectory, id), { recursive: true, force: true });
   await records.remove(id);
   remains.delete(id);

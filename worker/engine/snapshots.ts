@@ -144,6 +144,16 @@ export async function prepareSnapshot(connection: Connection, key: string, paren
   return mounts;
 }
 
+/** An image's layers without one that can be written to, kept until it is removed. One that is there already stays. */
+export async function viewSnapshot(connection: Connection, key: string, parent: string): Promise<void> {
+  const labels = { "containerd.io/gc.root": new Date().toISOString() };
+  await connection
+    .call(connection.snapshots, "view", { snapshotter, key, parent, labels })
+    .catch((error: unknown) => {
+      if (!isAlreadyThere(error)) throw error;
+    });
+}
+
 export async function snapshotMounts(connection: Connection, key: string): Promise<Mount[]> {
   const { snapshots } = connection;
   const { mounts } = await connection.call(snapshots, "mounts", { snapshotter, key });

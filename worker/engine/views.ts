@@ -51,6 +51,16 @@ export async function openView(
   };
 }
 
+/**
+ * What a snapshot without a layer of its own shows, where nobody can write to it, whatever it is mounted as next.
+ *
+ * @param empty - A directory: the kernel wants two layers where none is written to.
+ */
+export async function mountLayers(path: string, mounts: readonly Mount[], empty: string): Promise<void> {
+  const { upper, lower } = layersOf(mounts);
+  await mountOverlay(path, { lower: lower.length > 0 ? [...lower, empty] : [upper, empty] });
+}
+
 /** The same layers without one that can be written to, for those who mount them in their turn. */
 export function readOnlyMounts(mounts: readonly Mount[]): Mount[] {
   const { upper, lower } = layersOf(mounts);

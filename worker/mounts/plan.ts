@@ -22,6 +22,16 @@ export type PlannedMount =
       readonly volume: VolumeOptions;
     }
   | {
+      readonly type: "image";
+      /** As it was asked for. */
+      readonly reference: string;
+      /** Relative, of a file or directory in the image; empty for all of it. */
+      readonly subpath: string;
+      readonly target: string;
+      /** Always. */
+      readonly readOnly: true;
+    }
+  | {
       readonly type: "tmpfs";
       readonly target: string;
       readonly readOnly: boolean;

@@ -16,6 +16,8 @@ export interface ResolveDeps {
   readonly volumes: Volumes;
   /** Id of the container, which holds what is mounted until it releases it. */
   readonly user: string;
+  /** Mounts an image for this container. @throws {ClusterError} `not-found`. */
+  readonly mountImage: (reference: string) => Promise<{ readonly path: string; readonly imageId: string }>;
   /** For the short life of mounts while an image's content is copied. */
   readonly temporaryDirectory: string;
 }
@@ -46,6 +48,24 @@ export async function resolveMount(
         oci: { destination: target, type: "tmpfs", source: "tmpfs", options: mount.options },
         record: { type: "tmpfs", source: "", target, readOnly, anonymous: false },
       };
+    case "image": {
+      const { reference, subpath } = mount;
+      const { path, imageId } = await deps.mountImage(reference);
+      const source = await subpathOf(path, subpath, "image");
+      return {
+        oci: { destination: target, type: "bind", source, options: bindOptions(readOnly) },
+        record: {
+          type: "image",
+          name: reference,
+          imageId,
+          ...(subpath !== "" && { subpath }),
+          source: path,
+          target,
+          readOnly,
+          anonymous: false,
+        },
+      };
+    }
     case "volume":
       return resolveVolume(deps, mount, layers);
   }
@@ -71,7 +91,7 @@ async function resolveVolume(
       if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());
       await volumes.filled(name);
     }
-    const source = await subpathOf(mountpoint, volume.subpath);
+    const source = await subpathOf(mountpoint, volume.subpath, "volume");
     return {
       oci: { destination: target, type: "bind", source, options: bindOptions(readOnly) },
       record: { type: "volume", name, source: mountpoint, target, readOnly, anonymous },
@@ -145,20 +165,24 @@ async function copyContent(layers: readonly string[], target: string, mountpoint
   await chmod(mountpoint, mode & 0o7777);
 }
 
-/** A directory inside the volume; links that lead out of it are refused. */
-async function subpathOf(mountpoint: string, subpath: string | undefined): Promise<string> {
+/** What is inside of a volume or an image; links that lead out of it are refused. */
+async function subpathOf(
+  mountpoint: string,
+  subpath: string | undefined,
+  whole: "volume" | "image",
+): Promise<string> {
   if (subpath === undefined || subpath === "") return mountpoint;
   const inside = cleanPath(`/${subpath}`);
   const path = await realpath(join(mountpoint, inside)).catch((cause: unknown) => {
     throw new ClusterError(
       "invalid-argument",
-      `cannot access path ${inside} of the volume: it does not exist`,
+      `cannot access path ${inside} of the ${whole}: it does not exist`,
       { cause },
     );
   });
   const root = await realpath(mountpoint);
   if (path !== root && !path.startsWith(`${root}/`)) {
-    throw new ClusterError("invalid-argument", `invalid subpath ${subpath}: it leads out of the volume`);
+    throw new ClusterError("invalid-argument", `invalid subpath ${subpath}: it leads out of the ${whole}`);
   }
   return path;
 }

@@ -134,6 +134,34 @@ t.test("an update keeps to the way in which processor time was given", (t) => {
   t.end();
 });
 
+t.test("mounts of images: all of one or what is below a path in it, read-only whatever was asked", (t) => {
+  const mounts = (mount: object, borrowed: Parameters<typeof plannedMounts>[2] = []) =>
+    plannedMounts(parsed({ Mounts: [{ Type: "image", Target: "/x", ...mount }] }), [], borrowed);
+  const planned = { type: "image", reference: "bb:1", subpath: "", target: "/x", readOnly: true } as const;
+  t.strictSame(mounts({ Source: "bb:1", ReadOnly: false }), [planned]);
+  for (const Subpath of ["a/b", "a/../b", "./a"])
+    t.strictSame(mounts({ Source: "bb:1", ImageOptions: { Subpath } }), [{ ...planned, subpath: Subpath }]);
+  for (const Subpath of ["/etc", "..", "a/../../b"])
+    t.throws(() => mounts({ Source: "bb:1", ImageOptions: { Subpath } }), {
+      code: "invalid-argument",
+      message: 'invalid mount config for type "image": subpath must be a relative path within the image',
+    });
+  t.throws(() => mounts({}), { message: /type "image": field Source must not be empty/ });
+  const record = {
+    type: "image",
+    name: "bb:1",
+    imageId: "sha256:1",
+    subpath: "a",
+    source: "/s",
+    target: "/y",
+  } as const;
+  t.strictSame(mounts({ Source: "bb:1" }, [{ ...record, readOnly: true, anonymous: false }]), [
+    planned,
+    { type: "image", reference: "sha256:1", subpath: "a", target: "/y", readOnly: true },
+  ]);
+  t.end();
+});
+
 t.test("mounts: options of a tmpfs, read-only all the way down", (t) => {
   const mounts = (mount: object) => plannedMounts(parsed({ Mounts: [{ Target: "/x", ...mount }] }), [], []);
   t.match(mounts({ Type: "tmpfs", TmpfsOptions: { Options: [["exec"], ["uid", "7"]] } }), [

@@ -3,6 +3,7 @@ import t from "tap";
 import type { Connection } from "../../../worker/engine/connection.ts";
 import type { Container } from "../../../worker/engine/container.ts";
 import { SnapshotFiles } from "../../../worker/engine/container-files.ts";
+import type { ImageMounts } from "../../../worker/engine/image-mounts.ts";
 import type { Volumes } from "../../../worker/mounts/volume.ts";
 
 t.test(
@@ -23,6 +24,7 @@ t.test(
     const files = new SnapshotFiles({
       connection: { snapshots: {}, call } as unknown as Connection,
       volumes: {} as Volumes,
+      imageMounts: {} as ImageMounts,
       directory: "/nowhere",
       require: () => known,
       warn: () => undefined,
@@ -43,6 +45,7 @@ t.test("whoever no longer waits for a container's files gives up the turn", asyn
   const files = new SnapshotFiles({
     connection: {} as Connection,
     volumes: {} as Volumes,
+    imageMounts: {} as ImageMounts,
     directory: "/nowhere",
     require: () => container,
     warn: () => undefined,

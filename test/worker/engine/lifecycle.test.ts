@@ -10,6 +10,7 @@ import type { ContainerCreate, ContainerState, Image } from "../../../worker/eng
 import { SeccompFilters } from "../../../worker/engine/filters.ts";
 import type { HostDescription } from "../../../worker/engine/host.ts";
 import { clearFills } from "../../../worker/mounts/resolve.ts";
+import type { ImageMounts } from "../../../worker/engine/image-mounts.ts";
 import { plainSpec } from "./plain.ts";
 import { Container } from "../../../worker/engine/container.ts";
 import { startContainer } from "../../../worker/engine/lifecycle.ts";
@@ -23,6 +24,11 @@ import { VirtualClock } from "../../sim/clock.ts";
 const id = "a".repeat(64);
 const running: ContainerState = { state: "running", pid: 42, startedAtMs: 1, oomKilled: false };
 const exit = { exitCode: 3, atMs: 5, oomKilled: false, error: "" };
+
+const noImageMounts = {
+  ensure: () => Promise.resolve(),
+  remove: () => Promise.resolve(),
+} as unknown as ImageMounts;
 
 /** containerd's tasks in memory; what was listed may be older than what a single question finds. */
 class FakeTasks extends Tasks {
@@ -77,6 +83,7 @@ async function world(t: Test, status: ContainerState) {
     filters: new SeccompFilters(() => Promise.reject(new Error("none"))),
     records: new Records(directory),
     volumes: undefined as never,
+    imageMounts: noImageMounts,
     payloads: undefined as never,
     runDirectory: directory,
     cgroupVersion: 2,
