@@ -16,7 +16,7 @@ export interface Expected {
   readonly at: RegExp;
   /** Why; a row of docs/engine-api.md says it to users. */
   readonly why: string;
-  /** It is there on some hosts only: beside one of another kernel than the record was made on. */
+  /** It is there at times only: on a host of another kernel than the record was made on, or by the pace of one. */
   readonly isHostsOwn?: true;
 }
 

@@ -37,7 +37,7 @@ function fixture() {
     network: { list: async () => [] },
     engine: { list: async () => [] },
   } as unknown as FrontDoorDeps;
-  return { deps, kept, warnings };
+  return { deps, networks, kept, warnings };
 }
 
 t.test("without a manager that answers, a host lists its own networks", async (t) => {
@@ -47,10 +47,10 @@ t.test("without a manager that answers, a host lists its own networks", async (t
 });
 
 t.test("a network with IPv6 is shown with both families, and so are its containers", async (t) => {
-  const { deps } = fixture();
+  const { deps, networks: own } = fixture();
   const block = { auxiliary: {}, ownSubnet: true };
   const record = {
-    ...deps.networks.list()[0],
+    ...own.list()[0],
     ...block,
     subnet: "10.1.0.0/24",
     gateway: "10.1.0.1",
@@ -66,7 +66,7 @@ t.test("a network with IPv6 is shown with both families, and so are its containe
     ipv6: { address: "fd00:1::2/64", gateway: "fd00:1::1" },
   };
   const networks = {
-    ...deps.networks,
+    ...own,
     find: () => record,
     users: async () => [{ containerId: "c", address }],
   };
