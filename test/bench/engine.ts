@@ -1,10 +1,11 @@
 /** What one host does with containers and images: our engine beside Docker's, on hosts of the lab, asked in turn. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import { registryAddress } from "../lab/lan.ts";
-import { run, sleep } from "../lab/shell.ts";
+import { run } from "../lab/shell.ts";
 import { type Aim, type Comparison, withUnit } from "./comparison.ts";
 import { EngineHost, type EngineName } from "./engine-host.ts";
 import { withUndo } from "./interrupt.ts";
@@ -114,10 +115,8 @@ export async function benchEngine(
       for (const name of names) hosts.push(await EngineHost.up(name));
       const bench = new EngineBench(hosts, options.parts, say);
       await bench.prepare();
-      await Promise.race([
-        runRounds(bench, options, endMs, say),
-        sleep(endMs - performance.now() + overtimeMs),
-      ]);
+      const overMs = endMs - performance.now() + overtimeMs;
+      await Promise.race([runRounds(bench, options, endMs, say), delay(overMs, undefined, { ref: false })]);
       return bench.table();
     },
     async () => {
