@@ -40,6 +40,8 @@ const longestPrefixBits = { 32: 30, 128: 126 } as const;
 const oddBlocks = ["::/8", "fe80::/10", "ff00::/8"].flatMap((text) => parseCidr(text) ?? []);
 const mtuLeast = 68;
 const mtuMost = 65_535;
+/** Below that the kernel takes IPv6 off a device (RFC 8200). */
+const ipv6MtuLeast = 1_280;
 const nameLimit = 256;
 
 /** Whether the cluster is to make it. */
@@ -71,7 +73,8 @@ export function parseRequest(body: unknown): NetworkRequest {
     );
   }
   const options = fields.labels("Options");
-  checkOptions(options);
+  const families = fields.flag("EnableIPv6") ? "dual" : "ipv4";
+  checkOptions(options, families === "dual" ? ipv6MtuLeast : mtuLeast);
   return {
     name,
     internal: fields.flag("Internal"),
@@ -79,7 +82,7 @@ export function parseRequest(body: unknown): NetworkRequest {
     ipamOptions: ipam.labels("Options"),
     options,
     labels: fields.labels("Labels"),
-    ...parseSubnets(ipam.objects("Config"), fields.flag("EnableIPv6") ? "dual" : "ipv4"),
+    ...parseSubnets(ipam.objects("Config"), families),
   };
 }
 
@@ -103,7 +106,7 @@ function requireBridge(driver: string): void {
   }
 }
 
-function checkOptions(options: Labels): void {
+function checkOptions(options: Labels, leastMtu: number): void {
   for (const option of [bridgeOptions.mutual, bridgeOptions.masquerade]) {
     const text = options[option];
     if (text !== undefined && !isBoolean(text)) {
@@ -111,8 +114,8 @@ function checkOptions(options: Labels): void {
     }
   }
   const mtu = options[bridgeOptions.mtu];
-  if (mtu !== undefined && !(/^\d+$/.test(mtu) && Number(mtu) >= mtuLeast && Number(mtu) <= mtuMost)) {
-    throw invalid(`invalid MTU ${JSON.stringify(mtu)}: a number from ${mtuLeast} to ${mtuMost} is accepted`);
+  if (mtu !== undefined && !(/^\d+$/.test(mtu) && Number(mtu) >= leastMtu && Number(mtu) <= mtuMost)) {
+    throw invalid(`invalid MTU ${JSON.stringify(mtu)}: a number from ${leastMtu} to ${mtuMost} is accepted`);
   }
   const hostAddress = options[bridgeOptions.hostAddress];
   if (hostAddress !== undefined && addressNumber(hostAddress) === undefined) {

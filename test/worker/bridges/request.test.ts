@@ -62,6 +62,11 @@ const refusals: readonly (readonly [body: object, code: string, message: string 
     "unimplemented",
     "a bridge network without IPv4 is not available yet",
   ],
+  [
+    { ...dual(), Options: { "com.docker.network.driver.mtu": "1279" } },
+    "invalid-argument",
+    'invalid MTU "1279": a number from 1280 to 65535 is accepted',
+  ],
   [dual({ Subnet: "fd00:1::5/64" }), "invalid-argument", /it should be fd00:1::\/64/],
   [dual({ Subnet: "fd00:1::/127" }), "invalid-argument", /a block of at least \/126 is accepted/],
   [dual({ Subnet: "fe80::/64" }), "invalid-argument", /a block of unicast addresses such as/],
