@@ -256,6 +256,13 @@ await t.test("published ports: one address, ranges, conflicts, loopback and hair
     await refused("run", "--rm", "-p", "8091:80", image, "true"),
     /driver failed programming external connectivity on endpoint .*: Bind for 0\.0\.0\.0:8091 failed: port is already allocated/,
   );
+  await ok("create", "--name", "f1", "-p", "8091:80", image);
+  const failure = await refused("start", "f1");
+  const state = await inspect("f1", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}");
+  t.match(state, /^created 128 failed to set up container networking: .*port is already allocated$/);
+  t.ok(failure.includes(state.replace("created 128 ", "")), "what the client was told");
+  t.equal(await ok("wait", "f1"), "128");
+  await ok("rm", "f1");
   await run("p2", "-p", "8091-8092:80", image, ...server);
   t.match(await ok("port", "p2"), "80/tcp -> 0.0.0.0:8092", "the next one of the range");
   t.match(
@@ -268,6 +275,132 @@ await t.test("published ports: one address, ranges, conflicts, loopback and hair
   await ok("rm", "-f", "p1", "p2", "p3");
   t.match(await here("127.0.0.1 8091"), { code: 1 });
   await ok("network", "rm", "pub");
+});
+
+await t.test("IPv6 beside IPv4: subnets, addresses, names, the outside, isolation, ports", async (t) => {
+  const table = async () => (await host.shell("", "nft list table ip6 shoal_net")).code;
+  t.equal(await table(), 1, "without a network that has it, there are no rules for it");
+  const six = (name: string, network: string) =>
+    inspect(name, `{{(index .NetworkSettings.Networks "${network}").GlobalIPv6Address}}`);
+  await ok("network", "create", "--ipv6", "chosen");
+  const asked =
+    "--ipv6 --subnet 10.95.0.0/24 --subnet fd00:95::/64 --gateway fd00:95::fe --ip-range fd00:95::80/121";
+  await ok("network", "create", ...asked.split(" "), "dual");
+  t.strictSame(JSON.parse(await ok("network", "inspect", "--format", "{{json .IPAM.Config}}", "dual")), [
+    { Subnet: "10.95.0.0/24", Gateway: "10.95.0.1" },
+    { Subnet: "fd00:95::/64", IPRange: "fd00:95::80/121", Gateway: "fd00:95::fe" },
+  ]);
+  t.match(
+    await ok("network", "inspect", "-f", "{{.EnableIPv6}} {{(index .IPAM.Config 1).Subnet}}", "chosen"),
+    /^true fd[0-9a-f:]+::\/64$/,
+  );
+  t.match(
+    await refused("network", "create", "--ipv6", "--subnet", "fd00:95:0:0:1::/80", "other"),
+    /Pool overlaps with other one on this address space: fd00:95:0:0:1::\/80 with network dual/,
+  );
+  const id = (
+    await run(
+      "v1",
+      "--network",
+      "dual",
+      "--ip6",
+      "fd00:95::5",
+      "--network-alias",
+      "www",
+      "-p",
+      "8086:80",
+      image,
+      ...server,
+    )
+  ).slice(0, 12);
+  await run("v2", "--network", "dual", image);
+  await run("v3", "--network", "chosen", image);
+  t.equal(await six("v1", "dual"), "fd00:95::5");
+  t.equal(await six("v2", "dual"), "fd00:95::80", "from the range");
+  t.match(JSON.parse(await inspect("v1", "{{json .NetworkSettings.Networks.dual}}")), {
+    IPAMConfig: { IPv6Address: "fd00:95::5" },
+    IPv6Gateway: "fd00:95::fe",
+    GlobalIPv6PrefixLen: 64,
+  });
+  t.match(
+    await ok("network", "inspect", "-f", "{{json .Containers}}", "dual"),
+    /"IPv6Address":"fd00:95::5\/64"/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "dual", "--ip6", "fd00:95::5", image, "true"),
+    /failed to set up container networking: Address already in use/,
+  );
+  t.match(
+    await refused("run", "--rm", "--network", "chosen", "--ip6", "fd00:95::6", image, "true"),
+    /user specified IP address is supported only when connecting to networks with user configured subnets/,
+  );
+  const addresses = (await inside("v2", "ip", "-6", "-o", "address", "show", "eth0")).out;
+  t.match(addresses, /fd00:95::80\/64/);
+  t.notMatch(addresses, /tentative|fe80/, "nothing is waited for, and no link of its own");
+  for (const where of ["v1", "www", "fd00:95::5"]) t.equal(await get("v2", `${where} 80`), id, where);
+  t.match((await inside("v2", "nslookup", "-type=aaaa", "www")).out, /fd00:95::5/);
+  t.match((await inside("v2", "nslookup", "fd00:95::5")).out, /name = v1\.dual/);
+  t.match((await inside("v1", "cat", "/etc/hosts")).out, /^fd00:95::5\t/m);
+  t.match(await get("v3", "fd00:95::5 80"), /^exit/, "isolated");
+  t.match((await inside("v2", "ping", "-c", "1", "-W", "2", "fd00:95::99")).out, /100% packet loss|bytes/);
+
+  await host.shell(
+    "",
+    "ip link add far0 type bridge; ip link set far0 up; ip -6 address add 2001:db8::1/64 dev far0 nodad",
+  );
+  t.equal(await get("v3", "2001:db8::1 8086"), id, "what another publishes, by an address of the host");
+  t.equal(await get("v1", "2001:db8::1 8086"), id, "what it publishes itself");
+  t.match(await here("2001:db8::1 8086"), { out: id });
+  t.match(await here("::1 8086"), { out: id }, "localhost too");
+  t.match(await here("127.0.0.1 8086"), { out: id }, "IPv4 as ever");
+  t.match(
+    await host.shell("", "conntrack -f ipv6 -L -p tcp 2>/dev/null"),
+    { out: /dst=2001:db8::1 sport=\d+ dport=8086 src=fd00:95::5/ },
+    "translated by rules, and not carried",
+  );
+  await run("v4", "--network", "chosen", "-p", "[2001:db8::1]:8087:80", image, ...server);
+  t.match(await here("2001:db8::1 8087"), { code: 0 }, "at one address");
+  t.match(await here("::1 8087"), { code: 1 });
+  t.strictSame(lines(await ok("port", "v4")), ["80/tcp -> [2001:db8::1]:8087"]);
+
+  await ok("network", "connect", "--ip6", "fd00:95::33", "dual", "v3");
+  t.equal(await six("v3", "dual"), "fd00:95::33");
+  t.equal(await get("v3", "fd00:95::5 80"), id, "once it is on the network");
+  t.match((await inside("v3", "ip", "-6", "rule")).out, /from fd00:95::33 lookup/);
+  await ok("network", "disconnect", "chosen", "v3");
+  t.match((await inside("v3", "ip", "-6", "route")).out, /default via fd00:95::fe dev eth1/);
+  t.equal(await get("v3", "www 80"), id);
+
+  const device = `br-${(await ok("network", "inspect", "-f", "{{.Id}}", "dual")).slice(0, 12)}`;
+  const broken = [
+    `ip -6 address del fd00:95::fe/64 dev ${device}`,
+    "ip -6 route del fd00:95::5",
+    "nft delete table ip6 shoal_net",
+    `echo 1 > /proc/sys/net/ipv6/conf/${device}/disable_ipv6`,
+  ];
+  await host.shell("", broken.join("; "));
+  let answer = await get("v2", "fd00:95::5 80"); // Waits up to two seconds itself.
+  for (let attempt = 0; attempt < 10 && answer !== id; attempt++) answer = await get("v2", "fd00:95::5 80");
+  t.equal(answer, id, "mended by the next looks");
+  t.equal(await table(), 0);
+  t.match(
+    host.warnings.splice(0).join("\n"),
+    /was not as it was left, and is mended: .*ip6 shoal_net is gone/,
+  );
+
+  await ok("network", "create", "--ipv6", "--internal", "locked");
+  await run("w1", "--network", "locked", image, ...server);
+  await run("w2", "--network", "locked", image);
+  t.match(await get("w2", `${await six("w1", "locked")} 80`), /^[0-9a-f]{12}$/);
+  t.match(await get("w2", "2001:db8::1 8086"), /^exit/, "and nothing outside");
+  await host.away(async () => {
+    t.match(await here("2001:db8::1 8086"), { out: id }, "rules stay while the worker is away");
+  });
+  t.equal(await get("v2", "v1 80"), id);
+  await ok("rm", "-f", "v1", "v2", "v3", "v4", "w1", "w2");
+  await ok("network", "rm", "dual", "chosen", "locked");
+  t.equal(await table(), 1, "with the last network the rules go");
+  await host.shell("", "ip link del far0");
 });
 
 await t.test("a worker that was away finds networks, names, addresses and ports as they were", async (t) => {
