@@ -16,8 +16,12 @@ export interface Attachment {
   readonly names: readonly string[];
   /** The address asked for, no prefix length; empty for any. */
   readonly asked: string;
+  /** As `asked`, of IPv6; absent for any. */
+  readonly askedIpv6?: string;
   /** CIDR form. Owner: the allocator; absent until given. */
   readonly address?: string;
+  /** As `address`, of IPv6; absent on networks without it. */
+  readonly ipv6?: string;
   /** Why it is given none. Owner: the allocator; the node is told, and asks no longer. */
   readonly refusal?: string;
 }

@@ -28,7 +28,7 @@ export interface Subnet {
   readonly gateway: string;
 }
 
-/** A network's subnets: the first, and those beside it where there are several. */
+/** A network's subnets: the first, which is of IPv4, and those beside it where there are several, of either family. */
 export interface Subnets extends Subnet {
   readonly further?: readonly Subnet[];
 }

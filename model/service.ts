@@ -229,6 +229,8 @@ export interface VirtualIp {
   readonly networkId: NetworkId;
   /** CIDR form, such as "10.0.1.2/24". */
   readonly address: string;
+  /** As `address`, of IPv6; absent on networks without it. */
+  readonly ipv6?: string;
 }
 
 /** Where a service is reached. */

@@ -65,6 +65,8 @@ export interface NetworkAttachment {
   readonly networkId: NetworkId;
   /** CIDR form, such as "10.0.1.5/24"; empty for host-local networks, whose address the worker picks. */
   readonly address: string;
+  /** As `address`, of IPv6; absent on networks without it. */
+  readonly ipv6?: string;
   readonly aliases: readonly string[];
 }
 

@@ -1,7 +1,14 @@
-import { parseCidr, parseIp, withoutPrefix } from "../../model/address.ts";
+import {
+  type CidrBlock,
+  type IpAddress,
+  parseCidr,
+  parseIp,
+  printIp,
+  withoutPrefix,
+} from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 
-/** The addresses of a network: a further subnet gives some once those before it are full. */
+/** The addresses of a network, of each of its families: a further subnet gives some once those before it are full. */
 export class NetworkPool {
   readonly #pools: readonly AddressPool[];
 
@@ -10,10 +17,15 @@ export class NetworkPool {
     this.#pools = subnets.map((subnet) => new AddressPool(subnet));
   }
 
-  /** The next free address in CIDR form, or `undefined` when all are taken. */
-  allocate(): string | undefined {
+  /** Whether there are addresses of the family at all. */
+  has(bits: IpAddress["bits"]): boolean {
+    return this.#pools.some((pool) => pool.bits === bits);
+  }
+
+  /** The next free address of the family in CIDR form, or `undefined` when all are taken. */
+  allocate(bits: IpAddress["bits"] = 32): string | undefined {
     for (const pool of this.#pools) {
-      const address = pool.allocate();
+      const address = pool.bits === bits ? pool.allocate() : undefined;
       if (address !== undefined) return address;
     }
     return undefined;
@@ -51,41 +63,50 @@ interface PoolSubnet {
 }
 
 /**
- * The addresses of one IPv4 subnet. They are given out in turn, so that a freed one rests as long as
+ * The addresses of one subnet. They are given out in turn, so that a freed one rests as long as
  * possible: peers may still hold its neighbour entries and open connections.
  */
 export class AddressPool {
-  readonly #base: number;
+  /** Of its family. */
+  readonly bits: IpAddress["bits"];
+  readonly #base: bigint;
   readonly #prefixBits: number;
-  /** Usable offsets, both inclusive; network and broadcast address are outside. */
-  readonly #first: number;
-  readonly #last: number;
-  readonly #taken = new Set<number>();
-  #cursor: number;
+  /** Offset of the last address there is. */
+  readonly #end: bigint;
+  /** Usable offsets, both inclusive. */
+  readonly #first: bigint;
+  readonly #last: bigint;
+  readonly #taken = new Set<bigint>();
+  #cursor: bigint;
 
-  /** @throws {ClusterError} `invalid-argument` when the texts are no IPv4 block and address. */
+  /** @throws {ClusterError} `invalid-argument` when the texts are no block of a network. */
   constructor({ subnet, gateway, range }: PoolSubnet) {
     const block = parseCidr(subnet);
     const part = range === undefined || range === "" ? block : parseCidr(range);
-    if (block?.bits !== 32 || part?.bits !== 32) {
-      throw new ClusterError("invalid-argument", `invalid subnet ${subnet}: an IPv4 block is accepted`);
+    if (block === undefined || part?.bits !== block.bits) {
+      throw new ClusterError(
+        "invalid-argument",
+        `invalid subnet ${subnet}: a block such as 10.0.1.0/24 is accepted`,
+      );
     }
-    this.#base = Number(block.base);
+    this.bits = block.bits;
+    this.#base = block.base;
     this.#prefixBits = block.prefixBits;
-    const size = 2 ** (32 - block.prefixBits);
-    const start = Number(part.base) - this.#base;
-    this.#first = Math.max(1, start);
-    this.#last = Math.min(size - 2, start + 2 ** (32 - part.prefixBits) - 1);
-    this.#cursor = this.#first - 1;
+    this.#end = sizeOf(block) - 1n;
+    const start = part.base - this.#base;
+    this.#first = start > 0n ? start : 1n;
+    const last = start + sizeOf(part) - 1n;
+    this.#last = last >= this.#end && this.#hasBroadcast ? this.#end - 1n : last;
+    this.#cursor = this.#first - 1n;
     const gatewayOffset = this.#offset(gateway);
     if (gatewayOffset !== undefined) this.#taken.add(gatewayOffset);
   }
 
   /** The next free address in CIDR form, or `undefined` when all are taken. */
   allocate(): string | undefined {
-    const count = this.#last - this.#first + 1;
-    for (let tries = 0; tries < count; tries += 1) {
-      this.#cursor = this.#cursor >= this.#last ? this.#first : this.#cursor + 1;
+    const count = this.#last - this.#first + 1n;
+    for (let tries = 0n; tries < count; tries += 1n) {
+      this.#cursor = this.#cursor >= this.#last ? this.#first : this.#cursor + 1n;
       if (this.#taken.has(this.#cursor)) continue;
       this.#taken.add(this.#cursor);
       return this.#print(this.#cursor);
@@ -98,19 +119,20 @@ export class AddressPool {
     const offset = this.#offset(withoutPrefix(address));
     if (offset === undefined || this.#taken.has(offset)) return false;
     this.#taken.add(offset);
-    this.#cursor = Math.max(this.#cursor, Math.min(offset, this.#last));
+    const within = offset < this.#last ? offset : this.#last;
+    if (within > this.#cursor) this.#cursor = within;
     return true;
   }
 
   /**
-   * The address that somebody asked for, in CIDR form, or `undefined` when it is taken; the subnet's own two are nobody's.
+   * The address that somebody asked for, in CIDR form, or `undefined` when it is taken; the subnet's own are nobody's.
    *
    * @param address - No prefix length.
    */
   take(address: string): string | undefined {
     const offset = this.#offset(address);
-    const last = 2 ** (32 - this.#prefixBits) - 1;
-    if (offset === undefined || offset === 0 || offset === last || this.#taken.has(offset)) return undefined;
+    if (offset === undefined || offset === 0n || this.#taken.has(offset)) return undefined;
+    if (offset === this.#end && this.#hasBroadcast) return undefined;
     this.#taken.add(offset);
     return this.#print(offset);
   }
@@ -125,16 +147,23 @@ export class AddressPool {
     if (offset !== undefined) this.#taken.delete(offset);
   }
 
-  #offset(address: string): number | undefined {
-    const ip = parseIp(address);
-    if (ip?.bits !== 32) return undefined;
-    const offset = Number(ip.value) - this.#base;
-    return offset >= 0 && offset < 2 ** (32 - this.#prefixBits) ? offset : undefined;
+  /** In IPv6 the last address is one like any other. */
+  get #hasBroadcast(): boolean {
+    return this.bits === 32;
   }
 
-  #print(offset: number): string {
-    const value = this.#base + offset;
-    const bytes = [24, 16, 8, 0].map((shift) => Math.floor(value / 2 ** shift) % 256);
-    return `${bytes.join(".")}/${this.#prefixBits}`;
+  #offset(address: string): bigint | undefined {
+    const ip = parseIp(address);
+    if (ip?.bits !== this.bits) return undefined;
+    const offset = ip.value - this.#base;
+    return offset >= 0n && offset <= this.#end ? offset : undefined;
   }
+
+  #print(offset: bigint): string {
+    return `${printIp({ bits: this.bits, value: this.#base + offset })}/${this.#prefixBits}`;
+  }
+}
+
+function sizeOf({ bits, prefixBits }: CidrBlock): bigint {
+  return 1n << BigInt(bits - prefixBits);
 }

@@ -1,4 +1,4 @@
-import { parseCidr, printCidr, type CidrBlock } from "../../model/address.ts";
+import { isIpv6, parseCidr, printCidr, type CidrBlock, type IpAddress } from "../../model/address.ts";
 import type { Attachment } from "../../model/attachment.ts";
 import { assert, errorText } from "../../model/errors.ts";
 import type { AttachmentId, NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
@@ -15,13 +15,21 @@ import { isTerminal, type NetworkAttachment, type Task } from "../../model/task.
 import { NetworkPool } from "./address.ts";
 import { earlierPort } from "./endpoint.ts";
 import { PortBook } from "./port.ts";
-import { chooseSubnets } from "./subnet.ts";
+import { chooseSubnets, type SubnetRequest } from "./subnet.ts";
 import { pickVni } from "./vni.ts";
 
 /** A decision that the caller commits, or the reason why there is none. */
 export type Outcome<T> =
   | { readonly kind: "allocated"; readonly value: T }
   | { readonly kind: "refused"; readonly reason: string };
+
+/** Where a task, a service or a container is on a network, in CIDR form. */
+export interface Place {
+  /** Empty on a host's own networks. */
+  readonly address: string;
+  /** Absent on networks without IPv6. */
+  readonly ipv6?: string;
+}
 
 /** What else there is when a service is given what it lacks. */
 export interface AllocationScene {
@@ -70,10 +78,7 @@ export class AllocationBook {
    */
   claimTask(task: Task): boolean {
     if (this.#tasks.has(task.id) || task.networks.length === 0 || isTerminal(task)) return true;
-    const claimed = task.networks.filter(
-      ({ networkId, address }) =>
-        address === "" || this.#networks.get(networkId)?.pool.claim(address) !== false,
-    );
+    const claimed = task.networks.filter((place) => place.address === "" || this.#claim(place));
     this.#tasks.set(task.id, claimed);
     return claimed.length === task.networks.length;
   }
@@ -84,9 +89,7 @@ export class AllocationBook {
    */
   claimService({ id, endpoint }: Service): boolean {
     if (endpoint === undefined || this.#services.has(id)) return true;
-    const virtualIps = endpoint.virtualIps.filter(
-      ({ networkId, address }) => this.#networks.get(networkId)?.pool.claim(address) !== false,
-    );
+    const virtualIps = endpoint.virtualIps.filter((place) => this.#claim(place));
     const ports = endpoint.ports.filter(
       ({ publishMode, protocol, publishedPort }) =>
         publishMode === "host" || this.#ports.claim(protocol, publishedPort, id),
@@ -96,22 +99,23 @@ export class AllocationBook {
   }
 
   /** As `claimTask`, for the container of an attachment. */
-  claimAttachment({ id, networkId, address }: Attachment): boolean {
+  claimAttachment({ id, networkId, address, ipv6 }: Attachment): boolean {
     if (this.#attachments.has(id) || address === undefined) return true;
-    if (this.#networks.get(networkId)?.pool.claim(address) === false) return false;
-    this.#attachments.set(id, { networkId, address });
+    const place = { networkId, address, ...(ipv6 !== undefined && { ipv6 }) };
+    if (!this.#claim(place)) return false;
+    this.#attachments.set(id, place);
     return true;
   }
 
   /** Chooses subnet, gateway and identifier for an overlay and holds them. */
   allocateNetwork(
     network: Network,
-    { pools, bits }: { readonly pools: readonly string[]; readonly bits: number },
+    from: Pick<SubnetRequest, "pools" | "bits" | "ipv6Pool">,
   ): Outcome<NetworkState> {
     const known = [...this.#networks.values()];
     try {
       const taken = known.flatMap(({ blocks }) => blocks);
-      const chosen = chooseSubnets(network.spec, { pools, bits, taken, ingress: network.spec.ingress });
+      const chosen = chooseSubnets(network.spec, { ...from, taken, ingress: network.spec.ingress });
       const vni = pickVni(network.spec.driverOptions, new Set(known.map(({ state }) => state.vni)));
       const state: NetworkState = { ...chosen, vni };
       this.claimNetwork({ ...network, state });
@@ -143,13 +147,14 @@ export class AllocationBook {
         virtualIps.push(known);
         continue;
       }
-      const address = this.#allocateAddress(networkId, find(networkId));
-      if (address.kind === "refused") {
+      const place = this.#allocatePlace(networkId, find(networkId));
+      if (place.kind === "refused") {
         this.#releaseAll(made);
-        return address;
+        return place;
       }
-      made.push({ networkId, address: address.value });
-      virtualIps.push({ networkId, address: address.value });
+      const virtualIp = { networkId, ...place.value };
+      made.push(virtualIp);
+      virtualIps.push(virtualIp);
     }
     const ports = this.#allocatePorts(service, hostPorts);
     if (ports.kind === "refused") {
@@ -192,23 +197,25 @@ export class AllocationBook {
   ): Outcome<readonly NetworkAttachment[]> {
     const attachments: NetworkAttachment[] = [];
     for (const { networkId, aliases } of references) {
-      const address = this.#allocateAddress(networkId, find(networkId));
-      if (address.kind === "refused") {
+      const place = this.#allocatePlace(networkId, find(networkId));
+      if (place.kind === "refused") {
         this.#releaseAll(attachments);
-        return address;
+        return place;
       }
-      attachments.push({ networkId, address: address.value, aliases });
+      attachments.push({ networkId, ...place.value, aliases });
     }
     this.#tasks.set(id, attachments);
     return { kind: "allocated", value: attachments };
   }
 
-  /** Holds the address that an attachment asks for, or one that is free. */
-  allocateAttachment({ id, networkId, asked }: Attachment, network: Network | undefined): Outcome<string> {
-    const address =
-      asked === "" ? this.#allocateAddress(networkId, network) : this.#takeAddress(networkId, network, asked);
-    if (address.kind === "allocated") this.#attachments.set(id, { networkId, address: address.value });
-    return address;
+  /** Holds the addresses that an attachment asks for, or some that are free. */
+  allocateAttachment(
+    { id, networkId, asked, askedIpv6 = "" }: Attachment,
+    network: Network | undefined,
+  ): Outcome<Place> {
+    const place = this.#allocatePlace(networkId, network, [asked, askedIpv6]);
+    if (place.kind === "allocated") this.#attachments.set(id, { networkId, ...place.value });
+    return place;
   }
 
   releaseNetwork(id: NetworkId): void {
@@ -234,34 +241,34 @@ export class AllocationBook {
     return true;
   }
 
-  #allocateAddress(id: NetworkId, network: Network | undefined): Outcome<string> {
-    if (network !== undefined && !isAllocated(network)) return { kind: "allocated", value: "" };
-    const known = this.#known(id, network);
-    if (known.kind === "refused") return known;
-    const { pool, state, network: found } = known.value;
-    const address = pool.allocate();
-    if (address !== undefined) return { kind: "allocated", value: address };
-    return {
-      kind: "refused",
-      reason: `no address is left on network ${found.spec.name}: all of ${subnetsOf(state)
-        .map(({ subnet }) => subnet)
-        .join(", ")} are taken`,
-    };
+  /** @returns whether all of it was free. What only half was stays taken, as somebody has it. */
+  #claim({ networkId, ...place }: Place & { readonly networkId: NetworkId }): boolean {
+    const pool = this.#networks.get(networkId)?.pool;
+    return addressesOf(place).filter((address) => pool?.claim(address) === false).length === 0;
   }
 
-  #takeAddress(id: NetworkId, network: Network | undefined, asked: string): Outcome<string> {
+  /**
+   * An address of each of the network's families, or of none.
+   *
+   * @param asked - No prefix length, IPv4 first; empty for any.
+   */
+  #allocatePlace(
+    id: NetworkId,
+    network: Network | undefined,
+    asked: readonly [ipv4: string, ipv6: string] = ["", ""],
+  ): Outcome<Place> {
+    if (network !== undefined && !isAllocated(network)) return { kind: "allocated", value: { address: "" } };
     const known = this.#known(id, network);
     if (known.kind === "refused") return known;
     const { pool } = known.value;
-    if (!pool.holds(asked)) {
-      return {
-        kind: "refused",
-        reason: `no configured subnet or ip-range contain the IP address ${asked}`,
-      };
-    }
-    const taken = pool.take(asked);
-    if (taken === undefined) return { kind: "refused", reason: "Address already in use" };
-    return { kind: "allocated", value: taken };
+    const address = allocateAddress(known.value, 32, asked[0]);
+    if (address.kind === "refused") return address;
+    const place = { address: address.value };
+    if (!pool.has(128) && asked[1] === "") return { kind: "allocated", value: place };
+    const ipv6 = allocateAddress(known.value, 128, asked[1]);
+    if (ipv6.kind === "allocated") return { kind: "allocated", value: { ...place, ipv6: ipv6.value } };
+    pool.release(address.value);
+    return ipv6;
   }
 
   #known(id: NetworkId, network: Network | undefined): Outcome<KnownNetwork> {
@@ -311,11 +318,41 @@ export class AllocationBook {
     return unused.length;
   }
 
-  #releaseAll(attachments: readonly Pick<NetworkAttachment, "networkId" | "address">[]): void {
-    for (const { networkId, address } of attachments) {
-      if (address !== "") this.#networks.get(networkId)?.pool.release(address);
+  #releaseAll(places: readonly (Place & { readonly networkId: NetworkId })[]): void {
+    for (const { networkId, ...place } of places) {
+      for (const address of addressesOf(place)) this.#networks.get(networkId)?.pool.release(address);
     }
   }
+}
+
+/** Those there are, in CIDR form. */
+function addressesOf({ address, ipv6 = "" }: Place): string[] {
+  return [address, ipv6].filter((each) => each !== "");
+}
+
+function allocateAddress(
+  { pool, state, network: { spec } }: KnownNetwork,
+  bits: IpAddress["bits"],
+  asked: string,
+): Outcome<string> {
+  if (asked !== "") {
+    if (!pool.holds(asked)) {
+      const reason = `no configured subnet or ip-range contain the IP address ${asked}`;
+      return { kind: "refused", reason };
+    }
+    const taken = pool.take(asked);
+    return taken === undefined
+      ? { kind: "refused", reason: "Address already in use" }
+      : { kind: "allocated", value: taken };
+  }
+  const address = pool.allocate(bits);
+  if (address !== undefined) return { kind: "allocated", value: address };
+  const full = subnetsOf(state).filter(({ subnet }) => isIpv6(subnet) === (bits === 128));
+  const blocks = full.map(({ subnet }) => subnet).join(", ");
+  return {
+    kind: "refused",
+    reason: `no address is left on network ${spec.name}: all of ${blocks} are taken`,
+  };
 }
 
 /** The part of a subnet that its network's spec wants addresses from. */

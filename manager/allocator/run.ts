@@ -11,6 +11,7 @@ import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { AllocationBook, type AllocationScene, isAllocated, type Outcome } from "./book.ts";
 import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
+import { uniqueLocalBlock } from "./subnet.ts";
 
 export interface AllocatorDeps extends LoopDeps {
   readonly store: Pick<Store, "view" | "watch" | "batch">;
@@ -30,8 +31,8 @@ type Grant =
   | {
       readonly kind: "attachment";
       readonly id: AttachmentId;
-      readonly asked: string;
-      readonly given: Pick<Attachment, "address"> | Pick<Attachment, "refusal">;
+      readonly asked: Pick<Attachment, "asked" | "askedIpv6">;
+      readonly given: Pick<Attachment, "address" | "ipv6"> | Pick<Attachment, "refusal">;
     };
 
 /** Tasks that are looked at in one go; other work of the main thread gets its turn before the next ones. */
@@ -179,6 +180,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     const from = {
       pools: pools.length > 0 ? pools : defaultAddressPools,
       bits: view.cluster?.subnetBits ?? defaultSubnetBits,
+      ipv6Pool: uniqueLocalBlock(view.cluster?.id ?? ""),
     };
     for (const id of waitingNetworks) {
       const network = view.networks.get(id);
@@ -209,8 +211,8 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       const attachment = view.attachments.get(id);
       if (attachment === undefined || attachment.address !== undefined) continue;
       const outcome = book.allocateAttachment(attachment, view.networks.get(attachment.networkId));
-      const given = outcome.kind === "allocated" ? { address: outcome.value } : { refusal: outcome.reason };
-      grants.push({ kind: "attachment", id, asked: attachment.asked, given });
+      const given = outcome.kind === "allocated" ? outcome.value : { refusal: outcome.reason };
+      grants.push({ kind: "attachment", id, asked: attachment, given });
     }
     waitingAttachments.clear();
     let looked = 0;
@@ -322,8 +324,9 @@ function carryOut(tx: Transaction, item: Grant): boolean {
   }
   if (item.kind === "attachment") {
     const attachment = tx.attachments.get(item.id);
-    if (attachment === undefined || attachment.address !== undefined || attachment.asked !== item.asked)
-      return false;
+    if (attachment === undefined || attachment.address !== undefined) return false;
+    const { asked, askedIpv6 } = item.asked;
+    if (attachment.asked !== asked || attachment.askedIpv6 !== askedIpv6) return false;
     tx.attachments.update({ ...attachment, ...item.given });
     return true;
   }

@@ -5,6 +5,7 @@ import {
   printCidr,
   printIp,
   contains,
+  isIpv6,
   type CidrBlock,
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
@@ -17,14 +18,33 @@ import {
 } from "../../model/network.ts";
 
 export interface SubnetRequest {
-  /** CIDR blocks to cut from, in order of preference. */
+  /** CIDR blocks of IPv4 to cut from, in order of preference. */
   readonly pools: readonly string[];
   /** Prefix length wanted, such as 24. */
   readonly bits: number;
   /** In use, any order. */
   readonly taken: readonly CidrBlock[];
+  /** CIDR block that networks with IPv6 have subnets from. */
+  readonly ipv6Pool: string;
   /** Takes the very first slice, which is otherwise kept for the ingress network. */
   readonly ingress: boolean;
+}
+
+/** What networks with IPv6 get subnets of, unless they ask for some: a /64 each, as Docker gives them. */
+const ipv6SubnetBits = 64;
+const uniqueLocal = 0xfdn;
+
+/**
+ * The block of unique local addresses (RFC 4193) that a cluster's networks are in: a /48 that follows from the cluster's id, which
+ * is random, so that networks of two clusters can be joined one day.
+ */
+export function uniqueLocalBlock(clusterId: string): string {
+  let hash = 0xcbf29ce484222325n; // 64-bit FNV-1a.
+  for (const character of clusterId) {
+    hash = BigInt.asUintN(64, (hash ^ BigInt(character.codePointAt(0) ?? 0)) * 0x100000001b3n);
+  }
+  const globalId = hash >> 24n;
+  return printCidr({ bits: 128, base: ((uniqueLocal << 40n) | globalId) << 80n, prefixBits: 48 });
 }
 
 /** Where hosts have their addresses inside tunnels. */
@@ -34,16 +54,16 @@ const reserved = [tunnelBlock].flatMap((text) => parseCidr(text) ?? []);
  * The lowest slice of the first pool that overlaps nothing in use.
  * @throws {ClusterError} `resource-exhausted` when no pool has one left.
  */
-export function pickSubnet({ pools, bits, taken, ingress }: SubnetRequest): CidrBlock {
-  const size = 1n << BigInt(32 - bits);
+export function pickSubnet({ pools, bits, taken, ingress }: Omit<SubnetRequest, "ipv6Pool">): CidrBlock {
   const used = [...reserved, ...taken];
   for (const [i, text] of pools.entries()) {
     const pool = parseCidr(text);
-    if (pool === undefined || pool.bits !== 32 || pool.prefixBits > bits) continue;
-    const end = pool.base + (1n << BigInt(32 - pool.prefixBits));
+    if (pool === undefined || pool.prefixBits > bits || bits > pool.bits) continue;
+    const size = 1n << BigInt(pool.bits - bits);
+    const end = pool.base + (1n << BigInt(pool.bits - pool.prefixBits));
     let base = pool.base + (i === 0 && !ingress ? size : 0n);
     while (base + size <= end) {
-      const slice: CidrBlock = { bits: 32, base, prefixBits: bits };
+      const slice: CidrBlock = { bits: pool.bits, base, prefixBits: bits };
       const hit = used.find((block) => overlaps(block, slice));
       if (hit === undefined) return slice;
       base = afterBlock(hit, base, size);
@@ -57,7 +77,7 @@ export function pickSubnet({ pools, bits, taken, ingress }: SubnetRequest): Cidr
 
 /** First slice behind a block; slices stay aligned to their size. */
 function afterBlock(block: CidrBlock, base: bigint, size: bigint): bigint {
-  const end = block.base + (1n << BigInt(32 - block.prefixBits));
+  const end = block.base + (1n << BigInt(block.bits - block.prefixBits));
   const aligned = ((end + size - 1n) / size) * size;
   return aligned > base ? aligned : base + size;
 }
@@ -67,18 +87,29 @@ function afterBlock(block: CidrBlock, base: bigint, size: bigint): bigint {
  * @throws {ClusterError} `invalid-argument` for what cannot be used, `conflict` for an overlap with another network.
  */
 export function chooseSubnets(spec: NetworkSpec, request: SubnetRequest): Subnets {
-  const asked = spec.ipam.filter((config) => config.subnet !== "" && !config.subnet.includes(":"));
   const taken = [...request.taken];
-  const [first, ...further] = asked.map((config) => {
-    const { subnet, block } = chosenSubnet(config, taken);
-    taken.push(block);
-    return subnet;
-  });
-  if (first === undefined) {
-    const block = pickSubnet(request);
-    return { subnet: printCidr(block), gateway: printIp({ bits: 32, value: block.base + 1n }) };
-  }
+  const askedOf = (wanted: "ipv4" | "ipv6"): Subnet[] =>
+    spec.ipam
+      .filter(({ subnet }) => subnet !== "" && isIpv6(subnet) === (wanted === "ipv6"))
+      .map((config) => {
+        const { subnet, block } = chosenSubnet(config, taken);
+        taken.push(block);
+        return subnet;
+      });
+  const [first = freeSubnet(request), ...others] = askedOf("ipv4");
+  // Without IPv6, Docker leaves its subnets out of account.
+  const asked = spec.ipv6 ? askedOf("ipv6") : [];
+  const given =
+    spec.ipv6 && asked.length === 0
+      ? [freeSubnet({ pools: [request.ipv6Pool], bits: ipv6SubnetBits, taken, ingress: true })]
+      : asked;
+  const further = [...others, ...given];
   return { ...first, ...(further.length > 0 && { further }) };
+}
+
+function freeSubnet(request: Parameters<typeof pickSubnet>[0]): Subnet {
+  const block = pickSubnet(request);
+  return { subnet: printCidr(block), gateway: printIp({ bits: block.bits, value: block.base + 1n }) };
 }
 
 function chosenSubnet(
@@ -86,24 +117,24 @@ function chosenSubnet(
   taken: readonly CidrBlock[],
 ): { readonly subnet: Subnet; readonly block: CidrBlock } {
   const block = parseCidr(asked.subnet);
-  if (block === undefined || block.prefixBits > 30) {
+  if (block === undefined || block.prefixBits > block.bits - 2) {
     throw new ClusterError(
       "invalid-argument",
-      `invalid subnet ${asked.subnet}: an IPv4 block of at least /30 is accepted`,
+      `invalid subnet ${asked.subnet}: a block of four addresses or more is accepted`,
     );
   }
   if (taken.some((other) => overlaps(other, block))) {
     throw new ClusterError("conflict", `subnet ${asked.subnet} overlaps with the subnet of another network`);
   }
-  const gateway = asked.gateway ?? printIp({ bits: 32, value: block.base + 1n });
-  const address = parseIp(gateway);
+  const first = { bits: block.bits, value: block.base + 1n };
+  const address = asked.gateway === undefined ? first : parseIp(asked.gateway);
   if (address === undefined || !contains(block, address)) {
     throw new ClusterError(
       "invalid-argument",
-      `invalid gateway ${gateway}: an address in ${asked.subnet} is accepted`,
+      `invalid gateway ${asked.gateway}: an address in ${asked.subnet} is accepted`,
     );
   }
-  return { subnet: { subnet: printCidr(block), gateway }, block };
+  return { subnet: { subnet: printCidr(block), gateway: printIp(address) }, block };
 }
 
 /** The first of `subnets` that overlaps `text`; for a check before a network is created. */

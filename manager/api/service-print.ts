@@ -47,10 +47,9 @@ export function printService(service: Service, options: ServicePrintOptions = {}
       Spec: printEndpoint(service.spec.endpoint),
       Ports: unlessEmpty((service.endpoint ?? service.spec.endpoint).ports.map(printPort)),
       VirtualIPs: unlessEmpty(
-        (service.endpoint?.virtualIps ?? []).map(({ networkId, address }) => ({
-          NetworkID: networkId,
-          Addr: address,
-        })),
+        (service.endpoint?.virtualIps ?? []).flatMap(({ networkId, address, ipv6 }) =>
+          [address, ...(ipv6 === undefined ? [] : [ipv6])].map((Addr) => ({ NetworkID: networkId, Addr })),
+        ),
       ),
     },
     UpdateStatus: service.updateStatus === undefined ? undefined : printUpdateStatus(service.updateStatus),

@@ -53,11 +53,11 @@ export function taskText(task: Task, join: TaskJoin): string {
 }
 
 export function printTask(task: Task, { revision, network }: TaskJoin): Json {
-  const attachments = task.networks.flatMap(({ networkId, address }) => {
+  const attachments = task.networks.flatMap(({ networkId, address, ipv6 = "" }) => {
     const joined = network(networkId);
     return joined === undefined
       ? []
-      : [{ Network: printAttachedNetwork(joined), Addresses: address === "" ? [] : [address] }];
+      : [{ Network: printAttachedNetwork(joined), Addresses: [address, ipv6].filter((each) => each !== "") }];
   });
   return {
     ...printMeta(task),

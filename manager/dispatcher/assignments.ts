@@ -54,9 +54,10 @@ export function assignedTask(view: StoreView, task: Task): AssignedTask | undefi
     specVersion: task.specVersion,
     desiredState: task.desiredState,
     revisionJson: json,
-    networks: task.networks.map(({ networkId, address, aliases }) => ({
+    networks: task.networks.map(({ networkId, address, ipv6 = "", aliases }) => ({
       networkId,
       address,
+      ipv6,
       aliases: [...aliases],
     })),
     statusState: task.status.state,
@@ -126,6 +127,7 @@ export function assignedService(
     serviceId: id,
     serviceName: spec.name,
     address: withoutPrefix(virtualIp.address),
+    ipv6: withoutPrefix(virtualIp.ipv6 ?? ""),
     aliases: [...(spec.task.networks.find((each) => each.networkId === networkId)?.aliases ?? [])],
     ports: ports.map(({ protocol, targetPort, publishedPort }) => ({ protocol, targetPort, publishedPort })),
     localFirst: mesh === "local",
@@ -185,13 +187,14 @@ export function assignedAttachment({
   networkId,
   attempt,
   address,
+  ipv6 = "",
 }: Attachment): AssignedAttachment | undefined {
-  return address === undefined ? undefined : { id, networkId, attempt, address };
+  return address === undefined ? undefined : { id, networkId, attempt, address, ipv6 };
 }
 
 /** Where the container can be reached: for as long as it has its place, whatever becomes of what runs in it. */
 function attachedEndpoint(view: StoreView, attachment: Attachment): AssignedEndpoint | undefined {
-  const { id, networkId, nodeId, containerId, address, names } = attachment;
+  const { id, networkId, nodeId, containerId, address, ipv6 = "", names } = attachment;
   const node = view.nodes.get(nodeId);
   if (address === undefined || node === undefined) return undefined;
   return {
@@ -199,6 +202,7 @@ function attachedEndpoint(view: StoreView, attachment: Attachment): AssignedEndp
     networkId,
     taskId: containerId,
     address: withoutPrefix(address),
+    ipv6: withoutPrefix(ipv6),
     nodeId,
     nodeAddress: dataPathOf(node),
     nodeIndex: node.index,
@@ -231,6 +235,7 @@ export function assignedEndpoint(
     networkId,
     taskId: task.id,
     address: withoutPrefix(attachment.address),
+    ipv6: withoutPrefix(attachment.ipv6 ?? ""),
     nodeId: node.id,
     nodeAddress: dataPathOf(node),
     nodeIndex: node.index,

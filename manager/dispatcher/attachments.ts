@@ -47,6 +47,7 @@ export function planAttachments(
   const kept = new Set<AttachmentId>();
   for (const want of wanted) {
     const { containerId, attempt, address: asked } = want;
+    const askedIpv6 = want.ipv6 === "" ? {} : { askedIpv6: want.ipv6 };
     const network = networkOf(view, want.network);
     if (network === undefined) {
       refusals.push({ attempt, ...code("not-found"), message: `network ${want.network} not found` });
@@ -64,10 +65,10 @@ export function planAttachments(
     }
     kept.add(id);
     if (known === undefined) {
-      create.push({ id, networkId, nodeId, containerId, attempt, names, asked });
+      create.push({ id, networkId, nodeId, containerId, attempt, names, asked, ...askedIpv6 });
       continue;
     }
-    const next = follow(known, { names, attempt, asked });
+    const next = follow(known, { names, attempt, asked, ...askedIpv6 });
     if (next !== known) update.push(next);
   }
   return { create, update, remove: [...stored.keys()].filter((id) => !kept.has(id)), refusals };
@@ -118,18 +119,23 @@ export function allocatorRefusal({ attempt, refusal: message = "" }: Attachment)
  */
 function follow(
   known: Attachment,
-  { names, attempt, asked }: Pick<Attachment, "names" | "attempt" | "asked">,
+  { names, attempt, ...wanted }: Pick<Attachment, "names" | "attempt" | "asked" | "askedIpv6">,
 ): Attachment {
-  const fits = known.refusal === undefined && (asked === "" || isAt(known, asked));
+  const fits = known.refusal === undefined && isAt(known, wanted);
   const same = known.attempt === attempt && isDeepStrictEqual(known.names, names);
   if (same && fits) return known;
   if (fits) return { ...known, names, attempt };
-  const { address: _address, refusal: _refusal, ...rest } = known;
-  return { ...rest, names, attempt, asked };
+  const { address: _address, ipv6: _ipv6, refusal: _refusal, askedIpv6: _askedIpv6, ...rest } = known;
+  return { ...rest, names, attempt, ...wanted };
 }
 
-function isAt({ address, asked }: Attachment, wanted: string): boolean {
-  return address === undefined ? asked === wanted : withoutPrefix(address) === wanted;
+function isAt(
+  { address, ipv6 = "", ...known }: Attachment,
+  { asked, askedIpv6 = "" }: Pick<Attachment, "asked" | "askedIpv6">,
+): boolean {
+  const fits = (wanted: string, before: string, has: string): boolean =>
+    wanted === "" || (address === undefined ? before : withoutPrefix(has)) === wanted;
+  return fits(asked, known.asked, address ?? "") && fits(askedIpv6, known.askedIpv6 ?? "", ipv6);
 }
 
 function networkOf({ networks }: Pick<StoreView, "networks">, term: string): Network | undefined {
@@ -137,7 +143,7 @@ function networkOf({ networks }: Pick<StoreView, "networks">, term: string): Net
 }
 
 function refusalOf(
-  { containerId, attempt, address }: WantedAttachment,
+  { containerId, attempt, address, ipv6 }: WantedAttachment,
   { spec }: Network,
   count: number,
 ): AttachmentRefusal | undefined {
@@ -147,7 +153,12 @@ function refusalOf(
       ...code("permission-denied"),
       message: `network ${spec.name} not manually attachable`,
     };
-  if (!containerIdPattern.test(containerId) || attempt.length > textLimit || address.length > textLimit)
+  if (
+    !containerIdPattern.test(containerId) ||
+    attempt.length > textLimit ||
+    address.length > textLimit ||
+    ipv6.length > textLimit
+  )
     return {
       attempt,
       ...code("invalid-argument"),

@@ -194,8 +194,8 @@ function toRecord(task: Task, form: "whole" | "step"): TaskRecord {
   };
 }
 
-function toAttachment({ networkId, address, aliases }: NetworkAttachment): TaskAttachment {
-  return { networkId, address, aliases: [...aliases] };
+function toAttachment({ networkId, address, ipv6 = "", aliases }: NetworkAttachment): TaskAttachment {
+  return { networkId, address, ipv6, aliases: [...aliases] };
 }
 
 function toClaim({ kind, count, names = [] }: GenericClaim): TaskGenericClaim {
@@ -249,10 +249,11 @@ function fromStatus(record: TaskRecord, createdAtMs: number): TaskStatus {
 }
 
 function fromAttachment(
-  { networkId, address, aliases }: TaskAttachment,
+  { networkId, address, ipv6, aliases }: TaskAttachment,
   { canonical }: Known,
 ): NetworkAttachment {
-  return { networkId: canonical(networkId) as NetworkId, address, aliases };
+  const place = { networkId: canonical(networkId) as NetworkId, address };
+  return ipv6 === "" ? { ...place, aliases } : { ...place, ipv6, aliases };
 }
 
 function fromPort(port: { protocol: string; targetPort: number; publishedPort: number }): PublishedPort {

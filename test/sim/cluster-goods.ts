@@ -1,6 +1,8 @@
 import type { StoreView, Transaction } from "../../manager/store/transaction.ts";
 import { virtualNetworks } from "../../manager/allocator/endpoint.ts";
+import { withoutPrefix } from "../../model/address.ts";
 import type { ConfigId, NetworkId, SecretId } from "../../model/ids.ts";
+import { subnetsOf } from "../../model/network.ts";
 import type { Service } from "../../model/service.ts";
 import { isTerminal, portKey, type Task } from "../../model/task.ts";
 import type { ContainerCreate } from "../../worker/engine/engine.ts";
@@ -19,7 +21,7 @@ const narrowAddresses = 13;
 /** What is there before the first request. */
 export function writeGoods(tx: Transaction): void {
   tx.networks.create(networkObject("ingress", { ingress: true }));
-  tx.networks.create(networkObject(wide, { attachable: true }));
+  tx.networks.create(networkObject(wide, { attachable: true, ipv6: true }));
   tx.networks.create(networkObject(narrow, { attachable: true, ipam: [{ subnet: "10.77.0.0/28" }] }));
   for (const name of ["key", "word"]) {
     const spec = { name, labels: {}, data: dataOf(name) };
@@ -133,24 +135,32 @@ export function goodsProblem(view: StoreView): { readonly rule: string; readonly
 /** Addresses and ports with who has them. */
 function* given(view: StoreView): Iterable<readonly [key: string, owner: string]> {
   for (const { id, state } of view.networks.list()) {
-    if (state !== undefined) yield [`${id} ${state.gateway}`, "the gateway"];
+    for (const { gateway } of state === undefined ? [] : subnetsOf(state))
+      yield [`${id} ${gateway}`, "the gateway"];
   }
   for (const { id, endpoint } of view.services.list()) {
-    for (const { networkId, address } of endpoint?.virtualIps ?? [])
-      yield [`${networkId} ${bare(address)}`, id];
+    for (const place of endpoint?.virtualIps ?? []) for (const key of keysOf(place)) yield [key, id];
     for (const port of endpoint?.ports ?? [])
       if (port.publishMode === "ingress") yield [`port ${portKey(port)}`, id];
   }
   for (const task of view.tasks.list()) {
     if (isTerminal(task)) continue;
-    for (const { networkId, address } of task.networks) yield [`${networkId} ${bare(address)}`, task.id];
+    for (const place of task.networks) for (const key of keysOf(place)) yield [key, task.id];
   }
-  for (const { id, networkId, address } of view.attachments.list())
-    if (address !== undefined) yield [`${networkId} ${bare(address)}`, id];
+  for (const { id, ...place } of view.attachments.list()) for (const key of keysOf(place)) yield [key, id];
 }
 
-function bare(address: string): string {
-  return address.split("/")[0] ?? "";
+/** Of a place that nothing is given for yet there are none. */
+function keysOf({
+  networkId,
+  address,
+  ipv6,
+}: {
+  readonly networkId: NetworkId;
+  readonly address?: string;
+  readonly ipv6?: string;
+}): string[] {
+  return [address ?? [], ipv6 ?? []].flat().map((each) => `${networkId} ${withoutPrefix(each)}`);
 }
 
 /** It waits for what others have, says so, and they have it indeed. */

@@ -28,7 +28,7 @@ import { TaskRunner } from "../task/runner.ts";
 import type { RunnerEvents } from "../task/runner.ts";
 import type { TaskWorld } from "../task/controller.ts";
 import type { Attachments } from "./attachments.ts";
-import { emptySet, receive } from "./assignment.ts";
+import { emptySet, receive, withIpv6 } from "./assignment.ts";
 import type { AssignedSet, Assignment } from "./assignment.ts";
 import type { Journal } from "./journal.ts";
 import { isolationText, planIsolation, sessionNotePeriodMs } from "./isolation.ts";
@@ -462,13 +462,13 @@ export class Agent {
         .filter(({ driver }) => driver === "overlay")
         .map((network) => ({ ...network, id: network.id as NetworkId })),
       endpoints: [...endpoints.values()].map((endpoint) => ({
-        ...endpoint,
+        ...withIpv6(endpoint),
         networkId: endpoint.networkId as NetworkId,
         taskId: endpoint.taskId as TaskId,
         nodeId: endpoint.nodeId as NodeId,
       })),
       services: [...services.values()].map((service) => ({
-        ...service,
+        ...withIpv6(service),
         networkId: service.networkId as NetworkId,
         ports: service.ports.map(publishedPort),
       })),

@@ -146,10 +146,9 @@ function readTask(wire: AssignedTask): Assignment {
     specVersion: wire.specVersion,
     desiredState,
     revision: readRevision(wire),
-    networks: wire.networks.map(({ networkId, address, aliases }) => ({
-      networkId: networkId as NetworkId,
-      address,
-      aliases,
+    networks: wire.networks.map((attachment) => ({
+      ...withIpv6(attachment),
+      networkId: attachment.networkId as NetworkId,
     })),
     statusState: wire.statusState in taskStates ? (wire.statusState as TaskState) : "assigned",
     jobIteration: wire.jobIteration,
@@ -162,6 +161,14 @@ function readTask(wire: AssignedTask): Assignment {
       })),
     }),
   };
+}
+
+/** What has no address of IPv6 has an empty one on the wire, and none here. */
+export function withIpv6<T extends { readonly ipv6: string }>({
+  ipv6,
+  ...rest
+}: T): Omit<T, "ipv6"> & { readonly ipv6?: string } {
+  return ipv6 === "" ? rest : { ...rest, ipv6 };
 }
 
 function readRevision(wire: AssignedTask): Revision {

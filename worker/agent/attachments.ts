@@ -13,6 +13,7 @@ import type {
   WantedAttachment,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { withIpv6 } from "./assignment.ts";
 import { newId, type Random } from "../../runtime/random.ts";
 
 /** Longest that a container waits for managers, its address and its network on this host; as with Docker. */
@@ -34,6 +35,8 @@ export interface AttachmentWish {
   readonly names: readonly string[];
   /** No prefix length; empty for any. */
   readonly address: string;
+  /** As `address`, of IPv6; absent for any. */
+  readonly ipv6?: string;
 }
 
 /** What it has. */
@@ -42,6 +45,8 @@ export interface AttachmentPlace {
   readonly networkName: string;
   /** CIDR form. */
   readonly address: string;
+  /** As `address`; absent on networks without IPv6. */
+  readonly ipv6?: string;
 }
 
 /** A place that a container had is not its own any more, and it has to leave the network. */
@@ -63,6 +68,7 @@ interface Want {
   readonly network: string;
   names: readonly string[];
   readonly address: string;
+  readonly ipv6?: string;
   place: AttachmentPlace | undefined;
   readonly waiters: Set<Waiter>;
 }
@@ -112,12 +118,13 @@ export class Attachments {
 
   /** All that this host asks for. */
   list(): WantedAttachment[] {
-    return this.#wants.map(({ attempt, containerId, network, names, address, place }) => ({
+    return this.#wants.map(({ attempt, containerId, network, names, address, ipv6 = "", place }) => ({
       attempt,
       containerId,
       network: place?.networkId ?? network,
       names: [...names],
       address: place === undefined ? address : withoutPrefix(place.address),
+      ipv6: place === undefined ? ipv6 : withoutPrefix(place.ipv6 ?? ""),
     }));
   }
 
@@ -167,15 +174,20 @@ export class Attachments {
 
   /** What the managers have given, of networks that this host has by now. */
   assigned(given: Iterable<AssignedAttachment>, networks: ReadonlyMap<string, AssignedNetwork>): void {
-    for (const { attempt, networkId, address } of given) {
+    for (const assigned of given) {
+      const { attempt, networkId, address, ipv6 } = withIpv6(assigned);
       const networkName = networks.get(networkId)?.name;
       const want = this.#wants.find((each) => each.attempt === attempt);
       if (want === undefined || networkName === undefined) continue;
-      if (want.place !== undefined && want.place.address !== address) {
-        this.#lose(want, `its address on network ${networkName} is ${address} now`);
+      const place = { address, ...(ipv6 !== undefined && { ipv6 }) };
+      if (want.place !== undefined && (want.place.address !== address || want.place.ipv6 !== ipv6)) {
+        this.#lose(
+          want,
+          `its address on network ${networkName} is ${Object.values(place).join(" and ")} now`,
+        );
         continue;
       }
-      want.place = { networkId: networkId as NetworkId, networkName, address };
+      want.place = { networkId: networkId as NetworkId, networkName, ...place };
       for (const waiter of want.waiters) waiter.given(want.place);
     }
   }

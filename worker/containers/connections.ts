@@ -1,4 +1,5 @@
 /** A container's place on networks: attached at its start, changed while it runs, given back at its end. */
+import { canonicalIp } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NetworkId, TaskId } from "../../model/ids.ts";
 import type { Attachments } from "../agent/attachments.ts";
@@ -79,11 +80,12 @@ export class Connections {
 
   /** What a container that runs on has of networks of the cluster is its own still. */
   adopt({ id, name, config }: LocalRecord, networks: readonly AttachNetwork[]): void {
-    for (const { networkId, networkName, address, aliases } of networks) {
+    for (const { networkId, networkName, address, ipv6, aliases } of networks) {
       if (networkName === undefined) continue;
       const names =
         aliases.length > 0 ? aliases : namesOn({ id, name, hostname: config.Hostname }, plainEndpoint);
-      this.#deps.cluster.adopt(id, names, { networkId, networkName, address });
+      const place = { networkId, networkName, address, ...(ipv6 !== undefined && { ipv6 }) };
+      this.#deps.cluster.adopt(id, names, place);
     }
   }
 
@@ -241,7 +243,9 @@ export class Connections {
         const links = texts.length === 0 ? {} : { links: await this.#links(texts, name, network, occasion) };
         const names = isOwn ? [] : namesOn(identity, endpoint);
         if (network === undefined) {
-          const wish = { containerId: id, network: term, names, address: endpoint.IPv4Address };
+          const { IPv4Address: address, IPv6Address } = endpoint;
+          const ipv6 = IPv6Address === "" ? {} : { ipv6: canonicalIp(IPv6Address) };
+          const wish = { containerId: id, network: term, names, address, ...ipv6 };
           const place = await this.#deps.cluster.attach(wish, signal);
           networks.push({ ...place, aliases: names, priority, ...mac, ...links });
           continue;

@@ -34,6 +34,8 @@ export interface OverlayService {
   readonly serviceName: string;
   /** The virtual IP, no prefix length. */
   readonly address: string;
+  /** As `address`, in the form that the kernel prints; absent on networks without IPv6. */
+  readonly ipv6?: string;
   readonly aliases: readonly string[];
   /** On the ingress network: what every host publishes for it. */
   readonly ports: readonly PublishedPort[];
@@ -60,7 +62,7 @@ export interface OverlayEndpoint {
   readonly taskId: TaskId;
   /** No prefix length. */
   readonly address: string;
-  /** No prefix length; absent where the network has no IPv6. */
+  /** As `address`, in the form that the kernel prints; absent on networks without IPv6. */
   readonly ipv6?: string;
   readonly nodeId: NodeId;
   /** Where that node's VXLAN listens, no port. */
@@ -141,7 +143,7 @@ export interface AttachNetwork {
    * unknown network with an empty address stands for the host's own bridge.
    */
   readonly address: string;
-  /** Of a bridge network with IPv6, the address of that family asked for (no prefix length); absent: one is picked. */
+  /** As `address`, of IPv6: of a bridge network with it, absent has one picked; absent on overlays without it. */
   readonly ipv6?: string;
   /** On a bridge network all names it has there, its own first; on overlays the cluster says which names there are. */
   readonly aliases: readonly string[];

@@ -151,6 +151,8 @@ export interface Attachment {
   networkId: string;
   address: string;
   aliases: string[];
+  /** As `address`; empty on networks without IPv6. So it is in all messages below. */
+  ipv6: string;
 }
 
 export interface AssignedNetwork {
@@ -168,7 +170,7 @@ export interface AssignedNetwork {
   encrypted: boolean;
   /** For containers that are no tasks as well. */
   attachable: boolean;
-  /** Beside `subnet` and `gateway`. */
+  /** Beside `subnet` and `gateway`, of either family. */
   further: Subnet[];
 }
 
@@ -193,6 +195,7 @@ export interface AssignedEndpoint {
   aliases: string[];
   /** Healthy and wanted: names are answered with it. */
   serving: boolean;
+  ipv6: string;
 }
 
 /** A service that has a virtual IP on a network. Key: "<network id>/<service id>". */
@@ -210,6 +213,7 @@ export interface AssignedService {
   localFirst: boolean;
   /** Canonical CIDR of the host addresses that the ports are published on; none for all. */
   within: string[];
+  ipv6: string;
 }
 
 /**
@@ -230,6 +234,7 @@ export interface WantedAttachment {
   address: string;
   /** Of the node's choice; answers name it, so that those to an earlier attempt are told apart. */
   attempt: string;
+  ipv6: string;
 }
 
 /** A container of this node cannot be on a network. */
@@ -247,6 +252,7 @@ export interface AssignedAttachment {
   attempt: string;
   /** CIDR */
   address: string;
+  ipv6: string;
 }
 
 /**
@@ -1616,7 +1622,7 @@ export const GenericClaimMessage: MessageFns<GenericClaimMessage> = {
 };
 
 function createBaseAttachment(): Attachment {
-  return { networkId: "", address: "", aliases: [] };
+  return { networkId: "", address: "", aliases: [], ipv6: "" };
 }
 
 export const Attachment: MessageFns<Attachment> = {
@@ -1629,6 +1635,9 @@ export const Attachment: MessageFns<Attachment> = {
     }
     for (const v of message.aliases) {
       writer.uint32(26).string(v!);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(34).string(message.ipv6);
     }
     return writer;
   },
@@ -1670,6 +1679,14 @@ export const Attachment: MessageFns<Attachment> = {
             message.aliases.push(reader.string());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1690,6 +1707,7 @@ export const Attachment: MessageFns<Attachment> = {
     message.networkId = object.networkId ?? "";
     message.address = object.address ?? "";
     message.aliases = object.aliases?.map((e) => e) || [];
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };
@@ -1975,6 +1993,7 @@ function createBaseAssignedEndpoint(): AssignedEndpoint {
     taskName: "",
     aliases: [],
     serving: false,
+    ipv6: "",
   };
 }
 
@@ -2015,6 +2034,9 @@ export const AssignedEndpoint: MessageFns<AssignedEndpoint> = {
     }
     if (message.serving !== false) {
       writer.uint32(96).bool(message.serving);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(106).string(message.ipv6);
     }
     return writer;
   },
@@ -2128,6 +2150,14 @@ export const AssignedEndpoint: MessageFns<AssignedEndpoint> = {
             message.serving = reader.bool();
             continue;
           }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2157,6 +2187,7 @@ export const AssignedEndpoint: MessageFns<AssignedEndpoint> = {
     message.taskName = object.taskName ?? "";
     message.aliases = object.aliases?.map((e) => e) || [];
     message.serving = object.serving ?? false;
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };
@@ -2172,6 +2203,7 @@ function createBaseAssignedService(): AssignedService {
     ports: [],
     localFirst: false,
     within: [],
+    ipv6: "",
   };
 }
 
@@ -2203,6 +2235,9 @@ export const AssignedService: MessageFns<AssignedService> = {
     }
     for (const v of message.within) {
       writer.uint32(74).string(v!);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(82).string(message.ipv6);
     }
     return writer;
   },
@@ -2292,6 +2327,14 @@ export const AssignedService: MessageFns<AssignedService> = {
             message.within.push(reader.string());
             continue;
           }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2318,6 +2361,7 @@ export const AssignedService: MessageFns<AssignedService> = {
     message.ports = object.ports?.map((e) => PublishedPortMessage.fromPartial(e)) || [];
     message.localFirst = object.localFirst ?? false;
     message.within = object.within?.map((e) => e) || [];
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };
@@ -2378,7 +2422,7 @@ export const WantedAttachments: MessageFns<WantedAttachments> = {
 };
 
 function createBaseWantedAttachment(): WantedAttachment {
-  return { containerId: "", network: "", names: [], address: "", attempt: "" };
+  return { containerId: "", network: "", names: [], address: "", attempt: "", ipv6: "" };
 }
 
 export const WantedAttachment: MessageFns<WantedAttachment> = {
@@ -2397,6 +2441,9 @@ export const WantedAttachment: MessageFns<WantedAttachment> = {
     }
     if (message.attempt !== "") {
       writer.uint32(42).string(message.attempt);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(50).string(message.ipv6);
     }
     return writer;
   },
@@ -2454,6 +2501,14 @@ export const WantedAttachment: MessageFns<WantedAttachment> = {
             message.attempt = reader.string();
             continue;
           }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2476,6 +2531,7 @@ export const WantedAttachment: MessageFns<WantedAttachment> = {
     message.names = object.names?.map((e) => e) || [];
     message.address = object.address ?? "";
     message.attempt = object.attempt ?? "";
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };
@@ -2560,7 +2616,7 @@ export const AttachmentRefusal: MessageFns<AttachmentRefusal> = {
 };
 
 function createBaseAssignedAttachment(): AssignedAttachment {
-  return { id: "", networkId: "", attempt: "", address: "" };
+  return { id: "", networkId: "", attempt: "", address: "", ipv6: "" };
 }
 
 export const AssignedAttachment: MessageFns<AssignedAttachment> = {
@@ -2576,6 +2632,9 @@ export const AssignedAttachment: MessageFns<AssignedAttachment> = {
     }
     if (message.address !== "") {
       writer.uint32(34).string(message.address);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(42).string(message.ipv6);
     }
     return writer;
   },
@@ -2625,6 +2684,14 @@ export const AssignedAttachment: MessageFns<AssignedAttachment> = {
             message.address = reader.string();
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2646,6 +2713,7 @@ export const AssignedAttachment: MessageFns<AssignedAttachment> = {
     message.networkId = object.networkId ?? "";
     message.attempt = object.attempt ?? "";
     message.address = object.address ?? "";
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };

@@ -103,6 +103,8 @@ export interface TaskAttachment {
   networkId: string;
   address: string;
   aliases: string[];
+  /** Empty on networks without IPv6. */
+  ipv6: string;
 }
 
 /** A snapshot is a run of these, each behind its length as 4 bytes, big-endian. The first has the header. */
@@ -1054,7 +1056,7 @@ export const TaskPort: MessageFns<TaskPort> = {
 };
 
 function createBaseTaskAttachment(): TaskAttachment {
-  return { networkId: "", address: "", aliases: [] };
+  return { networkId: "", address: "", aliases: [], ipv6: "" };
 }
 
 export const TaskAttachment: MessageFns<TaskAttachment> = {
@@ -1067,6 +1069,9 @@ export const TaskAttachment: MessageFns<TaskAttachment> = {
     }
     for (const v of message.aliases) {
       writer.uint32(26).string(v!);
+    }
+    if (message.ipv6 !== "") {
+      writer.uint32(34).string(message.ipv6);
     }
     return writer;
   },
@@ -1108,6 +1113,14 @@ export const TaskAttachment: MessageFns<TaskAttachment> = {
             message.aliases.push(reader.string());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.ipv6 = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1128,6 +1141,7 @@ export const TaskAttachment: MessageFns<TaskAttachment> = {
     message.networkId = object.networkId ?? "";
     message.address = object.address ?? "";
     message.aliases = object.aliases?.map((e) => e) || [];
+    message.ipv6 = object.ipv6 ?? "";
     return message;
   },
 };

@@ -1,7 +1,12 @@
 import t from "tap";
 import { parseCidr, printCidr, type CidrBlock } from "../../../model/address.ts";
 import { AddressPool, NetworkPool } from "../../../manager/allocator/address.ts";
-import { chooseSubnets, findOverlap, pickSubnet } from "../../../manager/allocator/subnet.ts";
+import {
+  chooseSubnets,
+  findOverlap,
+  pickSubnet,
+  uniqueLocalBlock,
+} from "../../../manager/allocator/subnet.ts";
 import { pickVni } from "../../../manager/allocator/vni.ts";
 import type { SubnetConfig } from "../../../model/network.ts";
 import { networkObject } from "../../sim/objects.ts";
@@ -9,6 +14,8 @@ import { networkObject } from "../../sim/objects.ts";
 function blocks(...texts: string[]): CidrBlock[] {
   return texts.flatMap((text) => parseCidr(text) ?? []);
 }
+
+const ipv6Pool = uniqueLocalBlock("a-cluster");
 
 const subnets = [
   { name: "the first slice is kept for ingress", taken: [], ingress: false, want: "10.0.1.0/24" },
@@ -47,7 +54,13 @@ t.test("subnet: none is where hosts have the addresses of their tunnels", (t) =>
 });
 
 t.test("subnet: what the spec asks for is honoured or refused with a reason", (t) => {
-  const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
+  const request = {
+    pools: ["10.0.0.0/8"],
+    bits: 24,
+    taken: blocks("192.168.0.0/24"),
+    ingress: false,
+    ipv6Pool,
+  };
   const choose = (subnet: string, gateway?: string): unknown =>
     chooseSubnets(
       networkObject("n", { ipam: [{ subnet, ...(gateway === undefined ? {} : { gateway }) }] }).spec,
@@ -91,6 +104,81 @@ t.test("claimed addresses are never given again, and a second claim is told", (t
   t.end();
 });
 
+t.test("IPv6: a cluster's networks are in one /48 of its own, which follows from its id", (t) => {
+  const one = uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8m");
+  t.match(one, /^fd[0-9a-f]{2}:[0-9a-f]{1,4}:[0-9a-f]{1,4}::\/48$/);
+  t.equal(uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8m"), one);
+  t.not(uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8n"), one);
+  t.end();
+});
+
+t.test(
+  "IPv6: a /64 of the cluster's block for a network that asks for it, and what it asks for itself",
+  (t) => {
+    const taken: CidrBlock[] = [];
+    const request = {
+      pools: ["10.0.0.0/8"],
+      bits: 24,
+      taken,
+      ingress: false,
+      ipv6Pool: "fd12:3456:789a::/48",
+    };
+    const choose = (ipv6: boolean, ...ipam: readonly SubnetConfig[]) => {
+      const {
+        subnet,
+        gateway,
+        further = [],
+      } = chooseSubnets(networkObject("n", { ipam, ipv6 }).spec, request);
+      return [{ subnet, gateway }, ...further].map((each) => `${each.subnet} ${each.gateway}`);
+    };
+    t.strictSame(choose(false), ["10.0.1.0/24 10.0.1.1"]);
+    t.strictSame(choose(true), ["10.0.1.0/24 10.0.1.1", "fd12:3456:789a::/64 fd12:3456:789a::1"]);
+    taken.push(...blocks("fd12:3456:789a::/64"));
+    t.strictSame(choose(true, { subnet: "10.9.0.0/24" }), [
+      "10.9.0.0/24 10.9.0.1",
+      "fd12:3456:789a:1::/64 fd12:3456:789a:1::1",
+    ]);
+    t.strictSame(choose(true, { subnet: "fd00:0:0:1::9/64", gateway: "FD00::1:0:0:0:FE" }), [
+      "10.0.1.0/24 10.0.1.1",
+      "fd00:0:0:1::/64 fd00:0:0:1::fe",
+    ]);
+    t.strictSame(
+      choose(false, { subnet: "fd00::/64" }),
+      ["10.0.1.0/24 10.0.1.1"],
+      "without IPv6 it counts for nothing",
+    );
+    t.throws(() => choose(true, { subnet: "fd12:3456:789a::/56" }), { code: "conflict" });
+    t.throws(() => choose(true, { subnet: "fd00::/127" }), { code: "invalid-argument" });
+    t.throws(() => choose(true, { subnet: "fd00::/64", gateway: "10.0.0.1" }), { code: "invalid-argument" });
+    t.end();
+  },
+);
+
+t.test("IPv6: addresses come from the subnet of their family, its last one too, never the first", (t) => {
+  const pool = new NetworkPool([
+    { subnet: "10.1.0.0/30", gateway: "10.1.0.1" },
+    { subnet: "fd00::/126", gateway: "fd00::1" },
+  ]);
+  t.equal(pool.allocate(), "10.1.0.2/30");
+  t.equal(pool.allocate(), undefined);
+  t.strictSame(
+    [pool.allocate(128), pool.allocate(128), pool.allocate(128)],
+    ["fd00::2/126", "fd00::3/126", undefined],
+  );
+  t.equal(pool.take("fd00::"), undefined);
+  pool.release("fd00::3/126");
+  t.equal(pool.take("fd00::3"), "fd00::3/126");
+  const wide = new NetworkPool([
+    { subnet: "fd00:1::/64", gateway: "fd00:1::1", range: "fd00:1::8000:0:0/96" },
+  ]);
+  t.equal(wide.has(32), false);
+  t.equal(wide.allocate(128), "fd00:1::8000:0:0/64");
+  t.equal(wide.claim("fd00:1::8000:0:1/64"), true);
+  t.equal(wide.allocate(128), "fd00:1::8000:0:2/64");
+  t.equal(wide.take("fd00:1::ffff:ffff:ffff:ffff"), "fd00:1::ffff:ffff:ffff:ffff/64");
+  t.end();
+});
+
 t.test("network identifiers start at 4096 and honour the option", (t) => {
   t.equal(pickVni({}, new Set([4096, 4098])), 4097);
   const option = "com.docker.network.driver.overlay.vxlanid_list";
@@ -101,7 +189,13 @@ t.test("network identifiers start at 4096 and honour the option", (t) => {
 });
 
 t.test("subnet: of several asked for, each has its gateway, and none overlaps another", (t) => {
-  const request = { pools: ["10.0.0.0/8"], bits: 24, taken: blocks("192.168.0.0/24"), ingress: false };
+  const request = {
+    pools: ["10.0.0.0/8"],
+    bits: 24,
+    taken: blocks("192.168.0.0/24"),
+    ingress: false,
+    ipv6Pool,
+  };
   const choose = (...ipam: readonly SubnetConfig[]): unknown =>
     chooseSubnets(networkObject("n", { ipam }).spec, request);
   t.strictSame(choose({ subnet: "10.1.0.0/24" }, { subnet: "10.2.0.9/24", gateway: "10.2.0.254" }), {

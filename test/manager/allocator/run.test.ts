@@ -82,10 +82,16 @@ class World implements AsyncDisposable {
     return found?.address ?? found?.refusal;
   }
 
-  async attach(containerId: string, asked = ""): Promise<string | undefined> {
+  ipv6(containerId: string): string | undefined {
+    return this.store.view((view) => view.attachments.list().find((each) => each.containerId === containerId))
+      ?.ipv6;
+  }
+
+  async attach(containerId: string, asked = "", askedIpv6?: string): Promise<string | undefined> {
     await this.store.update((tx) => {
       const place = { nodeId: id<NodeId>("node"), networkId: id<NetworkId>("front"), containerId };
-      tx.attachments.create({ ...place, id: attachmentId(place), attempt: "1", names: [], asked });
+      const sixth = askedIpv6 === undefined ? {} : { askedIpv6 };
+      tx.attachments.create({ ...place, id: attachmentId(place), attempt: "1", names: [], asked, ...sixth });
     });
     await settle();
     return this.place(containerId);
@@ -228,4 +234,53 @@ t.test("a new leader gives nobody what a container has", async (t) => {
   await using world = new World(store);
   await settle();
   t.strictSame([world.place("a"), world.place("b")], ["10.5.0.2/29", "10.5.0.3/29"]);
+});
+
+t.test("on a network with IPv6 everybody has an address of both families, or of neither", async (t) => {
+  const cell = { subnet: "10.5.0.0/29" };
+  const dual = { ipv6: true, ipam: [cell, { subnet: "fd00:5::/126" }] };
+  const { store } = await (async () => {
+    await using world = await started();
+    await world.store.update((tx) => void tx.networks.create(networkObject("front", dual)));
+    t.equal(await world.attach("a"), "10.5.0.2/29");
+    t.strictSame(world.ipv6("a"), "fd00:5::2/126");
+    t.equal(await world.attach("b", "10.5.0.4", "fd00:5::3"), "10.5.0.4/29");
+    t.equal(world.ipv6("b"), "fd00:5::3/126");
+    t.match(await world.attach("c"), /no address is left on network front: all of fd00:5::\/126 are taken/);
+    t.match(
+      await world.attach("d", "", "fd00:6::1"),
+      /no configured subnet .* contain the IP address fd00:6::1/,
+    );
+    t.equal(await world.attach("e", "", "fd00:5::2"), "Address already in use");
+    await world.detach("a");
+    return world;
+  })();
+  await using world = new World(store);
+  await settle();
+  t.equal(await world.attach("f"), "10.5.0.5/29", "who was refused holds nothing, and a new leader goes on");
+  t.equal(world.ipv6("f"), "fd00:5::2/126", "it took note of the other");
+});
+
+t.test("an address of IPv6 on a network without it is refused", async (t) => {
+  await using world = await started();
+  await world.store.update((tx) => void tx.networks.create(networkObject("front", front)));
+  t.match(await world.attach("a", "", "fd00::5"), /no configured subnet .* contain the IP address fd00::5/);
+  t.equal(await world.attach("b"), "10.5.0.3/29");
+  t.equal(world.ipv6("b"), undefined);
+});
+
+t.test("a service has a virtual IP of both families on a network with IPv6", async (t) => {
+  await using world = await started();
+  const frontId = id<NetworkId>("front");
+  await world.store.update((tx) => {
+    tx.networks.create(networkObject("front", { ipv6: true, ipam: [{ subnet: "fd00:5::/64" }] }));
+    const spec = serviceSpec({
+      task: { ...serviceSpec().task, networks: [{ networkId: frontId, aliases: [] }] },
+    });
+    tx.services.create(serviceObject("web", { ...spec, name: "web" }));
+  });
+  await settle();
+  t.strictSame(world.endpoint("web")?.virtualIps, [
+    { networkId: frontId, address: "10.0.1.2/24", ipv6: "fd00:5::2/64" },
+  ]);
 });

@@ -12,7 +12,14 @@ import { cluster, other, worker } from "./harness.ts";
 const nodeId = id<NodeId>("here");
 const networkId = id<NetworkId>("net");
 const containerId = "c".repeat(64);
-const wish: WantedAttachment = { containerId, network: "front", names: ["c1"], address: "", attempt: "a1" };
+const wish: WantedAttachment = {
+  containerId,
+  network: "front",
+  names: ["c1"],
+  address: "",
+  ipv6: "",
+  attempt: "a1",
+};
 const stored: Omit<Attachment, "meta"> = {
   id: attachmentId({ nodeId, networkId, containerId }),
   networkId,
@@ -76,6 +83,22 @@ const cases: readonly Case[] = [
     stored: {},
     wanted: [{ attempt: "a2", address: "10.0.1.9" }],
     update: [{ asked: "10.0.1.9", address: undefined }],
+  },
+  {
+    rule: "an address of IPv6 of its choice",
+    wanted: [{ ipv6: "fd00::9" }],
+    create: [{ asked: "", askedIpv6: "fd00::9" }],
+  },
+  {
+    rule: "what is as it was, by the addresses that it has",
+    stored: { ipv6: "fd00::5/64" },
+    wanted: [{ address: "10.0.1.5", ipv6: "fd00::5" }],
+  },
+  {
+    rule: "another address of IPv6 is given anew",
+    stored: { ipv6: "fd00::5/64" },
+    wanted: [{ ipv6: "fd00::9" }],
+    update: [{ askedIpv6: "fd00::9", address: undefined, ipv6: undefined }],
   },
   {
     rule: "one that was refused is tried again",
@@ -209,5 +232,5 @@ function idOf(name: string): string {
 
 function wanted(name: string): WantedAttachment {
   const network = name === "nowhere" ? "nope" : "front";
-  return { containerId: idOf(name), network, names: [name, "db"], address: "", attempt: name };
+  return { containerId: idOf(name), network, names: [name, "db"], address: "", ipv6: "", attempt: name };
 }

@@ -262,11 +262,13 @@ t.test("keys of tunnels go to whoever is on an encrypted network, and back to th
   await settle();
   t.match(peer.infos(), [{ nodeIndex: must(nodeOf(store, other)).index, tunnelKeys: [key] }]);
   t.strictSame(session.assignments()[0]?.hosts, [], "it has no use for them yet");
-  const attached = [{ networkId: network.id, address: "10.0.1.2/24", aliases: [] }];
+  const attached = [{ networkId: network.id, address: "10.0.1.2/24", ipv6: "fd00:1::2/64", aliases: [] }];
   await store.update((tx) => createTask(tx, "one", worker, "assigned", attached));
   await settle();
   t.match(session.assignments()[1], {
     networks: [{ encrypted: true, mtu: 1390 }],
+    endpoints: [{ address: "10.0.1.2", ipv6: "fd00:1::2" }],
+    tasks: [{ networks: [{ address: "10.0.1.2/24", ipv6: "fd00:1::2/64" }] }],
     hosts: [{ nodeId: leader }, { nodeId: other, tunnelKeys: [{ publicKey: key, slot: 0 }] }],
   });
   const keys = [

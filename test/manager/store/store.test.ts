@@ -436,7 +436,10 @@ t.test("a follower and a restored snapshot hold exactly what the leader holds", 
         { kind: "gpu", count: 1, names: ["a"] },
         { kind: "ssd", count: 2 },
       ],
-      networks: [{ networkId: id("net"), address: "10.0.1.2/24", aliases: ["a"] }],
+      networks: [
+        { networkId: id("net"), address: "10.0.1.2/24", aliases: ["a"] },
+        { networkId: id("dual"), address: "10.0.2.2/24", ipv6: "fd00:2::2/64", aliases: [] },
+      ],
       status: {
         state: "failed",
         atMs: clock.now() - 50,

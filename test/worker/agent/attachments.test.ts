@@ -28,7 +28,7 @@ class World {
 
   /** What the managers would say of the newest list. */
   give(address = place.address, attempt = this.last[0]?.attempt ?? ""): void {
-    this.attachments.assigned([{ id: "x", networkId: "n1", attempt, address }], networks);
+    this.attachments.assigned([{ id: "x", networkId: "n1", attempt, address, ipv6: "" }], networks);
   }
 }
 
@@ -150,7 +150,7 @@ t.test("before it is known whether the host is in a cluster, it waits", async (t
   const [want] = attachments.list();
   t.match(want, wish);
   attachments.assigned(
-    [{ id: "x", networkId: "n1", attempt: want?.attempt ?? "", address: place.address }],
+    [{ id: "x", networkId: "n1", attempt: want?.attempt ?? "", address: place.address, ipv6: "" }],
     networks,
   );
   t.strictSame(await given, place);

@@ -34,7 +34,13 @@ async function world() {
     log.push(`list ${list.map((each) => each.address || each.network).join(" ")}`);
     const given = list
       .filter((each) => each.network === "front")
-      .map(({ attempt }) => ({ id: attempt, networkId: "n1", attempt, address: `10.0.1.${next++}/24` }));
+      .map(({ attempt }) => ({
+        id: attempt,
+        networkId: "n1",
+        attempt,
+        address: `10.0.1.${next++}/24`,
+        ipv6: "",
+      }));
     queueMicrotask(() => attachments.assigned(given, names));
   });
   const detach = network.detach.bind(network);
