@@ -34,8 +34,6 @@ const places: readonly (readonly [call: RegExp, at: RegExp, why: string])[] = [
   [every, /Networks\.\w+\.NetworkID$/, "known before the first start"],
   [/l4|json\?all=1 #3/, /Networks\.bridge\.\w+$|FinishedAt$/, "a start that failed gives back its address"],
   [/\/stats/, every, kernel],
-  [every, /SizeRw$/, "directories for what is mounted count"],
-  [/docker inspect -s/, /^out$/, "directories for what is mounted count"],
   [/s1\/json #8/, /Propagation$/, "Docker makes binds above its own directory slaves"],
   [/s1\/json #9/, /Config\.Hostname$/, product],
   [/--privileged|bb ls \/dev|\/dev\/core|\/proc\/mounts/, answer, "runc and crun differ here"],

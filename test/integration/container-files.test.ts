@@ -473,7 +473,11 @@ await t.test("df and prune: sizes of images, containers and volumes", async (t) 
   t.match(df[3] ?? "", /^Build Cache\|0\|0\|0B/);
   t.match(await ok("system", "df", "-v"), /big/);
   t.match(await ok("ps", "-as", "--format", "{{.Size}}"), /^3(\.\d+)?MB \(virtual \d+/);
-  t.match(await ok("inspect", "-s", "-f", "{{.SizeRw}}", "big"), /^30\d{5}$/);
+  t.equal(
+    await ok("inspect", "-s", "-f", "{{.SizeRw}}", "big"),
+    "3000000",
+    "and nothing for what its volume is mounted on",
+  );
   const told = async (type: string, format: string): Promise<string> =>
     ok("events", "--since", "1m", "--until", "-1s", "--filter", `type=${type}`, "--format", format);
   t.match(await told("volume", "{{.Action}} {{.Actor.ID}}"), /mount used\nunmount used/);

@@ -29,7 +29,11 @@ export async function listContainers(deps: FrontDoorDeps, query: URLSearchParams
   const sizeOf = queryFlag(query.get("size")) ? await sizes(deps) : undefined;
   const nowMs = deps.clock.now();
   const printed: object[] = [];
-  for (const view of listed) printed.push({ ...printListed(view, nowMs), ...(await sizeOf?.(view.record)) });
+  for (const view of listed) {
+    const { SizeRw = 0, ...size } = (await sizeOf?.(view.record)) ?? {};
+    // As with Docker, nothing is not listed.
+    printed.push({ ...printListed(view, nowMs), ...(SizeRw > 0 && { SizeRw }), ...size });
+  }
   return printed;
 }
 
