@@ -1,4 +1,4 @@
-/** The one place that starts the kernel's tools (`ip`, `bridge`, `nft`, …). */
+/** How the kernel's tools (`ip`, `bridge`, `nft`, …) are run: as children of this process, or by a `Launcher`. */
 import { spawn } from "node:child_process";
 
 import { ClusterError } from "../../model/errors.ts";
@@ -17,8 +17,8 @@ export interface CommandResult {
  */
 export type Run = (argv: readonly string[], input?: string) => Promise<CommandResult>;
 
-const commandTimeoutMs = 30_000;
-const maxOutputBytes = 64 * 1024 * 1024;
+export const commandTimeoutMs = 30_000;
+export const maxOutputBytes = 64 * 1024 * 1024;
 const maxErrorBytes = 256 * 1024;
 
 /** The Debian package that each program comes from. */
@@ -60,17 +60,9 @@ export const runCommand: Run = (argv, input) =>
     });
     child.on("close", (code) => {
       clearTimeout(timer);
-      if (late) {
-        const text = `${argv.join(" ")} did not end within ${commandTimeoutMs / 1000} s`;
-        reject(new ClusterError("deadline-exceeded", text));
-      } else if (stdout.overflowed()) {
-        reject(
-          new ClusterError(
-            "resource-exhausted",
-            `${argv.join(" ")} printed more than ${maxOutputBytes} bytes`,
-          ),
-        );
-      } else {
+      if (late) reject(lateFailure(argv, commandTimeoutMs));
+      else if (stdout.overflowed()) reject(overflowFailure(argv));
+      else {
         resolve({ code: code ?? 128, stdout: stdout.text(), stderr: stderr.text() });
       }
     });
@@ -89,7 +81,18 @@ export async function must(
   throw new ClusterError("internal", `cannot ${doing}: ${text}`);
 }
 
-function startFailure(program: string, cause: Error & { code?: string }): ClusterError {
+export function lateFailure(argv: readonly string[], timeoutMs: number): ClusterError {
+  return new ClusterError("deadline-exceeded", `${argv.join(" ")} did not end within ${timeoutMs / 1000} s`);
+}
+
+export function overflowFailure(argv: readonly string[]): ClusterError {
+  return new ClusterError(
+    "resource-exhausted",
+    `${argv.join(" ")} printed more than ${maxOutputBytes} bytes`,
+  );
+}
+
+export function startFailure(program: string, cause: Error & { code?: string }): ClusterError {
   if (cause.code !== "ENOENT") {
     return new ClusterError("internal", `cannot run ${program}: ${cause.message}`, { cause });
   }

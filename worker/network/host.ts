@@ -80,6 +80,8 @@ export interface HostParts {
   readonly journal: Journal;
   readonly namespaces: Namespaces;
   readonly ports: PublishedPorts;
+  /** What starts commands, if it is this network's own. */
+  readonly launcher: Disposable;
 }
 
 /** How many namespaces are made at the same time; more only queue at the kernel's one lock. */
@@ -243,6 +245,7 @@ export class KernelNetwork implements HostNetwork {
     this.#names.close();
     this.#parts.ports.close();
     this.#program.close();
+    this.#parts.launcher[Symbol.dispose]();
   }
 
   async #round(round: readonly Job[]): Promise<void> {

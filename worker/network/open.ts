@@ -4,11 +4,11 @@ import { join } from "node:path";
 
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
-import { runCommand } from "./command.ts";
 import type { Run } from "./command.ts";
 import { KernelNetwork } from "./host.ts";
 import type { HostNetworkSettings } from "./host.ts";
 import { Journal } from "./journal.ts";
+import { Launcher } from "./launcher.ts";
 import { Namespaces } from "./namespace.ts";
 import type { HostNetwork } from "./network.ts";
 import { PublishedPorts } from "./ports.ts";
@@ -20,7 +20,7 @@ export interface HostNetworkDeps {
   readonly random: Random;
   /** Trouble that fails no call, for the log. */
   readonly warn: (text: string) => void;
-  /** How commands are run; default: as children of this process. */
+  /** How commands are run; default: by a launcher, which ends with the network. */
   readonly run?: Run;
 }
 
@@ -32,7 +32,22 @@ export interface HostNetworkDeps {
  *   `internal` when the directories cannot be used.
  */
 export async function openHostNetwork(
-  { clock, random, warn, run = runCommand }: HostNetworkDeps,
+  deps: HostNetworkDeps,
+  settings: HostNetworkSettings,
+  signal: AbortSignal,
+): Promise<HostNetwork> {
+  const launcher = new Launcher(join(settings.runDir, "network", "tools"));
+  try {
+    return await openOver({ ...deps, run: deps.run ?? launcher.run }, launcher, settings, signal);
+  } catch (error) {
+    launcher[Symbol.dispose]();
+    throw error;
+  }
+}
+
+async function openOver(
+  { clock, random, warn, run }: Required<HostNetworkDeps>,
+  launcher: Disposable,
   settings: HostNetworkSettings,
   signal: AbortSignal,
 ): Promise<HostNetwork> {
@@ -80,6 +95,7 @@ export async function openHostNetwork(
       journal,
       namespaces,
       ports,
+      launcher,
     },
     whole,
     await journal.readWanted(),
