@@ -203,9 +203,12 @@ export class Tunnel {
   async #observe(): Promise<ReadonlyMap<string, ObservedDevice>> {
     const found = await Promise.all(
       tunnelDevices.map(async (name) => {
-        const link = await this.#run(["ip", "-j", "address", "show", "dev", name]);
+        const show = ["ip", "-j", "address", "show", "dev", name];
+        const link = await this.#run(show);
         if (link.code !== 0) return undefined;
         const dump = await this.#run(["wg", "show", name, "dump"]);
+        // It may have gone between the two, and is not one without a key then.
+        if (dump.code !== 0 && (await this.#run(show)).code !== 0) return undefined;
         return parseDevice(name, link.stdout, dump.code === 0 ? dump.stdout : "");
       }),
     );

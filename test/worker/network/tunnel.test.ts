@@ -133,3 +133,33 @@ t.test("a kernel that refuses is trouble in words, and what was done is not beli
     "it reads the kernel again",
   );
 });
+
+t.test("a device that goes while it is looked at is gone, and not one without a key", async (t) => {
+  let state: "present" | "going" | "gone" = "present";
+  const address = "198.18.0.1";
+  const link = [
+    { mtu: 1420, flags: ["UP"], group: "21320", addr_info: [{ family: "inet", local: address }] },
+  ];
+  const run: Run = async (argv) => {
+    const line = argv.join(" ");
+    if (line === "ip -j address show dev shoal-wg0") {
+      return { code: state === "gone" ? 1 : 0, stdout: JSON.stringify(link), stderr: "" };
+    }
+    if (line !== "wg show shoal-wg0 dump")
+      return { code: line.includes("show") ? 1 : 0, stdout: "", stderr: "" };
+    if (state === "going") state = "gone";
+    return { code: state === "gone" ? 1 : 0, stdout: "private\tpublic\t51822\toff\n", stderr: "" };
+  };
+  const tunnel = new Tunnel({
+    clock: new VirtualClock(),
+    run,
+    directory: t.testdir(),
+    settle: async () => [],
+  });
+  await tunnel.open();
+  const device = { name: "shoal-wg0", address, port: 51_822, publicKey: "public", mtu: 1420 };
+  await tunnel.raise({ devices: [device], peers: [] });
+  t.strictSame(await tunnel.look(), [], "as it was made");
+  state = "going";
+  t.strictSame(await tunnel.look(), ["the device shoal-wg0 is gone"]);
+});
