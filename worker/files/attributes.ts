@@ -19,7 +19,25 @@ const attributesLimit = 256;
 /** Of files that are asked for in one go; a command line holds them all. */
 const batchLimit = 1_000;
 const toolTimeoutMs = 120_000;
+/** Beyond it each directory is asked for itself. */
+const walkTimeoutMs = 20_000;
 const outputLimitBytes = 64 * 2 ** 20;
+
+/**
+ * Where below a directory there are files with a capability, in one go: most trees have none. Paths of directories from there on, empty
+ * for itself. It walks by path, so that what it says of a tree that changes meanwhile is only where to look.
+ *
+ * @returns Undefined when that took too long, or was too much to say.
+ */
+export async function capableDirectories({ handle }: Place): Promise<ReadonlySet<string> | undefined> {
+  const root = `/proc/${process.pid}/fd/${handle.fd}/.`;
+  const said = await getfattr(["--recursive", "--physical", "-h"], [root], walkTimeoutMs).catch(
+    () => undefined,
+  );
+  if (said === undefined) return undefined;
+  const paths = [...parseAttributes(said).keys()].map((path) => path.slice(root.length + 1));
+  return new Set(paths.map((path) => path.slice(0, Math.max(0, path.lastIndexOf("/")))));
+}
 
 /** Value by name of the file, one character for each byte; files without one are left out. */
 export async function capabilitiesIn(
@@ -32,7 +50,7 @@ export async function capabilitiesIn(
   for (let start = 0; start < texts.length; start += batchLimit) {
     const paths = texts.slice(start, start + batchLimit).map((name) => `${above}${name}`);
     for (const [path, value] of parseAttributes(await getfattr(["-h"], paths)))
-      found.set(bytesOf(path.slice(above.length)), value);
+      found.set(path.slice(above.length), value);
   }
   return found;
 }
@@ -107,7 +125,11 @@ export async function setAttributes(
 }
 
 /** What it says of those files that are there and have one. */
-function getfattr(options: readonly string[], paths: readonly string[]): Promise<string> {
+function getfattr(
+  options: readonly string[],
+  paths: readonly string[],
+  timeout = toolTimeoutMs,
+): Promise<string> {
   const pattern = `^${capability.replace(".", "\\.")}$`;
   const args = [
     ...options,
@@ -119,7 +141,7 @@ function getfattr(options: readonly string[], paths: readonly string[]): Promise
     "--",
     ...paths,
   ];
-  const limits = { timeout: toolTimeoutMs, maxBuffer: outputLimitBytes };
+  const limits = { timeout, maxBuffer: outputLimitBytes, encoding: "latin1" } as const;
   return new Promise((resolve, reject) => {
     execFile("getfattr", args, limits, (error, stdout) => {
       // 1: one of them is gone meanwhile. Without the program, the host's warnings say so.
@@ -130,7 +152,7 @@ function getfattr(options: readonly string[], paths: readonly string[]): Promise
   });
 }
 
-/** By path. Values have one character for each byte. */
+/** By path. Paths and values have one character for each byte. */
 export function parseAttributes(text: string): Map<string, string> {
   const found = new Map<string, string>();
   let path = "";

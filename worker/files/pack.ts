@@ -1,6 +1,6 @@
 /** A part of a container's tree as a tar archive, the way `docker cp` takes files out. */
 import { printTarEntry, tarBlockBytes, type TarHeader, tarPadding } from "../engine/tar.ts";
-import { capabilitiesIn, capability, capabilityOf, isText } from "./attributes.ts";
+import { capabilitiesIn, capability, capabilityOf, capableDirectories, isText } from "./attributes.ts";
 import { depthLimit, linkOf, openContent, type Place, type PlaceKind, type Spot, type Tree } from "./tree.ts";
 
 const chunkBytes = 256 * 1024;
@@ -25,6 +25,7 @@ const types: Readonly<Record<PlaceKind, string>> = {
  */
 export async function* pack(tree: Tree, spot: Spot, base: string): AsyncGenerator<Buffer> {
   const known = new Map<string, string>();
+  const hinted = spot.last.kind === "directory" ? await capableDirectories(spot.last) : undefined;
   const ofLast = (): Promise<string | undefined> => capabilityOf(spot.last);
   yield* packed(spot.last, {
     parent: spot.parent ?? tree.root,
@@ -76,15 +77,21 @@ export async function* pack(tree: Tree, spot: Spot, base: string): AsyncGenerato
 
   async function* children(directory: Place, names: readonly string[], path: string): AsyncGenerator<Buffer> {
     const all = await tree.list(directory, names);
+    const isAsked =
+      hinted === undefined || hinted.has(names.slice(spot.names.length).join("/")) || tree.isInMount(names);
     let asked: ReturnType<typeof capabilitiesIn> | undefined;
     for (const name of all) {
       const place = await tree.child(directory, names, name);
       if (place === undefined) continue; // Removed meanwhile.
       const below = [...names, name];
-      const isOfDirectory = isText(name) && !tree.isMount(below);
-      // Of all in the directory at once, when the first of them needs it: a process for each would be slow.
-      const capable = async (): Promise<string | undefined> =>
-        isOfDirectory ? (await (asked ??= capabilitiesIn(directory, all))).get(name) : capabilityOf(place);
+      const capable = async (): Promise<string | undefined> => {
+        if (tree.isMount(below)) return capabilityOf(place);
+        if (!isAsked) return undefined;
+        if (!isText(name)) return capabilityOf(place);
+        // Of all in the directory at once, when the first of them needs it: a process for each would be slow.
+        asked ??= capabilitiesIn(directory, all);
+        return (await asked).get(name);
+      };
       try {
         yield* packed(place, { parent: directory, names: below, path: `${path}/${name}`, capable });
       } finally {

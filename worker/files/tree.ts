@@ -188,6 +188,11 @@ export class Tree {
     return this.#mounts.has(names.join("/"));
   }
 
+  /** Whether these names are below something that is mounted, or it itself. */
+  isInMount(names: readonly string[]): boolean {
+    return names.some((_name, index) => this.#mounts.has(names.slice(0, index + 1).join("/")));
+  }
+
   /** What may not be written to, and why; the kernel has its own word on a running container's. */
   readOnlyAt(names: readonly string[]): "root" | "mount" | undefined {
     for (let count = names.length; count > 0; count--) {

@@ -256,6 +256,21 @@ t.test(
       ["out/other", undefined],
       ["out/\xff", raw],
     ]);
+    const tree = await Tree.open(root);
+    await tree.mount({ target: "/plain/deep", source: join(root, "in"), readOnly: true });
+    const spot = await tree.walk("/", { last: "kept" });
+    const seen: string[] = [];
+    for await (const { header } of readTar(pack(tree, spot, "all"), "latin1"))
+      if (header.attributes?.has("security.capability") === true) seen.push(header.name);
+    await spot.close();
+    await tree.close();
+    const all = ["in/a tool=\\ö", "plain/deep/a tool=\\ö"].map((path) => bytesOf(`all/${path}`));
+    const wanted = [all[0], "all/in/\xff", all[1], "all/plain/deep/\xff"];
+    t.strictSame(seen.length, 3, "a file that has two names, and one of them below a mount, is one entry");
+    t.ok(
+      seen.every((name) => wanted.includes(name)),
+      seen.join(" "),
+    );
     t.ok(
       out.every(({ header: { attributes } }) => attributes?.get("user.plain") === undefined),
       "as Docker has it",
