@@ -1,3 +1,4 @@
+import { isIpv6 } from "./address.ts";
 import type { NetworkId } from "./ids.ts";
 import type { Labels, Meta } from "./meta.ts";
 import type { Annotations } from "./service.ts";
@@ -35,6 +36,11 @@ export interface Subnets extends Subnet {
 
 export function subnetsOf({ subnet, gateway, further = [] }: Subnets): readonly Subnet[] {
   return [{ subnet, gateway }, ...further];
+}
+
+/** The subnets that a network asks for. Without IPv6, Docker leaves subnets of it out of account, and so do we. */
+export function askedSubnets({ ipam, ipv6 }: Pick<NetworkSpec, "ipam" | "ipv6">): readonly SubnetConfig[] {
+  return ipam.filter(({ subnet }) => subnet !== "" && (ipv6 || !isIpv6(subnet)));
 }
 
 /** What the allocator decided for an overlay. */

@@ -10,6 +10,7 @@ import {
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
+  askedSubnets,
   tunnelBlock,
   type NetworkSpec,
   type Subnet,
@@ -89,16 +90,15 @@ function afterBlock(block: CidrBlock, base: bigint, size: bigint): bigint {
 export function chooseSubnets(spec: NetworkSpec, request: SubnetRequest): Subnets {
   const taken = [...request.taken];
   const askedOf = (wanted: "ipv4" | "ipv6"): Subnet[] =>
-    spec.ipam
-      .filter(({ subnet }) => subnet !== "" && isIpv6(subnet) === (wanted === "ipv6"))
+    askedSubnets(spec)
+      .filter(({ subnet }) => isIpv6(subnet) === (wanted === "ipv6"))
       .map((config) => {
         const { subnet, block } = chosenSubnet(config, taken);
         taken.push(block);
         return subnet;
       });
   const [first = freeSubnet(request), ...others] = askedOf("ipv4");
-  // Without IPv6, Docker leaves its subnets out of account.
-  const asked = spec.ipv6 ? askedOf("ipv6") : [];
+  const asked = askedOf("ipv6");
   const given =
     spec.ipv6 && asked.length === 0
       ? [freeSubnet({ pools: [request.ipv6Pool], bits: ipv6SubnetBits, taken, ingress: true })]

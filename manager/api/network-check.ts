@@ -1,7 +1,8 @@
 /** What a new swarm network must be, and who still needs one that is to go. */
-import { contains, overlaps, parseCidr, parseIp } from "../../model/address.ts";
+import { contains, isIpv6, overlaps, parseCidr, parseIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
+  askedSubnets,
   isPredefined,
   type Network,
   type NetworkSpec,
@@ -16,7 +17,9 @@ import { findOverlap } from "../allocator/subnet.ts";
 import type { StoreView } from "../store/transaction.ts";
 
 /** Two addresses beside the network's own two: the least that a gateway and a task need. */
-const longestPrefixBits = 30;
+const leastHostBits = 2;
+/** No network's: addresses of one link, of groups of hosts, and what stands for other things. */
+const unusableIpv6 = ["fe80::/10", "ff00::/8", "::/8"];
 
 const predefinedNames = ["bridge", "host", "none", "default"];
 
@@ -41,7 +44,7 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
     throw invalid(`label ${predefinedLabel} is reserved for networks of the swarm itself`);
   }
   if (spec.ingress && spec.attachable) throw invalid("ingress network cannot be attachable");
-  if (spec.ipv6) throw later("IPv6 on overlay networks");
+  if (spec.ipv6 && spec.ingress) throw later("IPv6 on the ingress network");
   const ingress = spec.ingress ? view.networks.ingress() : undefined;
   if (ingress !== undefined) {
     throw new ClusterError("conflict", `ingress network ${ingress.spec.name} is already present`);
@@ -49,15 +52,21 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
   checkSubnets(view, spec);
 }
 
-function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
+function checkSubnets(view: StoreView, spec: NetworkSpec): void {
   const others = view.networks.list().flatMap(blocksOf);
-  for (const [index, { subnet, gateway, range }] of ipam.entries()) {
-    if (subnet === "") continue;
+  const used = askedSubnets(spec);
+  for (const [index, { subnet, gateway, range }] of used.entries()) {
     const block = parseCidr(subnet);
-    if (block?.bits !== 32 || block.prefixBits > longestPrefixBits) {
+    if (block === undefined || block.prefixBits > block.bits - leastHostBits) {
       throw invalid(
-        `invalid subnet ${subnet}: an IPv4 CIDR such as 10.1.0.0/24, at least a /30, is expected`,
+        isIpv6(subnet)
+          ? `invalid subnet ${subnet}: an IPv6 CIDR such as fd00:1::/64, at least a /126, is expected`
+          : `invalid subnet ${subnet}: an IPv4 CIDR such as 10.1.0.0/24, at least a /30, is expected`,
       );
+    }
+    const unusable = findOverlap(subnet, unusableIpv6);
+    if (unusable !== undefined) {
+      throw invalid(`invalid subnet ${subnet}: addresses of ${unusable} are no network's to give`);
     }
     if (gateway !== undefined) {
       const at = parseIp(gateway);
@@ -77,7 +86,7 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
         `invalid subnet ${subnet}: ${tunnelBlock} is where hosts have the addresses of their tunnels`,
       );
     }
-    const earlier = ipam.slice(0, index).map((config) => config.subnet);
+    const earlier = used.slice(0, index).map((config) => config.subnet);
     const taken = findOverlap(subnet, [...others, ...earlier]);
     if (taken !== undefined) {
       throw invalid(
@@ -88,7 +97,7 @@ function checkSubnets(view: StoreView, { ipam }: NetworkSpec): void {
 }
 
 function blocksOf({ state, spec }: Network): string[] {
-  return (state === undefined ? spec.ipam : subnetsOf(state)).map(({ subnet }) => subnet);
+  return (state === undefined ? askedSubnets(spec) : subnetsOf(state)).map(({ subnet }) => subnet);
 }
 
 /** What refers to a network, such as "service <id>"; undefined when it is free to go. */

@@ -1,6 +1,8 @@
 /** A swarm network: Engine API JSON to model and back. */
+import { parseCidr, printCidr } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
+  askedSubnets,
   isPredefined,
   type Network,
   type NetworkSpec,
@@ -24,6 +26,9 @@ export function parseNetworkSpec(json: JsonObject): NetworkSpec {
       "unimplemented",
       "configuration-only networks are not available for driver overlay",
     );
+  }
+  if (json.optionalFlag("EnableIPv4") === false) {
+    throw new ClusterError("unimplemented", "networks without IPv4 are not available for driver overlay");
   }
   return {
     name: json.text("Name"),
@@ -110,14 +115,20 @@ function printSubnets({ state, spec }: Network): Json[] {
   if (state !== undefined)
     return subnetsOf(state).map(({ subnet, gateway }) => ({
       Subnet: subnet,
-      IPRange: spec.ipam.find((config) => config.subnet === subnet)?.range,
+      IPRange: spec.ipam.find((config) => isSame(config.subnet, subnet))?.range,
       Gateway: gateway,
     }));
-  return spec.ipam.map(({ subnet, gateway, range }) => ({
+  return askedSubnets(spec).map(({ subnet, gateway, range }) => ({
     Subnet: subnet,
     Gateway: gateway,
     IPRange: range,
   }));
+}
+
+/** Whether a block, as a user wrote it, is that one. */
+function isSame(given: string, canonical: string): boolean {
+  const block = parseCidr(given);
+  return block !== undefined && printCidr(block) === canonical;
 }
 
 const vniOption = "com.docker.network.driver.overlay.vxlanid_list";

@@ -285,15 +285,34 @@ export function overlay(name: string, index: number): OverlayNetwork {
   };
 }
 
+/** With IPv6 beside IPv4. */
+export function dual(name: string, index: number): OverlayNetwork {
+  return {
+    ...overlay(name, index),
+    further: [{ subnet: `fd00:10:${index}::/64`, gateway: `fd00:10:${index}::1` }],
+  };
+}
+
 export function endpoint(
   network: OverlayNetwork,
   host: Host,
-  { task, address, service }: { readonly task: string; readonly address: string; readonly service: string },
+  {
+    task,
+    address,
+    service,
+    ipv6,
+  }: {
+    readonly task: string;
+    readonly address: string;
+    readonly service: string;
+    readonly ipv6?: string;
+  },
 ): OverlayEndpoint {
   return {
     networkId: network.id,
     taskId: task as TaskId,
     address,
+    ...(ipv6 !== undefined && { ipv6 }),
     nodeId: host.nodeId,
     nodeAddress: host.address,
     nodeIndex: host.index,

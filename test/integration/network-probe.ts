@@ -1,5 +1,5 @@
 /**
- * A small server or client to be run inside a namespace: `serve PORT TEXT`, `tell PORT NAME` (answers with
+ * A small server or client to be run inside a namespace: `serve PORT TEXT [ADDRESS]`, `tell PORT NAME` (answers with
  * its name and the client's address), `get HOST PORT [LOCAL PORT]`, `survey HOST PORT` (twelve connections, a line each), `hold HOST PORT` (says what it got at every line it is
  * given), `refusal HOST PORT` (the error's code, and whether it came at once), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
  * `resolve udp|tcp SERVER NAME`. Clients print what they got, or the error's code.
@@ -20,7 +20,7 @@ switch (mode) {
   case "serve":
     createServer((socket) => socket.on("error", () => undefined).end(second)).listen(
       Number(first),
-      "0.0.0.0",
+      third === "" ? "0.0.0.0" : third,
     );
     break;
   case "tell":

@@ -4,9 +4,15 @@ import t from "tap";
 
 import type { TaskId } from "../../model/ids.ts";
 import type { PortSpec } from "../../model/service.ts";
-import type { Attached, OverlayEndpoint, OverlayNetwork } from "../../worker/network/network.ts";
+import type {
+  Attached,
+  AttachNetwork,
+  OverlayEndpoint,
+  OverlayNetwork,
+  OverlayService,
+} from "../../worker/network/network.ts";
 import { hostMac } from "../../worker/network/addresses.ts";
-import { endpoint, inNamespace, overlay, probe, serve, World } from "./network-hosts.ts";
+import { dual, endpoint, inNamespace, overlay, probe, serve, World } from "./network-hosts.ts";
 import type { Host } from "./network-hosts.ts";
 import { capture, inject } from "./network-wire.ts";
 
@@ -17,7 +23,9 @@ if (process.getuid?.() !== 0) {
 
 const red = overlay("st_red", 1);
 const blue = overlay("st_blue", 2);
-const green: OverlayNetwork = { ...overlay("st_green", 3), encrypted: true };
+const green: OverlayNetwork = { ...dual("st_green", 3), encrypted: true };
+const six = dual("st_six", 4);
+const seven = dual("st_seven", 5);
 const task = (name: string): TaskId => name as TaskId;
 
 await using world = await World.open("network");
@@ -25,13 +33,14 @@ const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
 let endpoints: OverlayEndpoint[] = [];
 
 let networks: readonly OverlayNetwork[] = [red, blue];
+let services: readonly OverlayService[] = [];
 
 async function applyAll(): Promise<void> {
   const all = await Promise.all(world.hosts.map((host) => host.asOther()));
   await Promise.all(
     world.hosts.map((host) => {
       const hosts = all.filter(({ nodeId }) => nodeId !== host.nodeId);
-      return host.apply(networks, endpoints, { hosts });
+      return host.apply(networks, endpoints, { services, hosts });
     }),
   );
 }
@@ -39,15 +48,32 @@ async function applyAll(): Promise<void> {
 async function start(
   host: Host,
   network: OverlayNetwork,
-  place: { readonly task: string; readonly address: string; readonly service: string },
+  place: {
+    readonly task: string;
+    readonly address: string;
+    readonly ipv6?: string;
+    readonly service: string;
+  },
 ): Promise<string> {
   endpoints = [...endpoints, endpoint(network, host, place)];
   await applyAll();
   const attached = await host.attach({
     taskId: task(place.task),
-    networks: [{ networkId: network.id, address: `${place.address}/24`, aliases: [] }],
+    networks: [placeOn(network, place)],
   });
   return pathOf(attached);
+}
+
+function placeOn(
+  network: OverlayNetwork,
+  { address, ipv6 }: { address: string; ipv6?: string },
+): AttachNetwork {
+  return {
+    networkId: network.id,
+    address: `${address}/24`,
+    ...(ipv6 !== undefined && { ipv6: `${ipv6}/64` }),
+    aliases: [],
+  };
 }
 
 function pathOf(attached: Attached): string {
@@ -56,6 +82,10 @@ function pathOf(attached: Attached): string {
 
 function ping(path: string, address: string, ...options: readonly string[]): boolean {
   return inNamespace(path, ["busybox", "ping", "-c1", "-W1", ...options, address]).code === 0;
+}
+
+function ping6(path: string, address: string, ...options: readonly string[]): boolean {
+  return inNamespace(path, ["ping", "-6", "-c1", "-W1", ...options, address]).code === 0;
 }
 
 function port(publishedPort: number, targetPort: number, protocol: "tcp" | "udp" = "tcp"): PortSpec {
@@ -271,11 +301,17 @@ await t.test("an encrypted network", async (t) => {
   networks = [red, blue, green];
   const plain = "what-everybody-may-read";
   const secret = "what-nobody-may-read";
-  const first = await start(one, green, { task: "g1", address: "10.10.3.10", service: "st_safe" });
-  const second = await start(two, green, { task: "g2", address: "10.10.3.11", service: "st_asker" });
+  const [ipv6, other] = ["fd00:10:3::10", "fd00:10:3::11"];
+  const first = await start(one, green, { task: "g1", address: "10.10.3.10", ipv6, service: "st_safe" });
+  const second = await start(two, green, {
+    task: "g2",
+    address: "10.10.3.11",
+    ipv6: other,
+    service: "st_asker",
+  });
   const beside = await start(one, red, { task: "r1", address: "10.10.1.30", service: "st_open" });
   const servers = [
-    serve(first, [...probe, "serve", "80", secret]),
+    serve(first, [...probe, "serve", "80", secret, "::"]),
     serve(beside, [...probe, "serve", "80", plain]),
   ];
   t.teardown(() => servers.forEach((server) => server.stop()));
@@ -292,6 +328,8 @@ await t.test("an encrypted network", async (t) => {
     const alone = await capture(two.netns, "eth0", [secret]);
     t.equal(get(second, "10.10.3.10", 80), secret);
     t.ok(ping(second, "10.10.3.10", "-s", "1362"), "the whole MTU passes");
+    t.equal(get(second, ipv6, 80), secret);
+    t.ok(ping6(second, ipv6, "-M", "do", "-s", "1342"), "by IPv6 too");
     t.match(inNamespace(second, ["ip", "link", "show", "eth0"]).output, /mtu 1390/);
     const { kinds, found } = await alone.stop();
     t.strictSame(found, []);
@@ -380,19 +418,152 @@ await t.test("an encrypted network", async (t) => {
   });
 });
 
+await t.test("networks with IPv6 beside IPv4", async (t) => {
+  networks = [...networks, six, seven];
+  const at = (network: number, host: number) => ({
+    address: `10.10.${network}.${host}`,
+    ipv6: `fd00:10:${network}::${host}`,
+  });
+  const first = await start(one, six, { task: "s1", ...at(4, 10), service: "st_dual" });
+  const second = await start(two, six, { task: "s2", ...at(4, 11), service: "st_asker" });
+  await start(two, six, { task: "s3", ...at(4, 12), service: "st_dual" });
+  const stranger = await start(two, seven, { task: "s4", ...at(5, 10), service: "st_other" });
+  const server = serve(first, [...probe, "serve", "80", "six", "::"]);
+  t.teardown(() => server.stop());
+  await until(() => get(second, "fd00:10:4::10", 80) === "six", "the server answers");
+
+  await t.test("tasks reach each other by both, over the whole MTU", (t) => {
+    t.ok(ping6(second, "fd00:10:4::10", "-M", "do", "-s", "1402"), "other host");
+    t.ok(ping6(first, "fd00:10:4::11"), "and back");
+    t.ok(ping6(second, "fd00:10:4::12"), "same host");
+    t.ok(ping6(second, "fd00:10:4::1"), "gateway");
+    t.ok(ping(second, "10.10.4.10"));
+    t.match(
+      inNamespace(first, ["cat", "/proc/net/if_inet6"]).output,
+      /^fd000010000400000000000000000010 \w+ 40 /m,
+    );
+    t.notMatch(inNamespace(first, ["cat", "/proc/net/if_inet6"]).output, /^fe80/m);
+    t.end();
+  });
+
+  await t.test("names have addresses of the families that their network has", (t) => {
+    const ask = (path: string, name: string, type: string, at = "10.10.4.1"): string =>
+      inNamespace(path, ["busybox", "nslookup", `-type=${type}`, name, at]).output;
+    for (const name of ["dual", "tasks.st_dual", "st_dual.st_six"]) {
+      const output = ask(second, name, "aaaa");
+      t.match(output, "fd00:10:4::10", name);
+      t.match(output, "fd00:10:4::12", name);
+    }
+    t.match(ask(second, "dual", "a"), "10.10.4.10");
+    t.notMatch(ask(second, "st_asker.1.s2", "aaaa"), "fd00:10:4::10");
+    const reversed = inNamespace(second, ["busybox", "nslookup", "fd00:10:4::10", "10.10.4.1"]).output;
+    t.match(reversed, "st_dual.1.s1.st_six", "address to name");
+    t.match(ask(client, "client", "a", "10.10.1.1"), "10.10.1.11");
+    t.notMatch(
+      ask(client, "client", "aaaa", "10.10.1.1"),
+      /fd00|NXDOMAIN/,
+      "a network without IPv6: no such record",
+    );
+    t.end();
+  });
+
+  await t.test("networks are kept apart, and a task on two is answered on both", async (t) => {
+    t.notOk(ping6(stranger, "fd00:10:4::12"), "same host");
+    t.notOk(ping6(stranger, "fd00:10:4::10"), "other host");
+    t.notOk(ping6(client, "fd00:10:4::11"), "from a network without IPv6");
+    const places = [at(4, 20), at(5, 20)] as const;
+    endpoints = [
+      ...endpoints,
+      endpoint(six, three, { task: "s5", ...places[0], service: "st_both" }),
+      endpoint(seven, three, { task: "s5", ...places[1], service: "st_both" }),
+    ];
+    await applyAll();
+    const request = { taskId: task("s5"), networks: [placeOn(six, places[0]), placeOn(seven, places[1])] };
+    const both = pathOf(await three.attach(request));
+    t.ok(ping6(both, "fd00:10:4::10") && ping6(both, "fd00:10:5::10"), "on both: reaches both");
+    t.ok(ping6(stranger, "fd00:10:5::20") && ping6(second, "fd00:10:4::20"));
+  });
+
+  await t.test("a virtual IP leads to who serves; without one, callers are told at once", async (t) => {
+    const service = { networkId: six.id, serviceId: "id-st_dual", serviceName: "st_dual", aliases: ["dual"] };
+    const virtualIp = { ...at(4, 99), ports: [], localFirst: false, within: [] };
+    services = [{ ...service, ...virtualIp }];
+    endpoints = endpoints.map((each) => (each.taskId === task("s3") ? { ...each, serving: false } : each));
+    await applyAll();
+    t.equal(get(second, "fd00:10:4::99", 80), "six", "by another host's task");
+    t.equal(get(first, "fd00:10:4::99", 80), "six", "by the serving task itself");
+    t.match(
+      inNamespace(second, ["busybox", "nslookup", "-type=aaaa", "dual", "10.10.4.1"]).output,
+      "fd00:10:4::99",
+    );
+    const found = await two.examine([one]);
+    for (const [test, subject] of [
+      ["vxlan", "network st_six by IPv6"],
+      ["vip", "st_dual on network st_six by IPv6"],
+    ] as const)
+      t.equal(found.find((each) => each.test === test && each.subject === subject)?.state, "ok", subject);
+    endpoints = endpoints.map((each) => (each.taskId === task("s1") ? { ...each, serving: false } : each));
+    await applyAll();
+    const refusal = inNamespace(second, [...probe, "refusal", "fd00:10:4::99", "80"]).output;
+    t.match(refusal, "ENETUNREACH at once");
+  });
+
+  await t.test("tasks reach the outside under the host's address", (t) => {
+    for (const [path, address, device] of [
+      [one.netns, "fd00:99::1/64", "eth0"],
+      [world.outside, "fd00:99::fe/64", "br0"],
+    ] as const)
+      t.equal(inNamespace(path, ["ip", "address", "add", address, "dev", device, "nodad"]).code, 0);
+    t.ok(ping6(first, "fd00:99::fe"));
+    t.end();
+  });
+
+  await t.test("what is taken away heals, and a successor goes on", async (t) => {
+    one.warnings.splice(0);
+    for (const harm of [
+      "nft delete table ip6 shoal_net",
+      "ip -6 route delete fd00:10:4::11",
+      `ip -6 neigh delete fd00:10:4::10 dev ov${six.vni}`,
+      `ip -6 address flush dev ov${six.vni} scope global`,
+      `sysctl -w net.ipv6.conf.ov${six.vni}.disable_ipv6=1`,
+      `sysctl -w net.ipv6.conf.vx${six.vni}.disable_ipv6=1`,
+      "sysctl -w net.ipv6.conf.all.forwarding=0",
+      `ip link delete vx${six.vni}`,
+    ]) {
+      t.equal(one.run(...harm.split(" ")).code, 0, harm);
+      await one.examine([]);
+      await until(() => ping6(second, "fd00:10:4::10"), harm);
+      t.ok(one.warnings.splice(0).length > 0, "and is said");
+    }
+    await one.kill();
+    t.ok(ping6(second, "fd00:10:4::10"), "while nobody is there");
+    await one.start();
+    t.ok(ping6(second, "fd00:10:4::10"), "before the first apply");
+    await applyAll();
+    t.strictSame(one.warnings, []);
+  });
+});
+
 await t.test("networks nobody wants any more are removed with all that belongs to them", async (t) => {
   for (const host of world.hosts) {
     for (const { taskId } of await host.list()) await host.detach(taskId);
   }
   endpoints = [];
   networks = [];
+  services = [];
   await applyAll();
   for (const host of world.hosts) {
-    const left = ["ip link", "ip nexthop", "ip route show proto 77", "ip neigh show nud permanent"]
+    const left = [
+      "ip link",
+      "ip nexthop",
+      "ip route show proto 77",
+      "ip -6 route show proto 77",
+      "ip neigh show nud permanent",
+    ]
       .map((line) => host.run(...line.split(" ")).output)
       .join("");
-    t.notMatch(left, /ov\d|vx\d|sv-|shoal-wg|10\.10\.|198\.18\./, `host ${host.index}`);
-    t.notMatch(host.run("nft", "list", "tables").output, "shoal_tunnel");
+    t.notMatch(left, /ov\d|vx\d|sv-|shoal-wg|10\.10\.|fd00:10:|198\.18\./, `host ${host.index}`);
+    t.notMatch(host.run("nft", "list", "tables").output, /shoal_tunnel|ip6 shoal_net/);
     t.match(host.run("nft", "list", "table", "ip", "shoal_net").output, "chain forward");
   }
 });

@@ -1,5 +1,5 @@
 /** `/networks` of this host, and beside a manager those of the cluster. */
-import { parseCidr } from "../../model/address.ts";
+import { isIpv6, parseCidr } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { subnetsOf } from "../../model/network.ts";
 import type { Labels } from "../../model/meta.ts";
@@ -323,7 +323,7 @@ function printJoined(network: Joined, containers: readonly PrintedContainer[]): 
     Scope: "swarm",
     Driver: driver,
     EnableIPv4: true,
-    EnableIPv6: false,
+    EnableIPv6: subnetsOf(network).some(({ subnet }) => isIpv6(subnet)),
     IPAM: { Driver: "default", Options: null, Config },
     Internal: internal,
     Attachable: attachable,

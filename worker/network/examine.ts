@@ -2,10 +2,12 @@
  * What a host can find out about the networks it shares with others: which probes to make, and what their outcomes say.
  * `examiner.ts` makes them.
  */
+import { isIpv6 } from "../../model/address.ts";
 import type { NodeId } from "../../model/ids.ts";
 import { portKey } from "../../model/task.ts";
 import { addressNumber, contains, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
+import { familiesOf } from "./network.ts";
 import type { OverlayNetwork, WantedNetworks } from "./network.ts";
 import { markOf, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import { tunnelAddressOf, tunnelHosts } from "./tunnel-plan.ts";
@@ -91,7 +93,7 @@ export interface ExamineState {
 /** Enough to go through, small enough for every link. */
 const smallBytes = 100;
 const mostPerKind = 50;
-const mostPaths = 3;
+const mostPaths = 4;
 
 /** Everything worth a try; bounded, whatever the cluster's size. */
 export function probesOf(state: ExamineState, peers: readonly Peer[]): Probes {
@@ -118,8 +120,10 @@ export function probesOf(state: ExamineState, peers: readonly Peer[]): Probes {
     if ((serving.get(`${service.networkId}/${service.serviceId}`) ?? 0) === 0) {
       findings.push({ test: "vip", peer: "", subject, state: "unknown", text: "no task of it is healthy" });
     } else if (virtualIps.length < mostPerKind) {
-      const ping = { namespace: home.namespace, target: service.address, packetBytes: smallBytes };
-      virtualIps.push({ subject, ping });
+      for (const target of familiesOf(service)) {
+        const ping = { namespace: home.namespace, target, packetBytes: smallBytes };
+        virtualIps.push({ subject: `${subject}${byFamily(target)}`, ping });
+      }
     }
   }
   const ports: { subject: string; address: string; port: number }[] = [];
@@ -241,9 +245,16 @@ function pathsTo(
     );
     if (endpoint === undefined) return [];
     const { mtu } = resolveNetwork(network, underlayMtu);
-    return [path(`network ${network.name}`, { namespace, target: endpoint.address }, mtu)];
+    return familiesOf(endpoint).map((target) =>
+      path(`network ${network.name}${byFamily(target)}`, { namespace, target }, mtu),
+    );
   });
   return [...byMesh, ...byTasks].slice(0, mostPaths);
+}
+
+/** For the subject of a finding; nothing is said of IPv4. */
+function byFamily(address: string): string {
+  return isIpv6(address) ? " by IPv6" : "";
 }
 
 function servingOf({ endpoints }: WantedNetworks): Map<string, number> {
@@ -263,7 +274,7 @@ function isPublishedOn(within: readonly string[], address: string): boolean {
 
 /** @param code - 0 when at least one answer came. */
 export function pingArgv({ namespace, target, source, mark, packetBytes }: Ping): string[] {
-  const headerBytes = 28; // IPv4 and ICMP.
+  const headerBytes = isIpv6(target) ? 48 : 28; // IP and ICMP.
   return [
     ...(namespace === undefined ? [] : ["nsenter", `--net=${namespace}`]),
     "ping",

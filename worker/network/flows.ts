@@ -3,6 +3,7 @@
  * lead to a task that serves no more, or to nobody because there was none, are forgotten. Connections end by themselves, but for
  * those that a lost host never answered: they are forgotten too, and the client's next attempt leads to another task.
  */
+import { isIpv6 } from "../../model/address.ts";
 import { errorText } from "../../model/errors.ts";
 import { backoff } from "../../runtime/backoff.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -80,9 +81,14 @@ export class Flows {
 
   async #forget(which: readonly string[], filters: readonly (readonly string[])[]): Promise<void> {
     // One look finds the few that are there among a thousand services, each of which would be a process of its own.
-    const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", ...which])).split("\n");
-    for (const filter of filters.filter((each) => flows.some((line) => isMatch(line, each)))) {
-      await this.#run(["conntrack", "-D", ...which, ...filter]); // 1: it has ended meanwhile.
+    for (const family of ["ip", "ip6"] as const) {
+      const own = filters.filter((filter) => familyOf(filter) === family);
+      if (own.length === 0) continue;
+      const argv = [...which, ...options[family]];
+      const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", ...argv])).split("\n");
+      for (const filter of own.filter((each) => flows.some((line) => isMatch(line, each)))) {
+        await this.#run(["conntrack", "-D", ...argv, ...filter]); // 1: it has ended meanwhile.
+      }
     }
   }
 }
@@ -107,8 +113,16 @@ export async function untilUnused(
 
 /** Whoever made the connection, and by whichever address, the answers come from the task. */
 async function isUsed(run: Run, address: string): Promise<boolean> {
-  const argv = ["conntrack", "-L", "-p", "tcp", "--reply-src", address];
+  const argv = ["conntrack", "-L", "-p", "tcp", ...options[familyOf([address])], "--reply-src", address];
   return hasOpenConnection(await must(run, `look for connections to ${address}`, argv));
+}
+
+/** By which `conntrack` looks at one family. */
+const options = { ip: [], ip6: ["-f", "ipv6"] } as const;
+
+/** Of a filter; a port alone is of the mesh, which has IPv4 only. */
+function familyOf(filter: readonly string[]): keyof typeof options {
+  return filter.some(isIpv6) ? "ip6" : "ip";
 }
 
 /** States (nf_conntrack_proto_tcp.c) of a connection that has begun and that at most one side has closed. */

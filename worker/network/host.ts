@@ -8,7 +8,7 @@ import { subnetsOf } from "../../model/network.ts";
 import type { NodeTunnel } from "../../model/node.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
-import { parseCidr } from "./addresses.ts";
+import { parseBlock } from "./addresses.ts";
 import { bridgeMtu, checkBridges, ownBridge } from "./bridges.ts";
 import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
@@ -339,7 +339,7 @@ export class KernelNetwork implements HostNetwork {
     }
     if (job.work.kind !== "apply") return;
     try {
-      for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseCidr(subnet);
+      for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseBlock(subnet);
       this.#wanted = job.work.wanted;
       this.#table = undefined;
       await this.#parts.journal.writeWanted(job.work.wanted);

@@ -272,6 +272,17 @@ export interface AttachedRecord {
   readonly networks: readonly AttachNetwork[];
 }
 
+/** Of an endpoint or a service: its address of each family. */
+export function familiesOf({
+  address,
+  ipv6,
+}: {
+  readonly address: string;
+  readonly ipv6?: string;
+}): readonly string[] {
+  return ipv6 === undefined ? [address] : [address, ipv6];
+}
+
 /** The one by which goes what is of IPv6 and for nowhere else. */
 export function outwardIpv6(addresses: readonly AttachedAddress[]): AttachedAddress | undefined {
   return addresses.find(({ ipv6 }) => ipv6?.outward === true);

@@ -25,6 +25,7 @@ import {
   shortHash,
   taskMac,
 } from "./addresses.ts";
+import { familiesOf } from "./network.ts";
 import type {
   AttachedAddress,
   BridgeNetwork,
@@ -266,7 +267,7 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const { device } = network;
     const target = targetOf(network.encrypted, endpoint.nodeId, remote);
     if (target === undefined) continue;
-    for (const key of addressesOf(endpoint)) {
+    for (const key of familiesOf(endpoint)) {
       const address = addressValue(key);
       if (address === undefined || !network.blocks.some((block) => contains(block, address))) continue;
       add({ kind: "route", key, value: `nhid ${addHost(device, remote, target, isIpv6(key))}`, device });
@@ -282,17 +283,6 @@ export function markOf(index: number): string {
 
 export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): string {
   return `${kind} ${key}`;
-}
-
-/** Of an endpoint or a service: its addresses of both families. */
-export function addressesOf({
-  address,
-  ipv6,
-}: {
-  readonly address: string;
-  readonly ipv6?: string;
-}): readonly string[] {
-  return ipv6 === undefined ? [address] : [address, ipv6];
 }
 
 function carriesIpv6(network: Subnets): Pick<KernelObject, "ipv6"> {

@@ -310,7 +310,7 @@ function given(asked: string, bridge: BridgeNetwork, taken: Taken): string {
 function onOverlay(
   host: Host,
   device: string,
-  { networkId, address: asked, mac }: AttachNetwork,
+  { networkId, address: asked, ipv6: askedIpv6, mac }: AttachNetwork,
 ): PreparedLink {
   const network = host.wanted?.networks.find(({ id }) => id === networkId);
   if (network === undefined) {
@@ -325,7 +325,8 @@ function onOverlay(
   const { bridge, mtu, ...resolved } = resolveNetwork(network, host.underlayMtu);
   const subnets = subnetsOf(resolved);
   const { address, own } = placeOf(network.name, subnets, asked);
-  const further = subnets.filter((each) => each !== own).map(({ subnet }) => subnet);
+  const other = askedIpv6 === undefined ? undefined : placeOf(network.name, subnets, askedIpv6);
+  const further = subnets.filter((each) => each !== own && each !== other?.own).map(({ subnet }) => subnet);
   return {
     address: {
       networkId: network.id,
@@ -335,6 +336,7 @@ function onOverlay(
       gateway: own.gateway,
       ...(further.length > 0 && { further, gatewayMac: taskMac(resolved.gateway) }), // The bridge has but one.
       mac: mac ?? taskMac(parseCidr(asked).address),
+      ...(other !== undefined && { ipv6: { address: other.address, gateway: other.own.gateway } }),
     },
     mtu,
   };
@@ -346,9 +348,9 @@ function placeOf(
   subnets: readonly Subnet[],
   given: string,
 ): { readonly address: string; readonly own: Subnet } {
-  const { address } = parseCidr(given);
-  const number = addressNumber(address) ?? -1;
-  const own = subnets.find(({ subnet }) => contains(parseCidr(subnet), number));
+  const { address } = parseBlock(given);
+  const value = addressValue(address) ?? -1;
+  const own = subnets.find(({ subnet }) => contains(parseBlock(subnet), value));
   if (own === undefined || address === own.gateway) {
     const accepted = subnets.map(({ subnet, gateway }) => `${subnet} but ${gateway}`).join(", ");
     throw new ClusterError(
@@ -356,5 +358,5 @@ function placeOf(
       `address ${given} cannot be a task's on network ${name}: accepted is any of ${accepted}`,
     );
   }
-  return { address: `${address}/${parseCidr(own.subnet).prefixBits}`, own };
+  return { address: `${address}/${parseBlock(own.subnet).prefixBits}`, own };
 }

@@ -19,7 +19,7 @@ import { Rules } from "./nftables.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hasNetworks, rulesetOf } from "./rules.ts";
-import { rulesTables } from "./ruleset.ts";
+import { type Ruleset, rulesTables } from "./ruleset.ts";
 import { failureOf, type Trouble } from "./trouble.ts";
 import { Tunnel } from "./tunnel.ts";
 import type { TunnelDeps } from "./tunnel.ts";
@@ -187,8 +187,9 @@ export class Program {
       const bridges = state.bridges.filter(({ device }) => !absent.has(device));
       const rules = rulesOf({ ...state, bridges }, records, mesh);
       await this.#rules.load(rulesetOf(rules));
-      await this.#ruleIpv6({ ...state, bridges }, records);
-      await this.#flows.follow(rules);
+      const ipv6Rules = ipv6RulesOf({ ...state, bridges }, records);
+      await this.#ruleIpv6(rulesetOf(ipv6Rules, "ip6"), wanted);
+      await this.#flows.follow({ ...rules, services: [...rules.services, ...ipv6Rules.services] });
       const gateways = await this.#names.listen(gatewaysOf(state));
       const unheard = new Map(refused);
       for (const { id, gateway } of own) {
@@ -213,13 +214,12 @@ export class Program {
     }
   }
 
-  async #ruleIpv6(state: HostState, records: ReadonlyMap<TaskId, TaskRecord>): Promise<void> {
-    const rules = rulesetOf(ipv6RulesOf(state, records), "ip6");
+  async #ruleIpv6(rules: Ruleset, wanted: WantedNetworks | undefined): Promise<void> {
     const had = this.#hasIpv6;
     this.#hasIpv6 = hasNetworks(rules);
     if (this.#hasIpv6) await this.#ipv6Rules.load(rules);
     // Before anybody said what is wanted, what a former process loaded stays.
-    else if (had || state.wanted !== undefined) await this.#ipv6Rules.unload();
+    else if (had || wanted !== undefined) await this.#ipv6Rules.unload();
   }
 
   /**

@@ -9,6 +9,7 @@ import {
   printIp,
 } from "../../model/address.ts";
 import { type Subnet, subnetsOf } from "../../model/network.ts";
+import { familiesOf } from "./network.ts";
 import type { OverlayNetwork, WantedNetworks } from "./network.ts";
 
 /** A task of this host, as the one that asks. */
@@ -87,29 +88,31 @@ export function buildNames(
     table.set(network.id, { name: network.name, blocks, addresses: new Map(), names: new Map() });
   }
   const balanced = new Set<string>();
-  for (const { networkId, serviceId, serviceName, aliases, address } of wanted.services) {
+  for (const service of wanted.services) {
+    const { networkId, serviceId, serviceName, aliases } = service;
     const network = table.get(networkId);
     if (network === undefined) continue;
     balanced.add(`${networkId}/${serviceId}`);
-    for (const name of [serviceName, ...aliases]) put(network, name, address);
+    for (const name of [serviceName, ...aliases]) put(network, name, familiesOf(service));
   }
   for (const endpoint of wanted.endpoints) {
     const network = table.get(endpoint.networkId);
     if (network === undefined) continue;
-    const { networkId, serviceId, serviceName, taskName, address, aliases, serving } = endpoint;
+    const { networkId, serviceId, serviceName, taskName, aliases, serving } = endpoint;
+    const addresses = familiesOf(endpoint);
     const all = serviceName === "" ? [] : [`tasks.${serviceName}`];
     const own = serviceName === "" ? aliases : [serviceName, ...aliases];
     const shared = balanced.has(`${networkId}/${serviceId}`) ? all : [...own, ...all];
-    for (const name of shared) put(network, name, serving ? address : undefined);
+    for (const name of shared) put(network, name, serving ? addresses : []);
     if (taskName !== "") {
-      put(network, taskName, address);
-      network.names.set(address, taskName);
+      put(network, taskName, addresses);
+      for (const address of addresses) network.names.set(address, taskName);
     }
   }
   for (const { networkId, name, address } of local) {
     const network = table.get(networkId);
     if (network === undefined || name === "") continue;
-    put(network, name, address);
+    put(network, name, [address]);
     if (!network.names.has(address)) network.names.set(address, name);
   }
   return table;
@@ -149,11 +152,15 @@ function outside(asker: Asker, asked: string): Answer {
   return asker.outside ? { kind: "elsewhere", singleLabel: !asked.includes(".") } : { kind: "unknown" };
 }
 
-function put({ addresses }: { addresses: Map<string, Set<string>> }, name: string, address?: string): void {
+function put(
+  { addresses }: { addresses: Map<string, Set<string>> },
+  name: string,
+  those: readonly string[],
+): void {
   const key = name.toLowerCase();
   let entry = addresses.get(key);
   if (entry === undefined) addresses.set(key, (entry = new Set()));
-  if (address !== undefined) entry.add(address);
+  for (const address of those) entry.add(address);
 }
 
 const addressDigits = 32;

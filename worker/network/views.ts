@@ -5,12 +5,19 @@ import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressValue, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
-import { outwardAddress, outwardIpv6 } from "./network.ts";
-import type { Attached, AttachedAddress, AttachRequest, BridgeNetwork, WantedNetworks } from "./network.ts";
+import { familiesOf, outwardAddress, outwardIpv6 } from "./network.ts";
+import type {
+  Attached,
+  AttachedAddress,
+  AttachRequest,
+  BridgeNetwork,
+  OverlayEndpoint,
+  WantedNetworks,
+} from "./network.ts";
 import { bridgeName, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { Asker, LocalName, NamedNetwork } from "./records.ts";
-import type { RulesNetwork, RulesPort, RulesState } from "./rules.ts";
+import type { RulesNetwork, RulesPort, RulesService, RulesState } from "./rules.ts";
 
 const everywhereOfIpv6 = "::";
 
@@ -38,7 +45,7 @@ function rulesNetworks({ wanted, bridges, underlayMtu }: HostState): RulesNetwor
   return [...own, ...overlays];
 }
 
-/** The state of the table for IPv6: bridge networks alone have it. */
+/** The state of the table for IPv6; by the mesh, ports are published for IPv4 alone. */
 export function ipv6RulesOf(state: HostState, records: Records): RulesState {
   const ports = [...records.values()].flatMap(({ attached }) => {
     const outward = attached.kind === "namespace" ? outwardIpv6(attached.addresses)?.ipv6 : undefined;
@@ -53,7 +60,7 @@ export function ipv6RulesOf(state: HostState, records: Records): RulesState {
   return {
     networks: rulesNetworks(state),
     ports,
-    services: [],
+    services: balancedServices(state.wanted, ({ ipv6 }) => ipv6),
     mesh: [],
     hosts: [],
     tasks: localPorts(records).flatMap(({ networkId, ipv6 }) =>
@@ -80,17 +87,10 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
   const backends = backendsOf(wanted);
   const local = localBackendsOf(wanted);
   const held = new Set(mesh.map(portKey));
-  // On the ingress network a virtual IP would open all ports of a task to those of other services.
-  const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
-  const devices = new Map(shared.map((network) => [network.id, bridgeName(network)]));
   return {
     networks: rulesNetworks(state),
     ports,
-    services: (wanted?.services ?? []).flatMap((service) => {
-      const on = devices.get(service.networkId);
-      if (on === undefined) return [];
-      return [{ bridge: on, address: service.address, backends: backends.get(backendsKey(service)) ?? [] }];
-    }),
+    services: balancedServices(wanted, ({ address }) => address),
     mesh: (wanted?.services ?? []).flatMap((service) =>
       service.ports
         .filter((port) => held.has(portKey(port)))
@@ -108,6 +108,23 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
   };
 }
 
+/** @param addressOf - In the family that is meant, of a service and of its tasks. */
+function balancedServices(
+  wanted: WantedNetworks | undefined,
+  addressOf: (of: { readonly address: string; readonly ipv6?: string }) => string | undefined,
+): RulesService[] {
+  // On the ingress network a virtual IP would open all ports of a task to those of other services.
+  const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
+  const devices = new Map(shared.map((network) => [network.id, bridgeName(network)]));
+  const backends = backendsOf(wanted, addressOf);
+  return (wanted?.services ?? []).flatMap((service) => {
+    const bridge = devices.get(service.networkId);
+    const address = addressOf(service);
+    if (bridge === undefined || address === undefined) return [];
+    return [{ bridge, address, backends: backends.get(backendsKey(service)) ?? [] }];
+  });
+}
+
 /** The addresses of a task on networks where another task of its service takes new connections. */
 export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskId): string[] {
   const endpoints = wanted?.endpoints ?? [];
@@ -118,7 +135,7 @@ export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskI
         (each) => each.serving && each.taskId !== taskId && backendsKey(each) === backendsKey(own),
       ),
     )
-    .map(({ address }) => address);
+    .flatMap(familiesOf);
 }
 
 /** Where what arrives at a task's published ports is to go; undefined for none that is there. */
@@ -152,14 +169,18 @@ function localBackendsOf(wanted: WantedNetworks | undefined): Map<string, string
 }
 
 /** Addresses of serving tasks by `backendsKey`. */
-function backendsOf(wanted: Pick<WantedNetworks, "endpoints"> | undefined): Map<string, string[]> {
+function backendsOf(
+  wanted: Pick<WantedNetworks, "endpoints"> | undefined,
+  addressOf: (endpoint: OverlayEndpoint) => string | undefined = ({ address }) => address,
+): Map<string, string[]> {
   const backends = new Map<string, string[]>();
   for (const endpoint of wanted?.endpoints ?? []) {
-    if (!endpoint.serving) continue;
+    const address = addressOf(endpoint);
+    if (!endpoint.serving || address === undefined) continue;
     const key = backendsKey(endpoint);
     const known = backends.get(key);
-    if (known === undefined) backends.set(key, [endpoint.address]);
-    else known.push(endpoint.address);
+    if (known === undefined) backends.set(key, [address]);
+    else known.push(address);
   }
   return backends;
 }
@@ -174,9 +195,10 @@ function backendsKey({
   return `${networkId}/${serviceId}`;
 }
 
-/** Where names are asked for. */
+/** Where names are asked for, those of both families: by IPv4, which every network has. */
 export function gatewaysOf({ wanted, bridges }: HostState): Set<string> {
-  return new Set([...bridges, ...(wanted?.networks ?? []).flatMap(subnetsOf)].map(({ gateway }) => gateway));
+  const all = [...bridges, ...(wanted?.networks ?? []).flatMap(subnetsOf)].map(({ gateway }) => gateway);
+  return new Set(all.filter((gateway) => !isIpv6(gateway)));
 }
 
 /** Addresses of both families that tasks have on a bridge. */

@@ -377,6 +377,52 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
       400,
       "invalid ip-range 10.7.0.0/25: a CIDR inside 10.8.0.0/24 is expected",
     ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, IPAM: { Config: [{ Subnet: "fd00:1::/127" }] } },
+      400,
+      "invalid subnet fd00:1::/127: an IPv6 CIDR such as fd00:1::/64, at least a /126, is expected",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, IPAM: { Config: [{ Subnet: "fd00:1::/64", Gateway: "10.1.0.1" }] } },
+      400,
+      "invalid gateway 10.1.0.1: an address inside fd00:1::/64 is expected",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, IPAM: { Config: [{ Subnet: "fd00:1::/64", IPRange: "10.1.0.0/24" }] } },
+      400,
+      "invalid ip-range 10.1.0.0/24: a CIDR inside fd00:1::/64 is expected",
+    ],
+    [
+      "POST /networks/create",
+      {
+        Name: "n",
+        EnableIPv6: true,
+        IPAM: { Config: [{ Subnet: "fd00:1::/48" }, { Subnet: "FD00:1:0:7::/64" }] },
+      },
+      400,
+      "invalid pool request: Pool overlaps with other one on this address space: FD00:1:0:7::/64 with fd00:1::/48",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, IPAM: { Config: [{ Subnet: "fe80::/64" }] } },
+      400,
+      "invalid subnet fe80::/64: addresses of fe80::/10 are no network's to give",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, Ingress: true },
+      501,
+      "IPv6 on the ingress network is not available yet",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv4: false, EnableIPv6: true },
+      501,
+      "networks without IPv4 are not available for driver overlay",
+    ],
     ["DELETE /networks/host", undefined, 403, "host is a pre-defined network and cannot be removed"],
     ["DELETE /networks/net1", undefined, 400, "network <net1> is in use by service <web>"],
     [

@@ -322,3 +322,41 @@ t.test("a list of tasks that is sent in pieces is whole, each task once", async 
     Array.from({ length: replicas }, (_, i) => i + 1),
   );
 });
+
+t.test(
+  "a network with IPv6 is shown in both families, as are those on it; without it its subnets do not count",
+  async (t) => {
+    const harness = await makeHarness({ clock: systemClock });
+    t.teardown(() => harness.api.close());
+    const Config = [{ Subnet: "fd00:1::/64" }, { Subnet: "10.1.0.0/24" }];
+    for (const [Name, EnableIPv6] of [
+      ["dual", true],
+      ["single", false],
+    ] as const)
+      await ask(harness, "POST /networks/create", {
+        Name,
+        EnableIPv6,
+        IPAM: { Config: EnableIPv6 ? Config : [Config[0]] },
+      });
+    const dual = {
+      subnet: "10.1.0.0/24",
+      gateway: "10.1.0.1",
+      further: [{ subnet: "fd00:1::/64", gateway: "fd00:1::1" }],
+    };
+    await harness.store.update((tx) => {
+      const network = tx.networks.byName("dual");
+      if (network !== undefined) tx.networks.update({ ...network, state: { ...dual, vni: 4096 } });
+    });
+    t.match((await ask(harness, "GET /networks/dual")).json, {
+      EnableIPv4: true,
+      EnableIPv6: true,
+      IPAM: {
+        Config: [
+          { Subnet: "10.1.0.0/24", Gateway: "10.1.0.1" },
+          { Subnet: "fd00:1::/64", Gateway: "fd00:1::1" },
+        ],
+      },
+    });
+    t.match((await ask(harness, "GET /networks/single")).json, { EnableIPv6: false, IPAM: { Config: [] } });
+  },
+);

@@ -119,6 +119,25 @@ t.test("every way to another host is tried, and everything that tasks here may u
   t.end();
 });
 
+t.test("on networks with IPv6, tasks and virtual IPs are tried by both families", (t) => {
+  const { wanted } = state;
+  if (wanted === undefined) throw new Error("it is given");
+  const dual = {
+    ...wanted,
+    endpoints: wanted.endpoints.map((each) => ({ ...each, ipv6: "fd00:1::6" })),
+    services: wanted.services.map((each) => ({ ...each, ipv6: "fd00:1::2" })),
+  };
+  const { peers, virtualIps } = probesOf({ ...state, wanted: dual }, [peer]);
+  const [, , by6] = peers[0]?.vxlan ?? [];
+  t.equal(by6?.subject, "network front by IPv6");
+  t.match(by6 && pingArgv(by6.large).join(" "), /-M do -s 1402 fd00:1::6$/);
+  t.strictSame(
+    virtualIps.map(({ subject, ping }) => `${subject}: ${ping.target}`),
+    ["web on network front: 10.0.1.2", "web on network front by IPv6: fd00:1::2"],
+  );
+  t.end();
+});
+
 t.test("a host without overlays tests whether others can be reached", (t) => {
   const probes = probesOf({ ...state, wanted: undefined }, [peer]);
   t.equal(probes.peers.length, 1);

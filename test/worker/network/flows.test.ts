@@ -45,6 +45,34 @@ t.test("flows that led to nobody are forgotten once there is somebody", async (t
   ]);
 });
 
+t.test("each family is looked at by itself", async (t) => {
+  const argvs: string[] = [];
+  const run = async (argv: readonly string[]) => {
+    argvs.push(argv.join(" "));
+    const line =
+      "udp 17 29 src=fd00::9 dst=fd00::2 sport=4000 dport=53 src=fd00::5 dst=fd00::9 sport=53 dport=4000";
+    return { code: 0, stdout: argv.includes("ipv6") ? line : table, stderr: "" };
+  };
+  const flows = new Flows({ clock: new VirtualClock(), run, warn: (text) => t.fail(text) });
+  const both = (...backends: string[]) => ({
+    services: ["10.0.1.2", "fd00::2"].map((address, index) => ({
+      bridge: "ov4097",
+      address,
+      backends: backends.slice(index, index + 1),
+    })),
+    mesh: [],
+  });
+  await flows.follow(both("10.0.1.5", "fd00::5"));
+  await flows.follow(both());
+  flows.close();
+  t.strictSame(argvs, [
+    "conntrack -L -p udp",
+    "conntrack -D -p udp --reply-src 10.0.1.5",
+    "conntrack -L -p udp -f ipv6",
+    "conntrack -D -p udp -f ipv6 --reply-src fd00::5",
+  ]);
+});
+
 t.test("a new process leaves alone what its predecessor sent on", async (t) => {
   t.strictSame(await deleted(service("10.0.1.5")), [[]]);
 });

@@ -354,6 +354,46 @@ t.test(
   },
 );
 
+t.test("on an overlay with IPv6 a place is of both families, with the bridge's one MAC as gateway", (t) => {
+  const network: OverlayNetwork = {
+    id: "dual" as NetworkId,
+    name: "dual",
+    subnet: "10.9.0.0/24",
+    gateway: "10.9.0.1",
+    further: [
+      { subnet: "fd00:9::/64", gateway: "fd00:9::1" },
+      { subnet: "fd00:a::/64", gateway: "fd00:a::1" },
+    ],
+    vni: 4097,
+    internal: false,
+    mtu: 0,
+    ingress: false,
+  };
+  const self = { nodeId: "n" as NodeId, address: "" };
+  const host = {
+    wanted: { self, networks: [network], endpoints: [], services: [], hosts: [] },
+    underlayMtu: 1500,
+    bridges,
+    taken: () => new Set<number>(),
+    lastPicked: () => 0,
+  };
+  const place = { networkId: network.id, address: "10.9.0.5/24", aliases: [] };
+  t.match(prepareLinks(request([{ ...place, ipv6: "fd00:a::5/64" }]), host)[0]?.address, {
+    address: "10.9.0.5/24",
+    gateway: "10.9.0.1",
+    ipv6: { address: "fd00:a::5/64", gateway: "fd00:a::1", outward: true },
+    further: ["fd00:9::/64"],
+    gatewayMac: "02:42:0a:09:00:01",
+  });
+  for (const ipv6 of ["fd00:b::5/64", "fd00:9::1/64"]) {
+    t.throws(() => prepareLinks(request([{ ...place, ipv6 }]), host), {
+      code: "invalid-argument",
+      message: /cannot be a task's on network dual/,
+    });
+  }
+  t.end();
+});
+
 t.test("a host without tunnels is on no encrypted network, and says why", (t) => {
   const network = {
     id: "green" as NetworkId,

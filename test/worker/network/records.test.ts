@@ -160,6 +160,36 @@ t.test("on a network with IPv6 names have both families, and addresses of both h
   t.end();
 });
 
+t.test("services, their tasks and aliases are answered in the families that they have", (t) => {
+  const further = [{ subnet: "fd00:1::/64", gateway: "fd00:1::1" }];
+  const web = { ...endpoint(red, "st_web", "10.0.1.10"), ipv6: "fd00:1::10" };
+  const idle = { ...endpoint(red, "st_web", "10.0.1.11"), ipv6: "fd00:1::11", serving: false };
+  const service = { networkId: red.id, serviceId: "v", serviceName: "shop", aliases: ["till"] };
+  const names = buildNames(
+    {
+      networks: [{ ...red, further }],
+      endpoints: [web, idle],
+      services: [
+        { ...service, address: "10.0.1.3", ipv6: "fd00:1::3", ports: [], localFirst: false, within: [] },
+      ],
+    },
+    [],
+  );
+  const ask = (name: string, type: string) => answerQuestion(names, onRed, { name, type });
+  for (const [name, type, addresses] of [
+    ["web", "AAAA", ["fd00:1::10"]],
+    ["tasks.st_web", "AAAA", ["fd00:1::10"]],
+    ["tasks.st_web", "A", ["10.0.1.10"]],
+    ["shop", "AAAA", ["fd00:1::3"]],
+    ["till.red", "AAAA", ["fd00:1::3"]],
+    ["till", "A", ["10.0.1.3"]],
+  ] as const)
+    t.strictSame(ask(name, type), { kind: "addresses", addresses }, `${name} ${type}`);
+  const reversed = `0.1.0.0.${"0.".repeat(20)}1.0.0.0.0.0.d.f.ip6.arpa`;
+  t.match(ask(reversed, "PTR"), { kind: "name", name: /\.red$/ });
+  t.end();
+});
+
 t.test("addresses of every subnet of a network have their names", (t) => {
   const wide = { ...red, further: [{ subnet: "10.9.0.0/16", gateway: "10.9.0.1" }] };
   const far = endpoint(wide, "far", "10.9.3.5");

@@ -16,7 +16,9 @@ import type { TaskRecord } from "../../../worker/network/journal.ts";
 import { rulesText } from "../../../worker/network/rules.ts";
 import {
   askersOf,
+  drainAddresses,
   flowsTo,
+  gatewaysOf,
   ipv6RulesOf,
   localNames,
   namedNetworks,
@@ -88,6 +90,52 @@ t.test(
     t.end();
   },
 );
+
+t.test("a virtual IP of each family leads to those who serve in that family", (t) => {
+  const service = {
+    networkId: net.id,
+    serviceId: "s",
+    serviceName: "s",
+    aliases: [],
+    localFirst: false,
+    within: [],
+  };
+  const services = [
+    { ...service, address: "10.0.1.2", ipv6: "fd00:1::2", ports: [] },
+    { ...service, serviceId: "old", address: "10.0.1.3", ports: [] },
+  ];
+  const endpoints = [5, 6, 7].map((number) => ({
+    networkId: net.id,
+    taskId: `t${number}` as TaskId,
+    address: `10.0.1.${number}`,
+    ...(number < 7 && { ipv6: `fd00:1::${number}` }),
+    nodeId: "n2" as NodeId,
+    nodeAddress: "192.0.2.2",
+    nodeIndex: 2,
+    serviceId: "s",
+    serviceName: "s",
+    taskName: `s.${number}`,
+    aliases: [],
+    serving: number !== 6,
+  }));
+  const further = [{ subnet: "fd00:1::/64", gateway: "fd00:1::1" }];
+  const all = wanted({ networks: [ingress, { ...net, further }], services, endpoints });
+  const state = { wanted: all, ports: [], bridges: [], underlayMtu: 1500 };
+  t.match(rulesOf(state, new Map(), []).services, [
+    { address: "10.0.1.2", backends: ["10.0.1.5", "10.0.1.7"] },
+    { address: "10.0.1.3", backends: [] },
+  ]);
+  const rules = ipv6RulesOf(state, new Map());
+  t.strictSame(rules.services, [{ bridge: "ov4097", address: "fd00:1::2", backends: ["fd00:1::5"] }]);
+  const text = rulesText(rules, "ip6");
+  t.match(text, /table ip6 shoal_net/);
+  t.match(text, '"ov4097" . fd00:1::2 : goto');
+  t.match(text, "dnat to numgen random mod 1 map { 0 : fd00:1::5 }");
+  t.notMatch(text, "ov4096", "networks without IPv6 have no part in it");
+  t.strictSame([...gatewaysOf(state)], ["10.0.0.1", "10.0.1.1"], "names are asked for by IPv4");
+  t.strictSame(drainAddresses(all, "t5" as TaskId), ["10.0.1.5", "fd00:1::5"]);
+  t.end();
+});
 
 const own = ownBridge("172.20.0.0/16");
 const red: BridgeNetwork = {
