@@ -371,19 +371,21 @@ export class Member implements TransportHandler {
     if (ready.softState !== undefined || ready.configuration !== undefined) this.#emitStatus();
     this.#changes.continue(this.#handed);
     this.#snapshots.want(this.#handed);
-    if (this.#wasMember && !this.#members.has(this.#state.memberId) && this.#node.status().settled) {
-      this.onRemoved();
-    }
+    const { memberId } = this.#state;
+    const hasLeft = this.#wasMember || this.#node.hasDeparted(memberId);
+    if (hasLeft && !this.#members.has(memberId) && this.#node.status().settled) this.onRemoved();
   }
 
   #followConfiguration(): void {
     const { configuration, commit } = this.#node.status();
     const { memberId } = this.#state;
-    if (memberId in configuration.contexts) this.#wasMember = true;
+    const committed = this.#node.configurationAt(commit);
+    // One that was taken back before it was committed made nobody a member: whoever asked for it may ask again.
+    if (memberId in committed.contexts) this.#wasMember = true;
     this.#members = membersOf(configuration);
     // A leader whose removal is not committed yet still needs our answers.
     const addresses = new Map<MemberId, string>();
-    for (const known of [this.#node.configurationAt(commit), configuration]) {
+    for (const known of [committed, configuration]) {
       for (const id of membersOf(known)) addresses.set(id, raftAddressOf(known, id));
     }
     addresses.delete(memberId);

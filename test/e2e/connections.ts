@@ -18,6 +18,8 @@ export interface Kept {
 export interface Fresh {
   readonly beganMs: number;
   readonly tookMs: number;
+  /** Some task has taken the connection. */
+  readonly connected: boolean;
   readonly error: string;
 }
 
@@ -63,9 +65,11 @@ async function fresh(): Promise<Fresh> {
   const beganMs = Date.now();
   const socket = createConnection(Number(port), address);
   socket.setTimeout(freshLimitMs, () => socket.destroy(new Error(`no answer within ${freshLimitMs} ms`)));
+  let connected = false;
+  socket.once("connect", () => (connected = true));
   const error = await ask(socket).then(() => "", errorOf);
   socket.destroy();
-  return { beganMs, tookMs: Date.now() - beganMs, error };
+  return { beganMs, tookMs: Date.now() - beganMs, connected, error };
 }
 
 const kept = Array.from({ length: Number(count) }, () => ({ task: "", answeredMs: 0, error: "" }));

@@ -46,6 +46,8 @@ export class Checkers {
   readonly #votes = new Map<string, MemberId>();
   readonly #grants = new Map<number, Set<MemberId>>();
   readonly #preGrants = new Map<string, Set<MemberId>>();
+  /** "term id" of those who had a quorum by the configuration of that moment. */
+  readonly #preVotesWon = new Set<string>();
   /** `index/term`: what stands there, and the term before it. */
   readonly #entries = new Map<string, { readonly hash: number; readonly previousTerm: number | undefined }>();
   readonly #committed = new Map<number, Known>();
@@ -130,7 +132,7 @@ export class Checkers {
         }
         return;
       case "pre-vote-reply":
-        if (message.granted) grantsOf(this.#preGrants, `${term} ${to}`).add(from);
+        if (message.granted) this.#preVoteGranted(from, to, term);
         return;
       case "append-reply":
         if (!message.rejected && ledger.lastIndex < message.index) {
@@ -233,11 +235,21 @@ export class Checkers {
     }
   }
 
+  #preVoteGranted(from: MemberId, to: MemberId, term: number): void {
+    grantsOf(this.#preGrants, `${term} ${to}`).add(from);
+    if (this.#mayStand(to, term)) this.#preVotesWon.add(`${term} ${to}`);
+  }
+
+  /** Its vote may leave much later, when the disk has taken it, and another configuration counts by then. */
   #preVoteWon(id: MemberId, term: number): void {
+    if (this.#preVotesWon.has(`${term} ${id}`) || this.#mayStand(id, term)) return;
+    this.#world.violate("an election that no pre-vote allowed", `${id} in term ${term}`);
+  }
+
+  #mayStand(id: MemberId, term: number): boolean {
     const node = this.#world.nodeOf(id);
     const granted = this.#preGrants.get(`${term} ${id}`) ?? new Set();
-    if (node === undefined || isQuorum(node.status().configuration, new Set([...granted, id]))) return;
-    this.#world.violate("an election that no pre-vote allowed", `${id} in term ${term}`);
+    return node === undefined || isQuorum(node.status().configuration, new Set([...granted, id]));
   }
 
   #leads(id: MemberId, term: number): void {

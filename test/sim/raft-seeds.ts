@@ -10,4 +10,10 @@ export const regressionSeeds: readonly { readonly seed: number; readonly found: 
   { seed: 509, found: "a record cut off by a full disk made the log unreadable" },
   { seed: 82, found: "writes that waited for room on the disk were never tried again" },
   { seed: 11_552, found: "an acknowledgement was sent after a later leader had replaced its entries" },
+  {
+    seed: 3_013_612,
+    found: "a configuration that was taken back made its newcomer believe that it was removed",
+  },
+  { seed: 3_019_711, found: "the same, with two newcomers" },
+  { seed: 3_039_101, found: "the same, by a snapshot from before it was asked for again" },
 ];
