@@ -285,6 +285,8 @@ await t.test("after a context that is refused the connection goes on: the rest o
 });
 
 await t.test("a client that goes away ends its build, and nothing of it is left", async (t) => {
+  const noted = (): string[] => (existsSync("/run/crun") ? readdirSync("/run/crun").toSorted() : []);
+  const before = noted();
   const archive = tar({ name: "Dockerfile", text: `FROM ${base}\nRUN echo begun; sleep 1000\n` });
   const request = httpRequest({
     socketPath: local.settings.socket,
@@ -308,13 +310,16 @@ await t.test("a client that goes away ends its build, and nothing of it is left"
   const isCgroup = (path: string): boolean =>
     existsSync(path) && [0x27e0eb, 0x63677270].includes(statfsSync(path).type);
   t.strictSame(hierarchies.filter(isCgroup), [], "nor is its cgroup left");
+  t.strictSame(noted(), before, "nor what its runtime noted");
   const after = await build({ Dockerfile: `FROM ${base}\nRUN true\n` });
   t.equal(after.code, 0, after.err);
 });
 
 await t.test("the cache can be pruned; images stay", async (t) => {
   t.match((await local.docker("system", "df")).out, /^Build Cache +1 +0 +[0-9.]+MB +[0-9.]+MB/m);
-  const pruned = await local.docker("builder", "prune", "-f");
+  const old = await local.docker("builder", "prune", "-f", "--filter", "until=24h");
+  t.match(old.out, /Total reclaimed space: 0 ?B/, old.err);
+  const pruned = await local.docker("builder", "prune", "-f", "--filter", "until=0s");
   t.match(pruned.out, /^Total reclaimed space: [0-9.]+ ?[kM]B/m, pruned.err);
   t.equal((await local.docker("run", "--rm", "shoal/built:1", "cat", "/made")).code, 0);
   t.match((await local.docker("builder", "prune", "-f")).out, /Total reclaimed space: 0 ?B/);

@@ -90,6 +90,8 @@ export class Buildah {
       PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
       HOME: temporary,
       TMPDIR: temporary,
+      // Where its runtime notes what runs: a build that is killed leaves that behind, and it goes with the rest of it.
+      XDG_RUNTIME_DIR: temporary,
       CONTAINERS_CONF: join(this.#directories.settings, "containers.conf"),
       CONTAINERS_STORAGE_CONF: join(this.#directories.settings, "storage.conf"),
       CONTAINERS_REGISTRIES_CONF: join(this.#directories.settings, "registries.conf"),
