@@ -105,13 +105,14 @@ export class MemberSnapshots {
     this.#since.bytes += bytes;
   }
 
-  /** Asks the store for its state when the log has grown, or when nothing else makes room. */
+  /** Asks the store for its state when the log has grown, when nothing else makes room, or when the one there is was damaged. */
   want(handedIndex: number): void {
     const { snapshotBytes = defaultSnapshotBytes } = this.#options;
     const { snapshotEntries } = this.#limits;
     const { entries, bytes } = this.#since;
     const isGrown = entries >= snapshotEntries || bytes >= snapshotBytes;
-    const isNeeded = isGrown || (entries > 0 && this.#state.space.state === "short");
+    const isLost = this.#state.snapshots.isDamaged(this.#state.storage.snapshot());
+    const isNeeded = isGrown || isLost || (entries > 0 && this.#state.space.state === "short");
     if (this.#isBusy || this.#isBlocked || !isNeeded) return;
     this.#isBusy = true;
     this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: handedIndex });
@@ -145,8 +146,10 @@ export class MemberSnapshots {
     let file: SnapshotFile | undefined;
     try {
       file = await this.#state.snapshots.open(message.snapshot);
-      if (file === undefined) throw new Error("no snapshot is on the disk");
-      // A newer one than the message names is as good.
+      // A newer one than the message names is as good; after an older one there would be a gap.
+      if (file === undefined || file.meta.index < message.snapshot.index) {
+        throw new Error("there is none on the disk until another one is made");
+      }
       const { meta } = file;
       await send({ ...message, snapshot: meta }, file, (heldBytes) =>
         guarded(() => node.reportSnapshotProgress(message, heldBytes)),
@@ -154,8 +157,11 @@ export class MemberSnapshots {
       outcome = "sent";
     } catch (error) {
       log.warn({ peer: message.to, error: errorText(error) }, "snapshot was not delivered");
+      if (file?.isDamaged === true) this.#state.snapshots.damaged(file.meta);
     }
-    await file?.close();
+    await file
+      ?.close()
+      .catch((error: unknown) => log.warn({ error: errorText(error) }, "snapshot was not closed"));
     guarded(() => node.reportSnapshot(message, outcome));
   }
 
@@ -246,7 +252,7 @@ export class MemberSnapshots {
     this.#taking = undefined;
     this.#isBusy = false;
     if (writer === undefined) return;
-    if (storage.snapshot().index >= index) {
+    if (this.#isCovered(index)) {
       await snapshots.drop(writer); // One from the leader came meanwhile.
       return;
     }
@@ -260,9 +266,16 @@ export class MemberSnapshots {
   async #begin(index: number): Promise<SnapshotWriter | undefined> {
     const { storage, snapshots } = this.#state;
     const term = storage.term(index);
-    if (term === undefined || index <= storage.snapshot().index) return undefined;
+    if (term === undefined || this.#isCovered(index)) return undefined;
     const configuration = this.#deps.node.configurationAt(index);
     return await snapshots.begin("own", { index, term, configuration });
+  }
+
+  /** By a snapshot that can be read, as far as is known. */
+  #isCovered(index: number): boolean {
+    const { storage, snapshots } = this.#state;
+    const meta = storage.snapshot();
+    return index < meta.index || (index === meta.index && !snapshots.isDamaged(meta));
   }
 
   /** What was written goes. A full disk is tried again later; any other error ends the member. */

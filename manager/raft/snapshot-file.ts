@@ -169,6 +169,7 @@ export class SnapshotFile {
   readonly #dataAt: number;
   readonly #partBytes: number;
   readonly #partHeadBytes: number;
+  #isDamaged = false;
 
   private constructor(
     seal: Seal,
@@ -243,6 +244,11 @@ export class SnapshotFile {
     return new SnapshotFile(seal, file, { meta, identity, keyId, ...place });
   }
 
+  /** A part that was read is not what was written. */
+  get isDamaged(): boolean {
+    return this.#isDamaged;
+  }
+
   /** From `offset` on, part by part. @throws {Error} at the first damaged one. */
   async *parts(offset = 0): AsyncGenerator<{ readonly offset: number; readonly data: Uint8Array }> {
     const { dataBytes } = this.identity;
@@ -254,9 +260,17 @@ export class SnapshotFile {
       const plainBytes = Math.min(this.#partBytes, dataBytes - from);
       const position = this.#dataAt + part * stride + this.#partHeadBytes;
       const sealed = await this.#file.read(position, plainBytes + sealOverheadBytes, read);
-      const plain = this.#seal.open(sealed, this.keyId, partContext(this.meta, part));
-      yield { offset: at, data: plain.subarray(at - from) };
+      yield { offset: at, data: this.#openPart(sealed, part).subarray(at - from) };
       at = from + plainBytes;
+    }
+  }
+
+  #openPart(sealed: Uint8Array, part: number): Uint8Array {
+    try {
+      return this.#seal.open(sealed, this.keyId, partContext(this.meta, part));
+    } catch (error) {
+      this.#isDamaged = true;
+      throw error;
     }
   }
 

@@ -92,11 +92,30 @@ export class SnapshotStore {
     return removed > 0;
   }
 
-  /** The one at this index and term, or else the newest. Its contents are checked as they are read. */
+  /**
+   * The one at this index and term, or else the newest. Its contents are checked as they are read.
+   *
+   * @throws {Error} that says what is wrong with it; it counts as damaged then, unless the disk could not be read at all.
+   */
   async open(wanted?: { readonly index: number; readonly term: number }): Promise<SnapshotFile | undefined> {
     const names = await this.#names();
     const name = names.find((known) => wanted !== undefined && known === fileName(wanted)) ?? names[0];
-    return name === undefined ? undefined : await this.#open(name);
+    if (name === undefined) return undefined;
+    try {
+      return await this.#open(name);
+    } catch (error) {
+      if (!isCallError(error)) this.#damaged.add(name);
+      throw error;
+    }
+  }
+
+  /** It was read and is not what was written: it is not opened again, and goes once another one takes its place. */
+  damaged(meta: SnapshotMeta): void {
+    this.#damaged.add(fileName(meta));
+  }
+
+  isDamaged(meta: SnapshotMeta): boolean {
+    return this.#damaged.has(fileName(meta));
   }
 
   /**
@@ -192,6 +211,11 @@ export class SnapshotStore {
   #path(name: string): string {
     return `${this.#directory}/${name}`;
   }
+}
+
+/** Of the system, which says nothing of what is on the disk. */
+function isCallError(error: unknown): boolean {
+  return /^E[A-Z]+$/.test((error as NodeJS.ErrnoException).code ?? "");
 }
 
 function fileName({ index, term }: { readonly index: number; readonly term: number }): string {

@@ -43,7 +43,14 @@ async function run(): Promise<void> {
     return wired.transport;
   };
   const member = new Member({ ...deps, wire, emit }, options, state);
-  await wired.transport?.listen();
+  try {
+    await wired.transport?.listen();
+  } catch (error) {
+    // The log makes its next segment ready already, which may not go on once another member has the lock.
+    await state.wal.close();
+    await state.snapshot?.close();
+    throw error;
+  }
   emit({ kind: "started", memberId, port: wired.transport?.port ?? 0 });
   port?.on("message", (command: ThreadCommand) => {
     switch (command.kind) {

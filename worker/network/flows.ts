@@ -85,8 +85,8 @@ export class Flows {
       const own = filters.filter((filter) => familyOf(filter) === family);
       if (own.length === 0) continue;
       const argv = [...which, ...options[family]];
-      const flows = (await must(this.#run, "look for flows", ["conntrack", "-L", ...argv])).split("\n");
-      for (const filter of own.filter((each) => flows.some((line) => isMatch(line, each)))) {
+      const found = filtersThatMatch(await must(this.#run, "look for flows", ["conntrack", "-L", ...argv]));
+      for (const filter of own.filter((each) => found.has(each.join(" ")))) {
         await this.#run(["conntrack", "-D", ...argv, ...filter]); // 1: it has ended meanwhile.
       }
     }
@@ -150,18 +150,17 @@ export function staleFlows(
   return filters;
 }
 
-/** Whether the filter finds a flow: "udp 17 29 src=A dst=B sport=C dport=D [UNREPLIED] src=… dst=… …", both ways in turn. */
-function isMatch(line: string, [option = "", value = ""]: readonly string[]): boolean {
-  const valuesOf = (key: string): string[] =>
-    line.split(" ").flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
-  switch (option) {
-    case "--orig-dst":
-      return valuesOf("dst")[0] === value;
-    case "--orig-port-dst":
-      return valuesOf("dport")[0] === value;
-    default:
-      return valuesOf("src")[1] === value;
+/** The filters that find any of the flows: "udp 17 29 src=A dst=B sport=C dport=D [UNREPLIED] src=… dst=… …", both ways in turn. */
+function filtersThatMatch(listing: string): ReadonlySet<string> {
+  const found = new Set<string>();
+  for (const line of listing.split("\n")) {
+    const valuesOf = (key: string): string[] =>
+      line.split(" ").flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
+    found.add(`--orig-dst ${valuesOf("dst")[0]}`);
+    found.add(`--orig-port-dst ${valuesOf("dport")[0]}`);
+    found.add(`--reply-src ${valuesOf("src")[1]}`);
   }
+  return found;
 }
 
 /** By the filter that finds flows to it: an address, or a port of UDP. */

@@ -1,6 +1,7 @@
 import { once } from "node:events";
-import { readdir, stat } from "node:fs/promises";
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
+import { join } from "node:path";
 import t from "tap";
 import type { NodeId } from "../../../model/ids.ts";
 import { TestCluster, type TestNode } from "./cluster.ts";
@@ -79,6 +80,17 @@ t.test("what is proposed at a leader that goes away fails once, with the outcome
   }),
 );
 
+/** Flips a bit in the data of the newest. @returns its name. */
+async function damageNewestSnapshot(directory: string): Promise<string> {
+  const names = (await readdir(directory)).filter((name) => name.endsWith(".snap"));
+  const name = names.toSorted().at(-1) ?? "";
+  const bytes = await readFile(join(directory, name));
+  const offset = bytes.byteLength - 150; // Before the end, which has a seal of its own.
+  bytes[offset] = (bytes[offset] ?? 0) ^ 1;
+  await writeFile(join(directory, name), bytes);
+  return name;
+}
+
 t.test("a follower that missed the log gets a snapshot, and a new member too", (t) =>
   withCluster(t, { snapshotEntries: 50, keepEntries: 5, maxKeepEntries: 5 }, async (cluster) => {
     await cluster.startAll(["n1", "n2", "n3"]);
@@ -95,8 +107,14 @@ t.test("a follower that missed the log gets a snapshot, and a new member too", (
     await cluster.until("the slow one has it all", () => back.applied.length === last);
     t.strictSame(back.applied, numbers(1, last));
     t.ok(back.snapshotsSeen > 0, "by snapshot");
+    const snapshots = join(cluster.directoryOf(leader.nodeId), "snapshots");
+    const damaged = await damageNewestSnapshot(snapshots);
     const fresh = await cluster.join("n4");
     await cluster.until("the new one has it all", () => fresh.applied.length === last);
+    t.notOk(
+      (await readdir(snapshots)).includes(damaged),
+      "by one that took the place of one that was damaged",
+    );
     await cluster.until("it votes", () => fresh.members.filter((m) => m.suffrage === "voter").length === 4);
     await cluster.kill("n4");
     const again = await cluster.start("n4", "restart");

@@ -111,6 +111,20 @@ for (const damaged of ["removed by the next", "replaced by one at the same index
   );
 }
 
+t.test("one that turns out to be damaged is given to nobody again, and may be made anew", async (t) => {
+  const disk = await threeSaved();
+  const snapshots = store(disk);
+  const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
+  t.notOk(snapshots.isDamaged(meta(30)));
+  disk.damage(`${directory}/${newer}`, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
+  await t.rejects(snapshots.open(meta(30)), /checksum of its header/);
+  t.ok(snapshots.isDamaged(meta(30)));
+  t.equal((await snapshots.open(meta(30)))?.meta.index, 20);
+  await save(snapshots, 30, Buffer.from("again"));
+  t.notOk(snapshots.isDamaged(meta(30)));
+  t.strictSame(await newest(store(disk)), { meta: meta(30), text: "again" });
+});
+
 t.test("on a full disk the damaged one goes, not the one that was fallen back to", async (t) => {
   const disk = await threeSaved();
   const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
