@@ -2,6 +2,7 @@ import type { Test } from "tap";
 
 import type { Host } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
+import { call } from "../lab/api.ts";
 import { docker } from "./clients.ts";
 import { images, quick } from "./fixture.ts";
 import type { View } from "./view.ts";
@@ -69,9 +70,10 @@ export function attachedContainers(t: Test, hosts: readonly [Host, Host], view: 
 
   void t.test("containers on both hosts and tasks reach each other by name", async (t) => {
     await isUp(host2);
-    // The second subnet has what the first has no room for.
-    const subnets = ["--subnet", "10.55.0.0/29", "--subnet", "10.56.0.0/24"];
-    await run(host1, "network", "create", "-d", "overlay", "--attachable", ...subnets, "front");
+    // The second subnet has what the first has no room for. Docker's client would send them in any order.
+    const Config = ["10.55.0.0/29", "10.56.0.0/24"].map((Subnet) => ({ Subnet }));
+    const body = { Name: "front", Driver: "overlay", Attachable: true, IPAM: { Config } };
+    await call(host1.socket, "POST", "/networks/create", { body });
     await run(host1, "network", "create", "-d", "overlay", "closed");
     const own = ["--network", "front", "--network-alias", "store", "--ip", "10.56.0.77"];
     await run(host2, "run", "-d", "--name", "c2", "--hostname", "two", ...own, ...server);

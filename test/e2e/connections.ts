@@ -34,13 +34,17 @@ const askEveryMs = 100;
 /** The kernel asks again after 1, 3 and 7 seconds. */
 const freshLimitMs = 10_000;
 
-function ask(socket: Socket): Promise<string> {
-  return new Promise((resolve, reject) => {
-    socket.once("data", (chunk: Buffer) => resolve(chunk.toString().trim()));
-    socket.once("error", reject);
-    socket.once("close", () => reject(new Error("closed")));
+async function ask(socket: Socket): Promise<string> {
+  const asked = new AbortController();
+  const { signal } = asked;
+  try {
     socket.write("who\n");
-  });
+    const closed = once(socket, "close", { signal }).then(() => Promise.reject(new Error("closed")));
+    const [chunk] = (await Promise.race([once(socket, "data", { signal }), closed])) as [Buffer];
+    return chunk.toString().trim();
+  } finally {
+    asked.abort();
+  }
 }
 
 function errorOf(error: unknown): string {

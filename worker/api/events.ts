@@ -10,6 +10,8 @@ import { parseTime } from "./time.ts";
 const keptEvents = 256;
 /** A reader that is further behind loses its stream. */
 const backlogLimit = 4_096;
+/** How long after `until` the manager beside us may take to tell what it kept. */
+const clusterLimitMs = 5_000;
 const filterKeys = [
   "config",
   "container",
@@ -132,11 +134,16 @@ export class EventFeed {
     const { clock, log } = this.#deps;
     const over = new AbortController();
     const either = AbortSignal.any([signal, over.signal]);
+    /** Ends the stream of the cluster, which goes on past `until`: what it kept may come later than that. */
+    const left = new AbortController();
     const queue: string[] = [];
     let wake = (): void => undefined;
     const push = (line: string): void => {
-      if (queue.length >= backlogLimit) over.abort(new Error("the reader is too slow"));
-      else queue.push(line);
+      if (queue.length < backlogLimit) queue.push(line);
+      else {
+        over.abort(new Error("the reader is too slow"));
+        left.abort();
+      }
       wake();
     };
     const take = (event: LocalEvent): void => {
@@ -151,16 +158,21 @@ export class EventFeed {
     this.#readers.add(take);
     const cancelUntil =
       untilMs === undefined ? undefined : clock.after(Math.max(0, untilMs - clock.now()), () => over.abort());
-    const cluster = isManager(this.#deps) ? this.#followCluster(url, push, either) : Promise.resolve();
+    const asked = AbortSignal.any([signal, left.signal]);
+    const cluster = isManager(this.#deps) ? this.#followCluster(url, push, asked) : Promise.resolve();
     cluster.catch((error: unknown) => {
-      if (!either.aborted) log.warn({ error: errorText(error) }, "events of the cluster ended");
+      if (!asked.aborted) log.warn({ error: errorText(error) }, "events of the cluster ended");
     });
     try {
       for (;;) {
         const line = queue.shift();
         if (line !== undefined) yield line;
         else if (either.aborted) {
-          if (!signal.aborted) await cluster.catch(() => undefined); // Its last lines belong to the past asked for.
+          this.#readers.delete(take);
+          const cancelLimit = clock.after(clusterLimitMs, () => left.abort());
+          // Its last lines belong to the past asked for. That it failed is said above.
+          if (!signal.aborted) await cluster.catch(() => undefined);
+          cancelLimit();
           yield* queue;
           return;
         } else await new Promise<void>((resolve) => (wake = resolve));
@@ -169,6 +181,7 @@ export class EventFeed {
       this.#readers.delete(take);
       cancelUntil?.();
       over.abort();
+      left.abort();
     }
   }
 

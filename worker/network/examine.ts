@@ -93,6 +93,7 @@ export interface ExamineState {
 /** Enough to go through, small enough for every link. */
 const smallBytes = 100;
 const mostPerKind = 50;
+/** To each peer, in each family. */
 const mostPaths = 4;
 
 /** Everything worth a try; bounded, whatever the cluster's size. */
@@ -249,7 +250,11 @@ function pathsTo(
       path(`network ${network.name}${byFamily(target)}`, { namespace, target }, mtu),
     );
   });
-  return [...byMesh, ...byTasks].slice(0, mostPaths);
+  const all = [...byMesh, ...byTasks];
+  // One family may work where the other does not.
+  return [false, true].flatMap((six) =>
+    all.filter(({ small }) => isIpv6(small.target) === six).slice(0, mostPaths),
+  );
 }
 
 /** For the subject of a finding; nothing is said of IPv4. */

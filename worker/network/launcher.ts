@@ -30,6 +30,8 @@ const shellName = "shoal-launcher";
 const notFoundCode = 127;
 /** Two shells a command: the inner one becomes the command, the outer one waits for it. */
 const script = `cd "$1" || exit 1
+newline='
+'
 while read -r slot command; do
   {
     eval "exec $command" <"$slot.in" >"$slot.out" 2>"$slot.err" &
@@ -61,7 +63,7 @@ export class Launcher implements Disposable {
     this.#timeoutMs = timeoutMs;
   }
 
-  /** As `runCommand`, but for arguments with line breaks. */
+  /** As `runCommand`. */
   readonly run: Run = (argv, input = "") =>
     new Promise((resolve, reject) => {
       const work = async (): Promise<void> => {
@@ -108,7 +110,6 @@ export class Launcher implements Disposable {
 
   async #ended(shell: ChildProcess, slot: number, argv: readonly string[]): Promise<number> {
     const request = `${slot} ${argv.map(quoted).join(" ")}`;
-    if (request.includes("\n")) throw new Error(`assertion failed: a line break in ${JSON.stringify(argv)}`);
     const outcome = await new Promise<number | ClusterError>((end) => {
       if (shell !== this.#shell) return end(endedFailure()); // While its input was written.
       this.#underWay.set(slot, { pid: undefined, isLate: false, end });
@@ -171,7 +172,7 @@ function endedFailure(cause?: Error): ClusterError {
   return new ClusterError("unavailable", "the shell that starts the kernel's tools has ended", options);
 }
 
-/** As one word of a shell. */
+/** As one word of the shell, on one line. */
 function quoted(text: string): string {
-  return `'${text.replaceAll("'", "'\\''")}'`;
+  return `'${text.replaceAll("'", "'\\''").replaceAll("\n", `'"$newline"'`)}'`;
 }

@@ -87,6 +87,12 @@ export class TestNode {
   }
 }
 
+/**
+ * Twice the default: a dozen threads share the processors with other tests here, and what is tested is not how soon a silent
+ * leader is replaced.
+ */
+const tickMs = 40;
+
 /** Managers in this process, each with its own thread, directory, certificate and loopback listener. */
 export class TestCluster {
   readonly #directory: string;
@@ -127,6 +133,7 @@ export class TestCluster {
         listenPort: place.port,
         raftAddress: place.address,
         start: how,
+        tickMs,
         ...this.#settings,
       },
       async () => holder.node?.snapshot() ?? { index: 0, data: [] },

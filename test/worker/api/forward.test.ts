@@ -89,6 +89,18 @@ t.test("a client that goes away within its body leaves the front door as it was"
   t.equal((await host.ask("GET", "/services/x")).status, 200);
 });
 
+t.test("events of the past are told in full, also where the manager answers late", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const line = '{"Type":"service","Action":"create"}\n';
+  await host.manager(t, async (_request, response) => {
+    // Meanwhile the end that was asked for has passed.
+    for (let asked = 0; asked < 5; asked += 1) await host.ask("GET", "/_ping");
+    response.end(line);
+  });
+  t.equal((await host.ask("GET", "/events?since=1&until=2")).body.toString(), line);
+});
+
 t.test("what shoald carries out is its own, also on a manager", async (t) => {
   const host = await Host.open(t);
   host.become("manager");

@@ -33,10 +33,9 @@ t.test("a command gets its input, and its outputs and code come back", async (t)
 
 t.test("arguments arrive as they are", async (t) => {
   using launcher = new Launcher(join(directory, "b"));
-  const words = ["it's", '"$HOME"', "a  b", "`id`", "\\n", "", "*", "; exit 9", "é"];
+  const words = ["it's", '"$HOME"', "a  b", "`id`", "\\n", "", "*", "; exit 9", "é", "two\nlines\n"];
   const { stdout } = await launcher.run(["printf", "%s\\n", ...words]);
   t.equal(stdout, words.map((word) => `${word}\n`).join(""));
-  await t.rejects(launcher.run(["echo", "two\nlines"]), /line break/);
 });
 
 t.test("more commands than places all run, several at a time, each with its own output", async (t) => {
