@@ -82,6 +82,18 @@ export function printCidr(block: CidrBlock): string {
   return `${printIp({ bits: block.bits, value: block.base })}/${block.prefixBits}`;
 }
 
+/** CIDR blocks of IPv6 that are no network's: addresses of one link, of groups of hosts, and what stands for other things. */
+export const unusableIpv6 = ["fe80::/10", "ff00::/8", "::/8"] as const;
+
+/**
+ * A /48 of unique local addresses (RFC 4193), which holds 65,536 subnets.
+ *
+ * @param globalId - 40 bits, by chance of its owner alone, so that networks of two owners can be joined one day.
+ */
+export function uniqueLocalBlock(globalId: bigint): CidrBlock {
+  return { bits: 128, base: (0xfdn << 120n) | (globalId << 80n), prefixBits: 48 };
+}
+
 /** An address with its port; the host is without the brackets that IPv6 wears beside a port. */
 export interface HostPort {
   readonly host: string;

@@ -11,7 +11,7 @@ import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { AllocationBook, type AllocationScene, isAllocated, type Outcome } from "./book.ts";
 import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
-import { uniqueLocalBlock } from "./subnet.ts";
+import { ipv6PoolOf } from "./subnet.ts";
 
 export interface AllocatorDeps extends LoopDeps {
   readonly store: Pick<Store, "view" | "watch" | "batch">;
@@ -180,7 +180,7 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
     const from = {
       pools: pools.length > 0 ? pools : defaultAddressPools,
       bits: view.cluster?.subnetBits ?? defaultSubnetBits,
-      ipv6Pool: uniqueLocalBlock(view.cluster?.id ?? ""),
+      ipv6Pool: ipv6PoolOf(view.cluster?.id ?? ""),
     };
     for (const id of waitingNetworks) {
       const network = view.networks.get(id);

@@ -6,9 +6,11 @@ import {
   printIp,
   contains,
   isIpv6,
+  uniqueLocalBlock,
   type CidrBlock,
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
+import { hash64 } from "../../model/hash.ts";
 import {
   askedSubnets,
   tunnelBlock,
@@ -33,19 +35,10 @@ export interface SubnetRequest {
 
 /** What networks with IPv6 get subnets of, unless they ask for some: a /64 each, as Docker gives them. */
 const ipv6SubnetBits = 64;
-const uniqueLocal = 0xfdn;
 
-/**
- * The block of unique local addresses (RFC 4193) that a cluster's networks are in: a /48 that follows from the cluster's id, which
- * is random, so that networks of two clusters can be joined one day.
- */
-export function uniqueLocalBlock(clusterId: string): string {
-  let hash = 0xcbf29ce484222325n; // 64-bit FNV-1a.
-  for (const character of clusterId) {
-    hash = BigInt.asUintN(64, (hash ^ BigInt(character.codePointAt(0) ?? 0)) * 0x100000001b3n);
-  }
-  const globalId = hash >> 24n;
-  return printCidr({ bits: 128, base: ((uniqueLocal << 40n) | globalId) << 80n, prefixBits: 48 });
+/** The block of unique local addresses that a cluster's networks are in: it follows from the cluster's id, which is random. */
+export function ipv6PoolOf(clusterId: string): string {
+  return printCidr(uniqueLocalBlock(hash64(clusterId) >> 24n));
 }
 
 /** Where hosts have their addresses inside tunnels. */

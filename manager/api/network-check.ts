@@ -1,5 +1,5 @@
 /** What a new swarm network must be, and who still needs one that is to go. */
-import { contains, isIpv6, overlaps, parseCidr, parseIp } from "../../model/address.ts";
+import { contains, isIpv6, overlaps, parseCidr, parseIp, unusableIpv6 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
   askedSubnets,
@@ -18,8 +18,6 @@ import type { StoreView } from "../store/transaction.ts";
 
 /** Two addresses beside the network's own two: the least that a gateway and a task need. */
 const leastHostBits = 2;
-/** No network's: addresses of one link, of groups of hosts, and what stands for other things. */
-const unusableIpv6 = ["fe80::/10", "ff00::/8", "::/8"];
 
 const predefinedNames = ["bridge", "host", "none", "default"];
 

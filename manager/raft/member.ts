@@ -372,8 +372,9 @@ export class Member implements TransportHandler {
     this.#changes.continue(this.#handed);
     this.#snapshots.want(this.#handed);
     const { memberId } = this.#state;
+    if (this.#members.has(memberId)) return;
     const hasLeft = this.#wasMember || this.#node.hasDeparted(memberId);
-    if (hasLeft && !this.#members.has(memberId) && this.#node.status().settled) this.onRemoved();
+    if (hasLeft && this.#node.status().settled) this.onRemoved();
   }
 
   #followConfiguration(): void {

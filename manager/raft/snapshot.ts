@@ -115,7 +115,7 @@ export class SnapshotStore {
   }
 
   isDamaged(meta: SnapshotMeta): boolean {
-    return this.#damaged.has(fileName(meta));
+    return this.#damaged.size > 0 && this.#damaged.has(fileName(meta)); // Asked in every round.
   }
 
   /**

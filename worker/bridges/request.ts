@@ -7,6 +7,8 @@ import {
   parseCidr,
   parseIp,
   printCidr,
+  unusableIpv6,
+  withoutPrefix,
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
@@ -36,8 +38,7 @@ export interface NetworkRequest extends SubnetRequest {
 const predefinedNames = ["bridge", "host", "none", "default"];
 /** Room for the network's own address, its last, a gateway and a container. */
 const longestPrefixBits = { 32: 30, 128: 126 } as const;
-/** No addresses that a network could have: of the host itself, of a link, of groups. */
-const oddBlocks = ["::/8", "fe80::/10", "ff00::/8"].flatMap((text) => parseCidr(text) ?? []);
+const unusableBlocks = unusableIpv6.flatMap((text) => parseCidr(text) ?? []);
 const mtuLeast = 68;
 const mtuMost = 65_535;
 /** Below that the kernel takes IPv6 off a device (RFC 8200). */
@@ -187,14 +188,14 @@ function subnetProblems(given: string, block: CidrBlock): string[] {
   if (block.prefixBits > longest) {
     problems.push(`invalid subnet ${given}: a block of at least /${longest} is accepted`);
   }
-  if (oddBlocks.some((odd) => odd.bits === block.bits && overlaps(odd, block))) {
+  if (unusableBlocks.some((each) => each.bits === block.bits && overlaps(each, block))) {
     problems.push(`invalid subnet ${given}: a block of unicast addresses such as fd00:1::/64 is accepted`);
   }
   return problems;
 }
 
 function hasHostBits(text: string, { base }: CidrBlock): boolean {
-  return parseIp(text.split("/")[0] ?? "")?.value !== base;
+  return parseIp(withoutPrefix(text))?.value !== base;
 }
 
 function rangeProblems(range: string, outer: CidrBlock): string[] {

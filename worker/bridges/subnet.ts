@@ -1,6 +1,15 @@
 /** Which subnet a network may have. Pure. */
 import { ClusterError } from "../../model/errors.ts";
-import { contains, isIpv6, parseCidr as parseAny, parseIp, printCidr, printIp } from "../../model/address.ts";
+import {
+  contains,
+  isIpv6,
+  parseCidr as parseAny,
+  parseIp,
+  printCidr,
+  printIp,
+  uniqueLocalBlock,
+  unusableIpv6,
+} from "../../model/address.ts";
 import {
   addressNumber,
   addressText,
@@ -28,17 +37,16 @@ export function* defaultPools(): Generator<string> {
 /** Subnets that one host gives out by itself; it has at most 1,000 networks. */
 const ownSubnetCount = 4_096n;
 const interfaceBits = 64n;
-const subnetBits = 16n;
 
 /**
  * As Docker's: parts of a /64 of the unique local block that is this host's.
  *
- * @param globalId - 40 bits, by chance of this host alone (RFC 4193).
+ * @param globalId - As of `uniqueLocalBlock`.
  */
 export function* ipv6Pools(globalId: bigint): Generator<string> {
-  const block = (0xfdn << 120n) | (globalId << (interfaceBits + subnetBits));
+  const { base } = uniqueLocalBlock(globalId);
   for (let subnet = 0n; subnet < ownSubnetCount; subnet += 1n) {
-    yield printCidr({ bits: 128, base: block | (subnet << interfaceBits), prefixBits: 64 });
+    yield printCidr({ bits: 128, base: base | (subnet << interfaceBits), prefixBits: 64 });
   }
 }
 
@@ -81,7 +89,7 @@ function freeIpv6Gateway(subnet: string, range: string | undefined, auxiliary: r
 }
 
 /** No routes that a network could cut off: every link has them, or the host itself. */
-const ownScopes = ["::/8", "fe80::/10", "ff00::/8"].flatMap((text) => parseAny(text) ?? []);
+const ownScopes = unusableIpv6.flatMap((text) => parseAny(text) ?? []);
 
 /** Routes in the form of `/proc/net/ipv6_route`; those of the loopback device are the host's own and the unreachable ones. */
 export function parseIpv6Routes(text: string): TakenBlock[] {

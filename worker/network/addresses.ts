@@ -1,6 +1,7 @@
 /** Arithmetic with addresses, and the names and MACs that follow from ids and addresses. */
 import { isIpv6, parseCidr as parseAny, parseIp, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
+import { hash64 } from "../../model/hash.ts";
 
 /** Of either family: numbers for IPv4, of which there are many, and big ones for IPv6. */
 export interface Block {
@@ -129,11 +130,7 @@ export function pickIpv6(
 
 /** Stable, and short enough for a device name (15 characters with a prefix of 3): 64-bit FNV-1a in base36. */
 export function shortHash(text: string): string {
-  let hash = 0xcbf29ce484222325n;
-  for (const character of text) {
-    hash = BigInt.asUintN(64, (hash ^ BigInt(character.codePointAt(0) ?? 0)) * 0x100000001b3n);
-  }
-  return hash.toString(36).padStart(13, "0").slice(-12);
+  return hash64(text).toString(36).padStart(13, "0").slice(-12);
 }
 
 function mac(prefix: string, address: string): string {

@@ -4,6 +4,7 @@ import type { Socket as UdpSocket } from "node:dgram";
 import { createServer } from "node:net";
 import type { Server, Socket } from "node:net";
 
+import { isIpv6 } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
 import type { Random } from "../../runtime/random.ts";
 import { dnsPort, encodeReply, parseQuery, replyCodes } from "./dns-message.ts";
@@ -141,7 +142,7 @@ export class NameServer {
         return encode(
           replyCodes.done,
           this.#shuffled(answer.addresses).map((found) => ({
-            type: found.includes(":") ? "AAAA" : "A",
+            type: isIpv6(found) ? "AAAA" : "A",
             address: found,
           })),
         );

@@ -2,6 +2,7 @@
  * What an agent asks of its host's network, and what it gets. Nothing here touches the kernel;
  * `open.ts` gives the real one and `test/sim/network.ts` one without a kernel.
  */
+import { withoutPrefix } from "../../model/address.ts";
 import type { NetworkId, NodeId, TaskId } from "../../model/ids.ts";
 import type { Subnets } from "../../model/network.ts";
 import type { NodeTunnel, TunnelKey } from "../../model/node.ts";
@@ -270,6 +271,11 @@ export interface AttachedRecord {
   readonly attached: Attached;
   /** As they were asked for. */
   readonly networks: readonly AttachNetwork[];
+}
+
+/** Of a place on a network: its address of each family, no prefix length. */
+export function addressesOf({ address, ipv6 }: Pick<AttachedAddress, "address" | "ipv6">): string[] {
+  return [address, ...(ipv6 === undefined ? [] : [ipv6.address])].map(withoutPrefix);
 }
 
 /** Of an endpoint or a service: its address of each family. */

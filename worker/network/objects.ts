@@ -10,7 +10,7 @@
  * Docker), a packet translated to a task on its own bridge is bridged, not routed, and would be
  * dropped by an isolated port, or by the port it came from.
  */
-import { isIpv6, withoutPrefix } from "../../model/address.ts";
+import { isIpv6 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { type Subnets, subnetsOf, tunnelBlock, tunnelOverheadBytes } from "../../model/network.ts";
@@ -25,7 +25,7 @@ import {
   shortHash,
   taskMac,
 } from "./addresses.ts";
-import { familiesOf } from "./network.ts";
+import { addressesOf, familiesOf } from "./network.ts";
 import type {
   AttachedAddress,
   BridgeNetwork,
@@ -311,13 +311,13 @@ function bridgeObjects(
   ];
 }
 
-function portObjects({ taskId, bridge, address, ipv6, mac }: LocalPort): KernelObject[] {
+function portObjects(port: LocalPort): KernelObject[] {
+  const { taskId, bridge, mac } = port;
   const device = portName(taskId, bridge);
-  const hosts = [address, ...(ipv6 === undefined ? [] : [ipv6.address])].map(withoutPrefix);
   return [
     { kind: "port", key: device, value: bridge, device, taskId },
     { kind: "forward", key: `${device} ${mac}`, value: "master", device, taskId },
-    ...hosts.flatMap((host): KernelObject[] => [
+    ...addressesOf(port).flatMap((host): KernelObject[] => [
       { kind: "neighbour", key: `${bridge} ${host}`, value: mac, device: bridge, taskId },
       { kind: "route", key: host, value: `dev ${bridge}`, device: bridge, taskId },
     ]),

@@ -4,6 +4,7 @@ import {
   type CidrBlock,
   contains,
   type IpAddress,
+  isIpv6,
   parseCidr,
   parseIp,
   printIp,
@@ -144,7 +145,7 @@ export function answerQuestion(table: NameTable, asker: Asker, { name, type }: Q
   }
   if (!known) return outside(asker, asked);
   // Of a name that is ours, the family that it lacks is not asked for outside either.
-  const addresses = [...found].filter((address) => type === (address.includes(":") ? "AAAA" : "A"));
+  const addresses = [...found].filter((address) => type === (isIpv6(address) ? "AAAA" : "A"));
   return addresses.length === 0 ? { kind: "empty" } : { kind: "addresses", addresses };
 }
 

@@ -2,7 +2,7 @@
 import { hostsText, resolvConfText, sharedHostsText } from "./files.ts";
 import type { FileTexts, TaskRecord } from "./journal.ts";
 import type { Upstream } from "./upstream.ts";
-import { addressesOf } from "./views.ts";
+import { addressesOf } from "./network.ts";
 
 interface Deps {
   readonly settings: { readonly resolvConf: string; readonly hosts: string };

@@ -5,7 +5,7 @@ import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressValue, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
-import { familiesOf, outwardAddress, outwardIpv6 } from "./network.ts";
+import { addressesOf, familiesOf, outwardAddress, outwardIpv6 } from "./network.ts";
 import type {
   Attached,
   AttachedAddress,
@@ -230,11 +230,6 @@ export function localNames(records: Records, bridges: readonly BridgeNetwork[]):
       return addressesOf(place).flatMap((address) => names.map((name) => ({ networkId, name, address })));
     });
   });
-}
-
-/** Of both families, no prefix length. */
-export function addressesOf({ address, ipv6 }: Pick<AttachedAddress, "address" | "ipv6">): string[] {
-  return [address, ...(ipv6 === undefined ? [] : [ipv6.address])].map(withoutPrefix);
 }
 
 /** By "<gateway> <address>". */

@@ -1,12 +1,7 @@
 import t from "tap";
 import { parseCidr, printCidr, type CidrBlock } from "../../../model/address.ts";
 import { AddressPool, NetworkPool } from "../../../manager/allocator/address.ts";
-import {
-  chooseSubnets,
-  findOverlap,
-  pickSubnet,
-  uniqueLocalBlock,
-} from "../../../manager/allocator/subnet.ts";
+import { chooseSubnets, findOverlap, pickSubnet, ipv6PoolOf } from "../../../manager/allocator/subnet.ts";
 import { pickVni } from "../../../manager/allocator/vni.ts";
 import type { SubnetConfig } from "../../../model/network.ts";
 import { networkObject } from "../../sim/objects.ts";
@@ -15,7 +10,14 @@ function blocks(...texts: string[]): CidrBlock[] {
   return texts.flatMap((text) => parseCidr(text) ?? []);
 }
 
-const ipv6Pool = uniqueLocalBlock("a-cluster");
+const ipv6Pool = ipv6PoolOf("a-cluster");
+const request = {
+  pools: ["10.0.0.0/8"],
+  bits: 24,
+  taken: blocks("192.168.0.0/24"),
+  ingress: false,
+  ipv6Pool,
+};
 
 const subnets = [
   { name: "the first slice is kept for ingress", taken: [], ingress: false, want: "10.0.1.0/24" },
@@ -37,30 +39,23 @@ for (const { name, taken, ingress, want } of subnets) {
 
 t.test("subnet: the next pool is taken when one is full, and an error when all are", (t) => {
   const pools = ["10.0.0.0/23", "172.16.0.0/24"];
-  const request = { pools, bits: 24, ingress: false };
-  t.equal(printCidr(pickSubnet({ ...request, taken: blocks("10.0.1.0/24") })), "172.16.0.0/24");
-  t.throws(() => pickSubnet({ ...request, taken: blocks("10.0.1.0/24", "172.16.0.0/16") }), {
+  const both = { pools, bits: 24, ingress: false };
+  t.equal(printCidr(pickSubnet({ ...both, taken: blocks("10.0.1.0/24") })), "172.16.0.0/24");
+  t.throws(() => pickSubnet({ ...both, taken: blocks("10.0.1.0/24", "172.16.0.0/16") }), {
     code: "resource-exhausted",
   });
   t.end();
 });
 
 t.test("subnet: none is where hosts have the addresses of their tunnels", (t) => {
-  const request = { bits: 24, ingress: true, taken: [] };
-  t.equal(printCidr(pickSubnet({ ...request, pools: ["198.16.0.0/14"] })), "198.16.0.0/24");
+  const first = { bits: 24, ingress: true, taken: [] };
+  t.equal(printCidr(pickSubnet({ ...first, pools: ["198.16.0.0/14"] })), "198.16.0.0/24");
   const taken = blocks("198.16.0.0/15");
-  t.throws(() => pickSubnet({ ...request, taken, pools: ["198.16.0.0/14"] }), { code: "resource-exhausted" });
+  t.throws(() => pickSubnet({ ...first, taken, pools: ["198.16.0.0/14"] }), { code: "resource-exhausted" });
   t.end();
 });
 
 t.test("subnet: what the spec asks for is honoured or refused with a reason", (t) => {
-  const request = {
-    pools: ["10.0.0.0/8"],
-    bits: 24,
-    taken: blocks("192.168.0.0/24"),
-    ingress: false,
-    ipv6Pool,
-  };
   const choose = (subnet: string, gateway?: string): unknown =>
     chooseSubnets(
       networkObject("n", { ipam: [{ subnet, ...(gateway === undefined ? {} : { gateway }) }] }).spec,
@@ -105,10 +100,10 @@ t.test("claimed addresses are never given again, and a second claim is told", (t
 });
 
 t.test("IPv6: a cluster's networks are in one /48 of its own, which follows from its id", (t) => {
-  const one = uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8m");
+  const one = ipv6PoolOf("7wk3jhp0v6l4hz5jvr2k0vk8m");
   t.match(one, /^fd[0-9a-f]{2}:[0-9a-f]{1,4}:[0-9a-f]{1,4}::\/48$/);
-  t.equal(uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8m"), one);
-  t.not(uniqueLocalBlock("7wk3jhp0v6l4hz5jvr2k0vk8n"), one);
+  t.equal(ipv6PoolOf("7wk3jhp0v6l4hz5jvr2k0vk8m"), one);
+  t.not(ipv6PoolOf("7wk3jhp0v6l4hz5jvr2k0vk8n"), one);
   t.end();
 });
 
@@ -189,13 +184,6 @@ t.test("network identifiers start at 4096 and honour the option", (t) => {
 });
 
 t.test("subnet: of several asked for, each has its gateway, and none overlaps another", (t) => {
-  const request = {
-    pools: ["10.0.0.0/8"],
-    bits: 24,
-    taken: blocks("192.168.0.0/24"),
-    ingress: false,
-    ipv6Pool,
-  };
   const choose = (...ipam: readonly SubnetConfig[]): unknown =>
     chooseSubnets(networkObject("n", { ipam }).spec, request);
   t.strictSame(choose({ subnet: "10.1.0.0/24" }, { subnet: "10.2.0.9/24", gateway: "10.2.0.254" }), {
