@@ -123,10 +123,12 @@ async function noteOom(deps: MonitorDeps, container: Container): Promise<void> {
 
 /** Every container of ours against every task there is. */
 export async function compare(deps: MonitorDeps): Promise<void> {
+  const before = new Map([...deps.containers.values()].map((container) => [container, container.status]));
   const tasks = await deps.tasks.list();
   const compared: Promise<void>[] = [];
   for (const container of deps.containers.values()) {
-    if (container.activity !== undefined) continue;
+    // The list may be older than what was seen while it was made: one that ended meanwhile must not come to life again.
+    if (container.activity !== undefined || container.status !== before.get(container)) continue;
     compared.push(alone(deps, container.id, compareOne(deps, container, tasks.get(container.id))));
   }
   await Promise.all(compared);
@@ -163,8 +165,6 @@ async function compareOne(
   switch (status.state) {
     case "running":
       if (task === undefined) {
-        // It may have been started after the list was made, and a list can take long on a crowded machine.
-        if ((await tasks.get(id)) !== undefined) return;
         await endContainer(deps, container, lostExit(clock));
       } else if (task.state === "stopped") {
         await endContainer(deps, container, { ...exitOf(task), error: "" });

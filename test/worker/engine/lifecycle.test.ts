@@ -5,6 +5,7 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 
 import { systemRandom } from "../../../runtime/random.ts";
+import { Status } from "../../../proto/gen/containerd/tasks.ts";
 import { createContainer } from "../../../worker/engine/create.ts";
 import type { ContainerCreate, ContainerState, Image } from "../../../worker/engine/engine.ts";
 import { SeccompFilters } from "../../../worker/engine/filters.ts";
@@ -13,7 +14,8 @@ import { clearFills } from "../../../worker/mounts/resolve.ts";
 import type { ImageMounts } from "../../../worker/engine/image-mounts.ts";
 import { plainSpec } from "./plain.ts";
 import { Container } from "../../../worker/engine/container.ts";
-import { startContainer } from "../../../worker/engine/lifecycle.ts";
+import type { Connection } from "../../../worker/engine/connection.ts";
+import { endContainer, startContainer } from "../../../worker/engine/lifecycle.ts";
 import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
 import { Records, type StoredContainer } from "../../../worker/engine/records.ts";
 import { Runtime } from "../../../worker/engine/runtime.ts";
@@ -30,8 +32,10 @@ const noImageMounts = {
   remove: () => Promise.resolve(),
 } as unknown as ImageMounts;
 
-/** containerd's tasks in memory; what was listed may be older than what a single question finds. */
+/** containerd's tasks in memory. */
 class FakeTasks extends Tasks {
+  /** What happens while they are being listed. */
+  meanwhile: () => Promise<void> = () => Promise.resolve();
   listed: Record<string, TaskView> = {};
   present: Record<string, TaskView> = {};
   readonly deleted: string[] = [];
@@ -55,7 +59,9 @@ class FakeTasks extends Tasks {
     return this.present[container];
   }
   override async list(): Promise<Map<string, TaskView>> {
-    return new Map(Object.entries(this.listed));
+    const listed = new Map(Object.entries(this.listed));
+    await this.meanwhile();
+    return listed;
   }
 }
 
@@ -104,10 +110,30 @@ async function world(t: Test, status: ContainerState) {
 }
 
 t.test("a list older than a start does not end the container, however long it took", async (t) => {
-  const { deps, container, tasks } = await world(t, running);
-  tasks.present[id] = { state: "running", pid: 42 };
+  const { deps, container, tasks } = await world(t, { state: "created" });
+  tasks.meanwhile = async () => void (await startContainer(deps, container));
   await compare(deps);
   t.equal(container.status.state, "running");
+});
+
+t.test("a list older than an exit does not bring the container back to life", async (t) => {
+  const { deps, container, tasks } = await world(t, running);
+  tasks.listed[id] = { state: "running", pid: 42 };
+  tasks.meanwhile = () => endContainer(deps, container, exit);
+  await compare(deps);
+  t.match(container.status, { state: "stopped", exit });
+});
+
+t.test("a task whose shim ended while it was removed is gone, or is not", async (t) => {
+  const closed = Object.assign(new Error("failed to delete task: ttrpc: closed"), { code: 2 });
+  const gone = Object.assign(new Error("no task"), { code: 5 });
+  const tasksThat = (get: () => Promise<unknown>): Tasks => {
+    const call = (_client: unknown, method: string) => (method === "get" ? get() : Promise.reject(closed));
+    return new Tasks({ call } as unknown as Connection, new ShimGroups(systemRandom));
+  };
+  await tasksThat(() => Promise.reject(gone)).delete(id);
+  const process = { status: Status.STOPPED, pid: 42, exitStatus: 0 };
+  await t.rejects(tasksThat(() => Promise.resolve({ process })).delete(id), closed);
 });
 
 t.test("a container whose task is nowhere has ended", async (t) => {
