@@ -2,12 +2,12 @@
 import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { ClusterError } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import { sendJson } from "../../runtime/api-server.ts";
 import { parseJsonBody, queryFlag, splitVersion } from "../../runtime/http.ts";
 import { consoleSize, type Exec } from "../containers/execs.ts";
 import { Fields } from "../containers/fields.ts";
-import { ExecRefused, type ExecSession } from "../engine/exec-session.ts";
+import type { ExecSession } from "../engine/exec-session.ts";
 import type { TerminalSize } from "../engine/task.ts";
 import type { OutputChunk } from "../logs/raw.ts";
 import { findContainer } from "./container.ts";
@@ -22,6 +22,7 @@ import {
   refuse,
   seize,
   type Seized,
+  turn,
   upgradeBody,
 } from "./hijack.ts";
 import { bodyOf, jsonLimitBytes, queryOf, wildcard } from "./request.ts";
@@ -204,33 +205,32 @@ async function serveExec(
   const { config, id } = exec;
   const options = startOptions(body);
   const tty = options.tty || config.tty;
+  const detachKeys = tty ? parseDetachKeys(config.detachKeys) : undefined;
+  const form = tty ? "raw" : "framed";
+  const { ending } = deps;
   let session: ExecSession;
   try {
-    session = await deps.containers.execs.start(id, { attached: true, ...options });
+    // The answer leaves before the command starts: clients such as docker-py lose output that comes together with it.
+    const onAccepted = (): void => turn(seized, { tty, version });
+    session = await deps.containers.execs.start(id, { attached: true, ...options, onAccepted });
   } catch (error) {
-    if (!(error instanceof ExecRefused)) throw error;
+    if (!seized.isTurned) throw error;
     // The client reads the reason as output, and the code where it looks for codes.
-    const text = Buffer.from(`${error.message}\r\n`);
-    const plain = {
-      tty,
-      version,
-      onInputEnd: "nothing",
-      detachKeys: undefined,
-      ending: deps.ending,
-    } as const;
-    await exchange(seized, { ...plain, output: [saying(text)] });
+    const output = [saying(Buffer.from(`${errorText(error)}\r\n`))];
+    const plain = { tty, output, onInputEnd: "nothing", detachKeys: undefined, ending } as const;
+    await carry(seized.socket, seized.head, plain, form);
     return finish(deps, seized);
   }
   try {
-    const end = await exchange(seized, {
+    const what = {
       tty,
-      version,
       output: outputsOf(session, deps),
       ...(session.stdin !== undefined && { input: session.stdin }),
       onInputEnd: "end",
-      detachKeys: tty ? parseDetachKeys(config.detachKeys) : undefined,
-      ending: deps.ending,
-    });
+      detachKeys,
+      ending,
+    } as const;
+    const end = await carry(seized.socket, seized.head, what, form);
     // Whoever looks the code up after the stream's end finds it.
     if (end === "output-ended") await session.exited;
     if (end === "client-gone" && !tty) await session.stdin?.end();

@@ -63,7 +63,13 @@ export type ExchangeEnd = "output-ended" | "detached" | "client-gone";
 
 /** Says yes, and carries bytes until the output ends, the client goes away or detaches. */
 export function exchange(seized: Seized, what: Exchange): Promise<ExchangeEnd> {
-  const { socket, head, isUpgrade } = seized;
+  turn(seized, what);
+  return carry(seized.socket, seized.head, what, what.tty ? "raw" : "framed");
+}
+
+/** Says yes; `carry` goes on from there. */
+export function turn(seized: Seized, what: Pick<Exchange, "tty" | "version">): void {
+  const { socket, isUpgrade } = seized;
   seized.isTurned = true;
   const isMultiplexed = !what.tty && compareVersions(what.version, "1.42") >= 0;
   const type = `application/vnd.docker.${isMultiplexed && isUpgrade ? "multiplexed" : "raw"}-stream`;
@@ -71,7 +77,6 @@ export function exchange(seized: Seized, what: Exchange): Promise<ExchangeEnd> {
     ? "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp"
     : "HTTP/1.1 200 OK";
   socket.write(`${status}\r\nContent-Type: ${type}\r\n\r\n`);
-  return carry(socket, head, what, what.tty ? "raw" : "framed");
 }
 
 /**

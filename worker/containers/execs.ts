@@ -32,6 +32,14 @@ export interface Exec {
   exitCode: number | undefined;
 }
 
+export interface ExecStart {
+  readonly attached: boolean;
+  readonly tty: boolean;
+  readonly size?: TerminalSize;
+  /** Called before the command runs, once nothing but its start can go wrong. */
+  readonly onAccepted?: () => void;
+}
+
 export interface ExecsDeps {
   readonly engine: LocalEngine;
   readonly random: Random;
@@ -88,23 +96,15 @@ export class Execs {
   }
 
   /** @throws {ClusterError} `conflict` when it has run before; `ExecRefused`. */
-  async start(
-    id: string,
-    {
-      attached,
-      tty,
-      size,
-    }: { readonly attached: boolean; readonly tty: boolean; readonly size?: TerminalSize },
-  ): Promise<ExecSession> {
+  async start(id: string, { attached, tty, size, onAccepted }: ExecStart): Promise<ExecSession> {
     const { engine, facts } = this.#deps;
     const exec = this.require(id);
     const { config, containerId } = exec;
-    if (exec.state === "ended") {
-      throw new ClusterError("conflict", `cannot start exec ${id}: Exec command ${id} has already run`);
-    }
-    if (exec.state === "running") throw new ClusterError("conflict", `Exec command ${id} is already running`);
+    requireNew(exec);
     await this.#requireRunning(containerId);
+    requireNew(exec); // Somebody else may have started it meanwhile.
     exec.state = "running";
+    onAccepted?.();
     const consoleSize = size ?? config.size;
     try {
       const session = await engine.openSession(containerId, {
@@ -179,6 +179,13 @@ export class Execs {
     await this.#deps.emit(containerId, action, attributes).catch((error: unknown) => {
       this.#deps.log.warn({ containerId, action, error: errorText(error) }, "an event was not told");
     });
+  }
+}
+
+function requireNew({ id, state }: Exec): void {
+  if (state === "running") throw new ClusterError("conflict", `Exec command ${id} is already running`);
+  if (state === "ended") {
+    throw new ClusterError("conflict", `cannot start exec ${id}: Exec command ${id} has already run`);
   }
 }
 
