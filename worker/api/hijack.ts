@@ -29,10 +29,14 @@ export interface Seized {
 export function seize(request: IncomingMessage): Seized {
   const { socket } = request;
   for (const event of ["data", "end", "drain", "timeout", "error"]) socket.removeAllListeners(event);
+  // A listener takes the socket from the HTTP parser; what comes waits until somebody reads.
+  socket.on("data", nobody).pause().off("data", nobody);
   socket.setTimeout(0);
   socket.on("error", () => socket.destroy());
   return { socket, head: Buffer.alloc(0), isUpgrade: false, isTurned: false };
 }
+
+function nobody(): void {}
 
 /** A refusal before the connection was turned. */
 export function refuse({ socket, isTurned }: Pick<Seized, "socket" | "isTurned">, reason: unknown): void {

@@ -216,6 +216,11 @@ export function isAway(reason: unknown): boolean {
   );
 }
 
+/** The task's shim has ended, as when another task was its last, and with it all that it kept. */
+function isShimGone(reason: unknown): boolean {
+  return detailOf(reason).includes("ttrpc: closed");
+}
+
 /** containerd's own text, without grpc-js's "13 INTERNAL: " in front. */
 export function detailOf(reason: unknown): string {
   if (reason instanceof Error && "details" in reason && typeof reason.details === "string") {
@@ -241,12 +246,12 @@ export function toEngineError(reason: unknown, doing: string): unknown {
   });
 }
 
-/** Treats NOT_FOUND as done, for everything that removes. */
+/** Treats as done what is not there, or went with its shim meanwhile; for everything that removes. */
 export async function unlessGone(call: Promise<unknown>): Promise<void> {
   try {
     await call;
   } catch (error) {
-    if (!isNotFound(error)) throw error;
+    if (!isNotFound(error) && !isShimGone(error)) throw error;
   }
 }
 

@@ -5,7 +5,7 @@ import { type Process, Status } from "../../proto/gen/containerd/tasks.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
 import type { Timestamp } from "../../proto/gen/google/protobuf/timestamp.ts";
-import { type Connection, isAway, isNotFound, statusOf, unlessGone } from "./connection.ts";
+import { type Connection, isNotFound, statusOf, unlessGone } from "./connection.ts";
 import type { OciResources } from "./oci.ts";
 import type { ShimGroups } from "./shims.ts";
 
@@ -104,17 +104,12 @@ export class Tasks {
     }
   }
 
-  /** Removes an ended task. A task whose shim ended meanwhile, as when another one was its last, is as good as removed. */
+  /** Removes an ended task. */
   async delete(id: string): Promise<void> {
     const { tasks } = this.#connection;
-    try {
-      await this.#shims.alone(id, "delete", () =>
-        this.#connection.call(tasks, "delete", { containerId: id }),
-      );
-    } catch (error) {
-      if (isNotFound(error)) return;
-      if (isAway(error) || (await this.get(id)) !== undefined) throw error;
-    }
+    await this.#shims.alone(id, "delete", () =>
+      unlessGone(this.#connection.call(tasks, "delete", { containerId: id })),
+    );
   }
 
   /** Removes what is left of a command that has ended. */

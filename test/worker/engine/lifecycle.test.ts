@@ -5,7 +5,6 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 
 import { systemRandom } from "../../../runtime/random.ts";
-import { Status } from "../../../proto/gen/containerd/tasks.ts";
 import { createContainer } from "../../../worker/engine/create.ts";
 import type { ContainerCreate, ContainerState, Image } from "../../../worker/engine/engine.ts";
 import { SeccompFilters } from "../../../worker/engine/filters.ts";
@@ -124,16 +123,18 @@ t.test("a list older than an exit does not bring the container back to life", as
   t.match(container.status, { state: "stopped", exit });
 });
 
-t.test("a task whose shim ended while it was removed is gone, or is not", async (t) => {
-  const closed = Object.assign(new Error("failed to delete task: ttrpc: closed"), { code: 2 });
-  const gone = Object.assign(new Error("no task"), { code: 5 });
-  const tasksThat = (get: () => Promise<unknown>): Tasks => {
-    const call = (_client: unknown, method: string) => (method === "get" ? get() : Promise.reject(closed));
-    return new Tasks({ call } as unknown as Connection, new ShimGroups(systemRandom));
+t.test("what is removed while its shim ends is gone; any other failure is told", async (t) => {
+  const tasksThat = (details: string): Tasks => {
+    const error = Object.assign(new Error(`2 UNKNOWN: ${details}`), { code: 2, details });
+    const connection = { call: () => Promise.reject(error) } as unknown as Connection;
+    return new Tasks(connection, new ShimGroups(systemRandom));
   };
-  await tasksThat(() => Promise.reject(gone)).delete(id);
-  const process = { status: Status.STOPPED, pid: 42, exitStatus: 0 };
-  await t.rejects(tasksThat(() => Promise.resolve({ process })).delete(id), closed);
+  const ended = tasksThat("failed to delete task: ttrpc: closed");
+  await ended.delete(id);
+  await ended.deleteExec(id, "ours");
+  const refusing = tasksThat("device or resource busy");
+  await t.rejects(refusing.delete(id), /busy/);
+  await t.rejects(refusing.deleteExec(id, "ours"), /busy/);
 });
 
 t.test("a container whose task is nowhere has ended", async (t) => {

@@ -1,0 +1,69 @@
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { connect } from "node:net";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { carry, finish, seize, turn } from "../../../worker/api/hijack.ts";
+import { VirtualClock } from "../../sim/clock.ts";
+
+t.test("input that comes between the answer and the first look at it is not lost", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
+  const path = join(directory, "api.sock");
+  const input: Buffer[] = [];
+  let onSent = (): void => {};
+  const sent = new Promise<void>((resolve) => (onSent = resolve));
+  let onOver = (): void => {};
+  const over = new Promise<void>((resolve) => (onOver = resolve));
+  const server = createServer((request) => {
+    void request.resume().once("end", async () => {
+      const seized = seize(request);
+      turn(seized, { tty: false, version: "1.44" });
+      await sent;
+      // The event loop looks at its sockets before each of these.
+      for (let turns = 0; turns < 10; turns += 1) await new Promise((resolve) => setImmediate(resolve));
+      const written = {
+        write: (bytes: Uint8Array) => Promise.resolve(void input.push(Buffer.from(bytes))),
+        end: () => Promise.resolve(onOver()),
+      };
+      await carry(
+        seized.socket,
+        seized.head,
+        {
+          tty: false,
+          output: [untilOver(over)],
+          input: written,
+          onInputEnd: "end",
+          detachKeys: undefined,
+          ending: new AbortController().signal,
+        },
+        "raw",
+      );
+      finish({ clock: new VirtualClock(0) }, seized);
+    });
+  });
+  t.teardown(async () => {
+    server.close();
+    await rm(directory, { recursive: true, force: true });
+  });
+  server.listen(path);
+  await once(server, "listening");
+
+  const client = connect({ path, allowHalfOpen: true });
+  client.setEncoding("latin1");
+  let answer = "";
+  client.on("data", (piece: string) => void (answer += piece));
+  client.write("POST /exec/1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  await once(client, "data");
+  client.end("GET / typed\n".repeat(1_000), () => onSent());
+  await once(client, "end");
+  t.equal(Buffer.concat(input).toString(), "GET / typed\n".repeat(1_000));
+  t.match(answer, /^HTTP\/1\.1 200 OK\r\n/);
+  t.match(answer, /over$/);
+});
+
+async function* untilOver(over: Promise<void>): AsyncGenerator<{ stream: "stdout"; bytes: Uint8Array }> {
+  await over;
+  yield { stream: "stdout", bytes: Buffer.from("over") };
+}
