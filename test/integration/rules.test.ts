@@ -5,7 +5,7 @@ import t from "tap";
 
 import { rulesetOf, rulesText } from "../../worker/network/rules.ts";
 import { hookRules, parseRules, tableDifferences } from "../../worker/network/rules-observe.ts";
-import { changeText, rulesetText } from "../../worker/network/ruleset.ts";
+import { changeText, type Family, rulesetText, rulesTables } from "../../worker/network/ruleset.ts";
 import type { RulesMeshPort, RulesState } from "../../worker/network/rules.ts";
 
 if (process.getuid?.() !== 0) {
@@ -95,11 +95,36 @@ const states: fc.Arbitrary<RulesState> = fc.record({
   ownAddress: fc.constantFrom("", "192.0.2.251"),
 });
 
-t.test("any state gives a text that nft accepts", (t) => {
+const families = fc.constantFrom<Family>("ip", "ip6");
+
+/** The state, with an address and a block of IPv6 in the place of each of IPv4. Hosts reach each other by IPv4. */
+function inFamily(state: RulesState, family: Family): RulesState {
+  if (family === "ip") return state;
+  const text = JSON.stringify({ ...state, hosts: [], ownAddress: "" }).replaceAll(
+    /"(\d+)\.(\d+)\.(\d+)\.(\d+)(?:\/(\d+))?"/g,
+    (address: string, ...parts: string[]) => {
+      if (address === '"127.0.0.1"') return '"::1"';
+      const [a, b, c, d] = parts.map((part) => (Number(part) + 1).toString(16)); // No zeros: these have one spelling.
+      switch (parts[4]) {
+        case undefined:
+          return `"fd00:${a}:${b}:${c}::${d}"`;
+        case "24":
+          return `"fd00:${a}:${b}:${c}::/64"`;
+        case "16":
+          return `"fd00:${a}:${b}::/48"`;
+        default:
+          return `"fd00:${a}::/32"`;
+      }
+    },
+  );
+  return JSON.parse(text) as RulesState;
+}
+
+t.test("any state gives a text that nft accepts, in both families", (t) => {
   t.doesNotThrow(() =>
     fc.assert(
-      fc.property(states, (state) => {
-        const text = rulesText(state);
+      fc.property(states, families, (state, family) => {
+        const text = rulesText(inFamily(state, family), family);
         const { status, stderr } = spawnSync("unshare", ["--net", "nft", "-f", "-"], { input: text });
         if (status !== 0) throw new Error(`${stderr.toString()}\n${text}`);
       }),
@@ -114,10 +139,10 @@ function usesSctp({ ports }: RulesState): boolean {
 }
 
 /** Texts loaded one after another in a namespace of their own, and what `nft` lists then. */
-function load(...texts: readonly string[]): string {
+function load(family: Family, ...texts: readonly string[]): string {
   const script = texts
     .map((_, index) => `nft -f - <<< "$TEXT${index}" || exit 1`)
-    .concat("nft -j list table ip shoal_net")
+    .concat(`nft -j list table ${family} shoal_net`)
     .join("\n");
   const env = Object.fromEntries(texts.map((text, index) => [`TEXT${index}`, text]));
   const { status, stdout, stderr } = spawnSync("unshare", ["--net", "bash", "-c", script], {
@@ -133,20 +158,17 @@ t.test(
   (t) => {
     t.doesNotThrow(() =>
       fc.assert(
-        fc.property(states, states, (first, second) => {
+        fc.property(states, states, families, (one, other, family) => {
           // Networks, hosts and whether any port is of SCTP shape the table; the rest comes and goes by element.
-          fc.pre(usesSctp(first) === usesSctp(second));
-          const before = rulesetOf(first);
-          const after = rulesetOf({
-            ...second,
-            networks: first.networks,
-            hosts: first.hosts,
-            ownAddress: first.ownAddress,
-          });
-          const change = changeText(before, after);
+          fc.pre(usesSctp(one) === usesSctp(other));
+          const { networks, hosts, ownAddress } = one;
+          const before = rulesetOf(inFamily(one, family), family);
+          const after = rulesetOf(inFamily({ ...other, networks, hosts, ownAddress }, family), family);
+          const table = rulesTables[family];
+          const change = changeText(before, after, table);
           if (change === undefined) throw new Error("the whole table would be loaded");
-          const observed = parseRules(load(rulesetText(before), change));
-          const whole = parseRules(load(rulesetText(after)));
+          const observed = parseRules(load(family, rulesetText(before, table), change), table);
+          const whole = parseRules(load(family, rulesetText(after, table)), table);
           const known = hookRules(after, whole);
           const found = tableDifferences(after, observed, known);
           if (found.length > 0) throw new Error(`${found.join("\n")}\n${change}`);
@@ -179,7 +201,7 @@ t.test("the look finds what somebody else took or added", (t) => {
     ownAddress: "192.0.2.1",
   });
   const chain = [...base.chains.keys()][0] ?? "";
-  const known = hookRules(base, parseRules(load(rulesetText(base))));
+  const known = hookRules(base, parseRules(load("ip", rulesetText(base))));
   const cases = [
     { tamper: "flush chain ip shoal_net forward", want: ["the rules of the chain forward were changed"] },
     {
@@ -202,7 +224,11 @@ t.test("the look finds what somebody else took or added", (t) => {
     },
   ];
   for (const { tamper, want } of cases) {
-    t.strictSame(tableDifferences(base, parseRules(load(rulesetText(base), tamper)), known), want, tamper);
+    t.strictSame(
+      tableDifferences(base, parseRules(load("ip", rulesetText(base), tamper)), known),
+      want,
+      tamper,
+    );
   }
   t.end();
 });
