@@ -43,6 +43,7 @@ export function refuse({ socket, isTurned }: Pick<Seized, "socket" | "isTurned">
   if (isTurned) return void socket.destroy();
   const { status, body } = errorResponse(reason);
   const text = `${JSON.stringify(body)}\n`;
+  socket.resume(); // What is not read to its end is never closed.
   socket.end(
     `HTTP/1.1 ${status} Refused\r\nContent-Type: ${jsonContentType}\r\n` +
       `Content-Length: ${Buffer.byteLength(text)}\r\nConnection: close\r\n\r\n${text}`,

@@ -1,24 +1,22 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import t from "tap";
-import { carry, finish, seize, turn } from "../../../worker/api/hijack.ts";
+import t, { type Test } from "tap";
+import { ClusterError } from "../../../model/errors.ts";
+import { carry, finish, refuse, seize, type Seized, turn } from "../../../worker/api/hijack.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
 t.test("input that comes between the answer and the first look at it is not lost", async (t) => {
-  const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
-  const path = join(directory, "api.sock");
   const input: Buffer[] = [];
   let onSent = (): void => {};
   const sent = new Promise<void>((resolve) => (onSent = resolve));
   let onOver = (): void => {};
   const over = new Promise<void>((resolve) => (onOver = resolve));
-  const server = createServer((request) => {
-    void request.resume().once("end", async () => {
-      const seized = seize(request);
+  const client = await connectTo(t, (seized) => {
+    void (async () => {
       turn(seized, { tty: false, version: "1.44" });
       await sent;
       // The event loop looks at its sockets before each of these.
@@ -41,16 +39,8 @@ t.test("input that comes between the answer and the first look at it is not lost
         "raw",
       );
       finish({ clock: new VirtualClock(0) }, seized);
-    });
+    })();
   });
-  t.teardown(async () => {
-    server.close();
-    await rm(directory, { recursive: true, force: true });
-  });
-  server.listen(path);
-  await once(server, "listening");
-
-  const client = connect({ path, allowHalfOpen: true });
   client.setEncoding("latin1");
   let answer = "";
   client.on("data", (piece: string) => void (answer += piece));
@@ -62,6 +52,37 @@ t.test("input that comes between the answer and the first look at it is not lost
   t.match(answer, /^HTTP\/1\.1 200 OK\r\n/);
   t.match(answer, /over$/);
 });
+
+t.test("a connection that was refused is closed once its client has closed it", async (t) => {
+  let onClosed = (): void => {};
+  const closed = new Promise<void>((resolve) => (onClosed = resolve));
+  const client = await connectTo(t, (seized) => {
+    seized.socket.once("close", onClosed);
+    refuse(seized, new ClusterError("conflict", "it has run"));
+  });
+  client.setEncoding("latin1");
+  client.write("POST /exec/1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  const [answer] = (await once(client, "data")) as [string];
+  t.match(answer, /^HTTP\/1\.1 409 /);
+  client.end("what nobody will read");
+  await closed;
+});
+
+/** A client of a server that gives away the socket of each request. */
+async function connectTo(t: Test, take: (seized: Seized) => void): Promise<Socket> {
+  const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
+  const path = join(directory, "api.sock");
+  const server = createServer((request) => {
+    request.resume().once("end", () => take(seize(request)));
+  });
+  t.teardown(async () => {
+    server.close();
+    await rm(directory, { recursive: true, force: true });
+  });
+  server.listen(path);
+  await once(server, "listening");
+  return connect({ path, allowHalfOpen: true });
+}
 
 async function* untilOver(over: Promise<void>): AsyncGenerator<{ stream: "stdout"; bytes: Uint8Array }> {
   await over;
