@@ -259,7 +259,7 @@ export class ClusterClients {
       const controller = new AbortController();
       schedule.after(answerTimeoutMs, () => {
         answer({ kind: "unknown" });
-        main.run(() => controller.abort(new Error("the caller has gone")));
+        main.run(() => controller.abort(new ClusterError("unavailable", "the caller has gone")));
       });
       const call: Call = {
         params: request.params ?? {},

@@ -1,6 +1,6 @@
 import { EventEmitter } from "node:events";
 import { type DispatcherClient, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal/dispatcher.ts";
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Dispatcher } from "../../manager/dispatcher/dispatcher.ts";
 import type { Lane } from "./lane.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
@@ -308,7 +308,7 @@ class ServerEnd extends EventEmitter {
   }
 
   cancel(): void {
-    this.#controller.abort(new Error("the caller has gone"));
+    this.#controller.abort(new ClusterError("unavailable", "the caller has gone"));
   }
 
   #flow(): void {
