@@ -206,7 +206,6 @@ async function serveExec(
   const options = startOptions(body);
   const tty = options.tty || config.tty;
   const detachKeys = tty ? parseDetachKeys(config.detachKeys) : undefined;
-  const form = tty ? "raw" : "framed";
   const { ending } = deps;
   let session: ExecSession;
   try {
@@ -217,20 +216,19 @@ async function serveExec(
     if (!seized.isTurned) throw error;
     // The client reads the reason as output, and the code where it looks for codes.
     const output = [saying(Buffer.from(`${errorText(error)}\r\n`))];
-    const plain = { tty, output, onInputEnd: "nothing", detachKeys: undefined, ending } as const;
-    await carry(seized.socket, seized.head, plain, form);
+    await exchange(seized, { tty, version, output, onInputEnd: "nothing", detachKeys: undefined, ending });
     return finish(deps, seized);
   }
   try {
-    const what = {
+    const end = await exchange(seized, {
       tty,
+      version,
       output: outputsOf(session, deps),
       ...(session.stdin !== undefined && { input: session.stdin }),
       onInputEnd: "end",
       detachKeys,
       ending,
-    } as const;
-    const end = await carry(seized.socket, seized.head, what, form);
+    });
     // Whoever looks the code up after the stream's end finds it.
     if (end === "output-ended") await session.exited;
     if (end === "client-gone" && !tty) await session.stdin?.end();

@@ -66,13 +66,13 @@ export interface Exchange {
 
 export type ExchangeEnd = "output-ended" | "detached" | "client-gone";
 
-/** Says yes, and carries bytes until the output ends, the client goes away or detaches. */
+/** Says yes, where nobody has, and carries bytes until the output ends, the client goes away or detaches. */
 export function exchange(seized: Seized, what: Exchange): Promise<ExchangeEnd> {
-  turn(seized, what);
+  if (!seized.isTurned) turn(seized, what);
   return carry(seized.socket, seized.head, what, what.tty ? "raw" : "framed");
 }
 
-/** Says yes; `carry` goes on from there. */
+/** Says yes; `exchange` goes on from there. */
 export function turn(seized: Seized, what: Pick<Exchange, "tty" | "version">): void {
   const { socket, isUpgrade } = seized;
   seized.isTurned = true;

@@ -41,10 +41,8 @@ t.test("input that comes between the answer and the first look at it is not lost
       finish({ clock: new VirtualClock(0) }, seized);
     })();
   });
-  client.setEncoding("latin1");
   let answer = "";
   client.on("data", (piece: string) => void (answer += piece));
-  client.write("POST /exec/1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
   await once(client, "data");
   client.end("GET / typed\n".repeat(1_000), () => onSent());
   await once(client, "end");
@@ -60,15 +58,13 @@ t.test("a connection that was refused is closed once its client has closed it", 
     seized.socket.once("close", onClosed);
     refuse(seized, new ClusterError("conflict", "it has run"));
   });
-  client.setEncoding("latin1");
-  client.write("POST /exec/1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
   const [answer] = (await once(client, "data")) as [string];
   t.match(answer, /^HTTP\/1\.1 409 /);
   client.end("what nobody will read");
   await closed;
 });
 
-/** A client of a server that gives away the socket of each request. */
+/** A client that has asked, of a server that gives away the socket of each request. */
 async function connectTo(t: Test, take: (seized: Seized) => void): Promise<Socket> {
   const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
   const path = join(directory, "api.sock");
@@ -81,7 +77,9 @@ async function connectTo(t: Test, take: (seized: Seized) => void): Promise<Socke
   });
   server.listen(path);
   await once(server, "listening");
-  return connect({ path, allowHalfOpen: true });
+  const client = connect({ path, allowHalfOpen: true }).setEncoding("latin1");
+  client.write("POST /exec/1/start HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+  return client;
 }
 
 async function* untilOver(over: Promise<void>): AsyncGenerator<{ stream: "stdout"; bytes: Uint8Array }> {

@@ -36,15 +36,13 @@ class FakeTasks extends Tasks {
   /** What happens while they are being listed. */
   meanwhile: () => Promise<void> = () => Promise.resolve();
   listed: Record<string, TaskView> = {};
-  present: Record<string, TaskView> = {};
   readonly deleted: string[] = [];
 
   constructor() {
     super(undefined as never, undefined as never); // No call below reaches a connection.
   }
   override async create(): Promise<void> {}
-  override async start(container: string): Promise<number> {
-    this.present[container] = { state: "running", pid: 42 };
+  override async start(): Promise<number> {
     return 42;
   }
   override async kill(): Promise<boolean> {
@@ -53,9 +51,6 @@ class FakeTasks extends Tasks {
   override async ended(): Promise<void> {}
   override async delete(container: string): Promise<void> {
     this.deleted.push(container);
-  }
-  override async get(container: string): Promise<TaskView | undefined> {
-    return this.present[container];
   }
   override async list(): Promise<Map<string, TaskView>> {
     const listed = new Map(Object.entries(this.listed));
@@ -145,9 +140,7 @@ t.test("a container whose task is nowhere has ended", async (t) => {
 
 t.test("an exit that could not be saved is saved before containerd forgets it", async (t) => {
   const { deps, container, tasks, folder, stateOnDisk } = await world(t, running);
-  const ended: TaskView = { state: "stopped", exitCode: exit.exitCode, atMs: exit.atMs };
-  tasks.listed[id] = ended;
-  tasks.present[id] = ended;
+  tasks.listed[id] = { state: "stopped", exitCode: exit.exitCode, atMs: exit.atMs };
   rmSync(folder, { recursive: true }); // Nothing can be written, as on a full disk.
   await compare(deps);
   t.match(container.status, { state: "stopped", exit });
