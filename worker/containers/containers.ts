@@ -216,10 +216,11 @@ export class LocalContainers {
   ): Promise<boolean> {
     const { engine } = this.#deps;
     if (signal !== undefined) signalNumber(signal);
-    const record = await engine.inspect(id);
     const entry = this.#runs.entry(id);
     if (entry !== undefined) await this.#noteStop(entry);
-    if (record?.status.state !== "running") return entry !== undefined && this.#runs.cancelRestart(entry);
+    const wasRestarting = entry !== undefined && (await this.#runs.endRestarts(entry));
+    const record = await engine.inspect(id);
+    if (record?.status.state !== "running") return wasRestarting;
     const stopping = engine.stop(
       id,
       { graceMs: timeoutMs ?? this.#graceMs(entry), ...(signal !== undefined && { signal }) },

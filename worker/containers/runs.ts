@@ -266,6 +266,13 @@ export class Runs {
     return wasRestarting;
   }
 
+  /** As {@link cancelRestart}; a start that is under way has come to its end when it settles, and is not lost to a stop. */
+  async endRestarts(entry: Entry): Promise<boolean> {
+    const wasRestarting = this.cancelRestart(entry);
+    await entry.locked(async () => undefined);
+    return wasRestarting;
+  }
+
   async settle(entry: Entry | undefined): Promise<void> {
     await Promise.resolve(); // Whoever waits for the engine is told in the same turn as we are.
     await entry?.settled.catch(() => undefined); // Its failure is in the log.

@@ -349,8 +349,9 @@ class ContainerdEngine implements LocalEngine {
   }
 
   logs(id: string): LogReader {
-    const { output, stored } = this.#require(id);
-    if (output !== undefined) return outputReader(output);
+    const container = this.#require(id);
+    const { output, stored } = container;
+    if (output !== undefined) return outputReader(output, () => container.cleanup);
     throw new ClusterError(
       "failed-precondition",
       `configured logging driver does not support reading: container ${id} has ${stored.logDriver}`,

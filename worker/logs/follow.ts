@@ -11,9 +11,12 @@ const newline = 10;
 const streams = ["stdout", "stderr"] as const;
 type Stream = (typeof streams)[number];
 
-export function outputReader(file: OutputFile): LogReader {
+/** @param written - Settles once the last of a container that has ended is in the file; at once while it runs. */
+export function outputReader(file: OutputFile, written: () => Promise<void>): LogReader {
   return {
     async *read(options, signal) {
+      // Whoever follows gets it as it comes.
+      if (!options.follow) await written();
       file.look();
       const session = new ReadSession(file, options, signal);
       try {

@@ -14,6 +14,7 @@ import { LineCutter } from "../../../worker/logs/lines.ts";
 import { type LogOptions, logLineLimitBytes } from "../../../worker/logs/reader.ts";
 
 const none = new AbortController().signal;
+const written = (): Promise<void> => Promise.resolve();
 const roomy: OutputLimits = { maxBytes: 1 << 20, maxFiles: 3 };
 
 interface Bench {
@@ -39,7 +40,7 @@ async function bench(t: Test): Promise<Bench> {
 async function read(file: OutputFile, options: Partial<LogOptions> = {}): Promise<string[]> {
   const lines: string[] = [];
   const all = { stdout: true, stderr: true, follow: false, ...options };
-  for await (const { stream, timeMs, line, partial } of outputReader(file).read(all, none)) {
+  for await (const { stream, timeMs, line, partial } of outputReader(file, written).read(all, none)) {
     lines.push(
       `${timeMs} ${stream === "stdout" ? "o" : "e"} ${Buffer.from(line).toString()}${partial ? "…" : ""}`,
     );
@@ -136,7 +137,7 @@ t.test("a follower ends when its signal aborts", async (t) => {
   const world = await bench(t);
   const file = await OutputFile.create(world.deps, world.directory, roomy);
   const stop = new AbortController();
-  const lines = outputReader(file).read({ stdout: true, stderr: true, follow: true }, stop.signal);
+  const lines = outputReader(file, written).read({ stdout: true, stderr: true, follow: true }, stop.signal);
   const next = lines.next();
   stop.abort();
   t.equal((await next).done, true);
@@ -260,4 +261,21 @@ t.test("opening goes on behind a torn record", async (t) => {
   const after = await OutputFile.open(world.deps, world.directory, roomy);
   t.strictSame(await read(after), ["1000 o one", "2000 o two"]);
   after.close();
+});
+
+t.test("what a container wrote last is read although its end is known before", async (t) => {
+  const { deps, directory } = await bench(t);
+  const file = await OutputFile.create(deps, directory, roomy);
+  let copied = (): void => undefined;
+  const copying = new Promise<void>((resolve) => (copied = resolve));
+  const lines: string[] = [];
+  const options = { stdout: true, stderr: true, follow: false };
+  const reading = (async () => {
+    const reader = outputReader(file, () => copying);
+    for await (const { line } of reader.read(options, none)) lines.push(Buffer.from(line).toString());
+  })();
+  appendFileSync(file.stdoutPath, "last words\n");
+  copied();
+  await reading;
+  t.strictSame(lines, ["last words"]);
 });
