@@ -3,8 +3,9 @@ import { status } from "@grpc/grpc-js";
 
 import { ClusterError } from "../../model/errors.ts";
 import {
+  ContentService,
   WriteAction,
-  type WriteContentRequest,
+  WriteContentRequest,
   type WriteContentResponse,
 } from "../../proto/gen/containerd/content.ts";
 import {
@@ -18,6 +19,10 @@ import {
 } from "./connection.ts";
 
 const chunkBytes = 256 * 1024;
+/** Requests of a write under way at once. */
+const windowChunks = 4;
+/** Field 6, a string of bytes. */
+const dataTag = (6 << 3) | 2;
 /** Without any progress for this long a write is given up. */
 const stallMs = 60_000;
 const readTimeoutMs = 30_000;
@@ -87,72 +92,126 @@ export async function readBlob(connection: Connection, digest: string, limitByte
   return Buffer.concat(chunks, size);
 }
 
-/** One bidirectional write: every request is answered before the next is sent. */
+/**
+ * One bidirectional write. A few requests are under way at a time, so that the next piece is read while the last is being
+ * written; containerd takes and answers them in order.
+ */
 class WriteSession {
   readonly #blob: BlobWrite;
   readonly #signal: AbortSignal;
   readonly #stream;
-  readonly #answers: AsyncIterator<WriteContentResponse>;
+  readonly #cancel = (): void => this.#stream.cancel();
+  #unanswered = 0;
+  /** As the last answer says. */
+  #heldBytes = 0;
+  #failure: unknown;
+  #wake = (): void => undefined;
 
   constructor(connection: Connection, blob: BlobWrite, signal: AbortSignal) {
     this.#blob = blob;
     this.#signal = signal;
     const [metadata] = connection.streamSettings({ lease: blob.lease });
-    this.#stream = connection.content.write(metadata);
-    this.#answers = received(this.#stream, signal)[Symbol.asyncIterator]();
+    const { path, responseDeserialize } = ContentService.write;
+    this.#stream = connection.content.makeBidiStreamRequest(path, encodeWrite, responseDeserialize, metadata);
+    this.#stream.on("data", ({ offset }: WriteContentResponse) => {
+      this.#unanswered -= 1;
+      this.#heldBytes = offset;
+      this.#wake();
+    });
+    this.#stream.on("error", (error: Error) => this.#fail(error));
+    this.#stream.on("end", () => {
+      this.#fail(new ClusterError("unavailable", `containerd ended the write of ${blob.digest}`));
+    });
+    signal.addEventListener("abort", this.#cancel, { once: true });
   }
 
   async run(): Promise<"written"> {
     const { digest, size, labels = {}, source, onProgress } = this.#blob;
-    let { offset } = await this.#ask({ action: WriteAction.STAT });
+    this.#send({ action: WriteAction.STAT });
+    await this.#until(0);
+    let offset = this.#heldBytes;
     onProgress?.(offset);
     if (offset < size) {
-      for await (const chunk of chunked(source(offset))) {
-        if (offset + chunk.length > size) {
+      for await (const { pieces, bytes } of chunked(source(offset))) {
+        if (offset + bytes > size) {
           throw new ClusterError(
             "data-loss",
             `${digest} is larger than the ${size} bytes that its manifest says`,
           );
         }
-        ({ offset } = await this.#ask({ action: WriteAction.WRITE, offset, data: chunk }));
-        onProgress?.(offset);
+        await this.#until(windowChunks - 1);
+        this.#send({ action: WriteAction.WRITE, offset }, pieces);
+        offset += bytes;
+        onProgress?.(this.#heldBytes);
       }
+      await this.#until(0);
+      onProgress?.(this.#heldBytes);
     }
-    if (offset !== size) {
-      throw new ClusterError("data-loss", `${digest} ended after ${offset} of ${size} bytes`);
+    if (this.#heldBytes !== size) {
+      throw new ClusterError("data-loss", `${digest} ended after ${this.#heldBytes} of ${size} bytes`);
     }
-    await this.#ask({ action: WriteAction.COMMIT, offset, labels });
+    this.#send({ action: WriteAction.COMMIT, offset, labels });
+    await this.#until(0);
     return "written";
   }
 
   close(): void {
+    this.#signal.removeEventListener("abort", this.#cancel);
     this.#stream.end();
     this.#stream.cancel();
   }
 
-  async #ask(message: Partial<WriteContentRequest>): Promise<WriteContentResponse> {
+  #send(fields: Partial<WriteContentRequest>, pieces: readonly Buffer[] = []): void {
     const { digest, size } = this.#blob;
     this.#signal.throwIfAborted();
+    this.#unanswered += 1;
     this.#stream.write({
-      action: WriteAction.STAT,
-      ref: writeReference(digest),
-      total: size,
-      expected: digest,
-      offset: 0,
-      data: Buffer.alloc(0),
-      labels: {},
-      ...message,
+      request: {
+        action: WriteAction.STAT,
+        ref: writeReference(digest),
+        total: size,
+        expected: digest,
+        offset: 0,
+        data: Buffer.alloc(0),
+        labels: {},
+        ...fields,
+      },
+      pieces,
     });
-    const timer = setTimeout(() => this.#stream.cancel(), stallMs);
+  }
+
+  /** Settles once no more than so many requests wait for their answers. */
+  async #until(unanswered: number): Promise<void> {
+    const timer = setTimeout(this.#cancel, stallMs);
     try {
-      const answer = await this.#answers.next();
-      if (answer.done === true)
-        throw new ClusterError("unavailable", `containerd ended the write of ${digest}`);
-      return answer.value;
+      while (this.#unanswered > unanswered) {
+        if (this.#failure !== undefined) throw this.#failure;
+        await new Promise<void>((resolve) => (this.#wake = resolve));
+        timer.refresh();
+      }
     } finally {
       clearTimeout(timer);
     }
   }
+
+  #fail(failure: unknown): void {
+    this.#failure ??= failure;
+    this.#wake();
+  }
+}
+
+/** A request, whose data is in pieces. */
+interface Write {
+  readonly request: WriteContentRequest;
+  readonly pieces: readonly Buffer[];
+}
+
+/** The message with its data behind all else: generated code would copy it three times, and V8 collects by such memory. */
+function encodeWrite({ request, pieces }: Write): Buffer {
+  const bytes = pieces.reduce((sum, { length }) => sum + length, 0);
+  const writer = WriteContentRequest.encode(request);
+  if (bytes > 0) writer.uint32(dataTag).uint32(bytes);
+  return Buffer.concat([writer.finish(), ...pieces]);
 }
 
 function writeReference(digest: string): string {
@@ -176,20 +235,25 @@ async function relabel(connection: Connection, blob: BlobWrite, signal: AbortSig
   );
 }
 
-/** Joins small pieces and cuts large ones, so that a round trip carries enough. */
-async function* chunked(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+/** Puts small pieces together and cuts large ones, so that a request carries enough. */
+async function* chunked(
+  source: AsyncIterable<Buffer>,
+): AsyncGenerator<{ readonly pieces: readonly Buffer[]; readonly bytes: number }> {
   let pieces: Buffer[] = [];
-  let size = 0;
+  let bytes = 0;
   for await (const piece of source) {
-    pieces.push(piece);
-    size += piece.length;
-    if (size < chunkBytes) continue;
-    const joined = Buffer.concat(pieces, size);
-    for (let start = 0; start < size; start += chunkBytes) yield joined.subarray(start, start + chunkBytes);
-    pieces = [];
-    size = 0;
+    for (let at = 0; at < piece.length;) {
+      const part = piece.subarray(at, at + chunkBytes - bytes);
+      at += part.length;
+      bytes += part.length;
+      pieces.push(part);
+      if (bytes < chunkBytes) continue;
+      yield { pieces, bytes };
+      pieces = [];
+      bytes = 0;
+    }
   }
-  if (size > 0) yield Buffer.concat(pieces, size);
+  if (bytes > 0) yield { pieces, bytes };
 }
 
 /** The bytes of a blob, piece by piece; ends early only by failing. */
