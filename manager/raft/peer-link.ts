@@ -30,7 +30,8 @@ export class PeerLink {
   readonly #deps: TransportDeps;
   readonly #hello: RaftHello;
   readonly #events: LinkEvents;
-  #client: Client;
+  /** For snapshots; most peers never need one. */
+  #client: Client | undefined;
   #stream: PeerStream | undefined;
   #connected = false;
   readonly #outbox = new Outbox();
@@ -46,7 +47,6 @@ export class PeerLink {
     this.address = peer.address;
     this.#hello = peer.hello;
     this.#events = events;
-    this.#client = this.#newClient();
     this.#open();
   }
 
@@ -68,6 +68,7 @@ export class PeerLink {
 
   /** @throws {Error} when the peer did not take it in. */
   sendSnapshot(sending: Omit<SnapshotSending, "hello">): Promise<void> {
+    this.#client ??= this.#newClient();
     return sendSnapshot(this.#deps, openSnapshotCall(this.#client), { ...sending, hello: this.#hello });
   }
 
@@ -75,11 +76,11 @@ export class PeerLink {
   reconnect(): void {
     if (this.#closed) return;
     const old = { client: this.#client, stream: this.#stream };
-    this.#client = this.#newClient();
+    this.#client = undefined;
     this.#cancelRetry();
     this.#open();
     old.stream?.close();
-    old.client.close();
+    old.client?.close();
   }
 
   close(): void {
@@ -88,7 +89,7 @@ export class PeerLink {
     this.#cancelRetry();
     this.#cancelNews?.();
     this.#stream?.close();
-    this.#client.close();
+    this.#client?.close();
     this.#outbox.clear();
   }
 
