@@ -9,10 +9,10 @@ import { seededRandom } from "../../runtime/random.ts";
 import type { Random } from "../../runtime/random.ts";
 import type { Finding } from "../../worker/network/examine.ts";
 import type { OverlayEndpoint, OverlayNetwork, OverlayService } from "../../worker/network/network.ts";
-import { endpoint, type Host, overlay, World } from "../integration/network-hosts.ts";
+import { dual, endpoint, type Host, overlay, World } from "../integration/network-hosts.ts";
 
 const ingress: OverlayNetwork = { ...overlay("ingress", 0), ingress: true };
-const networks = [ingress, overlay("red", 1), overlay("blue", 2)];
+const networks = [ingress, dual("red", 1), overlay("blue", 2)];
 const serviceCount = 4;
 const mostTasks = 12;
 const stepsPerRound = 12;
@@ -41,6 +41,10 @@ const hands = [
   "ip rule flush; ip rule add pref 32766 lookup main; ip rule add pref 32767 lookup default",
   "echo 0 > /proc/sys/net/ipv4/ip_forward",
   "bridge fdb show | while read mac rest; do bridge fdb del $mac ${rest%% *} ${rest#* } 2>/dev/null; done; true",
+  "nft delete table ip6 shoal_net",
+  "ip -6 route flush proto 77",
+  "for d in $(ls /sys/class/net | grep -E '^(ov|vx|sv-)'); do echo 1 > /proc/sys/net/ipv6/conf/$d/disable_ipv6; done",
+  "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
   "ip link set eth0 down; ip link set eth0 up; ip route replace default via 10.233.0.254",
 ] as const;
 
@@ -139,9 +143,10 @@ class Chaos {
     await this.#applyAll();
     await host.attach({
       taskId: task.name as TaskId,
-      networks: networks.map(({ id, gateway }) => ({
+      networks: networks.map(({ id, gateway, further }) => ({
         networkId: id,
         address: `${gateway.slice(0, -1)}${task.last}/24`,
+        ...(further !== undefined && { ipv6: `${ipv6Of(further, task)}/64` }),
         aliases: [],
       })),
     });
@@ -175,6 +180,7 @@ class Chaos {
           task: task.name,
           address: `${network.gateway.slice(0, -1)}${task.last}`,
           service: `s${task.service}`,
+          ...(network.further !== undefined && { ipv6: ipv6Of(network.further, task) }),
         }),
         serving: task.serving,
       })),
@@ -194,6 +200,11 @@ class Chaos {
     if (item === undefined) throw new Error("nothing to choose from");
     return item;
   }
+}
+
+/** The last number of its address of IPv4, in the network's block of IPv6. */
+function ipv6Of([block]: NonNullable<OverlayNetwork["further"]>, { last }: ChaosTask): string {
+  return `${block?.gateway.slice(0, -1) ?? ""}${last}`;
 }
 
 function serviceOf(network: OverlayNetwork, index: number): OverlayService {
