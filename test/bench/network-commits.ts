@@ -57,16 +57,18 @@ export async function measureCommits(rounds: number, untilMs: number): Promise<r
     const { ID } = await call<{ ID: string }>(socket, "POST", "/services/create", { body: service(fewest) });
     const watch = new TaskWatch(socket, ID);
     await watch.reach(fewest);
-    const changes: Change[] = [];
+    const times: number[] = [];
     for (let round = 0; round < rounds && performance.now() < untilMs; round += 1) {
       for (const count of [most, fewest]) {
         const { Version, Spec } = await call<Service>(socket, "GET", `/services/${ID}`);
         const body = { ...Spec, Mode: { Replicated: { Replicas: count } } };
         await call(socket, "POST", `/services/${ID}/update?version=${Version.Index}`, { body });
-        changes.push(...(await watch.reach(count)));
+        const changes = await watch.reach(count);
+        // Before the next: what ends before a host has heard of it never comes there.
+        times.push(...(await Promise.all(changes.map((change) => timeOf(change, monitors)))));
       }
     }
-    return await Promise.all(changes.map((change) => timeOf(change, monitors)));
+    return times;
   } finally {
     for (const monitor of monitors) monitor.stop();
   }
