@@ -31,6 +31,7 @@ export async function sendSnapshot(
   let wake = (): void => {};
   let cancelStall = (): void => {};
   const fail = (error: Error): void => {
+    if (state.isDone) return; // The stream ends with the last receipt, and may do so before anybody was woken by that.
     state.failure ??= error;
     wake();
   };

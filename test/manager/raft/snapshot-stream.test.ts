@@ -1,3 +1,4 @@
+import { EventEmitter } from "node:events";
 import { Client, Server, ServerCredentials, credentials } from "@grpc/grpc-js";
 import type { SnapshotMeta, SnapshotMessage } from "raft-ts";
 import t, { type Test } from "tap";
@@ -66,6 +67,23 @@ t.test("a refusal comes back to the sender with its reason", async (t) => {
     wire.send(() => {}),
     { message: /the disk is full/ },
   );
+});
+
+t.test("a stream that ends together with its last receipt has brought the snapshot", async (t) => {
+  const empty = { ...meta, dataBytes: 0, digest: "" };
+  const file = { meta, identity: empty, async *parts() {} } as unknown as SnapshotFile;
+  const call = Object.assign(new EventEmitter(), {
+    write: () => call.emit("data", { heldBytes: 0, done: false }),
+    // Both in one packet, so that nobody is woken between them.
+    end: () => call.emit("data", { heldBytes: 0, done: true }) && call.emit("end"),
+    cancel: () => t.fail("cancelled"),
+  });
+  const message: SnapshotMessage = { type: "snapshot", from: "a", to: "b", term: 2, snapshot: meta };
+  const hello = { clusterId: "c", from: "a", to: "b", address: "" };
+  const sending = { hello, message: messageToWire(message), file, onProgress: () => {} };
+  // Of a call it needs no more than this.
+  const stream = call as unknown as Parameters<typeof sendSnapshot>[1];
+  await t.resolves(sendSnapshot({ clock: new VirtualClock() }, stream, sending));
 });
 
 /** A sender and a receiver with a disk each, and a real connection between them. */
