@@ -52,7 +52,7 @@ export async function recover(
     readonly snapshotPartBytes?: number;
   },
 ): Promise<Recovered> {
-  const { directory, nodeId, start } = options;
+  const { directory } = options;
   await deps.disk.makeDirectory(directory);
   const hasLog = (await deps.disk.list(`${directory}/log`)).length > 0;
   const memberId = await loadMemberId(deps, { ...options, onMissing: hasLog ? "refuse" : "create" });
@@ -74,20 +74,46 @@ export async function recover(
     path: `${directory}/reserve`,
     bytes: reserveSegments * segmentBytes,
   });
-  const { wal, state } = await Wal.open(deps, { directory: `${directory}/log`, seal, space, segmentBytes });
-  const storage = new MemoryStorage();
-  await fill(storage, { wal, state, snapshot: snapshot?.meta, directory });
-  if (storage.lastIndex() === 0 && start === "bootstrap") {
-    await bootstrap(storage, wal, foundingConfiguration(memberId, options.raftAddress));
+  let wal: Wal | undefined;
+  try {
+    const opened = await Wal.open(deps, { directory: `${directory}/log`, seal, space, segmentBytes });
+    wal = opened.wal;
+    const storage = new MemoryStorage();
+    await fill(storage, { ...opened, snapshot: snapshot?.meta, directory });
+    await begin(storage, wal, { ...options, memberId });
+    return { memberId, wal, snapshots, storage, space, seal, snapshot };
+  } catch (error) {
+    // The log makes its next segment ready already, which may not go on once another member has the directory.
+    await wal?.close().catch(() => undefined); // The failure to report is the first one.
+    await snapshot?.close().catch(() => undefined);
+    throw error;
   }
-  if (storage.lastIndex() === 0 && (start === "restart" || start === "force-new-cluster")) {
+}
+
+/** What the way of starting asks of the log, or adds to it. @throws {ClusterError} `failed-precondition` when they do not fit. */
+async function begin(
+  storage: MemoryStorage,
+  wal: Wal,
+  options: {
+    readonly directory: string;
+    readonly nodeId: NodeId;
+    readonly memberId: MemberId;
+    readonly raftAddress: string;
+    readonly start: RaftGroupOptions["start"];
+  },
+): Promise<void> {
+  const { directory, nodeId, memberId, raftAddress, start } = options;
+  const isEmpty = storage.lastIndex() === 0;
+  if (isEmpty && start === "bootstrap") {
+    await bootstrap(storage, wal, foundingConfiguration(memberId, raftAddress));
+  }
+  if (isEmpty && (start === "restart" || start === "force-new-cluster")) {
     throw new ClusterError(
       "failed-precondition",
       `cannot restart the manager of node ${nodeId}: there is no log in ${directory}; let it join again`,
     );
   }
-  if (start === "force-new-cluster") await standAlone(storage, wal, { ...options, memberId });
-  return { memberId, wal, snapshots, storage, space, seal, snapshot };
+  if (start === "force-new-cluster") await standAlone(storage, wal, options);
 }
 
 async function loadMemberId(

@@ -1,4 +1,5 @@
-import { decodeConfiguration, encodeConfiguration } from "raft-ts";
+import { setImmediate } from "node:timers/promises";
+import { decodeConfiguration, emptySnapshot, encodeConfiguration } from "raft-ts";
 import t, { type Test } from "tap";
 import { type Recovered, recover } from "../../../manager/raft/recover.ts";
 import type { NodeId } from "../../../model/ids.ts";
@@ -122,3 +123,32 @@ t.test("no new cluster is forced without a log, nor by whoever the group removed
     message: /the group removed this manager/,
   });
 });
+
+t.test(
+  "what is refused is let go of: nothing is left open or goes on when another one may have it",
+  async (t) => {
+    for (const what of ["the log is damaged", "the log is not the snapshot's"] as const) {
+      const disk = await used();
+      if (what === "the log is damaged") {
+        await disk.replace(`${directory}/log/0000000000000001.wal`, Buffer.alloc(16 * 1024, 1));
+      } else {
+        const { wal, snapshot } = await open(disk, "restart");
+        const installed = { index: 20, term: 1, configuration: emptySnapshot.configuration };
+        await wal.append({ hardState: undefined, entries: [], installed });
+        await wal.close();
+        await snapshot?.close();
+      }
+      let held = 0;
+      disk.onCall = ({ kind }) => {
+        if (kind === "open" || kind === "create") held += 1;
+        if (kind === "close") held -= 1;
+        return undefined;
+      };
+      await t.rejects(open(disk, "restart"), { code: "data-loss" });
+      const calls = disk.callCount;
+      t.equal(held, 0, `${what}: all files are closed`);
+      await setImmediate();
+      t.equal(disk.callCount, calls, `${what}: nothing goes on`);
+    }
+  },
+);
