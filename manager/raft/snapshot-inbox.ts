@@ -32,7 +32,8 @@ export interface SnapshotPart {
   readonly data: Uint8Array;
 }
 
-interface Partial {
+/** One that has not arrived whole. */
+interface Unfinished {
   readonly identity: SnapshotIdentity;
   readonly writer: SnapshotWriter;
 }
@@ -43,7 +44,7 @@ interface Partial {
  */
 export class SnapshotInbox {
   readonly #store: SnapshotStore;
-  #partial: Partial | undefined;
+  #partial: Unfinished | undefined;
   /** Counts streams; only the latest may write. */
   #stream = 0;
   #last: Promise<unknown> = Promise.resolve();

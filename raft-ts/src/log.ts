@@ -1,4 +1,4 @@
-import { type Entry, type SnapshotMeta, entryBytes, invariant } from "./message.ts";
+import { type Entry, type SnapshotMeta, entryBytes, invariant, totalBytes } from "./message.ts";
 import { type Storage, takeBytes } from "./storage.ts";
 
 /** Outcome of a follower's append: where the log now agrees with the leader's, or where it may. */
@@ -255,7 +255,7 @@ export class RaftLog {
     const stableEnd = Math.min(to, this.#unstableFrom);
     const stable = this.#storage.entries(from, stableEnd, maxBytes);
     if (from + stable.length < stableEnd || to <= this.#unstableFrom) return stable;
-    const left = maxBytes - stable.reduce((sum, entry) => sum + entryBytes(entry), 0);
+    const left = maxBytes - totalBytes(stable);
     if (left <= 0) return stable;
     const rest = takeBytes(this.#unstable, 0, to - this.#unstableFrom, left);
     const first = rest[0];

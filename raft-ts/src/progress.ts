@@ -84,7 +84,7 @@ export class Progress {
   next: number;
   /** Last commit index this peer was told together with entries that reach it. */
   sentCommit = 0;
-  /** Ticks since it was last heard from; a new peer has the grace of one election timeout. */
+  /** Ticks since it was last heard from; a new peer has the same grace (`RaftState.maxSilentTicks`). */
   silentTicks = 0;
   /** Whether it ever answered this leader: the grace is no answer. */
   hasAnswered = false;
@@ -140,18 +140,16 @@ export class Progress {
     return true;
   }
 
-  /** The peer refused an append after `rejectedIndex`. @returns false for an answer that is out of date. */
-  rejected(rejectedIndex: number, nextCandidate: number): boolean {
-    if (this.state === "snapshot" || rejectedIndex <= this.match) return false;
+  /** The peer refused an append after `rejectedIndex`; an answer that is out of date changes nothing. */
+  rejected(rejectedIndex: number, nextCandidate: number): void {
+    if (this.state === "snapshot" || rejectedIndex <= this.match) return;
     if (this.state === "replicate") {
       this.becomeProbe();
-      this.next = this.match + 1;
-      return true;
+      return;
     }
-    if (rejectedIndex !== this.next - 1) return false;
+    if (rejectedIndex !== this.next - 1) return;
     this.next = Math.max(Math.min(rejectedIndex, nextCandidate), this.match + 1);
     this.probeSent = false;
-    return true;
   }
 
   becomeProbe(): void {

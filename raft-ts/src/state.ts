@@ -163,8 +163,7 @@ export class RaftState {
   /** Asks whether an election could be won, without touching the term (thesis §9.6). */
   becomePreCandidate(): void {
     invariant(this.role.kind !== "leader", () => "a leader cannot become a candidate");
-    this.electionElapsed = 0;
-    this.electionDeadline = drawElectionDeadline(this.options);
+    this.resetElectionTimer();
     this.role = { kind: "pre-candidate", votes: new Map() };
     this.leader = undefined;
   }
@@ -177,7 +176,7 @@ export class RaftState {
     this.leader = undefined;
   }
 
-  /** Timers start over; called on every change of role. */
+  /** On every change of role, every word of a leader, and every vote given. */
   resetElectionTimer(): void {
     this.electionElapsed = 0;
     this.electionDeadline = drawElectionDeadline(this.options);
