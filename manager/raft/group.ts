@@ -16,7 +16,7 @@ export interface GroupMember {
 export interface GroupMemberStatus extends GroupMember {
   readonly self: boolean;
   readonly leader: boolean;
-  /** Whether this member could be reached lately; on the leader, whether it answers. */
+  /** Whether the one that tells this has a stream to it, which ends after 3 s without an answer; always of itself. */
   readonly reachable: boolean;
 }
 

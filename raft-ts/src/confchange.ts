@@ -26,7 +26,7 @@ export interface Reconfiguration {
   readonly voters: readonly MemberId[];
   /** Everyone who shall learn; whoever is in neither list leaves the group. */
   readonly learners: readonly MemberId[];
-  /** Of members that are new, or whose context changes; the others keep theirs. */
+  /** Of members that are new, or whose context changes; the others keep theirs, and who has none gets an empty one. */
   readonly contexts: Readonly<Record<MemberId, string>>;
   readonly leave: "auto" | "explicit";
 }

@@ -17,11 +17,15 @@ import { membersOf, reachedByQuorum, voteResult, votersOf } from "./quorum.ts";
 import { ReadQueue } from "./readindex.ts";
 import type { LeaderRole, RaftState } from "./state.ts";
 
-/** What became of a proposal. `accepted` is no promise: only the committed entry is. */
+/**
+ * What became of a proposal, or of another request. `accepted` is no promise: only the committed entry is. Index and term of
+ * a read or a transfer name no entry.
+ */
 export type ProposeResult =
   | { readonly kind: "accepted"; readonly index: number; readonly term: number }
   | { readonly kind: "refused"; readonly reason: RefusalReason; readonly text: string };
 
+/** Why a request was not taken; docs/api.md says when each of them comes, and what to do about it. */
 export type RefusalReason =
   | "not-leader"
   | "transferring"

@@ -149,11 +149,12 @@ export type Message =
 /** Bytes an entry adds to a message or to memory, beyond its data: a round figure for the envelope. */
 export const entryOverheadBytes = 32;
 
-/** Size used by every limit on entries. */
+/** Size in bytes used by every limit on entries: data and envelope. */
 export function entryBytes(entry: Entry): number {
   return entry.data.byteLength + entryOverheadBytes;
 }
 
+/** As {@link entryBytes}, of all of them. */
 export function totalBytes(entries: readonly Entry[]): number {
   let bytes = 0;
   for (const entry of entries) bytes += entryBytes(entry);

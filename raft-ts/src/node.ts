@@ -32,7 +32,9 @@ import { type RaftOptions, RaftState, type RoleKind } from "./state.ts";
 export interface PeerStatus {
   readonly id: MemberId;
   readonly state: ProgressState;
+  /** Index up to which its log is known to be durable and the same as here; 0 before it has answered. */
   readonly match: number;
+  /** Index of the next entry it is sent. */
   readonly next: number;
   /**
    * Heard from within the last election timeout, and a heartbeat's interval for the answer; also true for as long after a
@@ -48,9 +50,13 @@ export interface RaftStatus {
   readonly role: RoleKind;
   readonly term: number;
   readonly leader: MemberId | undefined;
+  /** Index up to which entries are known here to be committed. */
   readonly commit: number;
+  /** Index up to which `applied(index)` was called, or that of the snapshot this member began with or received. */
   readonly applied: number;
+  /** Of the oldest entry that is held; one more than {@link lastIndex} when there is none. */
   readonly firstIndex: number;
+  /** Of the newest entry, durable or not. */
   readonly lastIndex: number;
   /** The latest, committed or not. */
   readonly configuration: Configuration;
@@ -77,6 +83,13 @@ export class RaftNode {
   readonly #writes: { readonly write: Write; readonly promises: Message[] }[] = [];
   readonly #applying: Inflights;
 
+  /**
+   * Takes up what `storage` holds; a founder's holds `bootstrapEntry`, that of a member which joins nothing.
+   *
+   * @throws {RangeError} for options that make no sense.
+   * @throws {RaftInvariantError} when the storage lacks entries that it says are committed.
+   * @throws {Error} when an entry of kind `config` does not parse.
+   */
   constructor(options: RaftOptions) {
     this.#s = new RaftState(options);
     this.#soft = this.#softState();
@@ -111,7 +124,10 @@ export class RaftNode {
     return role.kind === "leader" ? proposeData(this.#s, role, data) : this.#notLeader();
   }
 
-  /** Appends the configuration after `change` if this member leads; it counts from now on, committed or not. */
+  /**
+   * Appends the configuration after `change` if this member leads; it counts from now on, committed or not. The change is
+   * made once an entry comes back in `committed` with the same index and term.
+   */
   proposeConfChange(change: ConfChange): ProposeResult {
     const { role } = this.#s;
     return role.kind === "leader" ? proposeChange(this.#s, role, change) : this.#notLeader();
@@ -220,7 +236,11 @@ export class RaftNode {
     return ready;
   }
 
-  /** The write is durable, storage gives its entries back, and its snapshot is loaded. Writes are reported in order. */
+  /**
+   * The write is durable, storage gives its entries back, and its snapshot is loaded. Writes are reported in order.
+   *
+   * @throws {RaftInvariantError} when it is not the oldest one under way.
+   */
   persisted({ number, hardState }: Write): void {
     const [done] = this.#writes;
     invariant(
@@ -238,6 +258,8 @@ export class RaftNode {
   /**
    * The state machine has applied what was `committed` up to `index`. Room for more comes with the last of each `committed`,
    * so reporting only that is enough.
+   *
+   * @throws {RaftInvariantError} when entries up to there were not handed out.
    */
   applied(index: number): void {
     this.#s.log.appliedTo(index);
@@ -257,6 +279,7 @@ export class RaftNode {
     this.#s.history.forgetBefore(index);
   }
 
+  /** A copy of this moment; of a leader with one element for each member, so not for every message. */
   status(): RaftStatus {
     const s = this.#s;
     return {

@@ -1,6 +1,9 @@
 import { type Entry, type SnapshotMeta, totalBytes } from "./message.ts";
 
 /**
+ * How a peer is brought the log: `probe` asks where it agrees, `replicate` sends as much as the window allows, and `snapshot`
+ * waits for the transfer of one.
+ *
  * ```
  *            accepted                       gap or loss
  *   probe ─────────────▶ replicate ───────────────────────▶ probe

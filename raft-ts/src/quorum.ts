@@ -1,5 +1,6 @@
 import type { Configuration, MemberId } from "./message.ts";
 
+/** `pending` while the votes that are missing could still decide either way. */
 export type VoteResult = "won" | "lost" | "pending";
 
 /**

@@ -5,13 +5,15 @@ import { type Entry, type HardState, type SnapshotMeta, entryBytes, invariant } 
  * in memory (see {@link MemoryStorage}) and writes it to disk on its own.
  */
 export interface Storage {
+  /** As it was written last; term 0, no vote and commit 0 of a new member. */
   initialState(): HardState;
   /** Index of the oldest entry held; one more than the snapshot's or the last compacted index. */
   firstIndex(): number;
+  /** Index of the newest entry held; `firstIndex() - 1` when there is none. */
   lastIndex(): number;
   /** Term at `index`, also for `firstIndex() - 1`; `undefined` when compacted or not there yet. */
   term(index: number): number | undefined;
-  /** Entries `from <= index < to`, stopping once `maxBytes` is passed, but never returning none of some. */
+  /** Entries `from <= index < to`, stopping once `maxBytes` is passed, but never returning none of some. Not asked for compacted ones. */
   entries(from: number, to: number, maxBytes: number): readonly Entry[];
   /** The latest snapshot; index 0 when there was none. */
   snapshot(): SnapshotMeta;
@@ -63,7 +65,11 @@ export class MemoryStorage implements Storage {
     this.#hardState = hardState;
   }
 
-  /** Puts `entries` in place, replacing whatever was at their indexes and after. */
+  /**
+   * Puts `entries` in place, replacing whatever was at their indexes and after.
+   *
+   * @throws {RaftInvariantError} when they would leave a gap, or begin among compacted ones.
+   */
   append(entries: readonly Entry[]): void {
     const first = entries[0];
     if (first === undefined) return;
@@ -104,7 +110,11 @@ export class MemoryStorage implements Storage {
     return this.#base.index + at;
   }
 
-  /** Forgets entries up to and including `index`, which a snapshot must cover. */
+  /**
+   * Forgets entries up to and including `index`; there is nothing to do where none are held.
+   *
+   * @throws {RaftInvariantError} when the snapshot does not cover them.
+   */
   compact(index: number): void {
     const term = this.term(index);
     if (term === undefined || index <= this.#base.index) return;
