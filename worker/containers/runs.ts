@@ -2,6 +2,8 @@
  * The runs of local containers: each is launched, watched to its end, and then started again by its
  * policy, removed, or left as it is. Keeps the records of those that exist.
  */
+import { setMaxListeners } from "node:events";
+
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -41,6 +43,7 @@ export class Runs {
   constructor(deps: RunsDeps) {
     this.#deps = deps;
     this.store = new LocalStore(deps.directory);
+    setMaxListeners(0, this.#closing.signal); // Each container that runs waits for it; that is no leak.
   }
 
   /** Aborts when this process is to end. */

@@ -135,3 +135,19 @@ t.test("a start that failed gives back what it had", async (t) => {
   t.notOk(existsSync(shm), "its /dev/shm too");
   await runs.close();
 });
+
+t.test("that many containers run is nothing to warn of", async (t) => {
+  const { runs, entry } = fixture(async () => undefined, "no");
+  const warnings: string[] = [];
+  const listen = ({ message }: Error): void => void warnings.push(message);
+  process.on("warning", listen);
+  t.teardown(() => void process.off("warning", listen));
+  for (let index = 0; index < 20; index += 1) {
+    const { record } = entry;
+    runs.add({ ...record, id: index.toString(16).padStart(64, "b"), name: `c${index}` });
+  }
+  for (const each of runs.all()) await runs.launch(each, none);
+  await new Promise(setImmediate);
+  await runs.close();
+  t.strictSame(warnings, []);
+});
