@@ -11,6 +11,7 @@ import type { Random } from "../../runtime/random.ts";
 import type { Peer, TlsKeeper } from "../../runtime/tls.ts";
 import { messageToWire, snapshotToWire } from "./codec.ts";
 import { maxPeerMessageBytes, peerProtocol } from "./frame.ts";
+import { Introductions } from "./introductions.ts";
 import { PeerLink } from "./peer-link.ts";
 import { peerService, receiveMessages } from "./peer-service.ts";
 import { snapshotService } from "./snapshot-codec.ts";
@@ -72,8 +73,8 @@ export class PeerTransport implements MemberWire {
   readonly #options: TransportOptions;
   readonly #handler: TransportHandler;
   readonly #links = new Map<MemberId, PeerLink>();
-  /** Where members that are in no configuration yet said they listen. */
-  readonly #introduced = new Map<MemberId, string>();
+  /** Those have links too. */
+  readonly #introduced = new Introductions();
   #listener: GrpcListener | undefined;
   #unwatch: () => void = () => {};
 
@@ -166,7 +167,11 @@ export class PeerTransport implements MemberWire {
 
   #introduce(id: MemberId, address: string): void {
     if (this.#links.has(id) || address === "") return;
-    this.#introduced.set(id, address);
+    const oldest = this.#introduced.add(id);
+    if (oldest !== undefined) {
+      this.#links.get(oldest)?.close();
+      this.#links.delete(oldest);
+    }
     this.#link(id, address);
   }
 

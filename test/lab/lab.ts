@@ -89,7 +89,11 @@ export class Lab {
     try {
       await lab.#begin(options);
     } catch (error) {
-      if (process.env["SHOAL_KEEP_LAB"] === undefined) await clearLab({ name, dir, files: "keep" });
+      if (process.env["SHOAL_KEEP_LAB"] !== undefined) throw error;
+      await clearLab({ name, dir, files: "keep" }).catch((left: unknown) => {
+        const text = `${String(error)}; and what was there could not be cleared: ${String(left)}`;
+        throw new AggregateError([error, left], text);
+      });
       throw error;
     }
     return lab;
