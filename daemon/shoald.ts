@@ -20,12 +20,15 @@ import type { Log } from "../runtime/log.ts";
 import type { Random } from "../runtime/random.ts";
 import { type SupervisedChild, superviseChild } from "./child.ts";
 import { eraseIdentity, eraseManagerData, saveIdentity, type StoredIdentity } from "./identity.ts";
+import { afterManagerExit } from "./manager-exit.ts";
 import { superviseRenewal } from "./renewal.ts";
 
 /** Longest that `swarm init` and `swarm join` wait before they answer. */
 const operationTimeoutMs = 20_000;
 /** Longest that a leaving manager may take to be removed from the group before it goes anyway. */
 const leaveTimeoutMs = 10_000;
+/** After it was removed: a node that was demoted has its worker's certificate by then, and nothing to join. */
+const rejoinDelayMs = 5_000;
 const defaultPort = 2377;
 
 type ManagerListener = (
@@ -55,6 +58,7 @@ export class Shoald {
   #queue: Promise<unknown> = Promise.resolve();
   #managerEvents: ManagerListener | undefined;
   #onFacts: (() => void) | undefined;
+  #cancelRejoin: () => void = () => {};
 
   constructor(deps: ShoaldDeps, stored: StoredIdentity | undefined) {
     this.#deps = deps;
@@ -78,6 +82,7 @@ export class Shoald {
   async stop(): Promise<void> {
     this.#stop.abort(new ClusterError("unavailable", "shoald is stopping"));
     this.#renewal.stop();
+    this.#cancelRejoin();
     await Promise.all([this.#worker.stop(), this.#manager?.stop()]);
   }
 
@@ -307,11 +312,28 @@ export class Shoald {
       },
       onExit: (reason) => {
         this.#managerEvents?.({ kind: "exited", reason });
-        const final = this.#stored === undefined || (failure !== undefined && !failure.retry);
+        const next = afterManagerExit(this.#stored, failure);
         failure = undefined;
-        return final ? "leave" : "restart";
+        if (next !== "rejoin") return next;
+        const ended = this.#manager;
+        this.#cancelRejoin();
+        this.#cancelRejoin = this.#deps.clock.after(rejoinDelayMs, () => {
+          void this.#enqueue(() => this.#rejoin(ended));
+        });
+        return "leave";
       },
     });
+  }
+
+  /** As a member without a past: what it held is of the one that was removed. */
+  async #rejoin(ended: SupervisedChild<DaemonToManager> | undefined): Promise<void> {
+    const { settings } = this.#deps;
+    if (this.#stop.signal.aborted || this.#manager !== ended) return; // Demoted, or left.
+    if (this.#stored?.identity.role !== "manager") return;
+    this.#stored = { ...this.#stored, managerJoined: false };
+    await saveIdentity(settings.stateDir, this.#stored);
+    await eraseManagerData(settings.stateDir);
+    this.#startManager(this.#managerStart(this.#stored));
   }
 
   #onManagerReady(): void {

@@ -3,6 +3,13 @@ import type { ManagerToDaemon } from "../proto/host.ts";
 
 export type Failure = Extract<ManagerToDaemon, { kind: "failed" }>;
 
+/** The group of managers has taken this one out. */
+export class RemovedError extends ClusterError {
+  constructor() {
+    super("failed-precondition", "this node was removed from the group of managers");
+  }
+}
+
 /** Codes that another start will not change. */
 const final: ReadonlySet<string> = new Set([
   "data-loss",
@@ -19,7 +26,9 @@ const final: ReadonlySet<string> = new Set([
  */
 export function describeFailure(reason: unknown): Failure {
   if (reason instanceof ClusterError) {
-    return { kind: "failed", code: reason.code, message: reason.message, retry: !final.has(reason.code) };
+    const removed = reason instanceof RemovedError;
+    const { code, message } = reason;
+    return { kind: "failed", code, message, retry: !final.has(code), ...(removed && { removed }) };
   }
   const text = errorText(reason); // Of system calls it names the address or the path.
   switch (systemCode(reason)) {

@@ -4,6 +4,7 @@ import type { NodeId } from "../model/ids.ts";
 import { LoopGroup, type LoopDeps } from "../runtime/loop.ts";
 import { deadline, orAborted, within } from "../runtime/signal.ts";
 import type { Dispatcher } from "./dispatcher/dispatcher.ts";
+import { RemovedError } from "./failure.ts";
 import { Leadership } from "./leader.ts";
 import { clusterAddress } from "./membership/plan.ts";
 import type { MembershipDeps } from "./membership/run.ts";
@@ -225,9 +226,7 @@ export class Replica {
         for (const listener of this.#memberListeners) listener();
         return;
       case "failed":
-        throw event.removed
-          ? new ClusterError("failed-precondition", "this node was removed from the group of managers")
-          : event.error;
+        throw event.removed ? new RemovedError() : event.error;
     }
   }
 

@@ -149,4 +149,11 @@ export type ManagerToDaemon =
   | { readonly kind: "ready" }
   | { readonly kind: "left" }
   /** Cannot go on; the text says what to do. shoald shows it in `/info` and retries only if `retry`. */
-  | { readonly kind: "failed"; readonly code: ErrorCode; readonly message: string; readonly retry: boolean };
+  | {
+      readonly kind: "failed";
+      readonly code: ErrorCode;
+      readonly message: string;
+      readonly retry: boolean;
+      /** The group took it out: what is on its disk is of no more use, and only joining anew makes it a manager again. */
+      readonly removed?: boolean;
+    };

@@ -1,8 +1,14 @@
 import t from "tap";
+import { call } from "../lab/api.ts";
 import { waitFor } from "../lab/shell.ts";
 import { clients } from "./clients.ts";
 import { idle, images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
 import { identities } from "./view.ts";
+
+interface NodeWithVersion {
+  readonly Version: { readonly Index: number };
+  readonly Spec: object;
+}
 
 t.test("deploy and scale over five hosts", { skip: noLab }, async (t) => {
   const { lab, view } = await labForTests(t, { name: "e-dep", managers: 3, workers: 2 });
@@ -10,6 +16,24 @@ t.test("deploy and scale over five hosts", { skip: noLab }, async (t) => {
   if (host1 === undefined || host2 === undefined || host4 === undefined || host5 === undefined) {
     throw new Error("five hosts were asked for");
   }
+
+  t.test("a manager that is demoted and promoted again at once is one again", async (t) => {
+    const timeout = { timeoutMs: 30_000 };
+    const setRole = async (Role: "manager" | "worker"): Promise<void> => {
+      const { ID } = await view.node(host2);
+      const node = await call<NodeWithVersion>(host1.socket, "GET", `/nodes/${ID}`);
+      const path = `/nodes/${ID}/update?version=${node.Version.Index}`;
+      await call(host1.socket, "POST", path, { body: { ...node.Spec, Role } });
+    };
+    const isMember = async (): Promise<boolean> =>
+      (await view.node(host2)).ManagerStatus?.Reachability === "reachable";
+    await setRole("worker");
+    await waitFor("host2 is out of the group", { ...timeout, everyMs: 5 }, async () => !(await isMember()));
+    await setRole("manager");
+    await waitFor("host2 is back in the group", timeout, isMember);
+    await waitFor("host2 answers as a manager", timeout, () => call(host2.socket, "GET", "/nodes"));
+    t.pass();
+  });
 
   for (const client of clients) {
     t.test(`with ${client.name}`, { skip: client.missing }, async (t) => {

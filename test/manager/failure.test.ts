@@ -1,5 +1,5 @@
 import t from "tap";
-import { describeFailure } from "../../manager/failure.ts";
+import { describeFailure, RemovedError } from "../../manager/failure.ts";
 import { ClusterError } from "../../model/errors.ts";
 
 const cases = [
@@ -11,7 +11,7 @@ const cases = [
   },
   {
     name: "a removed manager stays removed",
-    reason: new ClusterError("failed-precondition", "removed"),
+    reason: new RemovedError(),
     code: "failed-precondition",
     retry: false,
   },

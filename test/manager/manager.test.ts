@@ -228,6 +228,7 @@ t.test(
     t.match(await late.message("failed"), {
       message: /was removed from the group of managers/,
       retry: false,
+      removed: true,
     });
     const demoted = await eventually("its certificate becomes a worker's", async () => {
       const identity = await renewCertificate(
