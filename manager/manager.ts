@@ -123,10 +123,11 @@ export class Manager {
   async #openDoors(): Promise<void> {
     const { log } = this.#deps;
     const server = createGrpcServer();
+    const strangerServer = createGrpcServer("strangers");
     this.#server = server;
-    addDoors(server, this.#doorDeps());
+    for (const each of [server, strangerServer]) addDoors(each, this.#doorDeps());
     const { host, port } = splitHostPort(this.identity.listenAddress);
-    this.#listener = await listenGrpc({ server, keeper: this.#keeper, host, port, log });
+    this.#listener = await listenGrpc({ server, strangerServer, keeper: this.#keeper, host, port, log });
   }
 
   async #openGroup(start: RaftGroupOptions["start"], directory: string): Promise<void> {

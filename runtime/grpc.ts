@@ -48,11 +48,22 @@ export function channelOptions(serverName: string = managerServerName): ChannelO
   };
 }
 
-export function createGrpcServer(): Server {
+/**
+ * What strangers say is a name, a token and a request for a certificate. A message is kept until it is whole, and only then is
+ * there a call that can be refused: without these bounds one connection could fill the memory.
+ */
+const strangerLimits = {
+  "grpc.max_receive_message_length": 64 * 1024,
+  "grpc.max_concurrent_streams": 4,
+} as const;
+
+/** @param callers - Strangers are callers without a certificate that we believe. */
+export function createGrpcServer(callers: "nodes" | "strangers" = "nodes"): Server {
   return new GrpcServer({
     ...limits,
     "grpc.keepalive_time_ms": serverKeepaliveMs,
     "grpc.keepalive_timeout_ms": serverKeepaliveMs,
+    ...(callers === "strangers" && strangerLimits),
   });
 }
 
@@ -80,6 +91,10 @@ export interface GrpcListener {
  */
 export async function listenGrpc(options: {
   readonly server: Server;
+  /** Serves callers without a certificate that we believe, within narrower limits; absent: they are turned away. */
+  readonly strangerServer?: Server;
+  /** Whether a peer may make gRPC calls here; who may not is turned away before it can make one. Absent: everybody may. */
+  readonly admits?: (peer: Peer) => boolean;
   readonly keeper: TlsKeeper;
   readonly host: string;
   readonly port: number;
@@ -90,9 +105,11 @@ export async function listenGrpc(options: {
   /** Absent: handshakes begin as connections come. */
   readonly pace?: HandshakePace & { readonly clock: Clock };
 }): Promise<GrpcListener> {
-  const { server, keeper, log, protocols = new Map<string, never>(), strangers = defaultStrangers } = options;
+  const { server, strangerServer, keeper, log, strangers = defaultStrangers, admits = () => true } = options;
+  const { protocols = new Map<string, never>() } = options;
   let strangerCount = 0;
   const injector: ConnectionInjector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const strangerInjector = strangerServer?.createConnectionInjector(ServerCredentials.createInsecure());
   const peers = new Map<string, Peer>();
   const sockets = new Set<TLSSocket>();
   const tls = createServer({
@@ -111,6 +128,12 @@ export async function listenGrpc(options: {
     }
     const key = `${socket.remoteAddress}:${socket.remotePort}`; // As grpc-js prints a call's peer.
     const peer = peerOfSocket(socket);
+    const door = peer.kind === "verified" ? injector : strangerInjector;
+    if (serve === undefined && (door === undefined || !admits(peer))) {
+      log.debug({ address: peer.address }, "turned away: not one to make calls here");
+      socket.destroy();
+      return;
+    }
     if (peer.kind !== "verified") {
       if (strangerCount >= strangers.count) {
         log.debug({ address: peer.address }, "too many connections without a certificate");
@@ -131,7 +154,7 @@ export async function listenGrpc(options: {
       if (peers.get(key) === peer) peers.delete(key);
     });
     socket.setNoDelay(true);
-    if (serve === undefined) injector.injectConnection(socket);
+    if (serve === undefined) door?.injectConnection(socket);
     else serve(socket, peer);
   });
   tls.on("tlsClientError", (error) => log.debug({ error: error.message }, "handshake failed"));
@@ -153,6 +176,7 @@ export async function listenGrpc(options: {
     async close() {
       unwatch();
       injector.drain(drainMs);
+      strangerInjector?.drain(drainMs);
       queue?.close();
       const closed = new Promise<void>((resolve) => {
         listener.close(() => resolve());
@@ -163,6 +187,7 @@ export async function listenGrpc(options: {
       await closed;
       clearTimeout(timer);
       server.forceShutdown();
+      strangerServer?.forceShutdown();
     },
   };
 }

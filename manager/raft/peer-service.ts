@@ -129,12 +129,19 @@ function greet(
   return hello.from;
 }
 
+/** Whether a certificate was shown that is a manager's of this cluster. */
+export function isManager({ clusterId }: TransportOptions, peer: Peer): boolean {
+  return (
+    peer.kind === "verified" && peer.organizationalUnit === managerUnit && peer.organization === clusterId
+  );
+}
+
 /** @throws {ClusterError} unless the certificate is a manager's of this cluster. */
 function requireManager(options: TransportOptions, peer: Peer | undefined): Peer & { kind: "verified" } {
   if (peer?.kind !== "verified") {
     throw new ClusterError("unauthenticated", "raft: no valid certificate of this cluster was shown");
   }
-  if (peer.organizationalUnit !== managerUnit || peer.organization !== options.clusterId) {
+  if (!isManager(options, peer)) {
     throw new ClusterError(
       "permission-denied",
       `raft: certificate is for ${peer.organizationalUnit} of cluster ${peer.organization}; ` +

@@ -13,7 +13,7 @@ import { messageToWire, snapshotToWire } from "./codec.ts";
 import { maxPeerMessageBytes, peerProtocol } from "./frame.ts";
 import { Introductions } from "./introductions.ts";
 import { PeerLink } from "./peer-link.ts";
-import { peerService, receiveMessages } from "./peer-service.ts";
+import { isManager, peerService, receiveMessages } from "./peer-service.ts";
 import { snapshotService } from "./snapshot-codec.ts";
 import type { SnapshotFile, SnapshotIdentity } from "./snapshot-file.ts";
 import type { SnapshotIntake } from "./snapshot-inbox.ts";
@@ -114,7 +114,8 @@ export class PeerTransport implements MemberWire {
       ],
     ]);
     const pace = { clock, ...handshakePace };
-    this.#listener = await listenGrpc({ server, keeper, host, port, log, protocols, pace });
+    const admits = (peer: Peer): boolean => isManager(this.#options, peer);
+    this.#listener = await listenGrpc({ server, admits, keeper, host, port, log, protocols, pace });
     this.#unwatch = keeper.watch(() => {
       for (const link of this.#links.values()) link.reconnect(); // With the new certificate.
     });

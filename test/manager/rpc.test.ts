@@ -1,4 +1,4 @@
-import { Client, Metadata, type ServiceError, status } from "@grpc/grpc-js";
+import { type ChannelCredentials, Client, Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
 import { type AddressInfo, connect as connectTcp, createServer, type Socket } from "node:net";
@@ -138,6 +138,28 @@ t.test("who shows no certificate does not stay, and never keeps a node out", asy
   t.notOk(node.closed, "a node stays");
   const { heard } = await open();
   t.equal(await heard, "greeted", "their places are free again");
+});
+
+t.test("a stranger says little at a time, a node much", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener } = await serve(t, root);
+  const address = `127.0.0.1:${listener.port}`;
+  const own = await identityOf(root, ids.worker, "worker");
+  const ask = (credentials: ChannelCredentials, bytes: number): Promise<string> => {
+    const client = new Client(address, credentials, channelOptions());
+    t.teardown(() => client.close());
+    const raw = (value: Buffer): Buffer => value;
+    const unknownField = Buffer.concat([Buffer.from([0xfa, 0x01, ...varint(bytes)]), Buffer.alloc(bytes)]);
+    return new Promise((resolve) => {
+      client.makeUnaryRequest(getRootPath, raw, raw, unknownField, (error) =>
+        resolve(error === null ? "ok" : fromServiceError(error).code),
+      );
+    });
+  };
+  const stranger = unverifiedChannelCredentials();
+  t.equal(await ask(stranger, 16_000), "ok");
+  t.equal(await ask(stranger, 100_000), "too-large");
+  t.equal(await ask(channelCredentials(own), 100_000), "ok");
 });
 
 t.test("a client speaks only to a manager of its own cluster", async (t) => {
@@ -286,30 +308,39 @@ async function serve(
   const identity: TlsIdentity = await identityOf(root, ids.server, "manager");
   const keeper = new TlsKeeper(identity);
   const server = createGrpcServer();
+  const strangerServer = createGrpcServer("strangers");
   let listener: GrpcListener | undefined;
   const doors: Doors = {
     roster,
     log: silentLog,
     peerOf: (call) => listener?.peerOf(call) ?? { kind: "anonymous", address: "" },
   };
-  server.addService(CertificateAuthorityService, {
-    getRoot: answer(doors, "/shoal.v1.CertificateAuthority/GetRoot", GetRootResponse.create()),
-    issue: answer(doors, "/shoal.v1.CertificateAuthority/Issue", IssueResponse.create()),
-    renew: answer(doors, "/shoal.v1.CertificateAuthority/Renew", IssueResponse.create()),
-  });
-  server.addService(ControlService, {
-    forward: unary(doors, "/shoal.v1.Control/Forward", forward),
-    joinGroup: answer(doors, "/shoal.v1.Control/JoinGroup", JoinGroupResponse.create()),
-    leaveGroup: answer(doors, "/shoal.v1.Control/LeaveGroup", LeaveGroupResponse.create()),
-  });
-  server.addService(DispatcherService, {
-    session: bidi(doors, "/shoal.v1.Dispatcher/Session", async () => {}),
-  });
-  const options = { server, keeper, host: "127.0.0.1", port: 0, log: silentLog };
+  for (const each of [server, strangerServer]) {
+    each.addService(CertificateAuthorityService, {
+      getRoot: answer(doors, "/shoal.v1.CertificateAuthority/GetRoot", GetRootResponse.create()),
+      issue: answer(doors, "/shoal.v1.CertificateAuthority/Issue", IssueResponse.create()),
+      renew: answer(doors, "/shoal.v1.CertificateAuthority/Renew", IssueResponse.create()),
+    });
+    each.addService(ControlService, {
+      forward: unary(doors, "/shoal.v1.Control/Forward", forward),
+      joinGroup: answer(doors, "/shoal.v1.Control/JoinGroup", JoinGroupResponse.create()),
+      leaveGroup: answer(doors, "/shoal.v1.Control/LeaveGroup", LeaveGroupResponse.create()),
+    });
+    each.addService(DispatcherService, {
+      session: bidi(doors, "/shoal.v1.Dispatcher/Session", async () => {}),
+    });
+  }
+  const options = { server, strangerServer, keeper, host: "127.0.0.1", port: 0, log: silentLog };
   listener = await listenGrpc(strangers === undefined ? options : { ...options, strangers });
   const closing = listener;
   t.teardown(() => closing.close());
   return { listener, keeper };
+}
+
+const getRootPath = "/shoal.v1.CertificateAuthority/GetRoot";
+
+function varint(value: number): number[] {
+  return value < 0x80 ? [value] : [(value & 0x7f) | 0x80, ...varint(value >>> 7)];
 }
 
 function answer<Response>(doors: Doors, path: RpcPath, response: Response) {

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { connect } from "node:tls";
 import t from "tap";
 import { createRoot } from "../../../manager/ca/root.ts";
@@ -47,4 +48,24 @@ t.test("only managers of the cluster are let in, and only under their own name",
   const deps = { clock: systemClock, random: systemRandom };
   const foreign = await cluster.identity("n9", "manager", await createRoot(deps));
   t.match(await knock(node, foreign, {}), /no valid certificate/);
+});
+
+t.test("calls are taken of managers only: what others say is not kept until it is whole", async (t) => {
+  const cluster = await TestCluster.create();
+  t.teardown(() => cluster.close());
+  const node = await cluster.start("n1", "bootstrap");
+  const [host = "", port] = node.address.split(":");
+  const answer = async (identity: PeerIdentity | undefined): Promise<string> => {
+    const shown = identity && { cert: identity.certificatePem, key: identity.keyPem };
+    const trust = { rejectUnauthorized: false, ALPNProtocols: ["h2"] };
+    const socket = connect({ host, port: Number(port), ...trust, ...shown });
+    t.teardown(() => socket.destroy());
+    socket.on("error", () => {});
+    const greeted = once(socket, "data").then(() => "greeted");
+    const closed = once(socket, "close").then(() => "turned away");
+    return await Promise.race([greeted, closed]);
+  };
+  t.equal(await answer(await cluster.identity("n9")), "greeted");
+  t.equal(await answer(undefined), "turned away");
+  t.equal(await answer(await cluster.identity("n9", "worker")), "turned away");
 });
