@@ -1,4 +1,4 @@
-import type { Client, ClientDuplexStream } from "@grpc/grpc-js";
+import { type Client, type ClientDuplexStream, Metadata } from "@grpc/grpc-js";
 import { RaftPeerService, SnapshotPart, type SnapshotReceipt } from "../../proto/gen/shoal/raft.ts";
 import { encodeWith, readerOf } from "./wire.ts";
 
@@ -19,9 +19,14 @@ export const snapshotService = {
   },
 } as const;
 
+/**
+ * Waits for a connection: between two dials gRPC refuses other calls at once, and a leader whose peer was just away would try
+ * again with every answer to a heartbeat. The caller has the bound.
+ */
 export function openSnapshotCall(client: Client): ClientDuplexStream<SnapshotPart, SnapshotReceipt> {
   const { path, requestSerialize, responseDeserialize } = snapshotService.sendSnapshot;
-  return client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+  const metadata = new Metadata({ waitForReady: true });
+  return client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, metadata);
 }
 
 /** As the generated code, in one piece of memory. */

@@ -1,5 +1,15 @@
-import { EventEmitter } from "node:events";
-import { Client, Server, ServerCredentials, credentials } from "@grpc/grpc-js";
+import { EventEmitter, once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  Client,
+  connectivityState,
+  Server,
+  ServerCredentials,
+  type ServerDuplexStream,
+  credentials,
+} from "@grpc/grpc-js";
 import type { SnapshotMeta, SnapshotMessage } from "raft-ts";
 import t, { type Test } from "tap";
 import { messageToWire, snapshotToWire } from "../../../manager/raft/codec.ts";
@@ -11,6 +21,7 @@ import { receiveSnapshot } from "../../../manager/raft/snapshot-receiver.ts";
 import { sendSnapshot } from "../../../manager/raft/snapshot-sender.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { ClusterError } from "../../../model/errors.ts";
+import type { SnapshotPart, SnapshotReceipt } from "../../../proto/gen/shoal/raft.ts";
 import { toStatus } from "../../../proto/status.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
@@ -84,6 +95,42 @@ t.test("a stream that ends together with its last receipt has brought the snapsh
   // Of a call it needs no more than this.
   const stream = call as unknown as Parameters<typeof sendSnapshot>[1];
   await t.resolves(sendSnapshot({ clock: new VirtualClock() }, stream, sending));
+});
+
+t.test("a stream to a peer that is away waits for its return", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "shoal-stream-"));
+  const address = `unix:${join(directory, "peer.sock")}`;
+  const plain = { credentials: credentials.createInsecure(), server: ServerCredentials.createInsecure() };
+  const client = new Client(address, plain.credentials, { "grpc.initial_reconnect_backoff_ms": 100 });
+  const server = new Server();
+  t.teardown(async () => {
+    client.close();
+    server.forceShutdown();
+    await rm(directory, { recursive: true });
+  });
+  const channel = client.getChannel();
+  const isAway = (): boolean => channel.getConnectivityState(true) === connectivityState.TRANSIENT_FAILURE;
+  while (!isAway()) {
+    const state = channel.getConnectivityState(true);
+    await new Promise<void>((resolve) => channel.watchConnectivityState(state, Infinity, () => resolve()));
+  }
+  const call = openSnapshotCall(client);
+  const answer = once(call, "data");
+  call.write({ hello: undefined, message: undefined, data: Buffer.alloc(0), offset: 0 });
+  server.addService(snapshotService, {
+    sendSnapshot: (stream: ServerDuplexStream<SnapshotPart, SnapshotReceipt>) => {
+      stream.write({ heldBytes: 7, done: false });
+      stream.on("data", () => {});
+      stream.on("end", () => stream.end());
+    },
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.bindAsync(address, plain.server, (error) => (error === null ? resolve() : reject(error)));
+  });
+  t.match(await answer, [{ heldBytes: 7 }]);
+  const ended = once(call, "end");
+  call.end();
+  await ended;
 });
 
 /** A sender and a receiver with a disk each, and a real connection between them. */
