@@ -92,7 +92,7 @@ export class Lab {
       if (process.env["SHOAL_KEEP_LAB"] !== undefined) throw error;
       await clearLab({ name, dir, files: "keep" }).catch((left: unknown) => {
         const text = `${String(error)}; and what was there could not be cleared: ${String(left)}`;
-        throw new AggregateError([error, left], text);
+        throw new AggregateError([error, left], text, { cause: error });
       });
       throw error;
     }

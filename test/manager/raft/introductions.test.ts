@@ -2,7 +2,7 @@ import type { MemberId } from "raft-ts";
 import t from "tap";
 import { Introductions } from "../../../manager/raft/introductions.ts";
 
-const id = (index: number): MemberId => `n${index}.a` as MemberId;
+const id = (index: number): MemberId => `n${index}.a`;
 
 t.test("of too many members that never came, the oldest is forgotten", async (t) => {
   const introductions = new Introductions();
