@@ -34,7 +34,8 @@ export async function commit(
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<FastifyReply> {
-  const { containers, engine, clock } = deps;
+  const { containers, clock } = deps;
+  const { engine } = containers;
   const query = queryOf(request);
   const body = await bodyOf(request);
   const record = await findContainer(deps, query.get("container") ?? "");
@@ -44,12 +45,8 @@ export async function commit(
   const asked = isEmpty(body) ? own : (body as Config);
   const config = joined(applyChanges(asked, query.getAll("changes")), own);
   const signal = lifeOf(reply, deps.ending);
-  const { status } = record;
-  const wantsPause = !/^(0|false|no|none)$/i.test(query.get("pause") ?? "");
-  const pauses = wantsPause && status.state === "running" && status.paused !== true;
-  if (pauses) await containers.pause(id);
-  try {
-    const made = await containers.engine.commit(
+  const take = () =>
+    engine.commit(
       id,
       {
         config,
@@ -61,20 +58,18 @@ export async function commit(
       },
       signal,
     );
-    await containers.emit(id, "commit", {
-      comment: query.get("comment") ?? "",
-      imageID: made.id,
-      imageRef: name,
-    });
-    const attributes = name === "" ? {} : { name };
-    if (name !== "") {
-      publish({ type: "image", action: "tag", id: made.id, image: name, attributes, atMs: clock.now() });
-    }
-    return await sendJson(reply, 201, { Id: made.id });
-  } finally {
-    const now = await engine.inspect(id);
-    if (pauses && now?.status.state === "running" && now.status.paused === true) await containers.unpause(id);
+  const pauses = !/^(0|false|no|none)$/i.test(query.get("pause") ?? "");
+  const made = await (pauses ? containers.whilePaused(id, take) : take());
+  await containers.emit(id, "commit", {
+    comment: query.get("comment") ?? "",
+    imageID: made.id,
+    imageRef: name,
+  });
+  if (name !== "") {
+    const attributes = { name };
+    publish({ type: "image", action: "tag", id: made.id, image: name, attributes, atMs: clock.now() });
   }
+  return sendJson(reply, 201, { Id: made.id });
 }
 
 /** Full; empty when none is asked for. */

@@ -297,6 +297,22 @@ export class LocalContainers {
     await this.emit(id, "unpause");
   }
 
+  /** One that runs stands still during the work, and is as it was when this settles. */
+  async whilePaused<Result>(id: string, work: () => Promise<Result>): Promise<Result> {
+    const { engine } = this.#deps;
+    const isPaused = async (): Promise<boolean | undefined> => {
+      const { status } = (await engine.inspect(id)) ?? {};
+      return status?.state === "running" ? status.paused === true : undefined;
+    };
+    if ((await isPaused()) !== false) return work();
+    await this.pause(id);
+    try {
+      return await work();
+    } finally {
+      if ((await isPaused()) === true) await this.unpause(id);
+    }
+  }
+
   /** @param volumes - What becomes of its anonymous volumes. */
   async remove(id: string, options: { force: boolean; volumes: "kept" | "removed" }): Promise<void> {
     const { engine } = this.#deps;

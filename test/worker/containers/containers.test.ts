@@ -54,6 +54,15 @@ async function fixture() {
       await gate;
       status = { state: "running", pid: 42, startedAtMs: 0, oomKilled: false };
     },
+    pause: async () => {
+      if (status.state === "running") status = { ...status, paused: true };
+    },
+    resume: async () => {
+      await new Promise(setImmediate);
+      if (status.state !== "running") return;
+      const { paused: _paused, ...rest } = status;
+      status = rest;
+    },
     stop: async () => {
       const over = ended(143);
       status = over;
@@ -79,8 +88,14 @@ async function fixture() {
     daemonRun: "1",
     facts: {},
   } as unknown as LocalDeps);
-  const state = () => status.state;
-  return { containers, clock, starting, startNow: () => startNow(), state };
+  return {
+    containers,
+    clock,
+    starting,
+    startNow: () => startNow(),
+    status: () => status,
+    state: () => status.state,
+  };
 }
 
 t.test("a stop that comes while a restart by policy is under way stops what was started", async (t) => {
@@ -98,5 +113,29 @@ t.test("a stop that comes while a restart by policy is under way stops what was 
   t.equal(containers.isRestarting(id), false);
   await clock.advance(60_000);
   t.equal(state(), "stopped", "for good");
+  await containers.close();
+});
+
+t.test("what stands still for some work runs again once that is answered, also when it failed", async (t) => {
+  const { containers, clock, starting, startNow, status } = await fixture();
+  await new Promise(setImmediate);
+  const ticking = clock.advance(100);
+  await starting;
+  startNow();
+  await ticking;
+  const isPaused = (): boolean | undefined => {
+    const now = status();
+    return now.state === "running" ? now.paused : undefined;
+  };
+  t.equal(await containers.whilePaused(id, async () => isPaused()), true);
+  t.not(isPaused(), true);
+  await t.rejects(
+    containers.whilePaused(id, () => Promise.reject(new Error("no room"))),
+    { message: "no room" },
+  );
+  t.not(isPaused(), true);
+  await containers.pause(id);
+  await containers.whilePaused(id, async () => undefined);
+  t.equal(isPaused(), true, "who was paused before stays so");
   await containers.close();
 });
