@@ -119,13 +119,13 @@ export async function writeArchive(
     const body = unstalled(deps, request.raw as AsyncIterable<Buffer>);
     await unpack(opened.tree, spot, readTar(await decompressed(body), "latin1"), options, signal);
     await deps.containers.emit(record.id, "extract-to-dir", { path });
-    return await reply.code(200).send();
   } catch (error) {
     throw inClientsWords(error, { path, name });
   } finally {
     await spot?.close();
     await opened.close();
   }
+  return reply.code(200).send(); // Nothing of ours is open in it any more, should it be removed now.
 }
 
 /** `GET /containers/{id}/changes`; null when there are none, as clients expect. */
