@@ -35,7 +35,7 @@ export async function clusterVersion(manager: ManagerProcess): Promise<number> {
   return (json as { readonly Version: { readonly Index: number } }).Version.Index;
 }
 
-export async function updateNode(
+async function updateNode(
   manager: ManagerProcess,
   nodeId: string,
   change: Record<string, unknown>,

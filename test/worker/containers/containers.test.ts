@@ -6,11 +6,11 @@ import t from "tap";
 import { silentLog } from "../../../runtime/log.ts";
 import { systemRandom } from "../../../runtime/random.ts";
 import { orAborted } from "../../../runtime/signal.ts";
-import { parseCreate } from "../../../worker/containers/config.ts";
 import { type LocalDeps, LocalContainers } from "../../../worker/containers/containers.ts";
 import { LocalStore } from "../../../worker/containers/store.ts";
 import type { ContainerState, ExitStatus } from "../../../worker/engine/engine.ts";
 import { VirtualClock } from "../../sim/clock.ts";
+import { startedRecord } from "./record.ts";
 
 const id = "a".repeat(64);
 const none = new AbortController().signal;
@@ -25,21 +25,9 @@ async function fixture() {
   const clock = new VirtualClock();
   const directory = mkdtempSync(join(tmpdir(), "shoal-containers-"));
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const { config, hostConfig } = parseCreate({
-    Image: "x",
-    HostConfig: { RestartPolicy: { Name: "always" }, NetworkMode: "none" },
-  });
   const store = new LocalStore(directory);
   await store.load();
-  await store.save({
-    id,
-    name: "one",
-    config,
-    hostConfig,
-    wantsToRun: true,
-    restartCount: 0,
-    restartDelayMs: 0,
-  });
+  await store.save(startedRecord(id, { RestartPolicy: { Name: "always" }, NetworkMode: "none" }));
   let status = ended(0);
   let startNow = (): void => undefined;
   let begun = (): void => undefined;

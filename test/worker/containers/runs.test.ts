@@ -5,7 +5,6 @@ import t from "tap";
 
 import { silentLog } from "../../../runtime/log.ts";
 import { orAborted } from "../../../runtime/signal.ts";
-import { parseCreate } from "../../../worker/containers/config.ts";
 import type { Connections } from "../../../worker/containers/connections.ts";
 import { type Entry, lastOutcome } from "../../../worker/containers/entry.ts";
 import { Runs } from "../../../worker/containers/runs.ts";
@@ -14,6 +13,7 @@ import type { ExitStatus } from "../../../worker/engine/engine.ts";
 import type { LocalEngine } from "../../../worker/engine/local.ts";
 import type { HostNetwork } from "../../../worker/network/network.ts";
 import { VirtualClock } from "../../sim/clock.ts";
+import { startedRecord } from "./record.ts";
 
 const id = "a".repeat(64);
 const none = new AbortController().signal;
@@ -23,10 +23,6 @@ function fixture(detach: () => Promise<void>, restart: string) {
   const clock = new VirtualClock();
   const directory = mkdtempSync(join(tmpdir(), "shoal-runs-"));
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const { config, hostConfig } = parseCreate({
-    Image: "x",
-    HostConfig: { RestartPolicy: { Name: restart } },
-  });
   let exit: ExitStatus | undefined;
   let end = (_exit: ExitStatus): void => undefined;
   const seen = { starts: 0 };
@@ -52,15 +48,7 @@ function fixture(detach: () => Promise<void>, restart: string) {
     facts: { swapLimit: true, cgroupVersion: 2 },
     emit: async () => undefined,
   });
-  runs.add({
-    id,
-    name: "one",
-    config,
-    hostConfig,
-    wantsToRun: true,
-    restartCount: 0,
-    restartDelayMs: 0,
-  });
+  runs.add(startedRecord(id, { RestartPolicy: { Name: restart } }));
   const entry = runs.entry(id) as Entry;
   const ended = async (): Promise<void> => {
     exit = { exitCode: 1, atMs: 0, oomKilled: false, error: "" };
