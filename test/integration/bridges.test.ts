@@ -101,7 +101,9 @@ await t.test("create, ls, inspect, rm: subnets that are chosen, and those that a
     /network shaped has active endpoints \(name:"shaped1" id:"[0-9a-f]{12}"\)/,
   );
   t.match(await refused("network", "rm", "nope"), /network nope not found/);
+  t.match(await host.shell("", "ip link show mine0"), { out: /mtu 1400/ });
   await ok("rm", "-f", "shaped1");
+  t.match(await host.shell("", "ip link show mine0"), { out: /mtu 1400/ }, "also when the last one has gone");
   await ok("network", "rm", "shaped", "plain");
   t.match(await host.shell("", "ip link show mine0"), { code: 1 }, "its device is gone");
 });

@@ -59,6 +59,8 @@ export const markMask = "0xffff0000";
 
 export type ObjectKind =
   | "link"
+  /** Of a bridge, and set once that is made: one given in making it lasts until a port comes or the last one goes. */
+  | "mtu"
   | "address"
   | "port"
   | "nexthop"
@@ -297,10 +299,11 @@ function bridgeObjects(
     {
       kind: "link",
       key: bridge,
-      value: `bridge ${taskMac(network.gateway)} ${mtu}`,
+      value: `bridge ${taskMac(network.gateway)}`,
       device: bridge,
       ...carriesIpv6(network),
     },
+    { kind: "mtu", key: bridge, value: String(mtu), device: bridge },
     ...subnetsOf(network).flatMap(({ subnet, gateway }): KernelObject[] => {
       const block = parseBlock(subnet);
       return [

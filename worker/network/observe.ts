@@ -44,15 +44,17 @@ export function parseObserved(outputs: readonly string[]): Observed {
       continue;
     }
     const data = row(row(link["linkinfo"])["info_data"]);
-    const tail = kind === "vxlan" ? ` ${String(data["id"])} ${text(data, "local") || "any"}` : "";
-    const odd = (kind === "vxlan" ? isOddVxlan(data) : isOddBridge(data)) ? " odd" : "";
+    const isVxlan = kind === "vxlan";
+    const tail = isVxlan ? ` ${mtu} ${String(data["id"])} ${text(data, "local") || "any"}` : "";
+    const odd = (isVxlan ? isOddVxlan(data) : isOddBridge(data)) ? " odd" : "";
     const state = flags(link).includes("UP") ? "" : " down";
     add({
       kind: "link",
       key: device,
-      value: `${kind} ${text(link, "address")} ${mtu}${tail}${odd}${state}`,
+      value: `${kind} ${text(link, "address")}${tail}${odd}${state}`,
       device,
     });
+    if (kind === "bridge") add({ kind: "mtu", key: device, value: String(mtu), device });
     for (const { local, prefixBits } of addresses(link)) {
       add({ kind: "address", key: `${device} ${local}/${prefixBits}`, value: "", device });
     }

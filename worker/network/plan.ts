@@ -18,6 +18,7 @@ export interface Step {
  */
 const order: readonly ObjectKind[] = [
   "link",
+  "mtu",
   "address",
   "port",
   "nexthop",
@@ -92,6 +93,8 @@ function title({ kind, key }: KernelObject): string {
   switch (kind) {
     case "link":
       return `the device ${key}`;
+    case "mtu":
+      return `the MTU of ${key}`;
     case "port":
       return `the place of ${key} on its bridge`;
     case "address":
@@ -139,18 +142,20 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
       const [type = "", mac = "", mtu = "", vni = "", local = ""] = value.split(" ");
       const bridge = "bridge mcast_snooping 0 stp_state 0";
       if (present !== undefined) {
-        return [
-          `link set dev ${device} address ${mac} mtu ${mtu} up`,
-          `link set dev ${device} type ${bridge}`,
-        ];
+        return [`link set dev ${device} address ${mac} up`, `link set dev ${device} type ${bridge}`];
       }
-      const options =
+      const [size, options] =
         type === "vxlan"
-          ? `vxlan id ${vni}${local === "any" ? "" : ` local ${local}`} dstport ${vxlanPort} nolearning`
-          : bridge;
+          ? [
+              ` mtu ${mtu}`,
+              `vxlan id ${vni}${local === "any" ? "" : ` local ${local}`} dstport ${vxlanPort} nolearning`,
+            ]
+          : ["", bridge];
       // In one line: where it is refused, because the device is somebody else's, nothing more may be done to that.
-      return [`link add ${device} address ${mac} mtu ${mtu} group ${deviceGroup} up type ${options}`];
+      return [`link add ${device} address ${mac}${size} group ${deviceGroup} up type ${options}`];
     }
+    case "mtu":
+      return [`link set dev ${device} mtu ${value}`];
     case "address":
       return [`address replace ${second} dev ${first} noprefixroute${addressOptions(second)}`];
     case "port":
@@ -199,6 +204,7 @@ function removalLine({ kind, key, value, device }: KernelObject): string {
   switch (kind) {
     case "link":
     case "port":
+    case "mtu": // It is there as long as its bridge.
       return `link delete dev ${device}`;
     case "address":
       return `address delete ${second} dev ${first}`;

@@ -76,8 +76,9 @@ t.test(
   "a remote task on a fresh host: devices, hop, route, neighbour and forwarding entry, in that order",
   (t) => {
     t.strictSame(lines(plan(wantedObjects(state([endpoint(2, 12)]), nothing), new Map())), [
-      "ip link add ov4097 address 02:42:0a:00:01:01 mtu 1450 group 21320 up type bridge mcast_snooping 0 stp_state 0",
+      "ip link add ov4097 address 02:42:0a:00:01:01 group 21320 up type bridge mcast_snooping 0 stp_state 0",
       "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1450 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+      "ip link set dev ov4097 mtu 1450",
       "ip address replace 10.0.1.1/24 dev ov4097 noprefixroute",
       "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
       "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
@@ -119,8 +120,9 @@ t.test(
         .filter((line) => /:1::|fe80|link .*(?:ov|vx)4097/.test(line))
         .map((line) => line.replace(/sv-\w+/, "sv-?")),
       [
-        "ip link add ov4097 address 02:42:0a:00:01:01 mtu 1450 group 21320 up type bridge mcast_snooping 0 stp_state 0",
+        "ip link add ov4097 address 02:42:0a:00:01:01 group 21320 up type bridge mcast_snooping 0 stp_state 0",
         "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1450 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+        "ip link set dev ov4097 mtu 1450",
         "ip address replace fd00:1::1/64 dev ov4097 noprefixroute nodad",
         "ip link set dev sv-? master ov4097 up",
         "ip nexthop replace id 1397227521 via fe80::c0a8:2 dev vx4097 onlink proto 77",
@@ -160,6 +162,7 @@ t.test("a bridge network with IPv6 has a gateway in both families", (t) => {
     [...objects.keys()],
     [
       "link br-b",
+      "mtu br-b",
       "address br-b 10.7.0.1/24",
       "route 10.7.0.0/24",
       "address br-b fd00:7::1/64",
@@ -260,9 +263,8 @@ const changes = [
     to: state([endpoint(2, 12)], [], 9000),
     want: [
       "ip link delete dev vx4097",
-      "ip link set dev ov4097 address 02:42:0a:00:01:01 mtu 8950 up",
-      "ip link set dev ov4097 type bridge mcast_snooping 0 stp_state 0",
       "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 8950 group 21320 up type vxlan id 4097 local 192.168.0.1 dstport 4789 nolearning",
+      "ip link set dev ov4097 mtu 8950",
       "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
       "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
       "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
