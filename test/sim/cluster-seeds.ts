@@ -69,4 +69,10 @@ export const clusterSeeds: readonly {
     extent: "whole",
     found: "an update that was given up left two older tasks in a slot",
   },
+  {
+    seed: 903058,
+    extent: "whole",
+    found:
+      "the rule about replicas per node counted a task of the next revision, which has no limit (the rule was wrong)",
+  },
 ];

@@ -4,7 +4,7 @@ import type { StoreView } from "../../manager/store/transaction.ts";
 import { unpack } from "../../manager/raft/pack.ts";
 import type { ThreadOutput } from "../../manager/raft/port.ts";
 import { nodeMeets } from "../../model/constraint.ts";
-import type { NodeId } from "../../model/ids.ts";
+import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import { revisionKey, type Revision } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task, taskStates } from "../../model/task.ts";
@@ -24,6 +24,8 @@ export class Witness {
   readonly #watch: ReturnType<Store["watch"]>;
   /** Nodes as they were before the entry, where it changed them. */
   #before: ReadonlyMap<NodeId, Node> = new Map();
+  /** Tasks that the entry gives to a node. */
+  #placed: ReadonlySet<TaskId> = new Set();
   /** Called after each entry that changed anything. */
   onChange: (events: readonly StoreEvent[]) => void = () => {};
 
@@ -61,6 +63,7 @@ export class Witness {
       this.store.apply(entryIndex, new Uint8Array(data));
       const events = this.#watch.take();
       this.#before = nodesBefore(events);
+      this.#placed = new Set(events.flatMap((event) => placedTask(event)?.id ?? []));
       for (const event of events) this.view((view) => this.#check(view, event));
       const problem = this.#isWhole && events.length > 0 ? this.view(goodsProblem) : undefined;
       if (problem !== undefined) this.#violate(problem.rule, problem.text);
@@ -74,10 +77,7 @@ export class Witness {
     const task = event.object;
     const previous = event.kind === "updated" ? event.previous : undefined;
     if (previous !== undefined) this.#checkStep(previous, task);
-    const wasAssigned = previous !== undefined && taskStates[previous.status.state] >= taskStates.assigned;
-    if (!wasAssigned && taskStates[task.status.state] >= taskStates.assigned && !isTerminal(task)) {
-      this.#checkPlacement(view, task);
-    }
+    if (placedTask(event) !== undefined) this.#checkPlacement(view, task);
   }
 
   /** What of a task never changes, and what only ever climbs. */
@@ -112,6 +112,8 @@ export class Witness {
         view.tasks
           .byNode(node.id)
           .filter((other) => other.serviceId === task.serviceId && isHeld(other) && isWanted(other))
+          // One of another revision, which may have no limit, came after it.
+          .filter((other) => other.specVersion === task.specVersion || !this.#placed.has(other.id))
           .map(({ slot }) => slot),
       );
       if (slots.size > maxReplicas) fail("max replicas", `${node.id} has ${slots.size} slots of the service`);
@@ -151,6 +153,13 @@ function nodesBefore(events: readonly StoreEvent[]): Map<NodeId, Node> {
       before.set(event.object.id, event.previous);
   }
   return before;
+}
+
+/** The task that the event gives to a node. */
+function placedTask(event: StoreEvent): Task | undefined {
+  if (!isTaskEvent(event) || event.kind === "removed") return undefined;
+  const wasGiven = event.kind === "updated" && taskStates[event.previous.status.state] >= taskStates.assigned;
+  return !wasGiven && isHeld(event.object) ? event.object : undefined;
 }
 
 /** The node knows of it and may be running it. */

@@ -250,8 +250,12 @@ export class KernelNetwork implements HostNetwork {
 
   async #round(round: readonly Job[]): Promise<void> {
     const looks = round.filter(({ work }) => work.kind === "look");
-    if (looks.length > 0) await this.#look(); // First, while all should be as the last round left it.
+    if (looks.length < round.length) await this.#work(round);
+    if (looks.length > 0) await this.#look(); // At last: it takes long, and gives way to what comes meanwhile.
     for (const job of looks) job.done({});
+  }
+
+  async #work(round: readonly Job[]): Promise<void> {
     const applies = round.filter(({ work }) => work.kind === "apply" || work.kind === "bridges");
     for (const job of applies) await this.#take(job);
     const removed = new Map<Job, TaskRecord | undefined>();
@@ -291,13 +295,15 @@ export class KernelNetwork implements HostNetwork {
     await this.#turnKeys().catch((reason: unknown) => this.#parts.warn(errorText(reason)));
     if (this.#records.size + this.#bridges.length + (this.#wanted?.networks.length ?? 0) === 0) return;
     const trouble: string[] = [];
-    let found: readonly string[] = [];
+    const found: string[] = [];
     try {
-      const seen = await this.#program.look(await this.#state());
-      found = seen.found;
-      trouble.push(...seen.trouble);
-      for (const port of seen.lost) {
-        await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
+      for await (const seen of this.#program.look(await this.#state())) {
+        found.push(...seen.found);
+        trouble.push(...seen.trouble);
+        for (const port of seen.lost) {
+          await this.#relink(port).catch((reason: unknown) => trouble.push(errorText(reason)));
+        }
+        await this.#rounds.giveWay();
       }
       trouble.push(...troubleTexts(await this.#bringAbout(new Set())));
     } catch (reason) {

@@ -223,27 +223,24 @@ export class Program {
   }
 
   /**
-   * Reads the kernel, whatever is remembered. Settings that differ are mended here, all else by the next `bringAbout`.
+   * Reads the kernel, whatever is remembered, one part after another; between two of them it may be changed. Settings that
+   * differ are mended here, all else by the next `bringAbout`.
    *
+   * @returns what was seen of each part, with ports of the first alone.
    * @throws {ClusterError} when the kernel cannot be read.
    */
-  async look(state: HostState): Promise<Seen> {
-    const trouble: string[] = [];
-    const { found, lost } = await this.#fabric.look(state);
-    const others = [
-      ...(await this.#rules.look()),
-      ...(await this.#ipv6Rules.look()),
-      ...(await this.#guard.look()),
-      ...(await this.tunnel.look()),
-    ];
-    const admitted: string[] = [];
+  async *look(state: HostState): AsyncGenerator<Seen> {
+    yield { trouble: [], ...(await this.#fabric.look(state)) };
+    for (const part of [this.#rules, this.#ipv6Rules, this.#guard, this.tunnel]) {
+      yield { found: await part.look(), lost: [], trouble: [] };
+    }
     for (const family of this.#hasIpv6 ? (["ip", "ip6"] as const) : (["ip"] as const)) {
       try {
-        admitted.push(...(await this.#coexistence.admit(this.#rules.foreign, family)));
+        yield { found: await this.#coexistence.admit(this.#rules.foreign, family), lost: [], trouble: [] };
       } catch (reason) {
-        trouble.push(errorText(reason)); // Without iptables, or while it is busy, the rest is mended all the same.
+        // Without iptables, or while it is busy, the rest is mended all the same.
+        yield { found: [], lost: [], trouble: [errorText(reason)] };
       }
     }
-    return { found: [...found, ...others, ...admitted], lost, trouble };
   }
 }

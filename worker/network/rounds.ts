@@ -39,7 +39,10 @@ export class Rounds {
   #running: Promise<void> | undefined;
   #closed = false;
 
-  /** @param carryOut - Called for one round at a time; jobs it leaves unsettled fail with what it throws. */
+  /**
+   * @param carryOut - Called for one round at a time, and for others within one that gives way; jobs it leaves unsettled fail with
+   *   what it throws.
+   */
   constructor(carryOut: (round: readonly Job[]) => Promise<void>) {
     this.#carryOut = carryOut;
   }
@@ -76,6 +79,11 @@ export class Rounds {
     });
   }
 
+  /** Carries out what has come meanwhile, in one round; for a round that takes long and can be divided. */
+  async giveWay(): Promise<void> {
+    if (this.#queue.length > 0) await this.#carryOutNext();
+  }
+
   /** Settles once everything queued is carried out. */
   async close(): Promise<void> {
     this.#closed = true;
@@ -84,17 +92,19 @@ export class Rounds {
 
   async #pump(): Promise<void> {
     await Promise.resolve(); // Calls made in one go share the first round.
-    while (this.#queue.length > 0) {
-      const round = this.#take();
-      try {
-        await this.#carryOut(round);
-      } catch (cause) {
-        const text = `cannot change the host's network: ${errorText(cause)}`;
-        const failure = cause instanceof ClusterError ? cause : new ClusterError("internal", text, { cause });
-        for (const job of round) if (!job.settled) job.fail(failure);
-      }
-    }
+    while (this.#queue.length > 0) await this.#carryOutNext();
     this.#running = undefined;
+  }
+
+  async #carryOutNext(): Promise<void> {
+    const round = this.#take();
+    try {
+      await this.#carryOut(round);
+    } catch (cause) {
+      const text = `cannot change the host's network: ${errorText(cause)}`;
+      const failure = cause instanceof ClusterError ? cause : new ClusterError("internal", text, { cause });
+      for (const job of round) if (!job.settled) job.fail(failure);
+    }
   }
 
   /** All that waits, up to a second job for the same task; those given up meanwhile are left out. */
