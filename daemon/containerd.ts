@@ -5,6 +5,9 @@ import type { HostSettings } from "../proto/host.ts";
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
 import { socketAnswers } from "../runtime/unix-socket.ts";
+import { findBinary } from "./flags.ts";
+import { ReadOnlyRuntime } from "./read-only-runtime.ts";
+import { containerdEnvironment, installShim } from "./shim.ts";
 
 const checkEveryMs = 1_000;
 const restartDelayMs = 200;
@@ -19,8 +22,13 @@ export function superviseContainerd(
   { clock, log }: { clock: Clock; log: Log },
   settings: HostSettings,
   binary: string,
-): { stop(): void } {
+): { stop(): Promise<void> } {
   const config = writeConfig(settings);
+  // Not below /run, from where many hosts let nothing be executed.
+  const programs = join(settings.stateDir, "containerd", "bin");
+  installShim(programs, binary, settings);
+  const crun = settings.runtime === "crun" ? findBinary("crun") : undefined;
+  const runtime = crun === undefined ? undefined : new ReadOnlyRuntime(crun, programs, log);
   let child: ChildProcess | undefined;
   let startedAt = 0;
   let stopped = false;
@@ -30,6 +38,7 @@ export function superviseContainerd(
 
   /** One look: a socket that answers is a containerd that lives, whoever started it. */
   function check(): void {
+    void runtime?.look();
     if (busy || stopped) return;
     busy = true;
     void socketAnswers(settings.containerd).then((alive) => {
@@ -49,7 +58,7 @@ export function superviseContainerd(
     const started = spawn(binary, ["--config", config], {
       detached: true,
       stdio: ["ignore", output, output],
-      env: process.env,
+      env: containerdEnvironment(programs),
     });
     closeSync(output);
     child = started;
@@ -68,9 +77,11 @@ export function superviseContainerd(
   }
 
   return {
-    stop() {
+    /** containerd goes on. */
+    async stop() {
       stopped = true;
       cancel();
+      await runtime?.close();
     },
   };
 }

@@ -45,8 +45,7 @@ async function main(): Promise<void> {
     if (stopping) return;
     stopping = true;
     log.info({ signal }, "stopping; containers keep running");
-    containerd?.stop();
-    void shoald.stop().finally(() => {
+    void Promise.allSettled([containerd?.stop(), shoald.stop()]).finally(() => {
       lock.close();
       process.exit(0);
     });

@@ -8,6 +8,14 @@ import type { GenericOffer } from "../model/generic-resource.ts";
 import type { ClusterId, NodeId } from "../model/ids.ts";
 import type { Availability, NodeRole } from "../model/node.ts";
 
+/** Everything of ours in containerd is in it. */
+export const containerdNamespace = "shoal";
+
+/** For files named by containers, each with the address of a shim that the container is to share. */
+export function shimAddressDirectory({ runDir }: Pick<HostSettings, "runDir">): string {
+  return `${runDir}/shims`;
+}
+
 /** Fixed for the life of shoald; from its flags. */
 export interface HostSettings {
   /** What must survive a reboot, such as "/var/lib/shoal". */

@@ -10,6 +10,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import { findBinary } from "../../daemon/flags.ts";
+import { ReadOnlyRuntime } from "../../daemon/read-only-runtime.ts";
+import { containerdEnvironment, installShim } from "../../daemon/shim.ts";
 import {
   type EngineDeps,
   type EngineSettings,
@@ -19,6 +22,7 @@ import type { Engine } from "../../worker/engine/engine.ts";
 import type { LocalEngine } from "../../worker/engine/local.ts";
 import type { HostSettings } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
+import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 
 const insideVariable = "SHOAL_TEST_NAMESPACES";
@@ -121,6 +125,8 @@ export async function startTestHost(
   let containerd: ChildProcess | undefined;
   let registry: ChildProcess | undefined;
   const engines = new Set<Engine>();
+  const programs = join(directory, "bin");
+  const runtime = new ReadOnlyRuntime(findBinary("crun") ?? "", programs, createLog("test", "warn"));
   const host: TestHost = {
     directory,
     settings,
@@ -149,6 +155,8 @@ export async function startTestHost(
         "--address",
         socket,
       ];
+      installShim(programs, findBinary("containerd") ?? "", settings);
+      await runtime.look();
       containerd = start("containerd", ["--config", config, "--log-level", "warn", ...paths]);
       await reachable({ path: socket }, "containerd", containerd);
     },
@@ -189,7 +197,8 @@ export async function startTestHost(
 
   function start(command: string, args: string[]): ChildProcess {
     const log = openSync(join(directory, `${command}.log`), "a");
-    const child = spawn(command, args, { stdio: ["ignore", log, log] });
+    const env = containerdEnvironment(programs);
+    const child = spawn(command, args, { env, stdio: ["ignore", log, log] });
     closeSync(log);
     return child;
   }

@@ -22,8 +22,7 @@ import { NamespacesClient } from "../../proto/gen/containerd/namespaces.ts";
 import { SnapshotsClient } from "../../proto/gen/containerd/snapshots.ts";
 import { TasksClient } from "../../proto/gen/containerd/tasks.ts";
 import { VersionClient } from "../../proto/gen/containerd/version.ts";
-
-export const containerdNamespace = "shoal";
+import { containerdNamespace } from "../../proto/host.ts";
 
 /** A call waits this long for a containerd that is away, then fails with `unavailable`. */
 export const connectWaitMs = 10_000;

@@ -58,6 +58,7 @@ import { Records } from "./records.ts";
 import { SeccompFilters } from "./filters.ts";
 import { Runtime } from "./runtime.ts";
 import { parseRuntimeVersion, runtimeWarnings } from "./runtime-gate.ts";
+import { SocketAddresses } from "./shim-addresses.ts";
 import { ShimGroups } from "./shims.ts";
 import { snapshotter } from "./snapshots.ts";
 import type { LoadedImage } from "./store-image.ts";
@@ -161,7 +162,7 @@ class ContainerdEngine implements LocalEngine {
       directory: viewsDirectory(runDir),
       require: (id) => this.#require(id),
     });
-    const shims = new ShimGroups(random);
+    const shims = new ShimGroups(random, new SocketAddresses(settings));
     const runtime = new Runtime(settings.runtime, settings.runtimeRoot);
     this.#deps = {
       clock,

@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 import { Options } from "../../proto/gen/containerd/runc.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
-import { containerdNamespace } from "./connection.ts";
+import { containerdNamespace } from "../../proto/host.ts";
 
 export const runtimeName = "io.containerd.runc.v2";
 export const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec";

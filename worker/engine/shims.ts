@@ -1,3 +1,4 @@
+import { errorText } from "../../model/errors.ts";
 import { newId, type Random } from "../../runtime/random.ts";
 
 /** What a shim's death takes along, beside what each shim costs: some 10 MB and a tenth of a start. */
@@ -7,18 +8,28 @@ export const groupAnnotation = "io.containerd.runc.v2.group";
 
 type Kind = "create" | "delete";
 
+/** Where shims listen, and how a container is told of the one that its group has. */
+export interface ShimAddresses {
+  /** Tells the container of its group's shim. @returns False if none answers, and then it is told of none. Never rejects. */
+  offer(id: string, group: string): Promise<boolean>;
+  /** The container's task has been made, or could not be. Never rejects. */
+  withdraw(id: string): Promise<void>;
+}
+
 /**
  * Which containers share a shim. A shim ends when its last task is deleted, and containerd would make the next task of
  * the group with one that is just ending: so the two never overlap in a group.
  */
 export class ShimGroups {
   readonly #random: Random;
+  readonly #addresses: ShimAddresses;
   readonly #groups = new Map<string, Group>();
   #current: Group | undefined;
   #assigned = 0;
 
-  constructor(random: Random) {
+  constructor(random: Random, addresses: ShimAddresses) {
     this.#random = random;
+    this.#addresses = addresses;
   }
 
   /** @returns The name of the group of a new container. */
@@ -47,20 +58,61 @@ export class ShimGroups {
     this.#groups.delete(id);
   }
 
-  /** Does it once no task of the container's group is under way in the other direction. */
-  alone<Result>(id: string, kind: Kind, work: () => Promise<Result>): Promise<Result> {
-    return this.#groups.get(id)?.run(kind, work) ?? work();
+  /**
+   * Makes a task, once none of its group is being deleted. The first of a group makes its shim; the others wait for that,
+   * and are told of it, since finding it would cost them a process each.
+   */
+  create<Result>(id: string, make: () => Promise<Result>): Promise<Result> {
+    const group = this.#groups.get(id);
+    if (group === undefined) return make();
+    return group.run("create", async () => {
+      while (!(await this.#addresses.offer(id, group.name))) {
+        if (group.founding === undefined) return group.found(make);
+        await group.founding;
+      }
+      try {
+        return await make();
+      } catch (error) {
+        if (!isUnreachable(error)) throw error; // Else it has ended since it was seen.
+      } finally {
+        await this.#addresses.withdraw(id);
+      }
+      return make();
+    });
   }
+
+  /** Deletes a task, once none of its group is being made. */
+  delete<Result>(id: string, remove: () => Promise<Result>): Promise<Result> {
+    return this.#groups.get(id)?.run("delete", remove) ?? remove();
+  }
+}
+
+/** The shim that containerd was told of takes no connection: nothing was asked of it. */
+function isUnreachable(error: unknown): boolean {
+  return /dial unix \S*: connect: /.test(errorText(error));
 }
 
 class Group {
   readonly name: string;
+  /** Settles when the task that makes the shim has been made, or could not be. */
+  founding: Promise<void> | undefined;
   #kind: Kind = "create";
   #active = 0;
   #waiting: { readonly kind: Kind; readonly go: () => void }[] = [];
 
   constructor(name: string) {
     this.name = name;
+  }
+
+  async found<Result>(make: () => Promise<Result>): Promise<Result> {
+    let end = (): void => undefined;
+    this.founding = new Promise((resolve) => (end = resolve));
+    try {
+      return await make();
+    } finally {
+      this.founding = undefined;
+      end();
+    }
   }
 
   async run<Result>(kind: Kind, work: () => Promise<Result>): Promise<Result> {

@@ -41,7 +41,7 @@ export class Tasks {
   async create(id: string, rootfs: readonly Mount[], io: TaskIo, options: Any): Promise<void> {
     const { tasks } = this.#connection;
     const request = { containerId: id, rootfs: [...rootfs], ...io, options };
-    await this.#shims.alone(id, "create", () => this.#connection.call(tasks, "create", request));
+    await this.#shims.create(id, () => this.#connection.call(tasks, "create", request));
   }
 
   /** @returns The process id on the host. */
@@ -107,7 +107,7 @@ export class Tasks {
   /** Removes an ended task. */
   async delete(id: string): Promise<void> {
     const { tasks } = this.#connection;
-    await this.#shims.alone(id, "delete", () =>
+    await this.#shims.delete(id, () =>
       unlessGone(this.#connection.call(tasks, "delete", { containerId: id })),
     );
   }

@@ -11,7 +11,7 @@ import { SeccompFilters } from "../../../worker/engine/filters.ts";
 import type { HostDescription } from "../../../worker/engine/host.ts";
 import { clearFills } from "../../../worker/mounts/resolve.ts";
 import type { ImageMounts } from "../../../worker/engine/image-mounts.ts";
-import { plainSpec } from "./plain.ts";
+import { noShims, plainSpec } from "./plain.ts";
 import { Container } from "../../../worker/engine/container.ts";
 import type { Connection } from "../../../worker/engine/connection.ts";
 import { endContainer, startContainer } from "../../../worker/engine/lifecycle.ts";
@@ -79,7 +79,7 @@ async function world(t: Test, status: ContainerState) {
     connection: undefined as never,
     tasks,
     runtime: new Runtime("runc", "/nowhere"),
-    shims: new ShimGroups(systemRandom),
+    shims: new ShimGroups(systemRandom, noShims),
     filters: new SeccompFilters(() => Promise.reject(new Error("none"))),
     records: new Records(directory),
     volumes: undefined as never,
@@ -122,7 +122,7 @@ t.test("what is removed while its shim ends is gone; any other failure is told",
   const tasksThat = (details: string): Tasks => {
     const error = Object.assign(new Error(`2 UNKNOWN: ${details}`), { code: 2, details });
     const connection = { call: () => Promise.reject(error) } as unknown as Connection;
-    return new Tasks(connection, new ShimGroups(systemRandom));
+    return new Tasks(connection, new ShimGroups(systemRandom, noShims));
   };
   const ended = tasksThat("failed to delete task: ttrpc: closed");
   await ended.delete(id);

@@ -1,4 +1,5 @@
 import type { ContainerSpec } from "../../../model/service.ts";
+import type { ShimAddresses } from "../../../worker/engine/shims.ts";
 
 /** A container that asks for nothing. */
 export const plainSpec: ContainerSpec = {
@@ -19,4 +20,10 @@ export const plainSpec: ContainerSpec = {
   capabilityAdd: [],
   capabilityDrop: [],
   ulimits: [],
+};
+
+/** Of a host where each container finds its shim by itself. */
+export const noShims: ShimAddresses = {
+  offer: () => Promise.resolve(false),
+  withdraw: () => Promise.resolve(),
 };
