@@ -1,4 +1,5 @@
 import { isIpv6 } from "./address.ts";
+import { ClusterError } from "./errors.ts";
 import type { NetworkId } from "./ids.ts";
 import type { Labels, Meta } from "./meta.ts";
 import type { Annotations } from "./service.ts";
@@ -41,6 +42,24 @@ export function subnetsOf({ subnet, gateway, further = [] }: Subnets): readonly 
 /** The subnets that a network asks for. Without IPv6, Docker leaves subnets of it out of account, and so do we. */
 export function askedSubnets({ ipam, ipv6 }: Pick<NetworkSpec, "ipam" | "ipv6">): readonly SubnetConfig[] {
   return ipam.filter(({ subnet }) => subnet !== "" && (ipv6 || !isIpv6(subnet)));
+}
+
+/**
+ * Every network has IPv4, and IPv6 beside it or not at all.
+ *
+ * @param families - What a request says of each; undefined where it says nothing.
+ * @throws {ClusterError} for a network without IPv4.
+ */
+export function requireIpv4(
+  driver: string,
+  { ipv4 = true, ipv6 }: { readonly ipv4: boolean | undefined; readonly ipv6: boolean },
+): void {
+  if (ipv4) return;
+  if (!ipv6) throw new ClusterError("invalid-argument", "IPv4 or IPv6 must be enabled");
+  throw new ClusterError(
+    "unimplemented",
+    `a network of IPv6 alone is not available for driver ${driver}: leave out --ipv4=false (EnableIPv4), and it has both families`,
+  );
 }
 
 /** What the allocator decided for an overlay. */

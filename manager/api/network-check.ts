@@ -42,7 +42,6 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
     throw invalid(`label ${predefinedLabel} is reserved for networks of the swarm itself`);
   }
   if (spec.ingress && spec.attachable) throw invalid("ingress network cannot be attachable");
-  if (spec.ipv6 && spec.ingress) throw later("IPv6 on the ingress network");
   const ingress = spec.ingress ? view.networks.ingress() : undefined;
   if (ingress !== undefined) {
     throw new ClusterError("conflict", `ingress network ${ingress.spec.name} is already present`);
@@ -149,8 +148,4 @@ export function checkNetworkRemoval(view: StoreView, network: Network): void {
 
 function invalid(message: string): ClusterError {
   return new ClusterError("invalid-argument", message);
-}
-
-function later(what: string): ClusterError {
-  return new ClusterError("unimplemented", `${what} is not available yet`);
 }

@@ -6,6 +6,7 @@ import {
   isPredefined,
   type Network,
   type NetworkSpec,
+  requireIpv4,
   type SubnetConfig,
   subnetsOf,
 } from "../../model/network.ts";
@@ -27,15 +28,14 @@ export function parseNetworkSpec(json: JsonObject): NetworkSpec {
       "configuration-only networks are not available for driver overlay",
     );
   }
-  if (json.optionalFlag("EnableIPv4") === false) {
-    throw new ClusterError("unimplemented", "networks without IPv4 are not available for driver overlay");
-  }
+  requireIpv4("overlay", { ipv4: json.optionalFlag("EnableIPv4"), ipv6: json.flag("EnableIPv6") });
   return {
     name: json.text("Name"),
     labels: json.labels("Labels"),
     driver: json.optionalText("Driver") ?? "overlay",
     driverOptions: json.labels("Options"),
-    ipv6: json.flag("EnableIPv6"),
+    // Ports are published by both families unless a user wants it otherwise.
+    ipv6: json.optionalFlag("EnableIPv6") ?? json.flag("Ingress"),
     internal: json.flag("Internal"),
     attachable: json.flag("Attachable"),
     ingress: json.flag("Ingress"),

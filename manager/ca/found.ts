@@ -100,7 +100,7 @@ export async function foundCluster(
           spec: { ...plainNetwork, name, driver: name, labels },
         });
       }
-      const ingress = { ...plainNetwork, name: "ingress", driver: "overlay", ingress: true };
+      const ingress = { ...plainNetwork, name: "ingress", driver: "overlay", ipv6: true, ingress: true };
       tx.networks.create({ id: newId<NetworkId>(random), spec: ingress });
     },
   };

@@ -18,7 +18,11 @@ if (process.getuid?.() !== 0) {
   process.exit(0);
 }
 
-const ingress: OverlayNetwork = { ...overlay("ingress", 0), ingress: true };
+const ingress: OverlayNetwork = {
+  ...overlay("ingress", 0),
+  ingress: true,
+  further: [{ subnet: "fd00:10::/64", gateway: "fd00:10::1" }],
+};
 const red = overlay("red", 1);
 const blue = overlay("blue", 2);
 const networks = [ingress, red, blue];
@@ -30,7 +34,7 @@ const ports = [
 ] as const;
 const services: OverlayService[] = [
   { ...web, networkId: red.id, address: virtualIp, ports: [] },
-  { ...web, networkId: ingress.id, address: "10.10.0.2", ports },
+  { ...web, networkId: ingress.id, address: "10.10.0.2", ipv6: "fd00:10::2", ports },
 ];
 
 await using world = await World.open("mesh");
@@ -49,18 +53,23 @@ async function applyAll(wanted: readonly OverlayService[] = services): Promise<v
 
 /** A task on several networks, the first of which carries its default route. */
 async function start(host: Host, name: string, last: number, on: readonly OverlayNetwork[]): Promise<string> {
-  const places = on.map((network) => ({ network, address: `${network.gateway.slice(0, -1)}${last}` }));
+  const places = on.map((network) => ({
+    network,
+    address: `${network.gateway.slice(0, -1)}${last}`,
+    ...(network.further !== undefined && { ipv6: `fd00:10::${last}` }),
+  }));
   const service = on.includes(ingress) ? "web" : name;
-  const made = places.map(({ network, address }) =>
-    endpoint(network, host, { task: name, address, service }),
+  const made = places.map(({ network, ...place }) =>
+    endpoint(network, host, { task: name, service, ...place }),
   );
   endpoints = [...endpoints, ...made];
   await applyAll();
   const attached: Attached = await host.attach({
     taskId: name as TaskId,
-    networks: places.map(({ network, address }) => ({
+    networks: places.map(({ network, address, ipv6 }) => ({
       networkId: network.id,
       address: `${address}/24`,
+      ...(ipv6 !== undefined && { ipv6: `${ipv6}/64` }),
       aliases: [],
     })),
   });
@@ -76,9 +85,13 @@ function get(from: string, host: string, port: number, ...localPort: string[]): 
   return inNamespace(from, [...probe, "get", host, String(port), ...localPort]).output;
 }
 
-/** Who answers, in twelve tries. */
+/** Who answers connections, in many tries. */
 function answers(from: string, host: string, port: number): string[] {
-  const { output } = inNamespace(from, [...probe, "survey", host, String(port)]);
+  return surveyed(from, "survey", host, port);
+}
+
+function surveyed(from: string, mode: "survey" | "survey-udp", host: string, port: number): string[] {
+  const { output } = inNamespace(from, [...probe, mode, host, String(port)]);
   return [...new Set(output.split("\n"))].toSorted();
 }
 
@@ -116,7 +129,11 @@ await t.test(
 
 await t.test("every host publishes the port, and tasks see the client's own address", async (t) => {
   const both = [`a ${world.outsideAddress}`, `b ${world.outsideAddress}`];
-  for (const host of world.hosts) t.strictSame(answers(world.outside, host.address, 80), both, host.nodeId);
+  const bothByIpv6 = [`a ${world.outsideIpv6}`, `b ${world.outsideIpv6}`];
+  for (const host of world.hosts) {
+    t.strictSame(answers(world.outside, host.address, 80), both, host.nodeId);
+    t.strictSame(answers(world.outside, host.ipv6, 80), bothByIpv6, `${host.nodeId} by IPv6`);
+  }
 });
 
 await t.test("hosts and tasks reach the port by any host's address, hosts by localhost too", async (t) => {
@@ -134,6 +151,14 @@ await t.test("hosts and tasks reach the port by any host's address, hosts by loc
   );
 });
 
+await t.test("by IPv6 too; only localhost, which no answer could go back to, hides who asks", async (t) => {
+  t.strictSame(answers(three.netns, "::1", 80), ["a 10.233.0.3", "b 10.233.0.3"]);
+  t.strictSame(answers(three.netns, three.ipv6, 80), ["a fd00:233::3", "b fd00:233::3"]);
+  t.strictSame(answers(three.netns, one.ipv6, 80), ["a fd00:233::3", "b fd00:233::3"]);
+  t.strictSame(answers(one.netns, one.ipv6, 80), ["a fd00:233::1", "b fd00:233::1"]);
+  t.strictSame(answers(first, one.ipv6, 80), ["a fd00:10::1", "b fd00:10::10"], "a task of the service");
+});
+
 await t.test("a client may use one port of its own towards two hosts", async (t) => {
   await setServing({ a: false });
   const held = await hold(world.outside, one.address, 80);
@@ -143,17 +168,29 @@ await t.test("a client may use one port of its own towards two hosts", async (t)
   }
   t.equal(await held.again(), `b ${world.outsideAddress}`);
   held.stop();
+  for (const host of [one, two, three]) {
+    t.equal(get(world.outside, host.ipv6, 80, "40001"), `b ${world.outsideIpv6}`, `${host.nodeId} by IPv6`);
+  }
   await setServing({ a: true });
 });
 
 await t.test("datagrams are spread too, and a steady flow leaves a task that serves no more", async (t) => {
-  const ask = (): string => inNamespace(world.outside, [...probe, "ask-udp", three.address, "5353"]).output;
-  await until(() => ask() === `a ${world.outsideAddress}`, "a answers");
-  await until(() => ask() === `b ${world.outsideAddress}`, "b answers");
-  await setServing({ a: false });
-  t.strictSame([...new Set(Array.from({ length: 8 }, ask))], [`b ${world.outsideAddress}`]);
-  t.notMatch(three.run("conntrack", "-L", "-p", "udp").output, "src=10.10.0.10", "no flow to a is left");
-  await setServing({ a: true });
+  for (const [address, caller, flows, to] of [
+    [three.address, world.outsideAddress, [], "10.10.0.10"],
+    [three.ipv6, world.outsideIpv6, ["-f", "ipv6"], "fd00:10::10"],
+  ] as const) {
+    const survey = (): string[] => surveyed(world.outside, "survey-udp", address, 5353);
+    await until(() => survey().length === 2, `both answer at ${address}`);
+    t.strictSame(survey(), [`a ${caller}`, `b ${caller}`]);
+    await setServing({ a: false });
+    t.strictSame(survey(), [`b ${caller}`]);
+    t.notMatch(
+      three.run("conntrack", "-L", "-p", "udp", ...flows).output,
+      `src=${to}`,
+      "no flow to a is left",
+    );
+    await setServing({ a: true });
+  }
 });
 
 await t.test("who is connected stays so while new clients go elsewhere", async (t) => {
@@ -178,6 +215,7 @@ await t.test("a service that nobody serves refuses at once", async (t) => {
   const refusal = (from: string, host: string, port: number): string =>
     inNamespace(from, [...probe, "refusal", host, String(port)]).output;
   t.equal(refusal(world.outside, one.address, 80), "ECONNREFUSED at once");
+  t.equal(refusal(world.outside, one.ipv6, 80), "ECONNREFUSED at once");
   t.equal(refusal(three.netns, "127.0.0.1", 80), "ECONNREFUSED at once");
   t.match(refusal(client, virtualIp, 8080), /^(EHOSTUNREACH|ECONNREFUSED) at once$/);
   await setServing({ a: true, b: true });
@@ -226,6 +264,10 @@ await t.test("a port may be published on some of the hosts' addresses alone", as
   inNamespace(world.outside, ["ip", "route", "replace", "10.233.9.0/24", "dev", "br0"]);
   await applyAll(services.map((each) => ({ ...each, within: ["10.233.9.0/24"] })));
   t.equal(answers(world.outside, "10.233.9.3", 80).length, 2);
+  t.equal(get(world.outside, three.ipv6, 80), "ECONNREFUSED", "none of IPv6 is among them");
+  await applyAll(services.map((each) => ({ ...each, within: ["10.233.9.0/24", "fd00:233::3"] })));
+  t.equal(answers(world.outside, three.ipv6, 80).length, 2);
+  t.equal(get(world.outside, one.ipv6, 80), "ECONNREFUSED");
   t.equal(get(world.outside, three.address, 80), "ECONNREFUSED");
   t.equal(get(three.netns, "127.0.0.1", 80), "ECONNREFUSED");
   await applyAll();
@@ -258,15 +300,29 @@ await t.test("a port that takes another's place is open before the other closes"
 await t.test("kill -9 and restart: connections go on, and ports and rules are as they were", async (t) => {
   const held = await hold(world.outside, three.address, 80);
   const said = await held.line();
+  const heldIpv6 = await hold(world.outside, three.ipv6, 80);
+  const saidIpv6 = await heldIpv6.line();
   await three.kill();
   t.equal(answers(world.outside, three.address, 80).length, 2, "while nobody is there");
+  t.equal(answers(world.outside, three.ipv6, 80).length, 2, "by IPv6 either");
   await three.start();
   t.equal(answers(world.outside, three.address, 80).length, 2);
   t.equal(await held.again(), said);
+  t.equal(await heldIpv6.again(), saidIpv6);
   held.stop();
-  const before = three.run("ip", "rule").output;
+  heldIpv6.stop();
+  const rules = (): string[] =>
+    [["rule"], ["-6", "rule"]].flatMap((argv) => three.run("ip", ...argv).output.split("\n")).toSorted();
+  const before = rules();
   await applyAll();
-  t.equal(three.run("ip", "rule").output, before);
+  t.strictSame(rules(), before);
+  for (const harm of ["ip -6 rule delete fwmark 0x10000/0xffff0000", "nft delete table ip6 shoal_net"]) {
+    t.equal(three.run("sh", "-c", harm).code, 0, harm);
+  }
+  await until(
+    () => rules().join() === before.join() && answers(world.outside, three.ipv6, 80).length === 2,
+    "it heals",
+  );
 });
 
 await t.test("without services nothing of it is left", async (t) => {
@@ -274,8 +330,10 @@ await t.test("without services nothing of it is left", async (t) => {
     for (const { taskId } of await host.list()) await host.detach(taskId);
     await host.apply([], [], {});
     t.notMatch(host.run("ip", "rule").output, "fwmark");
+    t.notMatch(host.run("ip", "-6", "rule").output, "fwmark");
     t.notMatch(host.run("ip", "route", "show", "table", "all").output, /ov\d|vx\d/);
     t.equal(get(world.outside, host.address, 80), "ECONNREFUSED");
+    t.equal(get(world.outside, host.ipv6, 80), "ECONNREFUSED");
   }
 });
 

@@ -39,6 +39,8 @@ export interface CommandOutcome {
 export class Host {
   readonly index: number;
   address: string;
+  /** On the same link as `address`, where VXLAN does not go. */
+  readonly ipv6: string;
   readonly nodeId: NodeId;
   readonly netns: string;
   readonly runDir: string;
@@ -52,6 +54,7 @@ export class Host {
   constructor(world: string, index: number) {
     this.index = index;
     this.address = `10.233.0.${index}`;
+    this.ipv6 = `fd00:233::${index}`;
     this.nodeId = `node${index}` as NodeId;
     this.netns = `/run/netns/${prefixOf(world)}${index}`;
     this.runDir = join(directoryOf(world), `host${index}`);
@@ -194,6 +197,7 @@ export class World implements AsyncDisposable {
   readonly hosts: readonly Host[];
   readonly outside: string;
   readonly outsideAddress = "10.233.0.254";
+  readonly outsideIpv6 = "fd00:233::fe";
   readonly #name: string;
 
   private constructor(name: string, hosts: readonly Host[]) {
@@ -213,6 +217,7 @@ export class World implements AsyncDisposable {
       "link set lo up",
       "link add br0 type bridge",
       "address add 10.233.0.254/24 dev br0",
+      "address add fd00:233::fe/64 dev br0 nodad",
       "link set br0 up",
     ];
     const hosts = Array.from({ length: hostCount }, (_, index) => new Host(name, index + 1));
@@ -224,10 +229,11 @@ export class World implements AsyncDisposable {
       );
     }
     batch(`/run/netns/${prefix}u`, lines);
-    for (const { index, address, netns } of hosts) {
+    for (const { index, address, ipv6, netns } of hosts) {
       batch(netns, [
         "link set lo up",
         `address add ${address}/24 dev eth0`,
+        `address add ${ipv6}/64 dev eth0 nodad`,
         "link set eth0 up",
         "route add default via 10.233.0.254",
       ]);

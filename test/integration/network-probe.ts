@@ -1,11 +1,11 @@
 /**
  * A small server or client to be run inside a namespace: `serve PORT TEXT [ADDRESS]`, `tell PORT NAME` (answers with
- * its name and the client's address), `get HOST PORT [LOCAL PORT]`, `survey HOST PORT` (twelve connections, a line each), `hold HOST PORT` (says what it got at every line it is
- * given), `refusal HOST PORT` (the error's code, and whether it came at once), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
+ * its name and the client's address), `get HOST PORT [LOCAL PORT]`, `survey HOST PORT` (many connections, a line each), `hold HOST PORT` (says what it got at every line it is
+ * given), `refusal HOST PORT` (the error's code, and whether it came at once), `echo-udp PORT`, `tell-udp PORT NAME`, `ask-udp HOST PORT`, `survey-udp HOST PORT`, `resolver` (answers every question with 9.9.9.9),
  * `resolve udp|tcp SERVER NAME`. Clients print what they got, or the error's code.
  */
 import { createSocket } from "node:dgram";
-import { connect, createServer } from "node:net";
+import { connect, createServer, isIPv6 } from "node:net";
 
 import dns from "dns-packet";
 
@@ -25,14 +25,14 @@ switch (mode) {
     break;
   case "tell":
     createServer((socket) => {
-      const from = `${second} ${socket.remoteAddress ?? ""}`;
+      const from = `${second} ${plain(socket.remoteAddress ?? "")}`;
       socket.on("error", () => undefined).on("data", () => socket.write(from));
       socket.write(from);
-    }).listen(Number(first), "0.0.0.0");
+    }).listen(Number(first));
     break;
   case "tell-udp": {
-    const socket = createSocket("udp4");
-    socket.on("message", (_, { port, address }) => socket.send(`${second} ${address}`, port, address));
+    const socket = createSocket("udp6");
+    socket.on("message", (_, { port, address }) => socket.send(`${second} ${plain(address)}`, port, address));
     socket.bind(Number(first));
     break;
   }
@@ -91,11 +91,30 @@ switch (mode) {
     break;
   }
   case "ask-udp": {
-    const socket = createSocket("udp4");
+    const socket = createSocket(isIPv6(first) ? "udp6" : "udp4");
     setTimeout(() => finish("TIMEOUT"), timeoutMs);
     socket.on("message", (message) => finish(message.toString()));
     socket.on("error", (reason: NodeJS.ErrnoException) => finish(reason.code ?? "ERROR"));
     socket.connect(Number(second), first, () => socket.send("hello"));
+    break;
+  }
+  case "survey-udp": {
+    const said: string[] = [];
+    const ask = (): void => {
+      const socket = createSocket(isIPv6(first) ? "udp6" : "udp4");
+      const next = (text: string): void => {
+        clearTimeout(timer);
+        socket.removeAllListeners().close();
+        said.push(text);
+        if (said.length < surveySize) ask();
+        else finish(said.join("\n"));
+      };
+      const timer = setTimeout(() => next("TIMEOUT"), timeoutMs);
+      socket.on("message", (message) => next(message.toString()));
+      socket.on("error", (reason: NodeJS.ErrnoException) => next(reason.code ?? "ERROR"));
+      socket.connect(Number(second), first, () => socket.send("hello"));
+    };
+    ask();
     break;
   }
   case "resolver": {
@@ -138,6 +157,11 @@ switch (mode) {
 function printAnswers({ answers, flag_tc: truncated }: dns.DecodedPacket): void {
   const found = answers?.flatMap((answer) => (answer.type === "A" ? [answer.data] : [])) ?? [];
   finish(`${found.length}${truncated ? " truncated" : ""} ${found.toSorted().join(" ")}`.trim());
+}
+
+/** A caller's address of IPv4, where the socket is of both families. */
+function plain(address: string): string {
+  return address.replace(/^::ffff:/, "");
 }
 
 function finish(text: string): void {

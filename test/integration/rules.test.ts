@@ -55,7 +55,12 @@ const mesh = fc.uniqueArray(
     publishedPort: port,
     targetPort: port,
     backends: addresses("10.0.0"),
-    within: fc.constantFrom<readonly string[]>([], ["192.0.2.0/24"], ["10.0.0.0/8", "192.0.2.7"]),
+    within: fc.constantFrom<readonly string[]>(
+      [],
+      ["192.0.2.0/24"],
+      ["10.0.0.0/8", "192.0.2.7"],
+      ["2001:db8::/32"],
+    ),
   }),
   { maxLength: 20, selector: (each: RulesMeshPort) => `${each.publishedPort}/${each.protocol}` },
 );
@@ -97,10 +102,10 @@ const states: fc.Arbitrary<RulesState> = fc.record({
 
 const families = fc.constantFrom<Family>("ip", "ip6");
 
-/** The state, with an address and a block of IPv6 in the place of each of IPv4. Hosts reach each other by IPv4. */
+/** The state, with an address and a block of IPv6 in the place of each of IPv4; but hosts reach each other by IPv4. */
 function inFamily(state: RulesState, family: Family): RulesState {
   if (family === "ip") return state;
-  const text = JSON.stringify({ ...state, hosts: [], ownAddress: "" }).replaceAll(
+  const text = JSON.stringify({ ...state, ownAddress: "" }).replaceAll(
     /"(\d+)\.(\d+)\.(\d+)\.(\d+)(?:\/(\d+))?"/g,
     (address: string, ...parts: string[]) => {
       if (address === '"127.0.0.1"') return '"::1"';
@@ -117,7 +122,7 @@ function inFamily(state: RulesState, family: Family): RulesState {
       }
     },
   );
-  return JSON.parse(text) as RulesState;
+  return { ...(JSON.parse(text) as RulesState), hosts: state.hosts };
 }
 
 t.test("any state gives a text that nft accepts, in both families", (t) => {

@@ -12,6 +12,7 @@ import {
 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
+import { requireIpv4 } from "../../model/network.ts";
 import { Fields } from "../containers/fields.ts";
 import { addressNumber } from "../network/addresses.ts";
 import { bridgeOptions, isBoolean } from "./record.ts";
@@ -64,7 +65,7 @@ export function parseRequest(body: unknown): NetworkRequest {
   if (fields.flag("ConfigOnly") || fields.object("ConfigFrom").text("Network") !== "") {
     throw later("configuration-only networks");
   }
-  if (fields.optionalFlag("EnableIPv4") === false) throw later("a bridge network without IPv4");
+  requireIpv4("bridge", { ipv4: fields.optionalFlag("EnableIPv4"), ipv6: fields.flag("EnableIPv6") });
   const ipam = fields.object("IPAM");
   const ipamDriver = ipam.text("Driver");
   if (ipamDriver !== "" && ipamDriver !== "default") {

@@ -72,17 +72,25 @@ export class Flows {
     this.#before = now;
     const filters = before === undefined ? [] : staleFlows(before, now);
     if (filters.length === 0) return;
+    // A filter by a port alone does not say whether there is IPv6 behind it.
+    const hasIpv6 = [...filters.flat(), ...[...now.values()].flatMap((backends) => [...backends])].some(
+      isIpv6,
+    );
     try {
-      await this.#forget(["-p", "udp"], filters);
+      await this.#forget(["-p", "udp"], filters, hasIpv6 ? ["ip", "ip6"] : ["ip"]);
     } catch (reason) {
       this.#warn(errorText(reason));
     }
   }
 
-  async #forget(which: readonly string[], filters: readonly (readonly string[])[]): Promise<void> {
+  async #forget(
+    which: readonly string[],
+    filters: readonly (readonly string[])[],
+    families: readonly Family[] = ["ip", "ip6"],
+  ): Promise<void> {
     // One look finds the few that are there among a thousand services, each of which would be a process of its own.
-    for (const family of ["ip", "ip6"] as const) {
-      const own = filters.filter((filter) => familyOf(filter) === family);
+    for (const family of families) {
+      const own = filters.filter((filter) => isOf(filter, family));
       if (own.length === 0) continue;
       const argv = [...which, ...options[family]];
       const found = filtersThatMatch(await must(this.#run, "look for flows", ["conntrack", "-L", ...argv]));
@@ -113,16 +121,24 @@ export async function untilUnused(
 
 /** Whoever made the connection, and by whichever address, the answers come from the task. */
 async function isUsed(run: Run, address: string): Promise<boolean> {
-  const argv = ["conntrack", "-L", "-p", "tcp", ...options[familyOf([address])], "--reply-src", address];
+  const argv = ["conntrack", "-L", "-p", "tcp", ...options[familyOf(address)], "--reply-src", address];
   return hasOpenConnection(await must(run, `look for connections to ${address}`, argv));
 }
 
+/** Finds flows by the port that was asked for. */
+const portFilter = "--orig-port-dst";
 /** By which `conntrack` looks at one family. */
 const options = { ip: [], ip6: ["-f", "ipv6"] } as const;
 
-/** Of a filter; a port alone is of the mesh, which has IPv4 only. */
-function familyOf(filter: readonly string[]): keyof typeof options {
-  return filter.some(isIpv6) ? "ip6" : "ip";
+type Family = keyof typeof options;
+
+function familyOf(address: string): Family {
+  return isIpv6(address) ? "ip6" : "ip";
+}
+
+/** Whether it may find flows of a family: one by a port alone finds those of both. */
+function isOf([option = "", value = ""]: readonly string[], family: Family): boolean {
+  return option === portFilter || familyOf(value) === family;
 }
 
 /** States (nf_conntrack_proto_tcp.c) of a connection that has begun and that at most one side has closed. */
@@ -157,7 +173,7 @@ function filtersThatMatch(listing: string): ReadonlySet<string> {
     const valuesOf = (key: string): string[] =>
       line.split(" ").flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
     found.add(`--orig-dst ${valuesOf("dst")[0]}`);
-    found.add(`--orig-port-dst ${valuesOf("dport")[0]}`);
+    found.add(`${portFilter} ${valuesOf("dport")[0]}`);
     found.add(`--reply-src ${valuesOf("src")[1]}`);
   }
   return found;
@@ -167,8 +183,11 @@ function filtersThatMatch(listing: string): ReadonlySet<string> {
 function backendsOf({ services, mesh }: Pick<RulesState, "services" | "mesh">): Map<string, Set<string>> {
   const found = new Map<string, Set<string>>();
   for (const { address, backends } of services) found.set(`--orig-dst ${address}`, new Set(backends));
+  // A port of both families is there twice.
   for (const { protocol, publishedPort, backends } of mesh) {
-    if (protocol === "udp") found.set(`--orig-port-dst ${publishedPort}`, new Set(backends));
+    if (protocol !== "udp") continue;
+    const key = `${portFilter} ${publishedPort}`;
+    found.set(key, new Set([...(found.get(key) ?? []), ...backends]));
   }
   return found;
 }

@@ -77,6 +77,8 @@ export interface HostParts {
   readonly warn: (text: string) => void;
   readonly settings: Required<HostNetworkSettings>;
   readonly readText: (path: string) => Promise<string>;
+  /** What this host's kernel can hold of what is wanted. */
+  readonly fit: (wanted: WantedNetworks) => WantedNetworks;
   readonly journal: Journal;
   readonly namespaces: Namespaces;
   readonly ports: PublishedPorts;
@@ -346,7 +348,7 @@ export class KernelNetwork implements HostNetwork {
     if (job.work.kind !== "apply") return;
     try {
       for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseBlock(subnet);
-      this.#wanted = job.work.wanted;
+      this.#wanted = this.#parts.fit(job.work.wanted);
       this.#table = undefined;
       await this.#parts.journal.writeWanted(job.work.wanted);
     } catch (reason) {

@@ -1,8 +1,18 @@
-/** The ports that every host publishes, held on this one as those of its own tasks are. */
+/**
+ * The ports that every host publishes, held on this one as those of its own tasks are. What arrives by IPv6 and is not for a
+ * rule goes by a relay to this host's own port, and from there on like every other client.
+ */
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { dnsPort } from "./dns-message.ts";
 import type { PublishedPorts } from "./ports.ts";
+
+export interface MeshPort extends PublishedPort {
+  /** All of this host's IPv6 addresses as well, where it has some. */
+  readonly ipv6?: true;
+}
+
+const localhost = "127.0.0.1";
 
 export class MeshPorts {
   readonly #ports: PublishedPorts;
@@ -27,7 +37,7 @@ export class MeshPorts {
    *
    * @returns those that are held.
    */
-  async hold(wanted: readonly PublishedPort[]): Promise<readonly PublishedPort[]> {
+  async hold(wanted: readonly MeshPort[]): Promise<readonly PublishedPort[]> {
     const keys = new Set(wanted.map(portKey));
     for (const [key, port] of this.#held) {
       if (keys.has(key)) continue;
@@ -41,14 +51,16 @@ export class MeshPorts {
     return [...this.#held.values()];
   }
 
-  async #holdOne(port: PublishedPort): Promise<void> {
+  async #holdOne(port: MeshPort): Promise<void> {
     const key = portKey(port);
     try {
       if (port.publishedPort === dnsPort) {
         throw new ClusterError("conflict", "it is the one on which tasks ask this host for names");
       }
       // There is nothing in Node.js that could hold one of SCTP.
-      if (port.protocol !== "sctp") await this.#ports.hold(port, () => undefined);
+      if (port.protocol !== "sctp") {
+        await this.#ports.hold({ ...port, targetPort: port.publishedPort }, () => localhost);
+      }
       this.#held.set(key, port);
       this.#refused.delete(key);
     } catch (reason) {

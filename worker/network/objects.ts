@@ -51,6 +51,8 @@ const vxlanAddress = "169.254.77.1/32";
 const firstNexthopId = 0x5348_0000;
 /** Table of the routes by which answers go back to the host where a client came in: this plus the host's index. */
 const firstReturnTable = 0x5348_0000;
+/** As `firstReturnTable`, of IPv6: what is listed of a default route does not say its family. */
+const firstIpv6ReturnTable = firstReturnTable + 2 ** 16;
 /** Behind what others commonly use, before the main table. */
 const returnRulePreference = 31_000;
 /** Where the index of a host stands in a packet's mark; the other half is left to other programs. */
@@ -252,13 +254,18 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
+  const addReturn = (index: number, device: string, value: string, ipv6 = false): void => {
+    const table = (ipv6 ? firstIpv6ReturnTable : firstReturnTable) + index;
+    add({ kind: "return", key: String(table), value, device });
+    const key = ipv6 ? ipv6Rule(markOf(index)) : markOf(index);
+    add({ kind: "rule", key, value: `${returnRulePreference} ${table}`, device: "" });
+  };
   for (const { nodeId, address, index } of otherHosts(wanted)) {
     const target = ingress && targetOf(ingress.encrypted === true, nodeId, address);
     if (ingress === undefined || target === undefined) continue;
     const device = vxlanName(ingress);
-    const table = firstReturnTable + index;
-    add({ kind: "return", key: String(table), value: `nhid ${addHost(device, address, target)}`, device });
-    add({ kind: "rule", key: markOf(index), value: `${returnRulePreference} ${table}`, device: "" });
+    addReturn(index, device, `nhid ${addHost(device, address, target)}`);
+    if (hasIpv6(ingress)) addReturn(index, device, `nhid ${addHost(device, address, target, true)}`, true);
   }
   for (const endpoint of wanted.endpoints) {
     const network = networks.get(endpoint.networkId);
@@ -283,12 +290,27 @@ export function markOf(index: number): string {
   return `0x${(index * markShift).toString(16)}`;
 }
 
+/** The key of a rule of IPv6, out of the mark that it is for. */
+export function ipv6Rule(mark: string): string {
+  return `${mark} ipv6`;
+}
+
+/** Whether a table of ours has a way back of IPv6. */
+export function isIpv6Return(table: string): boolean {
+  return Number(table) >= firstIpv6ReturnTable;
+}
+
 export function objectId({ kind, key }: Pick<KernelObject, "kind" | "key">): string {
   return `${kind} ${key}`;
 }
 
+/** Whether a network has IPv6 beside IPv4. */
+export function hasIpv6(network: Subnets): boolean {
+  return subnetsOf(network).some(({ subnet }) => isIpv6(subnet));
+}
+
 function carriesIpv6(network: Subnets): Pick<KernelObject, "ipv6"> {
-  return subnetsOf(network).some(({ subnet }) => isIpv6(subnet)) ? { ipv6: true } : {};
+  return hasIpv6(network) ? { ipv6: true } : {};
 }
 
 function bridgeObjects(

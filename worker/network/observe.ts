@@ -1,6 +1,6 @@
 /** What `ip -j` and `bridge -j` print → the objects of ours among it. */
 import { addressValue } from "./addresses.ts";
-import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
+import { deviceGroup, ipv6Rule, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, Observed } from "./objects.ts";
 
 /** For one process of `ip -j -d -batch`, which prints one line for each. */
@@ -11,6 +11,8 @@ export const observeLines = [
   `route show table all proto ${routeProtocol}`,
   "rule show",
 ] as const;
+/** A process of its own: one lists rules of one family. */
+export const observeIpv6Rules = ["ip", "-6", "-j", "-d", "rule", "show"] as const;
 export const observeForwards = ["bridge", "-j", "fdb", "show"] as const;
 
 /** Names only we give; a device that has one and not our group is somebody else's. */
@@ -18,9 +20,12 @@ const ourName = /^(?:ov|vx)\d{4,8}$|^sv-[0-9a-z]{12}$/;
 
 type Row = Readonly<Record<string, unknown>>;
 
-/** @param outputs - As printed for `observeLines`, and then for `observeForwards`; an empty text means nothing is there. */
+/**
+ * @param outputs - As printed for `observeLines`, and then for `observeForwards` and `observeIpv6Rules`; an empty text means
+ *   nothing is there.
+ */
 export function parseObserved(outputs: readonly string[]): Observed {
-  const [links = [], nexthops = [], neighbours = [], routes = [], rules = [], forwards = []] =
+  const [links = [], nexthops = [], neighbours = [], routes = [], rules = [], forwards = [], ipv6Rules = []] =
     outputs.map(rows);
   const objects = new Map<string, KernelObject>();
   const devices = new Map<string, { device: string; mtu: number }>();
@@ -89,11 +94,13 @@ export function parseObserved(outputs: readonly string[]): Observed {
     }
     add({ kind: "route", key: text(route, "dst"), value, device });
   }
-  for (const rule of rules) {
-    if (text(rule, "protocol") !== String(routeProtocol) || text(rule, "fwmask") !== markMask) continue;
+  const addRule = (rule: Row, keyOf: (mark: string) => string): void => {
+    if (text(rule, "protocol") !== String(routeProtocol) || text(rule, "fwmask") !== markMask) return;
     const value = `${String(rule["priority"])} ${text(rule, "table")}`;
-    add({ kind: "rule", key: text(rule, "fwmark"), value, device: "" });
-  }
+    add({ kind: "rule", key: keyOf(text(rule, "fwmark")), value, device: "" });
+  };
+  for (const rule of rules) addRule(rule, (mark) => mark);
+  for (const rule of ipv6Rules) addRule(rule, ipv6Rule);
   for (const forward of forwards) {
     const device = text(forward, "ifname");
     if (!ours.has(device) || text(forward, "state") !== "static") continue;

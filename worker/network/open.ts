@@ -1,4 +1,5 @@
 /** Opens the host's network: finds what a former process left, keeps what is whole, sweeps the rest. */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -10,8 +11,9 @@ import type { HostNetworkSettings } from "./host.ts";
 import { Journal } from "./journal.ts";
 import { Launcher } from "./launcher.ts";
 import { Namespaces } from "./namespace.ts";
-import type { HostNetwork } from "./network.ts";
+import type { HostNetwork, WantedNetworks } from "./network.ts";
 import { PublishedPorts } from "./ports.ts";
+import { withoutIngressIpv6 } from "./views.ts";
 
 export type { HostNetworkSettings } from "./host.ts";
 
@@ -84,6 +86,9 @@ async function openOver(
   for (const taskId of leftovers) await journal.remove(taskId);
 
   const ports = new PublishedPorts();
+  const fit = (wanted: WantedNetworks): WantedNetworks =>
+    existsSync("/proc/sys/net/ipv6") ? wanted : withoutIngressIpv6(wanted);
+  const left = await journal.readWanted();
   const network = new KernelNetwork(
     {
       clock,
@@ -96,9 +101,10 @@ async function openOver(
       namespaces,
       ports,
       launcher,
+      fit,
     },
     whole,
-    await journal.readWanted(),
+    left && fit(left),
   );
   await network.open();
   return network;

@@ -1,12 +1,15 @@
 /** Wanted objects × those in the kernel → the lines that make one into the other. */
 import { isIpv6 } from "../../model/address.ts";
 import { unreachable } from "../../model/errors.ts";
-import { deviceGroup, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
+import { deviceGroup, isIpv6Return, markMask, objectId, routeProtocol, vxlanPort } from "./objects.ts";
 import type { KernelObject, ObjectKind } from "./objects.ts";
+
+/** "ip -6" where only that tells the family: what is said by "ip" names an address that does. */
+export type Tool = "ip" | "ip -6" | "bridge";
 
 export interface Step {
   readonly action: "add" | "remove";
-  readonly tool: "ip" | "bridge";
+  readonly tool: Tool;
   /** For the tool's batch mode. */
   readonly line: string;
   readonly object: KernelObject;
@@ -108,7 +111,7 @@ function title({ kind, key }: KernelObject): string {
     case "return":
       return `the way back in table ${key}`;
     case "rule":
-      return `the routing rule for mark ${key}`;
+      return `the routing rule for mark ${first}${second === "" ? "" : " of IPv6"}`;
     case "forward":
       return `the forwarding entry ${second} on ${first}`;
   }
@@ -129,10 +132,15 @@ function mustRemake(present: KernelObject, wanted: KernelObject): boolean {
 function additions(object: KernelObject, present: KernelObject | undefined): Step[] {
   return lines(object, present).map((line) => ({
     action: "add",
-    tool: object.kind === "forward" ? "bridge" : "ip",
+    tool: toolOf(object),
     line,
     object,
   }));
+}
+
+function toolOf({ kind, key }: KernelObject): Tool {
+  if (kind === "forward") return "bridge";
+  return kind === "rule" && key.includes(" ") ? "ip -6" : "ip";
 }
 
 function lines({ kind, key, value, device }: KernelObject, present: KernelObject | undefined): string[] {
@@ -174,10 +182,10 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
           : `route replace ${key} ${value} proto ${routeProtocol}`,
       ];
     case "return":
-      return [`route replace default ${value} table ${key} proto ${routeProtocol}`];
+      return [`route replace ${everywhere(key)} ${value} table ${key} proto ${routeProtocol}`];
     case "rule": {
-      const add = `rule add ${ruleText(key, value)}`;
-      return present === undefined ? [add] : [`rule delete ${ruleText(key, present.value)}`, add];
+      const add = `rule add ${ruleText(first, value)}`;
+      return present === undefined ? [add] : [`rule delete ${ruleText(first, present.value)}`, add];
     }
     case "forward":
       return [`fdb replace ${second} dev ${first} ${value} static`];
@@ -193,7 +201,7 @@ function addressOptions(address: string): string {
 function removal(object: KernelObject): Step {
   return {
     action: "remove",
-    tool: object.kind === "forward" ? "bridge" : "ip",
+    tool: toolOf(object),
     line: removalLine(object),
     object,
   };
@@ -217,13 +225,18 @@ function removalLine({ kind, key, value, device }: KernelObject): string {
         ? `route delete unreachable ${key} proto ${routeProtocol}`
         : `route delete ${key} proto ${routeProtocol}`;
     case "return":
-      return `route delete default table ${key} proto ${routeProtocol}`;
+      return `route delete ${everywhere(key)} table ${key} proto ${routeProtocol}`;
     case "rule":
-      return `rule delete ${ruleText(key, value)}`;
+      return `rule delete ${ruleText(first, value)}`;
     case "forward":
       return `fdb delete ${second} dev ${first} ${value}`;
   }
   return unreachable(kind);
+}
+
+/** "default" would be of IPv4. */
+function everywhere(table: string): string {
+  return isIpv6Return(table) ? "::/0" : "default";
 }
 
 function ruleText(mark: string, value: string): string {

@@ -24,7 +24,7 @@ import type {
   HostPortSpec,
   WantedNetworks,
 } from "./network.ts";
-import { resolveNetwork } from "./objects.ts";
+import { hasIpv6, resolveNetwork } from "./objects.ts";
 
 export interface PreparedLink {
   readonly address: AttachedAddress;
@@ -325,7 +325,8 @@ function onOverlay(
   const { bridge, mtu, ...resolved } = resolveNetwork(network, host.underlayMtu);
   const subnets = subnetsOf(resolved);
   const { address, own } = placeOf(network.name, subnets, asked);
-  const other = askedIpv6 === undefined ? undefined : placeOf(network.name, subnets, askedIpv6);
+  const isLeftOut = network.ingress && !hasIpv6(resolved); // This host has no IPv6, and nobody asked for it.
+  const other = askedIpv6 === undefined || isLeftOut ? undefined : placeOf(network.name, subnets, askedIpv6);
   const further = subnets.filter((each) => each !== own && each !== other?.own).map(({ subnet }) => subnet);
   return {
     address: {

@@ -187,9 +187,12 @@ export class Program {
       const bridges = state.bridges.filter(({ device }) => !absent.has(device));
       const rules = rulesOf({ ...state, bridges }, records, mesh);
       await this.#rules.load(rulesetOf(rules));
-      const ipv6Rules = ipv6RulesOf({ ...state, bridges }, records);
+      const ipv6Rules = ipv6RulesOf({ ...state, bridges }, records, mesh);
       await this.#ruleIpv6(rulesetOf(ipv6Rules, "ip6"), wanted);
-      await this.#flows.follow({ ...rules, services: [...rules.services, ...ipv6Rules.services] });
+      await this.#flows.follow({
+        services: [...rules.services, ...ipv6Rules.services],
+        mesh: [...rules.mesh, ...ipv6Rules.mesh],
+      });
       const gateways = await this.#names.listen(gatewaysOf(state));
       const unheard = new Map(refused);
       for (const { id, gateway } of own) {

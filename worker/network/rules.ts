@@ -46,6 +46,7 @@ export interface RulesMeshPort {
 
 /** Another host, where a client may have come in. */
 export interface RulesHost {
+  /** Of the data path, which is of IPv4; its link address follows from it in both families. */
   readonly address: string;
   readonly index: number;
 }
@@ -137,7 +138,7 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
   const held = mesh
     .map((port) => ({ ...port, chain: meshChain(port) }))
     .toSorted(byText(({ chain }) => chain));
-  const meshed = held.filter(({ backends }) => backends.length > 0);
+  const meshed = held.filter((port) => port.backends.length > 0 && isOpenIn(port, family));
   const ingress = sorted.find((network) => network.ingress);
   const protocols = protocolsOf(ports);
   return {
@@ -154,7 +155,16 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
         ),
       ],
       ...protocols.flatMap((protocol) => portMaps(protocol, ports, say)),
-      ["other_hosts", set(say.address, hosts.map(({ address }) => address).toSorted(compare))],
+      [
+        "other_hosts",
+        set(
+          say.address,
+          ofFamily(
+            hosts.map(({ address }) => address),
+            family,
+          ).toSorted(compare),
+        ),
+      ],
       [
         "virtual_ips",
         map(
@@ -207,8 +217,8 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
       [
         "idle",
         hook("filter", "input", "filter", [
-          "ct state new meta l4proto . th dport @mesh_held fib daddr type local meta l4proto tcp reject with tcp reset",
-          "ct state new meta l4proto . th dport @mesh_held fib daddr type local reject",
+          `${say.except}ct state new meta l4proto . th dport @mesh_held fib daddr type local meta l4proto tcp reject with tcp reset`,
+          `${say.except}ct state new meta l4proto . th dport @mesh_held fib daddr type local reject`,
         ]),
       ],
       ...(ingress === undefined ? [] : originHooks(ingress, hosts, family)),
@@ -268,10 +278,15 @@ function meshChain({ protocol, publishedPort }: RulesMeshPort): string {
   return `mesh_${protocol}_${publishedPort}`;
 }
 
+/** One that is for some of the hosts' addresses may be for those of one family alone. */
+function isOpenIn({ within }: RulesMeshPort, family: Family): boolean {
+  return within.length === 0 || ofFamily(within, family).length > 0;
+}
+
 /** On an address it is not for, the packet goes on as if the port were not published. */
 function meshRule({ protocol, targetPort, backends, within }: RulesMeshPort, family: Family): string {
   const to = backends.map((address) => `${address} . ${targetPort}`);
-  const only = within.length === 0 ? "" : `${family} daddr { ${within.join(", ")} } `;
+  const only = within.length === 0 ? "" : `${family} daddr { ${ofFamily(within, family).join(", ")} } `;
   return `${only}meta l4proto ${protocol} dnat ${family} to ${oneOf(to)}`;
 }
 
@@ -328,8 +343,12 @@ function localSource(ingress: RulesNetwork | undefined, ownAddress: string): str
 }
 
 function familyBlocks({ subnet, further = [] }: RulesNetwork, family: Family): string[] {
-  const all = [subnet, ...further.map((each) => each.subnet)];
-  return all.filter((block) => isIpv6(block) === (family === "ip6"));
+  return ofFamily([subnet, ...further.map((each) => each.subnet)], family);
+}
+
+/** @param all - Addresses or blocks. */
+function ofFamily(all: readonly string[], family: Family): string[] {
+  return all.filter((each) => isIpv6(each) === (family === "ip6"));
 }
 
 function oneOrSet(blocks: readonly string[]): string {

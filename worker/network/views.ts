@@ -5,6 +5,7 @@ import { subnetsOf } from "../../model/network.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import { addressValue, parseCidr } from "./addresses.ts";
 import type { TaskRecord } from "./journal.ts";
+import type { MeshPort } from "./mesh.ts";
 import { addressesOf, familiesOf, outwardAddress, outwardIpv6 } from "./network.ts";
 import type {
   Attached,
@@ -12,12 +13,13 @@ import type {
   AttachRequest,
   BridgeNetwork,
   OverlayEndpoint,
+  OverlayService,
   WantedNetworks,
 } from "./network.ts";
-import { bridgeName, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
+import { bridgeName, hasIpv6, otherHosts, ownAddress, resolveNetwork } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { Asker, LocalName, NamedNetwork } from "./records.ts";
-import type { RulesNetwork, RulesPort, RulesService, RulesState } from "./rules.ts";
+import type { RulesMeshPort, RulesNetwork, RulesPort, RulesService, RulesState } from "./rules.ts";
 
 const everywhereOfIpv6 = "::";
 
@@ -45,8 +47,15 @@ function rulesNetworks({ wanted, bridges, underlayMtu }: HostState): RulesNetwor
   return [...own, ...overlays];
 }
 
-/** The state of the table for IPv6; by the mesh, ports are published for IPv4 alone. */
-export function ipv6RulesOf(state: HostState, records: Records): RulesState {
+/**
+ * The state of the table for IPv6. Where the ingress network has IPv4 alone, it has none of the mesh's ports: relays carry what
+ * arrives at those.
+ *
+ * @param mesh - As `rulesOf`.
+ */
+export function ipv6RulesOf(state: HostState, records: Records, mesh: readonly PublishedPort[]): RulesState {
+  const { wanted } = state;
+  const isMeshed = wanted?.networks.some((network) => network.ingress && hasIpv6(network)) === true;
   const ports = [...records.values()].flatMap(({ attached }) => {
     const outward = attached.kind === "namespace" ? outwardIpv6(attached.addresses)?.ipv6 : undefined;
     if (outward === undefined) return [];
@@ -60,9 +69,9 @@ export function ipv6RulesOf(state: HostState, records: Records): RulesState {
   return {
     networks: rulesNetworks(state),
     ports,
-    services: balancedServices(state.wanted, ({ ipv6 }) => ipv6),
-    mesh: [],
-    hosts: [],
+    services: balancedServices(wanted, ({ ipv6 }) => ipv6),
+    mesh: isMeshed ? balancedPorts(wanted, mesh, ({ ipv6 }) => ipv6) : [],
+    hosts: isMeshed ? otherHosts(wanted) : [],
     tasks: localPorts(records).flatMap(({ networkId, ipv6 }) =>
       networkId === "" || ipv6 === undefined ? [] : [withoutPrefix(ipv6.address)],
     ),
@@ -84,22 +93,11 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
       .filter(({ hostAddress = "" }) => !isIpv6(hostAddress))
       .map((port) => ({ ...port, address: parseCidr(outward.address).address }));
   });
-  const backends = backendsOf(wanted);
-  const local = localBackendsOf(wanted);
-  const held = new Set(mesh.map(portKey));
   return {
     networks: rulesNetworks(state),
     ports,
     services: balancedServices(wanted, ({ address }) => address),
-    mesh: (wanted?.services ?? []).flatMap((service) =>
-      service.ports
-        .filter((port) => held.has(portKey(port)))
-        .map((port) => {
-          const key = backendsKey(service);
-          const near = service.localFirst ? local.get(key) : undefined;
-          return { ...port, within: service.within, backends: near ?? backends.get(key) ?? [] };
-        }),
-    ),
+    mesh: balancedPorts(wanted, mesh, ({ address }) => address),
     hosts: wanted === undefined ? [] : otherHosts(wanted),
     tasks: localPorts(records)
       .filter(({ networkId }) => networkId !== "")
@@ -108,11 +106,30 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
   };
 }
 
-/** @param addressOf - In the family that is meant, of a service and of its tasks. */
-function balancedServices(
+/** Of a service or of a task, in the family that is meant. */
+type AddressOf = (of: { readonly address: string; readonly ipv6?: string }) => string | undefined;
+
+/** @param held - Those of the mesh's ports that this host could hold. */
+function balancedPorts(
   wanted: WantedNetworks | undefined,
-  addressOf: (of: { readonly address: string; readonly ipv6?: string }) => string | undefined,
-): RulesService[] {
+  held: readonly PublishedPort[],
+  addressOf: AddressOf,
+): RulesMeshPort[] {
+  const backends = backendsOf(wanted, addressOf);
+  const local = localBackendsOf(wanted, addressOf);
+  const keys = new Set(held.map(portKey));
+  return (wanted?.services ?? []).flatMap((service) =>
+    service.ports
+      .filter((port) => keys.has(portKey(port)))
+      .map((port) => {
+        const key = backendsKey(service);
+        const near = service.localFirst ? local.get(key) : undefined;
+        return { ...port, within: service.within, backends: near ?? backends.get(key) ?? [] };
+      }),
+  );
+}
+
+function balancedServices(wanted: WantedNetworks | undefined, addressOf: AddressOf): RulesService[] {
   // On the ingress network a virtual IP would open all ports of a task to those of other services.
   const shared = (wanted?.networks ?? []).filter((network) => !network.ingress);
   const devices = new Map(shared.map((network) => [network.id, bridgeName(network)]));
@@ -156,22 +173,49 @@ export function flowsTo(attached: Attached): string[][] {
   });
 }
 
-/** What every host publishes. */
-export function meshPorts(wanted: WantedNetworks | undefined): PublishedPort[] {
-  return (wanted?.services ?? []).flatMap(({ ports }) => ports);
+/**
+ * For a host whose kernel has no IPv6: the ingress network has it although no user asked for it, so tasks that publish ports are
+ * on its IPv4 alone there. On networks that a user gave it, they fail.
+ */
+export function withoutIngressIpv6(wanted: WantedNetworks): WantedNetworks {
+  const ingress = new Set(wanted.networks.filter((network) => network.ingress).map(({ id }) => id));
+  const single = <Each extends OverlayEndpoint | OverlayService>(each: Each): Each => {
+    if (!ingress.has(each.networkId)) return each;
+    const { ipv6: _, ...rest } = each;
+    return rest as Each;
+  };
+  return {
+    ...wanted,
+    networks: wanted.networks.map((network) => {
+      if (!network.ingress) return network;
+      const { further = [], ...rest } = network;
+      const others = further.filter(({ subnet }) => !isIpv6(subnet));
+      return { ...rest, ...(others.length > 0 && { further: others }) };
+    }),
+    endpoints: wanted.endpoints.map(single),
+    services: wanted.services.map(single),
+  };
+}
+
+/** What every host publishes: by its IPv6 addresses too, unless a service is for some others alone. */
+export function meshPorts(wanted: WantedNetworks | undefined): MeshPort[] {
+  return (wanted?.services ?? []).flatMap(({ ports, within }) => {
+    const ipv6 = within.length === 0 || within.some(isIpv6);
+    return ports.map((port) => ({ ...port, ...(ipv6 && { ipv6 }) }));
+  });
 }
 
 /** Addresses of this host's own serving tasks, for services that prefer them. */
-function localBackendsOf(wanted: WantedNetworks | undefined): Map<string, string[]> {
+function localBackendsOf(wanted: WantedNetworks | undefined, addressOf: AddressOf): Map<string, string[]> {
   if (wanted === undefined || !wanted.services.some(({ localFirst }) => localFirst)) return new Map();
   const endpoints = wanted.endpoints.filter(({ nodeId }) => nodeId === wanted.self.nodeId);
-  return backendsOf({ endpoints });
+  return backendsOf({ endpoints }, addressOf);
 }
 
 /** Addresses of serving tasks by `backendsKey`. */
 function backendsOf(
   wanted: Pick<WantedNetworks, "endpoints"> | undefined,
-  addressOf: (endpoint: OverlayEndpoint) => string | undefined = ({ address }) => address,
+  addressOf: AddressOf,
 ): Map<string, string[]> {
   const backends = new Map<string, string[]>();
   for (const endpoint of wanted?.endpoints ?? []) {

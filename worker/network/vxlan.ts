@@ -1,9 +1,9 @@
 /** Reads and changes the host's devices, addresses, routes, neighbours and forwarding entries. */
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
-import { observeForwards, observeLines, parseObserved } from "./observe.ts";
+import { observeForwards, observeIpv6Rules, observeLines, parseObserved } from "./observe.ts";
 import type { KernelObject, Observed } from "./objects.ts";
-import type { Step } from "./plan.ts";
+import type { Step, Tool } from "./plan.ts";
 
 export interface StepFailure {
   readonly line: string;
@@ -14,11 +14,19 @@ export interface StepFailure {
 
 export async function observe(run: Run): Promise<Observed> {
   const doing = "read the host's network";
-  const [printed, forwards] = await Promise.all([
+  const [printed, forwards, ipv6Rules] = await Promise.all([
     must(run, doing, ["ip", "-j", "-d", "-batch", "-"], observeLines.map((line) => `${line}\n`).join("")),
     must(run, doing, observeForwards),
+    readIpv6Rules(run, doing),
   ]);
-  return parseObserved([...printed.trimEnd().split("\n"), forwards]);
+  return parseObserved([...printed.trimEnd().split("\n"), forwards, ipv6Rules]);
+}
+
+/** A kernel without IPv6 has none. */
+async function readIpv6Rules(run: Run, doing: string): Promise<string> {
+  const outcome = await run(observeIpv6Rules);
+  if (outcome.code !== 0 && outcome.stderr.includes("family not supported")) return "";
+  return await must(async () => outcome, doing, observeIpv6Rules);
 }
 
 /**
@@ -27,8 +35,9 @@ export async function observe(run: Run): Promise<Observed> {
  */
 export async function execute(run: Run, steps: readonly Step[]): Promise<StepFailure[]> {
   const failures: StepFailure[] = [];
+  const tools: readonly Tool[] = ["ip", "ip -6", "bridge"];
   for (const action of ["remove", "add"] as const) {
-    for (const tool of action === "remove" ? (["bridge", "ip"] as const) : (["ip", "bridge"] as const)) {
+    for (const tool of action === "remove" ? tools.toReversed() : tools) {
       const batch = steps.filter((step) => step.action === action && step.tool === tool);
       if (batch.length > 0) failures.push(...(await executeBatch(run, tool, batch)));
     }
@@ -36,9 +45,9 @@ export async function execute(run: Run, steps: readonly Step[]): Promise<StepFai
   return failures;
 }
 
-async function executeBatch(run: Run, tool: Step["tool"], batch: readonly Step[]): Promise<StepFailure[]> {
+async function executeBatch(run: Run, tool: Tool, batch: readonly Step[]): Promise<StepFailure[]> {
   const input = batch.map(({ line }) => `${line}\n`).join("");
-  const { code, stderr } = await run([tool, "-force", "-batch", "-"], input);
+  const { code, stderr } = await run([...tool.split(" "), "-force", "-batch", "-"], input);
   if (code === 0) return [];
   const failures: StepFailure[] = [];
   let said: string[] = [];
@@ -63,7 +72,7 @@ async function executeBatch(run: Run, tool: Step["tool"], batch: readonly Step[]
   return failures;
 }
 
-function failure(tool: Step["tool"], { line, object }: Step, said: readonly string[]): StepFailure {
+function failure(tool: Tool, { line, object }: Step, said: readonly string[]): StepFailure {
   return {
     line,
     object,

@@ -64,7 +64,8 @@ export function attachRequest(
     networks,
     host: drivers.has("host"),
     none: drivers.has("none") || drivers.has("null"),
-    ports: revision.endpoint.ports,
+    // As Docker opens them: at the host's IPv6 addresses too.
+    ports: revision.endpoint.ports.map((port) => ({ ...port, ipv6: true as const })),
     hostname: spec.hostname ?? containerId.slice(0, shortIdLength),
     name: containerName(assignment, host.nodeId),
     ...(spec.dns !== undefined && { dns: spec.dns }),

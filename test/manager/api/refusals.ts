@@ -413,16 +413,11 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
     ],
     [
       "POST /networks/create",
-      { Name: "n", EnableIPv6: true, Ingress: true },
-      501,
-      "IPv6 on the ingress network is not available yet",
-    ],
-    [
-      "POST /networks/create",
       { Name: "n", EnableIPv4: false, EnableIPv6: true },
       501,
-      "networks without IPv4 are not available for driver overlay",
+      "a network of IPv6 alone is not available for driver overlay: leave out --ipv4=false (EnableIPv4), and it has both families",
     ],
+    ["POST /networks/create", { Name: "n", EnableIPv4: false }, 400, "IPv4 or IPv6 must be enabled"],
     ["DELETE /networks/host", undefined, 403, "host is a pre-defined network and cannot be removed"],
     ["DELETE /networks/net1", undefined, 400, "network <net1> is in use by service <web>"],
     [

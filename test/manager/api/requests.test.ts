@@ -360,3 +360,26 @@ t.test(
     t.match((await ask(harness, "GET /networks/single")).json, { EnableIPv6: false, IPAM: { Config: [] } });
   },
 );
+
+t.test("an ingress network has IPv6 unless it is not to, any other one only if it is", async (t) => {
+  const harness = await makeHarness({ clock: systemClock });
+  t.teardown(() => harness.api.close());
+  for (const [network, EnableIPv6] of [
+    [{ Ingress: true }, true],
+    [{ Ingress: true, EnableIPv6: false }, false],
+    [{}, false],
+  ] as const) {
+    await harness.store.update((tx) => {
+      const before = tx.networks.ingress();
+      if (before !== undefined) tx.networks.remove(before.id);
+    });
+    const { json } = await ask(harness, "POST /networks/create", {
+      Name: "in",
+      Driver: "overlay",
+      ...network,
+    });
+    const id = (json as { Id: string }).Id;
+    t.match((await ask(harness, `GET /networks/${id}`)).json, { EnableIPv6 });
+    await ask(harness, `DELETE /networks/${id}`);
+  }
+});

@@ -60,8 +60,9 @@ const refusals: readonly (readonly [body: object, code: string, message: string 
   [
     { Name: "n", EnableIPv4: false, EnableIPv6: true },
     "unimplemented",
-    "a bridge network without IPv4 is not available yet",
+    "a network of IPv6 alone is not available for driver bridge: leave out --ipv4=false (EnableIPv4), and it has both families",
   ],
+  [{ Name: "n", EnableIPv4: false }, "invalid-argument", "IPv4 or IPv6 must be enabled"],
   [
     { ...dual(), Options: { "com.docker.network.driver.mtu": "1279" } },
     "invalid-argument",

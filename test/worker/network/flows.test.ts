@@ -73,6 +73,40 @@ t.test("each family is looked at by itself", async (t) => {
   ]);
 });
 
+t.test("a port of both families is looked for in both", async (t) => {
+  const argvs: string[] = [];
+  const run = async (argv: readonly string[]) => {
+    argvs.push(argv.join(" "));
+    return {
+      code: 0,
+      stdout: argv[1] === "-L" ? table.replaceAll("192.0.2.1 ", "2001:db8::1 ") : "",
+      stderr: "",
+    };
+  };
+  const flows = new Flows({ clock: new VirtualClock(), run, warn: (text) => t.fail(text) });
+  const mesh = (...families: readonly (readonly string[])[]) => ({
+    services: [],
+    mesh: families.map((backends) => ({
+      protocol: "udp" as const,
+      publishedPort: 5353,
+      targetPort: 53,
+      within: [],
+      backends,
+    })),
+  });
+  await flows.follow(mesh([], []));
+  await flows.follow(mesh(["10.0.1.5"], ["fd00::5"]));
+  await flows.follow(mesh(["10.0.1.5"], []));
+  flows.close();
+  t.strictSame(argvs, [
+    "conntrack -L -p udp",
+    "conntrack -D -p udp --orig-port-dst 5353",
+    "conntrack -L -p udp -f ipv6",
+    "conntrack -D -p udp -f ipv6 --orig-port-dst 5353",
+    "conntrack -L -p udp -f ipv6",
+  ]);
+});
+
 t.test("a new process leaves alone what its predecessor sent on", async (t) => {
   t.strictSame(await deleted(service("10.0.1.5")), [[]]);
 });

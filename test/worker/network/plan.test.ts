@@ -5,6 +5,7 @@ import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { OverlayEndpoint, OverlayNetwork } from "../../../worker/network/network.ts";
 import { objectId, wantedObjects } from "../../../worker/network/objects.ts";
 import type { HostState, KernelObject, Observed } from "../../../worker/network/objects.ts";
+import { parseObserved } from "../../../worker/network/observe.ts";
 import { plan } from "../../../worker/network/plan.ts";
 import type { Step } from "../../../worker/network/plan.ts";
 
@@ -141,6 +142,97 @@ t.test(
     t.end();
   },
 );
+
+/** The network as that of published ports, which others are ways into. */
+function ingress(given: HostState, ...others: readonly number[]): HostState {
+  const hosts = others.map((index) => ({
+    nodeId: `node${index}` as NodeId,
+    address: `192.168.0.${index}`,
+    index,
+  }));
+  const { wanted } = given;
+  const networks = wanted?.networks.map((each) => ({ ...each, ingress: true })) ?? [];
+  return { ...given, wanted: wanted && { ...wanted, networks, hosts } };
+}
+
+t.test("where published ports have IPv6, answers of each family go back to where the client came in", (t) => {
+  const given = ingress(dual(state([endpoint(2, 12)])), 2, 3);
+  const objects = wantedObjects(given, nothing);
+  const made = lines(plan(objects, new Map()));
+  t.strictSame(
+    made.filter((line) => /nexthop|table|rule/.test(line)),
+    [
+      "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
+      "ip nexthop replace id 1397227521 via fe80::c0a8:2 dev vx4097 onlink proto 77",
+      "ip nexthop replace id 1397227522 via 192.168.0.3 dev vx4097 onlink proto 77",
+      "ip nexthop replace id 1397227523 via fe80::c0a8:3 dev vx4097 onlink proto 77",
+      "ip route replace default nhid 1397227520 table 1397227522 proto 77",
+      "ip route replace ::/0 nhid 1397227521 table 1397293058 proto 77",
+      "ip route replace default nhid 1397227522 table 1397227523 proto 77",
+      "ip route replace ::/0 nhid 1397227523 table 1397293059 proto 77",
+      "ip rule add pref 31000 fwmark 0x20000/0xffff0000 lookup 1397227522 protocol 77",
+      "ip -6 rule add pref 31000 fwmark 0x20000/0xffff0000 lookup 1397293058 protocol 77",
+      "ip rule add pref 31000 fwmark 0x30000/0xffff0000 lookup 1397227523 protocol 77",
+      "ip -6 rule add pref 31000 fwmark 0x30000/0xffff0000 lookup 1397293059 protocol 77",
+    ],
+  );
+  const without = plan(wantedObjects(ingress(state([endpoint(2, 12)]), 2, 3), observed(objects)), objects);
+  t.strictSame(
+    lines(without).filter((line) => /table|rule/.test(line)),
+    [
+      "ip rule delete pref 31000 fwmark 0x20000/0xffff0000 lookup 1397293058 protocol 77",
+      "ip rule delete pref 31000 fwmark 0x30000/0xffff0000 lookup 1397293059 protocol 77",
+    ]
+      .map((line) => line.replace("ip ", "ip -6 "))
+      .concat([
+        "ip route delete ::/0 table 1397293058 proto 77",
+        "ip route delete ::/0 table 1397293059 proto 77",
+      ]),
+    "and those of the other stay",
+  );
+  t.end();
+});
+
+t.test("what the kernel lists of ways back is what was wanted, in both families", (t) => {
+  const rule = (table: string) => ({
+    priority: 31000,
+    fwmark: "0x20000",
+    fwmask: "0xffff0000",
+    table,
+    protocol: "77",
+  });
+  const outputs: readonly unknown[][] = [
+    [
+      {
+        ifname: "vx4097",
+        group: "21320",
+        mtu: 1450,
+        flags: ["UP"],
+        address: "02:4e:c0:a8:00:01",
+        linkinfo: { info_kind: "vxlan", info_data: { id: 4097, local: "192.168.0.1", port: 4789 } },
+        addr_info: [],
+      },
+    ],
+    [
+      { id: 1397227520, gateway: "192.168.0.2", dev: "vx4097", protocol: "77" },
+      { id: 1397227521, gateway: "fe80::c0a8:2", dev: "vx4097", protocol: "77" },
+    ],
+    [],
+    [
+      { dst: "default", nhid: 1397227520, dev: "vx4097", table: "1397227522" },
+      { dst: "default", nhid: 1397227521, dev: "vx4097", table: "1397293058" },
+    ],
+    [rule("1397227522"), { ...rule("7"), protocol: "kernel" }],
+    [],
+    [rule("1397293058"), { ...rule("7"), fwmask: "0xff" }],
+  ];
+  const seen = parseObserved(outputs.map((output) => JSON.stringify(output)));
+  const wanted = wantedObjects(ingress(dual(state([])), 2), nothing);
+  const of = (objects: ReadonlyMap<string, KernelObject>): unknown =>
+    sorted(new Map([...objects].filter(([, { kind }]) => ["nexthop", "return", "rule"].includes(kind))));
+  t.strictSame(of(seen.objects), of(wanted));
+  t.end();
+});
 
 t.test("a bridge network with IPv6 has a gateway in both families", (t) => {
   const bridge = {
@@ -316,13 +408,16 @@ t.test("from any state to any other: the plan leads there, and no step refers to
   const places = fc.uniqueArray(fc.tuple(fc.integer({ min: 1, max: 4 }), fc.integer({ min: 2, max: 9 })), {
     selector: ([, task]) => task,
   });
-  const states = fc.tuple(places, fc.constantFrom(1500, 9000), fc.boolean()).map(([list, mtu, ipv6]) => {
+  const hosts = fc.option(fc.subarray([2, 3, 4]));
+  const choices = fc.tuple(places, fc.constantFrom(1500, 9000), fc.boolean(), hosts);
+  const states = choices.map(([list, mtu, ipv6, others]) => {
     const given = state(
       list.map(([host, task]) => endpoint(host, task)),
       list.filter(([host]) => host === 1).map(([, task]) => task),
       mtu,
     );
-    return ipv6 ? dual(given) : given;
+    const both = ipv6 ? dual(given) : given;
+    return others === null ? both : ingress(both, ...others);
   });
   fc.assert(
     fc.property(states, states, (from, to) => {

@@ -391,6 +391,13 @@ t.test("on an overlay with IPv6 a place is of both families, with the bridge's o
       message: /cannot be a task's on network dual/,
     });
   }
+  const onIngress = (ingress: OverlayNetwork) =>
+    prepareLinks(request([{ ...place, ipv6: "fd00:a::5/64" }]), {
+      ...host,
+      wanted: { ...host.wanted, networks: [ingress] },
+    })[0]?.address.ipv6;
+  t.match(onIngress({ ...network, ingress: true }), { address: "fd00:a::5/64" });
+  t.equal(onIngress({ ...network, ingress: true, further: [] }), undefined, "on a host that has none");
   t.end();
 });
 

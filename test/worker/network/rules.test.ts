@@ -84,6 +84,25 @@ const cases = [
     has: /tcp \. 80 : goto mesh_tcp_80[^]*dnat ip to numgen random mod 1 map \{ 0 : 10\.0\.0\.5 \. 8080 \}/,
   },
   {
+    rule: "a port of SCTP leads to serving tasks, too",
+    networks: [ingress],
+    mesh: [{ ...meshPort, protocol: "sctp" }],
+    has: /sctp \. 80 : goto mesh_sctp_80[^]*meta l4proto sctp dnat ip to numgen random mod 1 map \{ 0 : 10\.0\.0\.5 \. 8080 \}/,
+  },
+  {
+    rule: "a port of SCTP on a host leads to its task",
+    networks: [overlay],
+    ports: [{ ...port, protocol: "sctp" }],
+    has: /map ports_sctp .* 8080 : 10\.0\.1\.5 \. 80[^]*dnat ip to sctp dport map @ports_sctp/,
+  },
+  {
+    rule: "a port of the mesh that is published at addresses of IPv6 alone is refused",
+    networks: [ingress],
+    mesh: [{ ...meshPort, within: ["2001:db8::/32"] }],
+    has: /mesh_held .* tcp \. 80/,
+    lacks: /mesh_tcp_80/,
+  },
+  {
     rule: "a port of the mesh that nobody serves is refused",
     networks: [ingress],
     mesh: [{ ...meshPort, backends: [] }],
@@ -108,12 +127,13 @@ for (const { rule, ...given } of cases) {
     const text = rulesText({ ...none, ...state });
     const expected = given;
     if ("has" in expected) t.match(text, expected.has);
-    else t.notMatch(text, expected.lacks);
+    if ("lacks" in expected) t.notMatch(text, expected.lacks);
     t.end();
   });
 }
 
 const dual = { ...bridge, bridge: "br-d", further: [{ subnet: "fd00:1::/64" }] };
+const dualIngress = { ...ingress, further: [{ subnet: "fd00::/64" }] };
 const ipv6Cases = [
   {
     rule: "networks without IPv6 are not in its table, nor is anything of IPv4",
@@ -141,6 +161,42 @@ const ipv6Cases = [
     rule: "a published port leads to its task, but by addresses that only a relay can answer",
     state: { networks: [dual], ports: [{ ...port, address: "fd00:1::5" }] },
     has: /map ports_tcp \{ .*8080 : fd00:1::5 \. 80[^]*ip6 daddr != \{ ::1, fe80::\/10 \} fib daddr type local dnat ip6 to tcp dport map @ports_tcp\n/,
+  },
+  {
+    rule: "a port of the mesh leads to serving tasks, but by addresses that only a relay can answer",
+    state: { networks: [dualIngress], mesh: [{ ...meshPort, backends: ["fd00::5"] }] },
+    has: /chain mesh_tcp_80 \{\s+meta l4proto tcp dnat ip6 to numgen random mod 1 map \{ 0 : fd00::5 \. 8080 \}[^]*ip6 daddr != \{ ::1, fe80::\/10 \} fib daddr type local meta l4proto \. th dport vmap @mesh/,
+  },
+  {
+    rule: "so does one of SCTP",
+    state: {
+      networks: [dualIngress],
+      mesh: [{ ...meshPort, protocol: "sctp" as const, backends: ["fd00::5"] }],
+    },
+    has: /chain mesh_sctp_80 \{\s+meta l4proto sctp dnat ip6 to .* fd00::5 \. 8080/,
+  },
+  {
+    rule: "one that nobody serves is refused, but where a relay says so",
+    state: { networks: [dualIngress], mesh: [{ ...meshPort, backends: [] }] },
+    has: /mesh_held .* tcp \. 80[^]*chain idle \{[^}]*ip6 daddr != \{ ::1, fe80::\/10 \} ct state new meta l4proto \. th dport @mesh_held/,
+  },
+  {
+    rule: "one that is published at some addresses is at those of the family alone",
+    state: {
+      networks: [dualIngress],
+      mesh: [
+        { ...meshPort, backends: ["fd00::5"], within: ["192.0.2.0/24", "2001:db8::/32"] },
+        { ...meshPort, publishedPort: 81, backends: ["fd00::5"], within: ["192.0.2.0/24"] },
+      ],
+    },
+    has: /chain mesh_tcp_80 \{\s+ip6 daddr \{ 2001:db8::\/32 \} meta/,
+    lacks: /chain mesh_tcp_81|192\.0\.2\.0/,
+  },
+  {
+    rule: "answers go back to the host where the client came in, known by the address that VXLAN has",
+    state: { networks: [dualIngress], hosts: [{ address: "192.0.2.9", index: 3 }] },
+    has: /iifname "vx4096" ip6 saddr != fd00::\/64 ct direction original ct mark set ether saddr map \{ 02:4e:c0:00:02:09 : 0x30000 \}/,
+    lacks: /other_hosts \{ type ipv6_addr; elements/,
   },
   {
     rule: "at one address of the host, at that alone",

@@ -20,11 +20,13 @@ import {
   flowsTo,
   gatewaysOf,
   ipv6RulesOf,
+  meshPorts,
   localNames,
   namedNetworks,
   publishedTarget,
   rulesOf,
   usedOf,
+  withoutIngressIpv6,
 } from "../../../worker/network/views.ts";
 
 const [ingress, net] = [network("ingress", 0), network("net", 1)];
@@ -91,6 +93,88 @@ t.test(
   },
 );
 
+t.test("a port of the mesh leads to those who serve in its family, where the ingress network has it", (t) => {
+  const port = { protocol: "tcp", publishedPort: 80, targetPort: 8080 } as const;
+  const services = [[], ["192.0.2.0/24"], ["2001:db8::/32"]].map((within, index) => ({
+    networkId: ingress.id,
+    serviceId: `s${index}`,
+    serviceName: `s${index}`,
+    address: "10.0.0.2",
+    ipv6: "fd00::2",
+    aliases: [],
+    localFirst: index === 0,
+    within,
+    ports: [{ ...port, publishedPort: 80 + index }],
+  }));
+  const endpoints = [5, 6, 7].map((number) => ({
+    networkId: ingress.id,
+    taskId: `t${number}` as TaskId,
+    address: `10.0.0.${number}`,
+    ipv6: `fd00::${number}`,
+    nodeId: (number === 5 ? "n1" : "n2") as NodeId,
+    nodeAddress: number === 5 ? "192.0.2.1" : "192.0.2.2",
+    nodeIndex: number === 5 ? 1 : 2,
+    serviceId: number === 7 ? "s1" : "s0",
+    serviceName: "s",
+    taskName: `s.${number}`,
+    aliases: [],
+    serving: true,
+  }));
+  const further = [{ subnet: "fd00::/64", gateway: "fd00::1" }];
+  const rulesFor = (network: OverlayNetwork) => {
+    const all = wanted({ networks: [network], services, endpoints, hosts: [host(2, "192.0.2.2")] });
+    const state = { wanted: all, ports: [], bridges: [], underlayMtu: 1500 };
+    const mesh = meshPorts(all);
+    t.strictSame(
+      mesh.map(({ ipv6 }) => ipv6),
+      [true, undefined, true],
+      "held at the addresses where it is published",
+    );
+    return { ip: rulesOf(state, new Map(), mesh), ip6: ipv6RulesOf(state, new Map(), mesh) };
+  };
+  const { ip, ip6 } = rulesFor({ ...ingress, further });
+  t.strictSame(
+    ip.mesh.map(({ publishedPort, backends }) => [publishedPort, backends]),
+    [
+      [80, ["10.0.0.5"]],
+      [81, ["10.0.0.7"]],
+      [82, []],
+    ],
+  );
+  t.strictSame(
+    ip6.mesh.map(({ publishedPort, backends }) => [publishedPort, backends]),
+    [
+      [80, ["fd00::5"]],
+      [81, ["fd00::7"]],
+      [82, []],
+    ],
+  );
+  t.strictSame(ip6.hosts, [host(2, "192.0.2.2")]);
+  t.notMatch(rulesText(ip6, "ip6"), "goto mesh_tcp_81", "published at addresses of IPv4 alone");
+  t.match(rulesText(ip, "ip"), "goto mesh_tcp_81");
+  const given = wanted({
+    networks: [
+      { ...ingress, further },
+      { ...net, further },
+    ],
+    services,
+    endpoints,
+  });
+  const fitted = withoutIngressIpv6(given);
+  t.strictSame(fitted.networks, [ingress, { ...net, further }], "a kernel without IPv6");
+  t.notOk([...fitted.services, ...fitted.endpoints].some((each) => "ipv6" in each));
+  const elsewhere = {
+    networks: [net],
+    services: [],
+    endpoints: endpoints.slice(0, 1).map((each) => ({ ...each, networkId: net.id })),
+  };
+  t.strictSame(withoutIngressIpv6(wanted(elsewhere)), wanted(elsewhere), "nothing of other networks");
+  const single = rulesFor(ingress);
+  t.strictSame([single.ip6.mesh, single.ip6.hosts], [[], []], "relays have it then");
+  t.strictSame(single.ip.mesh, ip.mesh);
+  t.end();
+});
+
 t.test("a virtual IP of each family leads to those who serve in that family", (t) => {
   const service = {
     networkId: net.id,
@@ -125,7 +209,7 @@ t.test("a virtual IP of each family leads to those who serve in that family", (t
     { address: "10.0.1.2", backends: ["10.0.1.5", "10.0.1.7"] },
     { address: "10.0.1.3", backends: [] },
   ]);
-  const rules = ipv6RulesOf(state, new Map());
+  const rules = ipv6RulesOf(state, new Map(), []);
   t.strictSame(rules.services, [{ bridge: "ov4097", address: "fd00:1::2", backends: ["fd00:1::5"] }]);
   const text = rulesText(rules, "ip6");
   t.match(text, /table ip6 shoal_net/);
@@ -267,7 +351,7 @@ t.test("with IPv6 there are names, rules and flows of both families", (t) => {
     { name: "web-alias", address: "10.7.0.2" },
     { name: "web", address: "fd00:7::2" },
   ]);
-  const rules = ipv6RulesOf(state, records);
+  const rules = ipv6RulesOf(state, records, []);
   t.strictSame(
     rules.ports.map(({ publishedPort, hostAddress, address }) => [publishedPort, hostAddress, address]),
     [
