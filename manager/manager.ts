@@ -8,7 +8,7 @@ import { ControlService, type JoinGroupResponse } from "../proto/gen/shoal/contr
 import { backoff } from "../runtime/backoff.ts";
 import { createGrpcServer, type GrpcListener, listenGrpc } from "../runtime/grpc.ts";
 import type { LoopDeps } from "../runtime/loop.ts";
-import { deadline, within } from "../runtime/signal.ts";
+import { anyOf, deadline, within } from "../runtime/signal.ts";
 import { TlsKeeper } from "../runtime/tls.ts";
 import { type OwnAddresses, resolveAddresses } from "./addresses.ts";
 import { jsonObject } from "./api/json-reader.ts";
@@ -264,13 +264,14 @@ export class Manager {
         reachable: (nodeId) => this.#replica.isReachable(nodeId),
         rotateDataKey: (signal) => this.#replica.group.rotateDataKey(signal),
       },
-      forward: (request, signal) => {
+      forward: async (request, signal) => {
         const address = this.#replica.leaderAddress;
-        if (address === undefined) return Promise.reject(new NoLeaderYet(noLeaderText));
+        if (address === undefined) throw new NoLeaderYet(noLeaderText);
         const client = this.#channels.to(address);
-        return callManager(client, ControlService.forward, request, {
+        using either = anyOf(signal, this.#replica.leaderReplaced);
+        return await callManager(client, ControlService.forward, request, {
           timeoutMs: forwardTimeoutMs,
-          signal: AbortSignal.any([signal, this.#replica.leaderReplaced]),
+          signal: either.signal,
         });
       },
       checkNetworks: (nodeIds, peersOf) => this.#telemetry.checkNetworks(nodeIds, peersOf),

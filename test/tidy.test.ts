@@ -166,6 +166,14 @@ t.test("no unfinished marks, no any, no silenced compiler, no skipped test", (t)
   t.end();
 });
 
+t.test("signals are joined by `anyOf`, since Node 20 never frees all that `AbortSignal.any` takes", (t) => {
+  const wrong = sources
+    .filter(({ path, text }) => /AbortSignal\.any\(/.test(text) && path !== "test/tidy.test.ts")
+    .map(({ path }) => path);
+  t.strictSame(wrong, []);
+  t.end();
+});
+
 t.test(`no file is longer than ${longestFileLines} lines`, (t) => {
   const long = sources
     .filter(({ path }) => !path.startsWith("proto/gen/"))

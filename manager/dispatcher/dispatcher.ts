@@ -10,7 +10,7 @@ import type { Hello, ManagerMessage, WorkerMessage } from "../../proto/gen/shoal
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { newId, type Random } from "../../runtime/random.ts";
-import { aborted, deadline, orAborted } from "../../runtime/signal.ts";
+import { aborted, anyOf, deadline, orAborted } from "../../runtime/signal.ts";
 import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import type { Transaction } from "../store/transaction.ts";
@@ -97,8 +97,8 @@ export class Dispatcher {
     const over = new AbortController();
     const stopWatching = this.#states.start();
     try {
-      const ended = AbortSignal.any([signal, over.signal]);
-      await Promise.all([this.#follow(ended), this.#rounds.run(ended)]);
+      using ended = anyOf(signal, over.signal);
+      await Promise.all([this.#follow(ended.signal), this.#rounds.run(ended.signal)]);
     } catch (error) {
       if (!signal.aborted) throw error;
     } finally {
@@ -146,7 +146,8 @@ export class Dispatcher {
       clock,
       wake: () => this.#flush(session),
     });
-    const over = AbortSignal.any([callSignal, this.#signal, session.signal]);
+    using linked = anyOf(callSignal, this.#signal, session.signal);
+    const over = linked.signal;
     try {
       const hello = await this.#hello(stream, clock, over);
       const description = readDescription(hello.description);

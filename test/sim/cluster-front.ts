@@ -6,6 +6,7 @@ import { silentLog } from "../../runtime/log.ts";
 import type { SimManager } from "./cluster-manager.ts";
 import type { ClusterWire } from "./cluster-wire.ts";
 import type { Schedule, SimRandom } from "./raft-schedule.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** How long a manager waits for the connection to another one. */
 const connectTimeoutMs = 1_000;
@@ -64,7 +65,7 @@ export async function passOn(deps: FrontDeps, { manager, replica, route, call }:
   const forward: ApiDeps["forward"] = async (_request, signal) => {
     const leading = deps.managers.find(({ name }) => replica.leaderAddress === `${name}:0`);
     answered = await carry(deps, manager, leading, (at) => askThere(deps, at, route, call), {
-      signal: AbortSignal.any([signal, replica.leaderReplaced]),
+      signal: anyOf(signal, replica.leaderReplaced).signal,
     });
     return { status: 200, headers: {}, body: Buffer.alloc(0) };
   };

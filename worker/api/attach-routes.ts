@@ -27,6 +27,7 @@ import {
 } from "./hijack.ts";
 import { bodyOf, jsonLimitBytes, queryOf, wildcard } from "./request.ts";
 import { socketQuery, webSocketOf } from "./web-socket.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** Output that a command's children may still write after its own end. */
 const trailingMs = 2_000;
@@ -155,7 +156,7 @@ async function openAttach(deps: RouteDeps, id: string, query: URLSearchParams): 
   const output = await deps.containers.engine.attach(
     id,
     { stdout: flag("stdout"), stderr: flag("stderr"), from: flag("logs") ? "start" : "now", follow: stream },
-    AbortSignal.any([life.signal, deps.ending]),
+    anyOf(life.signal, deps.ending).signal, // Until `life` is over.
   );
   const { StdinOnce = false } = deps.containers.record(id)?.config ?? {};
   return {

@@ -6,6 +6,7 @@ import type { ContainerRecord, EngineEvent } from "../engine/engine.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { isManager, openManagerStream } from "./forward.ts";
 import { parseTime } from "./time.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 const keptEvents = 256;
 /** A reader that is further behind loses its stream. */
@@ -133,7 +134,7 @@ export class EventFeed {
   ): AsyncGenerator<string> {
     const { clock, log } = this.#deps;
     const over = new AbortController();
-    const either = AbortSignal.any([signal, over.signal]);
+    const either = anyOf(signal, over.signal).signal;
     /** Ends the stream of the cluster, which goes on past `until`: what it kept may come later than that. */
     const left = new AbortController();
     const queue: string[] = [];
@@ -158,7 +159,7 @@ export class EventFeed {
     this.#readers.add(take);
     const cancelUntil =
       untilMs === undefined ? undefined : clock.after(Math.max(0, untilMs - clock.now()), () => over.abort());
-    const asked = AbortSignal.any([signal, left.signal]);
+    const asked = anyOf(signal, left.signal).signal;
     const cluster = isManager(this.#deps) ? this.#followCluster(url, push, asked) : Promise.resolve();
     cluster.catch((error: unknown) => {
       if (!asked.aborted) log.warn({ error: errorText(error) }, "events of the cluster ended");

@@ -5,6 +5,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { commonHeaders, notFoundMessage, parseJsonBody } from "../../runtime/http.ts";
 import type { LocalEvent } from "./events.ts";
 import { readText } from "./forward.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** Of JSON bodies that are read here; those passed on are bounded by the manager. */
 export const jsonLimitBytes = 1024 * 1024;
@@ -43,7 +44,7 @@ export function stream(
 export function lifeOf(reply: FastifyReply, ending: AbortSignal): AbortSignal {
   const life = new AbortController();
   reply.raw.once("close", () => life.abort(new ClusterError("unavailable", "the client is gone")));
-  return AbortSignal.any([life.signal, ending]);
+  return anyOf(life.signal, ending).signal;
 }
 
 export async function bodyOf(request: FastifyRequest): Promise<unknown> {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { ClusterError } from "../../model/errors.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { newContainerId } from "../../runtime/random.ts";
-import { deadline, orAborted } from "../../runtime/signal.ts";
+import { anyOf, deadline, orAborted } from "../../runtime/signal.ts";
 import { runTool } from "../mounts/tool.ts";
 import { Buildah, removeCgroup } from "./buildah.ts";
 import { stepFormat, stepsBefore } from "./cache.ts";
@@ -166,7 +166,8 @@ export class Builder {
   async #receive(directory: string, body: AsyncIterable<Buffer>, signal: AbortSignal): Promise<BuildContext> {
     const { clock } = this.#deps;
     const idle = new AbortController();
-    const either = AbortSignal.any([signal, idle.signal]);
+    using linked = anyOf(signal, idle.signal);
+    const either = linked.signal;
     const source = body[Symbol.asyncIterator]();
     async function* watched(): AsyncGenerator<Buffer> {
       for (;;) {

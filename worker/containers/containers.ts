@@ -29,6 +29,7 @@ import { Runs } from "./runs.ts";
 import { inSandbox, joinedConfig, limitsOf, specOf, withDefaults } from "./sandbox.ts";
 import type { LocalRecord } from "./store.ts";
 import { validate, validateLimits, type ValidationFacts } from "./validate.ts";
+import { anyOf, deadline } from "../../runtime/signal.ts";
 
 export interface LocalDeps {
   readonly clock: Clock;
@@ -254,7 +255,7 @@ export class LocalContainers {
 
   /** @throws {ClusterError} `conflict` when it does not run. */
   async kill(id: string, signal: string): Promise<void> {
-    const { engine } = this.#deps;
+    const { engine, clock } = this.#deps;
     const number = signalNumber(signal);
     const record = await engine.inspect(id);
     const entry = this.#runs.entry(id);
@@ -267,8 +268,9 @@ export class LocalContainers {
     }
     // As with Docker, who is told of the kill finds the container ended.
     if (number === 9) {
+      using limit = deadline(clock, defaultStopMs, "the end of a killed container", this.#runs.closing);
       await engine
-        .wait(id, AbortSignal.any([this.#runs.closing, AbortSignal.timeout(defaultStopMs)]))
+        .wait(id, limit.signal)
         .catch((error: unknown) =>
           this.#deps.log.warn({ id, error: errorText(error) }, "a killed container has not ended yet"),
         );
@@ -449,7 +451,8 @@ export class LocalContainers {
   /** Settles when the condition holds; `not-found` for a container that is not there. */
   async wait(id: string, condition: WaitCondition, signal: AbortSignal): Promise<Outcome> {
     const { engine, clock } = this.#deps;
-    const either = AbortSignal.any([signal, this.#runs.closing]);
+    using linked = anyOf(signal, this.#runs.closing);
+    const either = linked.signal;
     const entry = this.#runs.entry(id);
     if (entry === undefined) {
       const exit = await engine.wait(id, either);
@@ -457,8 +460,8 @@ export class LocalContainers {
       while ((await engine.inspect(id)) !== undefined) await clock.sleep(removedPollMs, either);
       return outcomeOf(exit);
     }
-    if (condition === "removed") return entry.removed(either);
-    if (condition === "next-exit") return entry.nextExit(either);
+    if (condition === "removed") return await entry.removed(either);
+    if (condition === "next-exit") return await entry.nextExit(either);
     let outcome: Outcome | undefined;
     for (;;) {
       const record = await engine.inspect(id);

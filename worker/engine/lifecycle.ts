@@ -19,6 +19,7 @@ import { groupAnnotation, type ShimGroups } from "./shims.ts";
 import { signalNumber } from "./signals.ts";
 import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
 import type { Tasks } from "./task.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** After SIGKILL the kernel ends a container at once, unless it hangs in the kernel itself. */
 const killWaitMs = 30_000;
@@ -416,8 +417,9 @@ async function endedWithin(
 ): Promise<ExitStatus | undefined> {
   const late = new AbortController();
   const cancel = clock.after(limitMs, () => late.abort());
+  using either = anyOf(abort, late.signal);
   try {
-    return await waitContainer(container, AbortSignal.any([abort, late.signal]));
+    return await waitContainer(container, either.signal);
   } catch (error) {
     if (!late.signal.aborted || abort.aborted) throw error;
     return undefined;

@@ -14,6 +14,7 @@ import { isAlreadyThere, isAway, received } from "./connection.ts";
 import { type Container, storedState } from "./container.ts";
 import { endContainer, type LifecycleDeps, lostExit, removeFromContainerd } from "./lifecycle.ts";
 import { millisecondsOf, type TaskView } from "./task.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 const retryMs = 200;
 /** The subscription may take effect a little after the first comparison. */
@@ -62,10 +63,8 @@ async function follow(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
     });
   const [metadata, options] = connection.streamSettings({});
   const stop = new AbortController();
-  const events = received(
-    connection.events.subscribe({ filters: topics }, metadata, options),
-    AbortSignal.any([signal, stop.signal]),
-  );
+  using either = anyOf(signal, stop.signal);
+  const events = received(connection.events.subscribe({ filters: topics }, metadata, options), either.signal);
   const look = (): void => {
     compare(deps).catch((error: unknown) => {
       // A connection that is lost is told where its events end, and compared when it is back.

@@ -24,6 +24,7 @@ import {
 import type { Reference } from "./reference.ts";
 import type { Registry, RemoteManifest } from "./registry.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** What an interrupted pull downloaded is kept this long for the next one. */
 const leaseLifetimeMs = 24 * 3_600_000;
@@ -181,7 +182,8 @@ class Pull {
     for (const layer of layers) this.#report({ kind: "waiting", layer: shortDigest(layer.digest) });
     // One layer that fails ends the others.
     const stop = new AbortController();
-    const signal = AbortSignal.any([this.#signal, stop.signal]);
+    using linked = anyOf(this.#signal, stop.signal);
+    const { signal } = linked;
     const downloads = layers.map((layer) => this.#downloadLayer(layer, signal));
     // Each is awaited below, in order; this only keeps a later failure from being unhandled meanwhile.
     for (const download of downloads) download.catch((error: unknown) => stop.abort(error));

@@ -8,6 +8,7 @@ import { type ImageContent, parseDetails } from "./image-details.ts";
 import { type Descriptor, isForeignLayer, manifestLimitBytes } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import type { Registry } from "./registry.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 const parallelUploads = 4;
 const uploadAttempts = 3;
@@ -53,7 +54,8 @@ export async function pushImage(
   for (const { short } of order) report({ kind: "preparing", layer: short });
   const uploads = new Limit(parallelUploads);
   const stop = new AbortController();
-  const either = AbortSignal.any([signal, stop.signal]);
+  using linked = anyOf(signal, stop.signal);
+  const either = linked.signal;
   const work = order.map(({ layer, short }) =>
     uploads
       .run(() => pushLayer(layer, short), either)

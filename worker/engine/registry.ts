@@ -12,6 +12,7 @@ import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import { readBody, refuse } from "./registry-answers.ts";
 import { RegistryHosts, type RegistrySettings } from "./registry-hosts.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** A registry that takes longer to accept a connection, TLS included, is out of reach; it is not tried again. */
 const defaultConnectTimeoutMs = 5_000;
@@ -96,7 +97,8 @@ export class Registry {
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
   ): Promise<RemoteManifest & { readonly bytes: Buffer }> {
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(smallAnswerMs)]);
+    using linked = anyOf(signal, AbortSignal.timeout(smallAnswerMs));
+    const limited = linked.signal;
     const response = await this.#manifest("GET", reference, auth, limited);
     const bytes = await readBody(response, manifestLimitBytes).catch((error: unknown) => {
       signal.throwIfAborted();

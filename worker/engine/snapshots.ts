@@ -13,6 +13,7 @@ import {
 } from "./connection.ts";
 import type { Descriptor } from "./manifest.ts";
 import { requireRoom } from "./room.ts";
+import { anyOf, type LinkedSignal } from "../../runtime/signal.ts";
 
 export const snapshotter = "overlayfs";
 /** Faster than a disk can take what the room that is kept has. */
@@ -115,10 +116,7 @@ export function upperDirectory(mounts: readonly Mount[]): string | undefined {
  * Aborts before what is unpacked takes the last of the disk: a small layer can hold any number of zeros, and
  * containerd writes them all.
  */
-function watchRoom(
-  directory: string | undefined,
-  signal: AbortSignal,
-): Disposable & { readonly signal: AbortSignal } {
+function watchRoom(directory: string | undefined, signal: AbortSignal): LinkedSignal {
   const full = new AbortController();
   const timer =
     directory === undefined
@@ -127,7 +125,14 @@ function watchRoom(
           () => void requireRoom(directory).catch((error: unknown) => full.abort(error)),
           roomCheckMs,
         );
-  return { signal: AbortSignal.any([signal, full.signal]), [Symbol.dispose]: () => clearInterval(timer) };
+  const either = anyOf(signal, full.signal);
+  return {
+    signal: either.signal,
+    [Symbol.dispose]() {
+      clearInterval(timer);
+      either[Symbol.dispose]();
+    },
+  };
 }
 
 /** A container's own writable layer. */

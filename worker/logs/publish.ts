@@ -7,6 +7,7 @@ import type { Log } from "../../runtime/log.ts";
 import { runInBackground } from "../../runtime/loop.ts";
 import { BoundedQueue } from "../../runtime/queue.ts";
 import type { LogReader } from "./reader.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** A reader that has not taken a chunk by then has gone; following for it ends. */
 const answerTimeoutMs = 30_000;
@@ -70,7 +71,7 @@ async function serve(
   const request = LogRequest.decode(message.data);
   message.respond();
   const gone = new AbortController();
-  const over = AbortSignal.any([signal, gone.signal]);
+  const over = anyOf(signal, gone.signal).signal;
   const queue = new BoundedQueue<LogLineMessage | "keep-alive">(queuedLines);
   const problems: string[] = [];
   const reading = Promise.all(

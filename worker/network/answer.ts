@@ -1,7 +1,6 @@
 /** Answers managers who ask, over the telemetry fabric, what this host finds of the networks it shares with others. */
 import type { NatsConnection } from "@nats-io/transport-node";
 
-import { ClusterError } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import { NetworkCheckReply, NetworkCheckRequest } from "../../proto/gen/shoal/telemetry.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -9,6 +8,7 @@ import { subjects } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
 import { runInBackground } from "../../runtime/loop.ts";
 import type { HostNetwork } from "./network.ts";
+import { deadline } from "../../runtime/signal.ts";
 
 /** Within what a manager waits for. */
 const checkTimeoutMs = 12_000;
@@ -61,18 +61,11 @@ async function check(
   signal: AbortSignal,
 ): Promise<Uint8Array> {
   const { peers } = NetworkCheckRequest.decode(question);
-  const late = new AbortController();
-  const cancel = clock.after(checkTimeoutMs, () =>
-    late.abort(new ClusterError("deadline-exceeded", "the check of the host's network took too long")),
+  using limit = deadline(clock, checkTimeoutMs, "the check of the host's network", signal);
+  const findings = await network.examine(
+    peers.map((peer) => ({ ...peer, nodeId: peer.nodeId as NodeId })),
+    limit.signal,
   );
-  try {
-    const findings = await network.examine(
-      peers.map((peer) => ({ ...peer, nodeId: peer.nodeId as NodeId })),
-      AbortSignal.any([signal, late.signal]),
-    );
-    const reply = { findings: findings.map(({ peer, ...finding }) => ({ ...finding, peerNodeId: peer })) };
-    return NetworkCheckReply.encode(reply).finish();
-  } finally {
-    cancel();
-  }
+  const reply = { findings: findings.map(({ peer, ...finding }) => ({ ...finding, peerNodeId: peer })) };
+  return NetworkCheckReply.encode(reply).finish();
 }

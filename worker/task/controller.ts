@@ -3,7 +3,7 @@ import { isWanted, type PublishedPort } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Limit } from "../../runtime/limit.ts";
 import type { Log } from "../../runtime/log.ts";
-import { aborted, deadline } from "../../runtime/signal.ts";
+import { aborted, anyOf, deadline } from "../../runtime/signal.ts";
 import type { Assignment } from "../agent/assignment.ts";
 import type { ContainerRecord, Engine, ExitStatus } from "../engine/engine.ts";
 import { watchHealth } from "../health/probe.ts";
@@ -119,7 +119,7 @@ export class TaskController {
   async wait(assignment: Assignment, signal: AbortSignal): Promise<Outcome> {
     const { engine } = this.#world;
     const watching = new AbortController();
-    const either = AbortSignal.any([signal, watching.signal]);
+    using either = anyOf(signal, watching.signal);
     try {
       const record = await this.#record();
       if (record.status.state === "stopped") return exited(record.status.exit);
@@ -127,7 +127,7 @@ export class TaskController {
         return { kind: "fatal", error: "task: container is not running" };
       // Running since before this process, it was healthy: only that is ever called running.
       this.#watchHealth(assignment, record, { status: "healthy", failingStreak: 0, log: [] });
-      const ended = engine.wait(this.#containerId, either).then(exited);
+      const ended = engine.wait(this.#containerId, either.signal).then(exited);
       const unhealthy = this.#health?.whenUnhealthy;
       if (unhealthy === undefined) return await ended;
       ended.catch(() => undefined); // Aborted below when the other one is first.
@@ -232,14 +232,15 @@ export class TaskController {
     if (health === undefined) return { kind: "done" };
     const { engine } = this.#world;
     const watching = new AbortController();
+    using either = anyOf(signal, watching.signal);
     try {
-      const ended = engine.wait(this.#containerId, AbortSignal.any([signal, watching.signal])).then(exited);
+      const ended = engine.wait(this.#containerId, either.signal).then(exited);
       ended.catch(() => undefined); // Aborted below unless it is the first.
       const first = await Promise.race([
         ended,
         health.whenHealthy.then(() => "healthy" as const),
         health.whenUnhealthy.then(() => "unhealthy" as const),
-        aborted(signal).then(() => "aborted" as const),
+        aborted(either.signal).then(() => "aborted" as const),
       ]);
       signal.throwIfAborted();
       if (typeof first !== "string") return first;

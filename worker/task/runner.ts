@@ -7,6 +7,7 @@ import { TaskController } from "./controller.ts";
 import type { TaskWorld } from "./controller.ts";
 import { afterStep, nextStep } from "./machine.ts";
 import type { Outcome, Progress, Step } from "./machine.ts";
+import { anyOf } from "../../runtime/signal.ts";
 
 /** Pause before a step that failed for a passing reason is tried again. */
 export const retryDelayMs = 1_000;
@@ -142,7 +143,8 @@ export class TaskRunner {
   async #carryOut(step: Exclude<Step, "rest">): Promise<void> {
     const abort = new AbortController();
     this.#step = { kind: step, abort };
-    const signal = AbortSignal.any([abort.signal, this.#close.signal]);
+    using linked = anyOf(abort.signal, this.#close.signal);
+    const { signal } = linked;
     let outcome: Outcome & { readonly exitCode?: number };
     try {
       outcome = await this.#attempt(step, signal);
@@ -252,7 +254,8 @@ export class TaskRunner {
   /** Ends early when something else is wanted. */
   async #pause(): Promise<void> {
     const over = new AbortController();
-    const signal = AbortSignal.any([over.signal, this.#close.signal]);
+    using linked = anyOf(over.signal, this.#close.signal);
+    const { signal } = linked;
     try {
       await Promise.race([this.#world.clock.sleep(retryDelayMs, signal), this.#changed(signal)]);
     } catch {
