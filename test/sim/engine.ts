@@ -72,6 +72,8 @@ const noConfig: ImageConfig = {
 export class FakeEngine implements Engine {
   /** Every call in order, such as "start 1f…"; for tests that assert what was done. */
   readonly calls: string[] = [];
+  /** The host starts and stops so much that what waits for it to be idle waits for ever. */
+  isBusy = false;
   readonly #clock: Clock;
   readonly #registry: Record<string, ImageScript>;
   readonly #images = new Map<string, Image>();
@@ -243,6 +245,15 @@ export class FakeEngine implements Engine {
     this.#exitIfThere(id, 137);
     this.#containers.delete(id);
     this.#emitContainer(container, "destroy");
+  }
+
+  async whenIdle<Result>(work: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
+    this.calls.push("when idle");
+    while (this.isBusy) {
+      signal.throwIfAborted();
+      await this.#change(signal);
+    }
+    return work();
   }
 
   async exec(id: string, request: ExecRequest, _abort: AbortSignal): Promise<ExecResult> {

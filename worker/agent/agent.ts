@@ -195,7 +195,7 @@ export class Agent {
     await this.#loops.stop("node has left the cluster");
     await this.#adding;
     const runners = [...this.#runners.values()];
-    for (const runner of runners) runner.remove();
+    for (const runner of runners) runner.remove("at-once");
     await orAborted(Promise.all(runners.map(({ done }) => done)), signal);
     const wanted = { self: this.#self(), networks: [], endpoints: [], services: [], hosts: [] };
     await this.#deps.network.apply(wanted, signal);
@@ -333,7 +333,7 @@ export class Agent {
           break;
         }
         case "remove":
-          this.#runners.get(step.taskId)?.remove();
+          this.#runners.get(step.taskId)?.remove("when-idle");
           break;
       }
     }

@@ -155,6 +155,7 @@ export class SnapshotFiles implements ContainerFiles {
   async #openStopped(container: Container, kind: "all" | "writable"): Promise<OpenTree> {
     const { connection, volumes, imageMounts, directory, warn } = this.#deps;
     const { id } = container;
+    await container.cleaned(); // Its layer is mounted until then.
     const names = container.record.mounts.flatMap(({ type, name }) =>
       type === "volume" && name !== undefined ? [name] : [],
     );

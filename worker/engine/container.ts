@@ -2,6 +2,7 @@
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { OutputFile } from "../logs/file.ts";
 import type { ContainerRecord, ContainerState, ExitStatus } from "./engine.ts";
+import type { Deferred } from "./idle-queue.ts";
 import type { OciProcess, OciSeccomp, OciSpec } from "./oci.ts";
 import type { StoredContainer, StoredState } from "./records.ts";
 import type { StdinPipe } from "./stdin.ts";
@@ -28,8 +29,12 @@ export class Container {
   oomKilled = false;
   /** Of containers that keep their standard input open. */
   stdin: StdinPipe | undefined;
-  /** Removal of the ended task and the last of its output; never rejects. */
+  /** Removal of the ended task and the last of its output; never rejects. Who waits for it calls `cleaned`. */
   cleanup: Promise<void> = Promise.resolve();
+  /** That removal, while it waits for an idle host. */
+  putOff: Deferred<void> | undefined;
+  /** Whoever ended it has no use for that removal. */
+  clearsUpLater = false;
   /** Settles once nobody writes to its files from outside; never rejects. */
   written: Promise<void> = Promise.resolve();
   #waiting: (() => void)[] = [];
@@ -43,6 +48,12 @@ export class Container {
   get record(): ContainerRecord {
     const { chainId: _chain, log: _log, shimGroup: _group, ...fixed } = this.stored;
     return { ...fixed, status: this.status };
+  }
+
+  /** Settles once it is cleaned up after its end, which is not put off any more; never rejects. */
+  cleaned(): Promise<void> {
+    this.putOff?.hurry();
+    return this.cleanup;
   }
 
   setStatus(status: ContainerState): void {

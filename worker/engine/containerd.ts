@@ -44,6 +44,8 @@ import { EventQueue } from "./event-queue.ts";
 import { execInContainer } from "./exec.ts";
 import { describeHost, type HostDescription, imageArchitecture } from "./host.ts";
 import type { ImageStore } from "./image-store.ts";
+import { signalFirstProcess } from "./first-process.ts";
+import { IdleQueue } from "./idle-queue.ts";
 import { Images } from "./images.ts";
 import {
   killContainer,
@@ -174,6 +176,8 @@ class ContainerdEngine implements LocalEngine {
       shims,
       filters: new SeccompFilters((id) => runtime.compiledFilter(id)),
       runtime,
+      idle: new IdleQueue(clock),
+      signalDirectly: signalFirstProcess,
       records: new Records(join(stateDir, "containers")),
       volumes: this.volumes,
       imageMounts: this.#imageMounts,
@@ -241,7 +245,8 @@ class ContainerdEngine implements LocalEngine {
     try {
       const image = await this.#images.find(request.image);
       if (image === undefined) throw new ClusterError("not-found", `No such image: ${request.image}`);
-      this.#containers.set(id, await createContainer(this.#deps, request, image));
+      const created = this.#deps.idle.busy(() => createContainer(this.#deps, request, image));
+      this.#containers.set(id, await created);
     } finally {
       this.#creating.delete(id);
     }
@@ -249,7 +254,8 @@ class ContainerdEngine implements LocalEngine {
 
   async start(id: string, signal: AbortSignal, adjust?: (spec: OciSpec) => OciSpec): Promise<Started> {
     signal.throwIfAborted();
-    return startContainer(this.#deps, this.#require(id), adjust);
+    const container = this.#require(id);
+    return this.#deps.idle.busy(() => startContainer(this.#deps, container, adjust));
   }
 
   async stop(id: string, options: StopOptions, abort: AbortSignal): Promise<ExitStatus | undefined> {
@@ -275,6 +281,10 @@ class ContainerdEngine implements LocalEngine {
     const { name, image, labels } = container.stored;
     const atMs = this.#deps.clock.now();
     this.#events.send({ kind: "container", action: "destroy", atMs, id, name, image, labels });
+  }
+
+  whenIdle<Result>(work: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
+    return this.#deps.idle.whenIdle(work, signal).done;
   }
 
   async commit(id: string, request: CommitRequest, signal: AbortSignal): Promise<LoadedImage> {
@@ -352,7 +362,7 @@ class ContainerdEngine implements LocalEngine {
   logs(id: string): LogReader {
     const container = this.#require(id);
     const { output, stored } = container;
-    if (output !== undefined) return outputReader(output, () => container.cleanup);
+    if (output !== undefined) return outputReader(output, () => container.cleaned());
     throw new ClusterError(
       "failed-precondition",
       `configured logging driver does not support reading: container ${id} has ${stored.logDriver}`,
@@ -390,6 +400,7 @@ class ContainerdEngine implements LocalEngine {
 
   async close(): Promise<void> {
     this.#closing.abort();
+    this.#deps.idle.close();
     this.#images.close();
     this.#deps.connection.close();
     await this.#monitor;

@@ -57,6 +57,11 @@ export interface Engine {
   wait(id: string, abort: AbortSignal): Promise<ExitStatus>;
   /** Kills it if need be and removes all that `create` made, anonymous volumes included. Unknown id: no-op. */
   remove(id: string): Promise<void>;
+  /**
+   * Does what nobody waits for, once this host has not started or stopped anything for a moment; half a minute later at
+   * the latest. Aborting gives it up until it begins.
+   */
+  whenIdle<Result>(work: () => Promise<Result>, signal: AbortSignal): Promise<Result>;
   /** Runs a command in a running container. Output is both streams, cut at the limit. Over time: killed, `deadline-exceeded`. */
   exec(id: string, request: ExecRequest, abort: AbortSignal): Promise<ExecResult>;
 
@@ -188,6 +193,8 @@ export interface Started {
 export interface StopOptions {
   readonly signal?: string;
   readonly graceMs: number;
+  /** What is left of it, but for the container itself, is cleared away at once (default), or with `whenIdle`. */
+  readonly clearUp?: "at-once" | "when-idle";
 }
 
 export interface ExitStatus {

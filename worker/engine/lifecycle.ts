@@ -16,6 +16,7 @@ import { type SeccompFilters, filterAnnotation, withFilter } from "./filters.ts"
 import type { Records } from "./records.ts";
 import { type Runtime, specType, startRefusal } from "./runtime.ts";
 import { groupAnnotation, type ShimGroups } from "./shims.ts";
+import type { IdleQueue } from "./idle-queue.ts";
 import { signalNumber } from "./signals.ts";
 import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
 import type { Tasks } from "./task.ts";
@@ -36,6 +37,9 @@ export interface LifecycleDeps {
   readonly shims: ShimGroups;
   readonly filters: SeccompFilters;
   readonly records: Records;
+  readonly idle: IdleQueue;
+  /** As `signalFirstProcess`. */
+  readonly signalDirectly: (pid: number, containerId: string, signal: number) => boolean;
   readonly volumes: Volumes;
   readonly imageMounts: ImageMounts;
   readonly payloads: Payloads;
@@ -73,7 +77,7 @@ export async function startContainer(
   }
   container.activity = "starting";
   try {
-    await container.cleanup;
+    await container.cleaned();
     await container.written;
     for (const { type, name } of container.record.mounts) {
       if (type === "volume" && name !== undefined) await deps.volumes.use(name, id);
@@ -258,18 +262,32 @@ export async function endContainer(
   container.output?.look();
   container.setStatus({ state: "stopped", startedAtMs: status.startedAtMs, exit: ended });
   emitContainer(deps, container, "die", { exit: ended, ranMs: Math.max(0, ended.atMs - status.startedAtMs) });
-  container.cleanup = (async () => {
-    await records.saveState(id, storedState(container.status));
+  deps.idle.active();
+  const putOff = mayWait(container);
+  const cleanUp = async (): Promise<void> => {
     await tasks.delete(id);
     container.output?.end();
     container.stdin?.reset();
     await releaseVolumes(deps, container);
-  })()
-    // The next comparison finds the task again.
-    .catch((error: unknown) => {
-      if (!isAway(error)) warn(`cannot clean up after container ${id}`, error);
-    });
-  await container.cleanup;
+  };
+  const cleanup = (async () => {
+    await records.saveState(id, storedState(container.status));
+    if (!putOff) return cleanUp();
+    const deferred = deps.idle.whenIdle(cleanUp);
+    container.putOff = deferred;
+    await deferred.done.finally(() => (container.putOff = undefined));
+  })();
+  // The next comparison finds the task again.
+  container.cleanup = cleanup.catch((error: unknown) => {
+    if (!isAway(error)) warn(`cannot clean up after container ${id}`, error);
+  });
+  if (!putOff) await container.cleanup;
+}
+
+/** Nobody reads what it still says, and it holds nothing that anybody else could want. */
+function mayWait({ clearsUpLater, output, stored }: Container): boolean {
+  const holds = stored.mounts.some(({ type }) => type === "volume" || type === "image");
+  return clearsUpLater && output?.isFollowed !== true && stored.openStdin !== true && !holds;
 }
 
 /** The exit of a container whose task containerd no longer knows. */
@@ -301,7 +319,8 @@ export async function killContainer(
   const number = signalNumber(signal);
   const { id, status } = container;
   const killed =
-    status.state === "running" && (await call(deps.tasks.kill(id, number), `cannot kill container ${id}`));
+    status.state === "running" &&
+    (await call(signalTo(deps, container, number), `cannot kill container ${id}`));
   if (!killed)
     throw new ClusterError("conflict", `cannot kill container: ${id}: container ${id} is not running`);
   emitContainer(deps, container, "kill", { signal });
@@ -318,8 +337,10 @@ export async function stopContainer(
   if (status.state === "stopped") return status.exit;
   const signal = options.signal ?? stored.stopSignal;
   const number = signalNumber(signal);
+  container.clearsUpLater = options.clearUp === "when-idle";
+  deps.idle.active();
   emitContainer(deps, container, "kill", { signal });
-  await call(deps.tasks.kill(id, number), `cannot stop container ${id}`);
+  await call(signalTo(deps, container, number), `cannot stop container ${id}`);
   const exit =
     (await endedWithin(deps, container, options.graceMs, abort)) ?? (await forceEnd(deps, container, abort));
   emitContainer(deps, container, "stop");
@@ -351,7 +372,7 @@ export async function removeContainer(
   if (container.status.state === "running") await forceEnd(deps, container, new AbortController().signal);
   container.activity = "removing";
   try {
-    await container.cleanup;
+    await container.cleaned();
     await container.written;
     await releaseVolumes(deps, container);
     await call(
@@ -398,9 +419,19 @@ async function removeTask(tasks: Tasks, id: string): Promise<void> {
   await tasks.delete(id);
 }
 
+/** False when there was nothing left to signal. A frozen process would not be seen to get it. */
+async function signalTo(
+  { tasks, signalDirectly }: LifecycleDeps,
+  { id, status }: Container,
+  signal: number,
+): Promise<boolean> {
+  const pid = status.state === "running" && status.paused !== true ? status.pid : 0;
+  return signalDirectly(pid, id, signal) || tasks.kill(id, signal);
+}
+
 async function forceEnd(deps: LifecycleDeps, container: Container, abort: AbortSignal): Promise<ExitStatus> {
   const { id } = container;
-  await call(deps.tasks.kill(id, sigkill), `cannot kill container ${id}`);
+  await call(signalTo(deps, container, sigkill), `cannot kill container ${id}`);
   const exit = await endedWithin(deps, container, killWaitMs, abort);
   if (exit !== undefined) return exit;
   throw new ClusterError(

@@ -184,6 +184,7 @@ async function compareOne(
         await adopt(deps, container, task);
         return;
       }
+      if (container.putOff !== undefined) return;
       if (task?.state === "stopped") {
         // containerd has the only lasting copy of the exit code until this is written.
         await records.saveState(id, storedState(status));

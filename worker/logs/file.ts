@@ -128,6 +128,11 @@ export class OutputFile {
     return this.#ended;
   }
 
+  /** Somebody reads it as it comes. */
+  get isFollowed(): boolean {
+    return this.#followers.size > 0;
+  }
+
   /** How often it has ended: readers of the bytes themselves wait for the next time. */
   get endings(): number {
     return this.#endings;

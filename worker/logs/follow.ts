@@ -11,17 +11,21 @@ const newline = 10;
 const streams = ["stdout", "stderr"] as const;
 type Stream = (typeof streams)[number];
 
-/** @param written - Settles once the last of a container that has ended is in the file; at once while it runs. */
+/** @param written - Settles once the last of a container that has ended is in the file; at once while it runs. Never rejects. */
 export function outputReader(file: OutputFile, written: () => Promise<void>): LogReader {
   return {
     async *read(options, signal) {
+      const all = written();
       // Whoever follows gets it as it comes.
-      if (!options.follow) await written();
+      if (!options.follow) await all;
       file.look();
       const session = new ReadSession(file, options, signal);
+      // Throughout, also while what was read is being taken.
+      const unfollow = options.follow ? file.onChange(() => undefined) : () => undefined;
       try {
         yield* session.lines();
       } finally {
+        unfollow();
         await session.close();
       }
     },

@@ -149,7 +149,8 @@ export class TaskController {
       const record = await this.#world.engine.inspect(this.#containerId);
       if (record === undefined) return { kind: "done" };
       if (record.status.state === "running") await this.#drain(assignment, signal);
-      const exit = await this.#world.engine.stop(this.#containerId, { graceMs: graceOf(assignment) }, signal);
+      const options = { graceMs: graceOf(assignment), clearUp: "when-idle" } as const;
+      const exit = await this.#world.engine.stop(this.#containerId, options, signal);
       return { kind: "done", ...(exit !== undefined && { exitCode: exit.exitCode }) };
     } catch (error) {
       signal.throwIfAborted();
@@ -185,11 +186,16 @@ export class TaskController {
     this.#attached = false;
   }
 
-  /** Removes all that was ever made for the task. */
-  async remove(assignment: Assignment, signal: AbortSignal): Promise<void> {
+  /** Removes all that was ever made for the task. What has ended gives back addresses and ports at once all the same. */
+  async remove(assignment: Assignment, when: "at-once" | "when-idle", signal: AbortSignal): Promise<void> {
+    const { engine } = this.#world;
     this.#health?.end();
-    await this.#world.engine.remove(this.#containerId);
-    await this.detach(assignment, signal);
+    const record = await engine.inspect(this.#containerId);
+    const isRunning = record?.status.state === "running";
+    if (!isRunning) await this.detach(assignment, signal);
+    const removal = (): Promise<void> => engine.remove(this.#containerId);
+    if (record !== undefined) await (when === "at-once" ? removal() : engine.whenIdle(removal, signal));
+    if (isRunning) await this.detach(assignment, signal);
   }
 
   /** The worker ends: nothing is probed any more, containers stay. */

@@ -39,10 +39,12 @@ export class TaskRunner {
   readonly #controller: TaskController;
   readonly #containerId: string;
   readonly #close = new AbortController();
+  /** Of the removal under way. */
+  #hurry = new AbortController();
   #assignment: Assignment;
   #status: TaskStatus;
   #confirmed: boolean;
-  #removing = false;
+  #removing: "at-once" | "when-idle" | undefined;
   /** Why this node ends the task although managers want it. */
   #givenUp: string | undefined;
   #step: { readonly kind: Step; readonly abort: AbortController } | undefined;
@@ -77,7 +79,7 @@ export class TaskRunner {
   }
 
   get removing(): boolean {
-    return this.#removing;
+    return this.#removing !== undefined;
   }
 
   /** Ports of the task are open, or about to be. */
@@ -92,9 +94,14 @@ export class TaskRunner {
     this.#interrupt();
   }
 
-  /** Stops the task if need be and removes all of it. */
-  remove(): void {
-    this.#removing = true;
+  /**
+   * Stops the task if need be and removes all of it.
+   *
+   * @param when - Its container, once that has ended.
+   */
+  remove(when: "at-once" | "when-idle"): void {
+    this.#removing = when;
+    this.#hurry.abort(new Error("its removal is asked for anew"));
     this.#assignment = { ...this.#assignment, desiredState: "remove" };
     this.#interrupt();
   }
@@ -134,9 +141,9 @@ export class TaskRunner {
     while (!this.#close.signal.aborted) {
       const step = nextStep(this.#status.state, this.#desiredState);
       if (step !== "rest") await this.#carryOut(step);
-      else if (this.#removing && (await this.#disposed())) return;
+      else if (this.#removing !== undefined && (await this.#disposed(this.#removing))) return;
       else if (this.#controller.isAttached && isOver(this.#status)) await this.#release();
-      else if (!this.#removing) await this.#changed(this.#close.signal);
+      else if (this.#removing === undefined) await this.#changed(this.#close.signal);
     }
   }
 
@@ -238,11 +245,13 @@ export class TaskRunner {
     }
   }
 
-  async #disposed(): Promise<boolean> {
+  async #disposed(when: "at-once" | "when-idle"): Promise<boolean> {
+    this.#hurry = new AbortController();
+    const signal = AbortSignal.any([this.#close.signal, this.#hurry.signal]);
     try {
-      await this.#controller.remove(this.#assignment, this.#close.signal);
+      await this.#controller.remove(this.#assignment, when, signal);
     } catch (error) {
-      if (this.#close.signal.aborted) return false;
+      if (signal.aborted) return false;
       this.#log(error, "task could not be removed");
       await this.#pause();
       return false;

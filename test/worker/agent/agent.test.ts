@@ -557,16 +557,18 @@ t.test("secrets reach the container from memory, never the disk", async (t) => {
   );
 });
 
-t.test("leaving the cluster stops and removes everything", async (t) => {
+t.test("leaving the cluster removes everything, also what waited for an idle host", async (t) => {
   const world = await World.make(t);
-  world.manager.tasks = running("t1", "t2");
+  const { engine, manager, network } = world;
+  manager.tasks = running("t1", "t2");
   const agent = await world.start();
-  for (const id of ["t1", "t2"]) await world.manager.untilState(id, "running");
+  for (const id of ["t1", "t2"]) await manager.untilState(id, "running");
+  engine.isBusy = true;
+  manager.send({ removedTasks: ["t1"] });
+  await manager.until("a removal that waits", () => engine.calls.includes("when idle"));
+  t.match(await network.list(), [{ taskId: "t2" }], "its addresses are given back at once");
   await agent.removeAll(AbortSignal.timeout(5_000));
-  t.strictSame(
-    [await world.engine.list(), await world.network.list(), world.journal?.tasks.size],
-    [[], [], 0],
-  );
+  t.strictSame([await engine.list(), await network.list(), world.journal?.tasks.size], [[], [], 0]);
 });
 
 t.test("what nobody knows any more is swept once the managers have spoken", async (t) => {

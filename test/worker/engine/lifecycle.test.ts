@@ -14,7 +14,13 @@ import type { ImageMounts } from "../../../worker/engine/image-mounts.ts";
 import { noShims, plainSpec } from "./plain.ts";
 import { Container } from "../../../worker/engine/container.ts";
 import type { Connection } from "../../../worker/engine/connection.ts";
-import { endContainer, startContainer } from "../../../worker/engine/lifecycle.ts";
+import { IdleQueue } from "../../../worker/engine/idle-queue.ts";
+import {
+  endContainer,
+  killContainer,
+  startContainer,
+  stopContainer,
+} from "../../../worker/engine/lifecycle.ts";
 import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
 import { Records, type StoredContainer } from "../../../worker/engine/records.ts";
 import { Runtime } from "../../../worker/engine/runtime.ts";
@@ -37,6 +43,7 @@ class FakeTasks extends Tasks {
   meanwhile: () => Promise<void> = () => Promise.resolve();
   listed: Record<string, TaskView> = {};
   readonly deleted: string[] = [];
+  readonly killed: number[] = [];
 
   constructor() {
     super(undefined as never, undefined as never); // No call below reaches a connection.
@@ -45,7 +52,8 @@ class FakeTasks extends Tasks {
   override async start(): Promise<number> {
     return 42;
   }
-  override async kill(): Promise<boolean> {
+  override async kill(_container: string, signal: number): Promise<boolean> {
+    this.killed.push(signal);
     return true;
   }
   override async ended(): Promise<void> {}
@@ -69,19 +77,27 @@ async function world(t: Test, status: ContainerState) {
     labels: {},
     mounts: [],
     tty: false,
+    stopSignal: "SIGTERM",
   } as Partial<StoredContainer>;
   const container = new Container(stored as StoredContainer, status);
   container.rootfs = [];
   const tasks = new FakeTasks();
   const warnings: string[] = [];
+  const clock = new VirtualClock(60_000);
+  const signals = { isTaken: true, sent: [] as string[] };
   const deps: MonitorDeps = {
-    clock: new VirtualClock(60_000),
+    clock,
     connection: undefined as never,
     tasks,
     runtime: new Runtime("runc", "/nowhere"),
     shims: new ShimGroups(systemRandom, noShims),
     filters: new SeccompFilters(() => Promise.reject(new Error("none"))),
     records: new Records(directory),
+    idle: new IdleQueue(clock),
+    signalDirectly: (pid, container, signal) => {
+      signals.sent.push(`${signal} to ${pid} of ${container.slice(0, 2)}`);
+      return signals.isTaken;
+    },
     volumes: undefined as never,
     imageMounts: noImageMounts,
     payloads: undefined as never,
@@ -100,7 +116,7 @@ async function world(t: Test, status: ContainerState) {
   mkdirSync(folder);
   const stateOnDisk = async (): Promise<unknown> =>
     JSON.parse(await readFile(join(folder, "state.json"), "utf8"));
-  return { deps, container, tasks, warnings, folder, stateOnDisk };
+  return { deps, clock, container, tasks, signals, warnings, folder, stateOnDisk };
 }
 
 t.test("a list older than a start does not end the container, however long it took", async (t) => {
@@ -176,4 +192,56 @@ t.test("what filling a volume left when it was cut short is cleared", async (t) 
   await clearFills(join(folder, "fill"));
   t.strictSame(await readdir(join(folder, "fill")), []);
   await clearFills(join(folder, "never-made"));
+});
+
+t.test("its first process is signalled directly, and by the runtime where that is not certain", async (t) => {
+  const { deps, container, tasks, signals } = await world(t, running);
+  await killContainer(deps, container, "SIGUSR1");
+  t.strictSame(signals.sent, ["10 to 42 of aa"]);
+  t.strictSame(tasks.killed, []);
+  signals.isTaken = false;
+  await killContainer(deps, container, "SIGUSR1");
+  t.strictSame(tasks.killed, [10]);
+  signals.isTaken = true;
+  container.setStatus({ ...running, paused: true });
+  await killContainer(deps, container, "SIGKILL");
+  t.strictSame(signals.sent.slice(2), ["9 to 0 of aa"], "of one that is frozen no process is named");
+});
+
+/** Stopped by whoever has no use for what is left, and ended. */
+async function stoppedWhenIdle(t: Test) {
+  const scene = await world(t, running);
+  const { deps, container } = scene;
+  const stopping = stopContainer(
+    deps,
+    container,
+    { graceMs: 1_000, clearUp: "when-idle" },
+    new AbortController().signal,
+  );
+  await endContainer(deps, container, exit);
+  t.match(await stopping, exit);
+  return scene;
+}
+
+t.test("what is left of a task waits for an idle host, and its exit is safe before", async (t) => {
+  const { deps, clock, container, tasks, stateOnDisk } = await stoppedWhenIdle(t);
+  t.match(await stateOnDisk(), { exit });
+  tasks.listed[id] = { state: "stopped", exitCode: exit.exitCode, atMs: exit.atMs };
+  await compare(deps);
+  t.strictSame(tasks.deleted, [], "nor does a comparison clear it away");
+  await clock.advance(1_000);
+  await container.cleaned();
+  t.strictSame(tasks.deleted, [id]);
+});
+
+t.test("what is left goes at once when somebody waits for it", async (t) => {
+  const { container, tasks } = await stoppedWhenIdle(t);
+  await container.cleaned();
+  t.strictSame(tasks.deleted, [id]);
+});
+
+t.test("a container that ends by itself leaves nothing for later", async (t) => {
+  const { deps, container, tasks } = await world(t, running);
+  await endContainer(deps, container, exit);
+  t.strictSame(tasks.deleted, [id]);
 });
