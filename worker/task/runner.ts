@@ -247,7 +247,8 @@ export class TaskRunner {
 
   async #disposed(when: "at-once" | "when-idle"): Promise<boolean> {
     this.#hurry = new AbortController();
-    const signal = AbortSignal.any([this.#close.signal, this.#hurry.signal]);
+    using linked = anyOf(this.#close.signal, this.#hurry.signal);
+    const { signal } = linked;
     try {
       await this.#controller.remove(this.#assignment, when, signal);
     } catch (error) {
