@@ -1,13 +1,22 @@
 /** `docker save`, `load` and `import` over a real containerd, and archives that mean harm. */
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import t from "tap";
 
-import { buildImage, buildLayer, busyboxLayer, type Image, pushImage, text } from "../lab/image.ts";
+import {
+  buildImage,
+  buildLayer,
+  busyboxLayer,
+  type Image,
+  type Layer,
+  pushImage,
+  text,
+} from "../lab/image.ts";
 import { packTar, type TarEntry } from "../lab/tar.ts";
-import { printTarHeader, tarPadding } from "../../worker/engine/tar.ts";
+import { printTarEntry, printTarHeader, tarPadding } from "../../worker/engine/tar.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 import { openTestDoor } from "./front-door.ts";
 
@@ -31,6 +40,14 @@ await pushImage(host.registry, "test/bb", "1", image);
 async function load(archive: Buffer): Promise<string> {
   const { out, err } = await run(["load"], archive);
   return out + err;
+}
+
+/** A layer of any bytes. */
+function rawLayer(tar: Buffer): Layer {
+  const data = gzipSync(tar);
+  const digestOf = (bytes: Buffer): string => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+  const blob = { mediaType: "application/vnd.oci.image.layer.v1.tar+gzip", digest: digestOf(data), data };
+  return { blob, diffId: digestOf(tar) };
 }
 
 /** As Docker wrote them before it knew OCI layouts: a link to a layer that was there already. */
@@ -111,6 +128,7 @@ await t.test("archives that mean harm are refused, and leave nothing behind", as
     { Config: "abc.json", RepoTags: null, Layers: Array.from({ length: 600 }, () => "a") },
   ]);
   const pax = Buffer.from("20 path=../../evil\n\n");
+  const endless = Buffer.from("3=\n".repeat(300_000));
   const cases: { name: string; archive: Buffer; want: RegExp | string }[] = [
     {
       name: "a path that leads out",
@@ -126,6 +144,11 @@ await t.test("archives that mean harm are refused, and leave nothing behind", as
       name: "a pax path that leads out",
       archive: Buffer.concat([raw("pax", "x", "", pax), raw("a", "0")]),
       want: /which leads out of it/,
+    },
+    {
+      name: "a pax header of lengths alone",
+      archive: Buffer.concat([raw("pax", "x", "", endless), raw("a", "0")]),
+      want: /invalid pax header/,
     },
     {
       name: "a link that leads out",
@@ -185,6 +208,71 @@ await t.test("archives that mean harm are refused, and leave nothing behind", as
   t.strictSame(await engine.images(), []);
   t.strictSame(await readdir(join(host.settings.stateDir, "archives")), []);
 });
+
+await t.test(
+  "attributes that a layer asks for: those of the host's overlay are dropped, impossible ones refused",
+  async (t) => {
+    const plain = {
+      type: "0",
+      link: "",
+      sizeBytes: 0,
+      mode: 0o644,
+      uid: 0,
+      gid: 0,
+      mtime: 0,
+      major: 0,
+      minor: 0,
+    };
+    const imageWith = (name: string, attributes: Iterable<readonly [string, string]>, type = "0"): Image => {
+      const entry = printTarEntry({ ...plain, type, name, attributes: new Map(attributes) });
+      return buildImage([base, rawLayer(Buffer.concat([entry, Buffer.alloc(1024)]))], {});
+    };
+    const many = Array.from({ length: 300 }, (_, index) => [`user.a${index}`, "x".repeat(200)] as const);
+    const damaged = printTarEntry({ ...plain, name: "x", attributes: new Map([["user.a", "b"]]) });
+    damaged.write("99", 512, "latin1"); // The length of the record.
+    const refused: { name: string; image: Image; want: RegExp }[] = [
+      {
+        name: "a capability that is none",
+        image: imageWith("x", [["security.capability", "x"]]),
+        want: /invalid argument/,
+      },
+      {
+        name: "a huge one",
+        image: imageWith("x", [["user.big", "x".repeat(70_000)]]),
+        want: /argument list too long|too large/,
+      },
+      { name: "many", image: imageWith("x", many), want: /no space left on device/ },
+      { name: "one without a name", image: imageWith("x", [["user.", "x"]]), want: /invalid argument/ },
+      {
+        name: "a damaged record",
+        image: buildImage([base, rawLayer(Buffer.concat([damaged, Buffer.alloc(1024)]))], {}),
+        want: /invalid tar header/,
+      },
+    ];
+    for (const { name, image: hostile, want } of refused) {
+      t.match(await load(packTar(oldArchive(hostile))), want, `${name}, loaded`);
+      await pushImage(host.registry, "test/hostile", "1", hostile);
+      t.match((await run(["pull", "-q", `${host.registry}/test/hostile:1`])).err, want, `${name}, pulled`);
+    }
+    t.strictSame(await engine.images(), []);
+    const layers = {
+      "trusted.overlay.opaque": "y",
+      "trusted.overlay.redirect": "/../../etc",
+      "trusted.x": "y",
+    };
+    t.match(
+      await load(packTar(oldArchive(imageWith("marked/", Object.entries(layers), "5")))),
+      "Loaded image: old:1",
+    );
+    const found = execFileSync("find", [join(host.directory, "root"), "-path", "*/fs/marked"], {
+      encoding: "utf8",
+    });
+    const [directory = "", ...others] = found.trim().split("\n");
+    t.strictSame(others, []);
+    t.equal(execFileSync("getfattr", ["-d", "-m", "-", directory], { encoding: "utf8" }), "", "none was set");
+    await docker("rmi", "old:1");
+  },
+);
 
 await t.test("import makes an image of one layer, with its changes", async (t) => {
   const root = packTar([{ kind: "directory", path: "bin" }, text("bin/hello", "#!\n", 0o755)]);

@@ -60,19 +60,25 @@ export function parseTarHeader(block: Buffer, encoding: NameEncoding = "utf8"): 
   };
 }
 
-/** The records of a pax header, such as "path" and "size". */
+/** Of a pax record's length, far beyond any header that is read. */
+const lengthDigits = 10;
+const newline = 0x0a;
+
+/** The records of a pax header, such as "path" and "size". @throws {ClusterError} `invalid-argument` for what is none. */
 export function parsePax(data: Buffer, encoding: NameEncoding = "utf8"): Map<string, string> {
   const records = new Map<string, string>();
   let offset = 0;
   while (offset < data.length) {
-    const space = data.indexOf(0x20, offset);
-    const length = Number.parseInt(data.toString("latin1", offset, Math.max(offset, space)), 10);
-    if (space < 0 || !(length > 0) || offset + length > data.length)
+    // Looked for no further than a length can be: each record of a hostile one would else be looked for to the end.
+    const head = data.toString("latin1", offset, offset + lengthDigits + 1);
+    const [, digits = "0"] = /^(\d+) /.exec(head) ?? [];
+    const [start, end] = [offset + digits.length + 1, offset + Number(digits)];
+    if (end <= start || end > data.length || data[end - 1] !== newline)
       throw new ClusterError("invalid-argument", "invalid pax header");
-    const record = data.toString(encoding, space + 1, offset + length - 1);
+    const record = data.toString(encoding, start, end - 1);
     const split = record.indexOf("=");
     if (split > 0) records.set(record.slice(0, split), record.slice(split + 1));
-    offset += length;
+    offset = end;
   }
   return records;
 }
