@@ -1,6 +1,6 @@
 /**
  * The program that containerd finds where it looks for its shim. It starts and cleans up each container with a process of
- * its own, though eight containers share a shim that is there already and mostly has done what is asked: a script says so in a
+ * its own, though the containers of a group share a shim that is there already and mostly has done what is asked: a script says so in a
  * fifth of the time, and becomes the shim's program in every other case.
  */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";

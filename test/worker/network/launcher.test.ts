@@ -9,7 +9,7 @@ import { Launcher } from "../../../worker/network/launcher.ts";
 const directory = mkdtempSync(join(tmpdir(), "shoal-launcher-"));
 t.teardown(() => rmSync(directory, { recursive: true, force: true }));
 
-/** Shells that work in this test's directory: the one that reads, and one for each command under way. */
+/** Shells that work in this test's directory. */
 function shells(): number[] {
   try {
     return execFileSync("pgrep", ["-f", `shoal-launcher ${directory}/`], { encoding: "utf8" })
@@ -47,6 +47,15 @@ t.test("more commands than places all run, several at a time, each with its own 
     results.map(({ stdout }) => stdout),
     Array.from({ length: 100 }, (_, index) => `${index}`),
   );
+});
+
+t.test("there are as many shells as commands were under way at once", async (t) => {
+  using launcher = new Launcher(join(directory, "h"));
+  for (let each = 0; each < 5; each += 1) await launcher.run(["true"]);
+  const own = (): number => shells().filter((pid) => commandLine(pid).includes(`${directory}/h`)).length;
+  t.equal(own(), 1);
+  await Promise.all(Array.from({ length: 3 }, () => launcher.run(["true"])));
+  t.equal(own(), 3);
 });
 
 t.test("a program that is not there is named with its package", async (t) => {
