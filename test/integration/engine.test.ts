@@ -1,9 +1,13 @@
+import { readFile, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
 import t from "tap";
 
 import type { ContainerSpec } from "../../model/service.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { ContainerCreate, Engine } from "../../worker/engine/engine.ts";
+import { shimSocket } from "../../worker/engine/shim-addresses.ts";
 import { containersAShim } from "../../worker/engine/shims.ts";
 import type { LogLine } from "../../worker/logs/reader.ts";
 import { buildImage, buildLayer, busyboxLayer, pushImage, text } from "../lab/image.ts";
@@ -269,6 +273,31 @@ await t.test("a killed shim ends its containers with 137, and others start", asy
   t.equal(await output("echo on"), "on");
   await Promise.all(ids.map((id) => engine.remove(id)));
 });
+
+await t.test(
+  "a shim that ends after it was seen, and before containerd calls it, is made again",
+  async (t) => {
+    const wanted = request(shell("echo made; sleep 600"));
+    await engine.create(wanted, none);
+    const record = await readFile(
+      join(host.settings.stateDir, "containers", wanted.id, "container.json"),
+      "utf8",
+    );
+    const { container } = JSON.parse(record) as { container: { shimGroup: string } };
+    const socket = shimSocket(host.settings.containerd, container.shimGroup);
+    await rm(socket, { force: true });
+    const passing = createServer((connection) => {
+      connection.destroy();
+      passing.close(); // The file goes with it.
+    });
+    await new Promise<void>((resolve) => passing.listen(socket, resolve));
+    await engine.start(wanted.id, none);
+    t.notOk(passing.listening, "it was seen");
+    t.match(await engine.inspect(wanted.id), { status: { state: "running" } });
+    t.equal(host.shims().length, 1);
+    await engine.remove(wanted.id);
+  },
+);
 
 await t.test("containers that come and go side by side never meet a shim that is just ending", async (t) => {
   const limit = new Limit(6);

@@ -169,6 +169,7 @@ class Slot {
     const shell = spawn("/bin/sh", ["-c", script, shellName, this.#directory, this.#name], {
       stdio: ["pipe", "pipe", "ignore"],
       detached: true, // A terminal's interrupt is for us to hear.
+      env: { ...process.env, LC_ALL: "C" }, // What tools say is read, and reading a locale costs them time.
     });
     this.#shell = shell;
     shell.stdin.on("error", () => undefined); // Its end is told by `exit`.
