@@ -1,6 +1,8 @@
+import { isIP } from "node:net";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 
+import { bridgeIpv6 } from "../lab/lan.ts";
 import { waitFor } from "../lab/shell.ts";
 import { anyClient as client } from "./clients.ts";
 import { images, labForTests, noLab, quick, unhandledErrors } from "./fixture.ts";
@@ -37,16 +39,23 @@ t.test("published ports", { skip: noLab || client.missing }, async (t) => {
       return tasks.length === count && tasks;
     });
 
-  t.test("a task on another host sees the client's own address", async (t) => {
-    const where = ["--constraint", "node.hostname==host3", "--publish", "8081:8080"];
+  t.test("a task on another host sees the client's own address, of either family", async (t) => {
+    const ports = ["--publish", "8081:8080", "--publish", "mode=host,target=8080,published=8083"];
+    const where = ["--constraint", "node.hostname==host3", ...ports];
     await run("service", "create", ...quick, "--name", "mirror", ...where, images.bb1, ...mirror);
-    for (const url of urlsOf(8081)) {
-      const seen = await waitFor(`answer of ${url}`, { timeoutMs: 10_000 }, async () => {
-        const said = await once(url);
-        if (said.includes("10.")) return said.replace(/[[\]]|::ffff:/g, ""); // as busybox writes an address
-        throw new Error(said);
-      });
-      t.equal(seen, "10.230.0.254", url);
+    const urlsByIpv6 = lab.hosts.map(({ ipv6 }) => `http://[${ipv6}]:8081/`);
+    for (const [urls, client] of [
+      [[...urlsOf(8081), `http://${host3.addr}:8083/`], "10.230.0.254"],
+      [[...urlsByIpv6, `http://[${host3.ipv6}]:8083/`], bridgeIpv6],
+    ] as const) {
+      for (const url of urls) {
+        const seen = await waitFor(`answer of ${url}`, { timeoutMs: 10_000 }, async () => {
+          const said = (await once(url)).replace(/[[\]]|::ffff:/g, ""); // as busybox writes an address
+          if (isIP(said) !== 0) return said;
+          throw new Error(said);
+        });
+        t.equal(seen, client, url);
+      }
     }
   });
 

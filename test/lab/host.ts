@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { LabCgroup, signal } from "./cgroup.ts";
-import { hostAddress, registryAddress, type Lan } from "./lan.ts";
+import { hostAddress, hostIpv6, registryAddress, type Lan } from "./lan.ts";
 import { readProcess, spawnInside, type ProcessInfo } from "./process.ts";
 import { run, tryRun, waitFor } from "./shell.ts";
 
@@ -58,6 +58,7 @@ const socketNames: Readonly<Record<HostPayload, string>> = {
 export class Host {
   readonly name: string;
   readonly addr: string;
+  readonly ipv6: string;
   readonly netns: string;
   readonly role: HostRole;
   readonly dir: string;
@@ -71,6 +72,7 @@ export class Host {
   constructor(lan: Lan, { lab, index, role, dir, payload }: HostOptions) {
     this.name = `host${index}`;
     this.addr = hostAddress(index);
+    this.ipv6 = hostIpv6(index);
     this.netns = `${lab}${index}`;
     this.role = role;
     this.dir = `${dir}/${this.name}`;
@@ -90,6 +92,7 @@ export class Host {
       input: [
         "link set lo up",
         `addr add ${this.addr}/24 dev eth0`,
+        `addr add ${this.ipv6}/64 dev eth0 nodad`,
         "link set eth0 up",
         "route add default via 10.230.0.254",
       ].join("\n"),

@@ -7,6 +7,14 @@ export const registryAddress = "10.230.0.254:5000";
 const bridgeAddress = "10.230.0.254";
 const table = "bridge faults";
 
+/** The bridge's of IPv6, by which clients may come; hosts reach each other by IPv4. */
+export const bridgeIpv6 = "fd00:230::fe";
+
+/** The IPv6 address of host number `index`, from 1. */
+export function hostIpv6(index: number): string {
+  return `fd00:230::${index}`;
+}
+
 /** The address of host number `index`, from 1. */
 export function hostAddress(index: number): string {
   return `10.230.0.${index}`;
@@ -33,6 +41,7 @@ export class Lan {
       // do not reach the registry until they have forgotten the old address, a minute later.
       "link add br0 address 02:53:68:6f:61:6c type bridge",
       `addr add ${bridgeAddress}/24 dev br0`,
+      `addr add ${bridgeIpv6}/64 dev br0 nodad`,
       "link set br0 up",
     ]);
     const drop = "ip saddr . ip daddr @cut drop; arp saddr ip . arp daddr ip @cut drop;";
