@@ -36,6 +36,8 @@ export interface NodeTunnel {
   readonly problem?: string;
 }
 
+export const ipv6AddressLimit = 16;
+
 /** Owner: the node's agent, sent when its session opens and when it changes. */
 export interface NodeDescription {
   readonly hostname: string;
@@ -47,6 +49,8 @@ export interface NodeDescription {
   readonly plugins: readonly { readonly type: string; readonly name: string }[];
   /** Absent on nodes that know no tunnels. */
   readonly tunnel?: NodeTunnel;
+  /** By which clients may ask for published ports, at most `ipv6AddressLimit`; absent on nodes that do not say. */
+  readonly ipv6Addresses?: readonly string[];
 }
 
 /**

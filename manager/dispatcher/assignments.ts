@@ -143,7 +143,17 @@ export function serviceKey(networkId: NetworkId, serviceId: ServiceId): string {
 export function assignedHost(node: Node): AssignedHost | undefined {
   const address = dataPathOf(node);
   if (address === "") return undefined;
-  return { nodeId: node.id, address, index: node.index, tunnelKeys: tunnelKeysOf(node) };
+  const { id, index } = node;
+  return { nodeId: id, address, index, tunnelKeys: tunnelKeysOf(node), ipv6Addresses: ipv6Of(node) };
+}
+
+function ipv6Of({ description }: Node): string[] {
+  return [...(description?.ipv6Addresses ?? [])];
+}
+
+/** Whether what nodes are told of a node looks different because of its addresses of IPv6. */
+export function changesIpv6(node: Node, previous: Node): boolean {
+  return node.description !== previous.description && !sameJson(ipv6Of(node), ipv6Of(previous));
 }
 
 function tunnelKeysOf({ description }: Node): TunnelKey[] {

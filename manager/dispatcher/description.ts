@@ -1,5 +1,6 @@
+import { parseIp, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import type { NodeDescription, NodeTunnel, TunnelKey } from "../../model/node.ts";
+import { ipv6AddressLimit, type NodeDescription, type NodeTunnel, type TunnelKey } from "../../model/node.ts";
 import type { NodeDescriptionMessage } from "../../proto/gen/shoal/dispatcher.ts";
 
 const descriptionLimitBytes = 256 * 1024;
@@ -40,7 +41,22 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
       return { type: text(plugin["type"], "type"), name: text(plugin["name"], "name") };
     }),
     ...tunnel(description["tunnel"]),
+    ...ipv6Addresses(description["ipv6Addresses"]),
   };
+}
+
+/** Absent on nodes that do not say. */
+function ipv6Addresses(value: unknown): { ipv6Addresses?: readonly string[] } {
+  if (value === undefined) return {};
+  const read = list(value, "ipv6Addresses").map((each) => text(each, "ipv6Addresses"));
+  // They become elements of other nodes' firewall rules.
+  const isSound = (address: string): boolean => {
+    const ip = parseIp(address);
+    return ip?.bits === 128 && printIp(ip) === address;
+  };
+  if (!read.every(isSound) || read.length > ipv6AddressLimit)
+    throw invalid(`ipv6Addresses is no list of at most ${ipv6AddressLimit} IPv6 addresses`);
+  return { ipv6Addresses: read };
 }
 
 /** Absent on nodes that know no tunnels. */

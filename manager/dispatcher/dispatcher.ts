@@ -18,6 +18,7 @@ import { allocatorRefusal, takeAttachments } from "./attachments.ts";
 import {
   changesEndpoints,
   changesNodeEndpoints,
+  changesIpv6,
   changesTunnel,
   type EndpointOwner,
   networksOf,
@@ -339,7 +340,7 @@ export class Dispatcher {
         if (
           event.kind !== "updated" ||
           hasOtherTunnel ||
-          (before !== undefined && changesNodeEndpoints(node, before))
+          (before !== undefined && (changesNodeEndpoints(node, before) || changesIpv6(node, before)))
         ) {
           for (const session of this.#sessions.values()) {
             if (session.assignments.markHost(node.id)) touched.add(session);

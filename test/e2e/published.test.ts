@@ -57,6 +57,13 @@ t.test("published ports", { skip: noLab || client.missing }, async (t) => {
         t.equal(seen, client, url);
       }
     }
+    const [url = ""] = urlsByIpv6;
+    const seen = await waitFor("a host to know the addresses of others", { timeoutMs: 20_000 }, async () => {
+      const said = await host3.exec([process.execPath, requestsFile, "once", url]);
+      if (said.includes(":")) return said.replace(/[[\]\s]/g, "");
+      throw new Error(said);
+    });
+    t.equal(seen, host3.ipv6, "asked by the task's own host by way of another");
   });
 
   t.test(

@@ -42,10 +42,19 @@ const [one, two, three] = [world.host(1), world.host(2), world.host(3)];
 let endpoints: OverlayEndpoint[] = [];
 
 async function applyAll(wanted: readonly OverlayService[] = services): Promise<void> {
+  const offers = new Map(
+    await Promise.all(world.hosts.map(async (host) => [host, await host.offer()] as const)),
+  );
   await Promise.all(
     world.hosts.map((host) => {
-      const others = world.hosts.filter((each) => each !== host);
-      const hosts = others.map(({ nodeId, address, index }) => ({ nodeId, address, index }));
+      const hosts = [...offers]
+        .filter(([other]) => other !== host)
+        .map(([{ nodeId, address, index }, { ipv6Addresses }]) => ({
+          nodeId,
+          address,
+          index,
+          ipv6Addresses,
+        }));
       return host.apply(networks, endpoints, { services: wanted, hosts });
     }),
   );
@@ -156,7 +165,9 @@ await t.test("by IPv6 too; only localhost, which no answer could go back to, hid
   t.strictSame(answers(three.netns, three.ipv6, 80), ["a fd00:233::3", "b fd00:233::3"]);
   t.strictSame(answers(three.netns, one.ipv6, 80), ["a fd00:233::3", "b fd00:233::3"]);
   t.strictSame(answers(one.netns, one.ipv6, 80), ["a fd00:233::1", "b fd00:233::1"]);
+  t.strictSame(answers(one.netns, two.ipv6, 80), ["a fd00:233::1", "b fd00:233::1"]);
   t.strictSame(answers(first, one.ipv6, 80), ["a fd00:10::1", "b fd00:10::10"], "a task of the service");
+  t.strictSame(answers(first, two.ipv6, 80), ["a fd00:10::1", "b fd00:10::10"]);
 });
 
 await t.test("a client may use one port of its own towards two hosts", async (t) => {

@@ -10,7 +10,7 @@ export type ChildCall =
   | { readonly method: "attach"; readonly argument: Parameters<HostNetwork["attach"]>[0] }
   | { readonly method: "detach"; readonly argument: Parameters<HostNetwork["detach"]>[0] }
   | { readonly method: "examine"; readonly argument: Parameters<HostNetwork["examine"]>[0] }
-  | { readonly method: "list" | "close" | "tunnel" | "replaceTunnelKey" };
+  | { readonly method: "list" | "close" | "offer" | "replaceTunnelKey" };
 
 export type ChildRequest = ChildCall & { readonly id: number };
 export interface ChildReply {
@@ -58,8 +58,8 @@ async function answer(request: ChildRequest): Promise<unknown> {
       return await network.list();
     case "close":
       return await network.close();
-    case "tunnel":
-      return network.tunnel;
+    case "offer":
+      return network.offer;
     case "replaceTunnelKey":
       return network.replaceTunnelKey();
   }

@@ -14,6 +14,7 @@ import type {
   Attached,
   AttachedRecord,
   AttachRequest,
+  HostOffer,
   OverlayEndpoint,
   OverlayHost,
   OverlayNetwork,
@@ -147,7 +148,11 @@ export class Host {
   }
 
   async tunnel(): Promise<NodeTunnel> {
-    return (await this.#call({ method: "tunnel" })) as NodeTunnel;
+    return (await this.offer()).tunnel;
+  }
+
+  async offer(): Promise<HostOffer> {
+    return (await this.#call({ method: "offer" })) as HostOffer;
   }
 
   async replaceTunnelKey(): Promise<void> {

@@ -1,6 +1,6 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { NodeTunnel, TunnelKey } from "../../model/node.ts";
+import type { TunnelKey } from "../../model/node.ts";
 import { portKey, type PublishedPort } from "../../model/task.ts";
 import type { Finding } from "../../worker/network/examine.ts";
 import type { HostSettings } from "../../proto/host.ts";
@@ -13,6 +13,7 @@ import type {
   AttachRequest,
   BridgeNetwork,
   HostNetwork,
+  HostOffer,
   WantedNetworks,
 } from "../../worker/network/network.ts";
 
@@ -39,9 +40,10 @@ export class FakeNetwork implements HostNetwork {
   bridges: readonly BridgeNetwork[] = [];
   applied = 0;
   tunnelKeys: readonly TunnelKey[] = [];
+  ipv6Addresses: readonly string[] = [];
   /** How often its key was to be replaced. */
   replaced = 0;
-  readonly #tunnelListeners = new Set<() => void>();
+  readonly #listeners = new Set<() => void>();
   closed = false;
   /** Consulted before every attach; what it returns is thrown. */
   refuse: (request: AttachRequest) => ClusterError | undefined = () => undefined;
@@ -132,13 +134,14 @@ export class FakeNetwork implements HostNetwork {
   }
 
   /** None, unless a test offers some. */
-  get tunnel(): NodeTunnel {
-    return { keys: this.tunnelKeys, ...(this.tunnelKeys.length === 0 && { problem: "a kernel is missing" }) };
+  get offer(): HostOffer {
+    const problem = this.tunnelKeys.length === 0 && { problem: "a kernel is missing" };
+    return { tunnel: { keys: this.tunnelKeys, ...problem }, ipv6Addresses: this.ipv6Addresses };
   }
 
-  watchTunnel(listener: () => void): () => void {
-    this.#tunnelListeners.add(listener);
-    return () => void this.#tunnelListeners.delete(listener);
+  watch(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
   }
 
   replaceTunnelKey(): void {
@@ -148,7 +151,7 @@ export class FakeNetwork implements HostNetwork {
   /** As after a step of replacing its key. */
   offerKeys(keys: readonly TunnelKey[]): void {
     this.tunnelKeys = keys;
-    for (const listener of this.#tunnelListeners) listener();
+    for (const listener of this.#listeners) listener();
   }
 
   async close(): Promise<void> {

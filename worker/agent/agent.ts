@@ -121,7 +121,7 @@ export class Agent {
     // A session that nobody noted the end of lasted at least until its last note.
     const silentMs = Math.max(0, clock.now() - (journal.sessionAtMs ?? clock.now()));
     this.#hearNobody(clock.monotonic() - silentMs);
-    this.#stopWatching = this.#deps.network.watchTunnel(() => {
+    this.#stopWatching = this.#deps.network.watch(() => {
       const json = Buffer.from(JSON.stringify(this.#described()), "utf8");
       this.#line.send({ $case: "description", value: { json } }); // Without a session, the next `Hello` says it.
     });
@@ -149,7 +149,7 @@ export class Agent {
 
   /** What the host's network offers may change while the process runs. */
   #described(): NodeDescription {
-    return { ...this.#description, tunnel: this.#deps.network.tunnel };
+    return { ...this.#description, ...this.#deps.network.offer };
   }
 
   /** Managers that shoald has heard of since. */

@@ -32,6 +32,7 @@ export class Fabric {
   readonly #clock: Clock;
   readonly #run: Run;
   readonly #settle: typeof settle;
+  readonly #onObserved: (observed: Observed) => void;
   #observed: Observed | undefined;
   /** Whether what was observed was read since settings were last looked at. */
   #isUnsettled = false;
@@ -39,8 +40,15 @@ export class Fabric {
   readonly #dying = new Map<string, number>();
   #settledUpTo = 0;
 
-  constructor(deps: { clock: Clock; run: Run; settle?: typeof settle }) {
+  /** @param deps.onObserved - Told whatever is read of the kernel. */
+  constructor(deps: {
+    clock: Clock;
+    run: Run;
+    settle?: typeof settle;
+    onObserved?: (observed: Observed) => void;
+  }) {
     this.#clock = deps.clock;
+    this.#onObserved = deps.onObserved ?? (() => undefined);
     this.#run = deps.run;
     this.#settle = deps.settle ?? settle;
   }
@@ -93,7 +101,7 @@ export class Fabric {
    * @returns that, in words, and tasks whose link is gone as a whole, to be made anew before the `sync`.
    */
   async look(state: HostState): Promise<{ readonly found: string[]; readonly lost: LocalPort[] }> {
-    const observed = await observe(this.#run);
+    const observed = await this.#observe();
     this.#observed = observed;
     const possible = underlayProblem(state, observed) === undefined ? state : { ...state, wanted: undefined };
     const wanted = wantedOrKept(possible, observed);
@@ -158,10 +166,16 @@ export class Fabric {
     );
   }
 
+  async #observe(): Promise<Observed> {
+    const observed = await observe(this.#run);
+    this.#onObserved(observed);
+    return observed;
+  }
+
   /** Reads the kernel, unless what was read or done last still holds. */
   async #current(): Promise<Observed> {
     if (this.#observed === undefined) {
-      this.#observed = await observe(this.#run);
+      this.#observed = await this.#observe();
       this.#isUnsettled = true;
     }
     return this.#observed;

@@ -5,7 +5,6 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { subnetsOf } from "../../model/network.ts";
-import type { NodeTunnel } from "../../model/node.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { parseBlock } from "./addresses.ts";
@@ -24,6 +23,7 @@ import type {
   AttachRequest,
   BridgeNetwork,
   HostNetwork,
+  HostOffer,
   HostPort,
   WantedNetworks,
 } from "./network.ts";
@@ -228,12 +228,12 @@ export class KernelNetwork implements HostNetwork {
     return [{ ...kernel, state: "ok", text }, ...probed];
   }
 
-  get tunnel(): NodeTunnel {
-    return this.#program.tunnel.offer;
+  get offer(): HostOffer {
+    return this.#program.offer;
   }
 
-  watchTunnel(listener: () => void): () => void {
-    return this.#program.tunnel.watch(listener);
+  watch(listener: () => void): () => void {
+    return this.#program.watch(listener);
   }
 
   replaceTunnelKey(): void {

@@ -55,6 +55,8 @@ export interface OverlayHost {
   readonly index: number;
   /** Of its tunnels, the one to send to first; absent or none: it has none. */
   readonly tunnelKeys?: readonly TunnelKey[];
+  /** By which it may be asked for published ports; absent or none: by none of IPv6. */
+  readonly ipv6Addresses?: readonly string[];
 }
 
 /** A task's place on an overlay, on whichever host; from `AssignedEndpoint`. */
@@ -299,6 +301,13 @@ export function outwardAddress(addresses: readonly AttachedAddress[]): AttachedA
   return addresses.find(({ outward }) => outward === true) ?? addresses[0];
 }
 
+export interface HostOffer {
+  /** To share encrypted networks with it, or why it can be on none. */
+  readonly tunnel: NodeTunnel;
+  /** By which it may be asked for published ports, as the kernel prints them; none until it takes part in a network. */
+  readonly ipv6Addresses: readonly string[];
+}
+
 /**
  * The network of one host. All calls may overlap; they are carried out together where possible.
  * Any call may be repeated after a failure or a restart.
@@ -349,10 +358,10 @@ export interface HostNetwork {
    * until the signal aborts is left out.
    */
   examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]>;
-  /** What others must know of this host to share encrypted networks with it, or why it can be on none. */
-  readonly tunnel: NodeTunnel;
-  /** Calls back after each change of `tunnel`. @returns a function that ends the watching. */
-  watchTunnel(listener: () => void): () => void;
+  /** What others must know of this host. */
+  readonly offer: HostOffer;
+  /** Calls back after each change of `offer`. @returns a function that ends the watching. */
+  watch(listener: () => void): () => void;
   /** Begins to replace the key of this host's tunnels; those of others go on meanwhile. */
   replaceTunnelKey(): void;
   /** Stops answering names and holding ports; leaves devices, namespaces and rules in place. */

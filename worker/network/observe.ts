@@ -130,6 +130,8 @@ function addresses(link: Row): { local: string; prefixBits: number }[] {
   return (
     list
       .map(row)
+      // Those that the kernel makes for privacy are for what the host asks itself, and are others tomorrow.
+      .filter((entry) => entry["temporary"] !== true)
       .map((entry) => ({ local: text(entry, "local"), prefixBits: Number(entry["prefixlen"]) }))
       // Link-local ones of IPv6 are the kernel's own.
       .filter(({ local }) => addressValue(local) !== undefined && !local.startsWith("fe80:"))

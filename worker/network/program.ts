@@ -14,7 +14,7 @@ import { Fabric } from "./fabric.ts";
 import { Flows } from "./flows.ts";
 import type { TaskRecord } from "./journal.ts";
 import { MeshPorts } from "./mesh.ts";
-import type { BridgeNetwork, WantedNetworks } from "./network.ts";
+import type { BridgeNetwork, HostOffer, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
@@ -32,6 +32,7 @@ import {
   wantedTunnel,
 } from "./tunnel-plan.ts";
 import type { WantedTunnel } from "./tunnel-plan.ts";
+import { OwnAddresses } from "./own-addresses.ts";
 import { gatewaysOf, ipv6RulesOf, meshPorts, rulesOf } from "./views.ts";
 
 export interface ProgramDeps {
@@ -58,6 +59,7 @@ export interface Seen {
 
 export class Program {
   readonly tunnel: Tunnel;
+  readonly #addresses = new OwnAddresses();
   readonly #fabric: Fabric;
   readonly #rules: Rules;
   /** Those of IPv6, loaded while a network has it. */
@@ -77,7 +79,7 @@ export class Program {
     const { clock, run, settings, names, warn } = deps;
     const file = (name: string): string => `${settings.runDir}/network/${name}`;
     this.tunnel = new Tunnel({ clock, run, directory: file("tunnel"), ...settings.tunnel });
-    this.#fabric = new Fabric(deps);
+    this.#fabric = new Fabric({ ...deps, onObserved: (observed) => this.#addresses.note(observed) });
     this.#rules = new Rules({ clock, run, file: file("rules.nft") });
     this.#ipv6Rules = new Rules({ clock, run, file: file("rules6.nft"), table: rulesTables.ip6 });
     this.#guard = new Rules({ clock, run, file: file("tunnel.nft"), table: tunnelTable });
@@ -91,6 +93,16 @@ export class Program {
   async open(): Promise<void> {
     await this.#fabric.open();
     await this.tunnel.open();
+  }
+
+  get offer(): HostOffer {
+    return { tunnel: this.tunnel.offer, ipv6Addresses: this.#addresses.ipv6 };
+  }
+
+  /** Calls back after each change of `offer`. @returns a function that ends the watching. */
+  watch(listener: () => void): () => void {
+    const ends = [this.tunnel.watch(listener), this.#addresses.watch(listener)];
+    return () => ends.forEach((end) => end());
   }
 
   close(): void {

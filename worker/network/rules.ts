@@ -49,6 +49,8 @@ export interface RulesHost {
   /** Of the data path, which is of IPv4; its link address follows from it in both families. */
   readonly address: string;
   readonly index: number;
+  /** Others by which clients may ask it for published ports; absent: none. */
+  readonly ipv6Addresses?: readonly string[];
 }
 
 export interface RulesPort extends HostPort {
@@ -155,16 +157,7 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
         ),
       ],
       ...protocols.flatMap((protocol) => portMaps(protocol, ports, say)),
-      [
-        "other_hosts",
-        set(
-          say.address,
-          ofFamily(
-            hosts.map(({ address }) => address),
-            family,
-          ).toSorted(compare),
-        ),
-      ],
+      ["other_hosts", set(say.address, ofFamily(hosts.flatMap(addressesOf), family).toSorted(compare))],
       [
         "virtual_ips",
         map(
@@ -394,6 +387,10 @@ function translations(protocol: PortProtocol, { family, except }: Words): string
     `${local} ${family} daddr . ${protocol} dport map @ports_${protocol}_at`,
     `${local} ${protocol} dport map @ports_${protocol}`,
   ];
+}
+
+function addressesOf({ address, ipv6Addresses = [] }: RulesHost): readonly string[] {
+  return [address, ...ipv6Addresses];
 }
 
 function set(type: string, elements: readonly string[]): Container {

@@ -266,6 +266,8 @@ export interface AssignedHost {
   index: number;
   /** The one to send to first. */
   tunnelKeys: TunnelKeyMessage[];
+  /** By which clients may ask it for published ports. */
+  ipv6Addresses: string[];
 }
 
 /** model TunnelKey */
@@ -2719,7 +2721,7 @@ export const AssignedAttachment: MessageFns<AssignedAttachment> = {
 };
 
 function createBaseAssignedHost(): AssignedHost {
-  return { nodeId: "", address: "", index: 0, tunnelKeys: [] };
+  return { nodeId: "", address: "", index: 0, tunnelKeys: [], ipv6Addresses: [] };
 }
 
 export const AssignedHost: MessageFns<AssignedHost> = {
@@ -2735,6 +2737,9 @@ export const AssignedHost: MessageFns<AssignedHost> = {
     }
     for (const v of message.tunnelKeys) {
       TunnelKeyMessage.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.ipv6Addresses) {
+      writer.uint32(42).string(v!);
     }
     return writer;
   },
@@ -2784,6 +2789,14 @@ export const AssignedHost: MessageFns<AssignedHost> = {
             message.tunnelKeys.push(TunnelKeyMessage.decode(reader, reader.uint32()));
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.ipv6Addresses.push(reader.string());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2805,6 +2818,7 @@ export const AssignedHost: MessageFns<AssignedHost> = {
     message.address = object.address ?? "";
     message.index = object.index ?? 0;
     message.tunnelKeys = object.tunnelKeys?.map((e) => TunnelKeyMessage.fromPartial(e)) || [];
+    message.ipv6Addresses = object.ipv6Addresses?.map((e) => e) || [];
     return message;
   },
 };

@@ -5,6 +5,10 @@ import { readDescription } from "../../../manager/dispatcher/description.ts";
 const key = `${"A".repeat(43)}=`;
 
 function read(tunnel: unknown) {
+  return readWith({ tunnel }).tunnel;
+}
+
+function readWith(more: object) {
   const description = {
     hostname: "host1",
     platform: { architecture: "x86_64", os: "linux" },
@@ -12,9 +16,9 @@ function read(tunnel: unknown) {
     engineVersion: "1",
     engineLabels: {},
     plugins: [],
-    tunnel,
+    ...more,
   };
-  return readDescription({ json: Buffer.from(JSON.stringify(description)) }).tunnel;
+  return readDescription({ json: Buffer.from(JSON.stringify(description)) });
 }
 
 t.test("what a node offers for encrypted networks", (t) => {
@@ -25,6 +29,27 @@ t.test("what a node offers for encrypted networks", (t) => {
   t.strictSame(read({ keys, more: "of a later version" }), { keys });
   t.strictSame(read({ keys: [], problem: "no WireGuard" }), { keys: [], problem: "no WireGuard" });
   t.equal(read(undefined), undefined, "it knows no tunnels");
+  t.end();
+});
+
+t.test("addresses of IPv6 are what the kernel would print, and not too many", (t) => {
+  const ipv6Addresses = ["2001:db8::1", "fd00::2"];
+  t.strictSame(readWith({ ipv6Addresses }).ipv6Addresses, ipv6Addresses);
+  t.equal(readWith({}).ipv6Addresses, undefined);
+  for (const wrong of [
+    ["10.0.0.1"],
+    ["2001:DB8::1"],
+    ["fd00::/64"],
+    ["a:b"],
+    ["::1 } ; flush ruleset"],
+    [7],
+    "fd00::2",
+    Array.from({ length: 17 }, (_, index) => `fd00::${index + 1}`),
+  ])
+    t.throws(() => readWith({ ipv6Addresses: wrong }), {
+      code: "invalid-argument",
+      message: /ipv6Addresses/,
+    });
   t.end();
 });
 

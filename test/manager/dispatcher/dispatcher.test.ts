@@ -281,6 +281,16 @@ t.test("keys of tunnels go to whoever is on an encrypted network, and back to th
   await settle();
   t.match(session.assignments()[2]?.hosts, [{ nodeId: other, tunnelKeys: keys }]);
   t.match(peer.infos()[1], { tunnelKeys: [key, next] });
+  const further = hello("other", { keys }, ["2001:db8::2"]).body;
+  if (further?.$case !== "hello" || further.value.description === undefined) throw new Error("it is a hello");
+  peer.send({ body: { $case: "description", value: further.value.description } });
+  await settle();
+  t.match(
+    session.assignments()[3]?.hosts,
+    [{ nodeId: other, ipv6Addresses: ["2001:db8::2"] }],
+    "and so do addresses by which clients may come",
+  );
+  t.equal(peer.infos().length, 2, "which the node knows itself");
 });
 
 t.test(

@@ -146,7 +146,7 @@ export async function cluster(
   return { store, clock, open, connect, lose: () => leadership.abort(new Error("lost")) };
 }
 
-export function hello(name: string, tunnel?: unknown): WorkerMessage {
+export function hello(name: string, tunnel?: unknown, ipv6Addresses?: readonly string[]): WorkerMessage {
   const description = {
     hostname: `${name}-host`,
     platform: { architecture: "x86_64", os: "linux" },
@@ -155,6 +155,7 @@ export function hello(name: string, tunnel?: unknown): WorkerMessage {
     engineLabels: {},
     plugins: [{ type: "Network", name: "overlay" }],
     ...(tunnel !== undefined && { tunnel }),
+    ...(ipv6Addresses !== undefined && { ipv6Addresses }),
   };
   return {
     body: {

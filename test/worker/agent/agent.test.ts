@@ -515,14 +515,14 @@ t.test(
     const { manager, network } = world;
     const key = { publicKey: "one", slot: 0 } as const;
     const next = { publicKey: "two", slot: 1 } as const;
+    const tunnelKeys = [{ publicKey: "other", slot: 1 }];
+    const other = { index: 2, tunnelKeys, ipv6Addresses: ["2001:db8::2"] };
     network.tunnelKeys = [key];
     manager.tasks = [];
     manager.tunnelKeys = ["one"];
     manager.extra = {
       networks: [{ id: "n1", name: "net", driver: "overlay", subnet: "10.0.1.0/24", encrypted: true }],
-      hosts: [
-        { nodeId: "node2", address: "10.0.0.2", index: 2, tunnelKeys: [{ publicKey: "other", slot: 1 }] },
-      ],
+      hosts: [{ nodeId: "node2", address: "10.0.0.2", ...other }],
     };
     await world.start();
     await manager.until("the first set is applied", () => manager.applied.includes(1));
@@ -530,11 +530,12 @@ t.test(
     t.match(network.wanted, {
       self: { nodeIndex: 1, tunnelKeys: ["one"] },
       networks: [{ encrypted: true }],
-      hosts: [{ index: 2, tunnelKeys: [{ publicKey: "other", slot: 1 }] }],
+      hosts: [other],
     });
+    network.ipv6Addresses = ["2001:db8::1"];
     network.offerKeys([key, next]);
     await manager.until("the change is told", () => manager.descriptions.length === 2);
-    t.match(manager.descriptions[1], { tunnel: { keys: [key, next] } });
+    t.match(manager.descriptions[1], { tunnel: { keys: [key, next] }, ipv6Addresses: ["2001:db8::1"] });
     const count = manager.applied.length;
     manager.tunnelKeys = ["one", "two"];
     manager.sendInfo();

@@ -6,6 +6,7 @@ import type { OverlayEndpoint, OverlayNetwork } from "../../../worker/network/ne
 import { objectId, wantedObjects } from "../../../worker/network/objects.ts";
 import type { HostState, KernelObject, Observed } from "../../../worker/network/objects.ts";
 import { parseObserved } from "../../../worker/network/observe.ts";
+import { OwnAddresses } from "../../../worker/network/own-addresses.ts";
 import { plan } from "../../../worker/network/plan.ts";
 import type { Step } from "../../../worker/network/plan.ts";
 
@@ -231,6 +232,33 @@ t.test("what the kernel lists of ways back is what was wanted, in both families"
   const of = (objects: ReadonlyMap<string, KernelObject>): unknown =>
     sorted(new Map([...objects].filter(([, { kind }]) => ["nexthop", "return", "rule"].includes(kind))));
   t.strictSame(of(seen.objects), of(wanted));
+  t.end();
+});
+
+t.test("others are told the host's own addresses of IPv6, and when they change", (t) => {
+  const link = (ifname: string, ...locals: readonly (string | object)[]) => ({
+    ifname,
+    mtu: 1500,
+    addr_info: locals.map((each) => (typeof each === "string" ? { local: each, prefixlen: 64 } : each)),
+  });
+  const told: (readonly string[])[] = [];
+  const addresses = new OwnAddresses();
+  const end = addresses.watch(() => told.push(addresses.ipv6));
+  const see = (...links: readonly object[]): void => addresses.note(parseObserved([JSON.stringify(links)]));
+  const ours = {
+    ...link("ov4097", "fd00:1::1"),
+    group: "21320",
+    linkinfo: { info_kind: "bridge" },
+    flags: ["UP"],
+  };
+  const passing = { local: "2001:db8::f00", prefixlen: 64, temporary: true };
+  see(link("lo", "::1"), ours, link("eth0", "10.0.0.1", "2001:db8::2", passing, "fe80::1", "2001:db8::1"));
+  see(link("eth0", "2001:db8::1", "2001:db8::2"));
+  see(link("eth0", ...Array.from({ length: 20 }, (_, index) => `2001:db8::${10 + index}`)));
+  end();
+  see();
+  t.strictSame(told[0], ["2001:db8::1", "2001:db8::2"]);
+  t.strictSame([told.length, told[1]?.length, addresses.ipv6], [2, 16, []]);
   t.end();
 });
 

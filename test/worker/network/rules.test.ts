@@ -199,6 +199,14 @@ const ipv6Cases = [
     lacks: /other_hosts \{ type ipv6_addr; elements/,
   },
   {
+    rule: "what a host or a task asks of another host's port enters the mesh here",
+    state: {
+      networks: [dualIngress],
+      hosts: [{ address: "192.0.2.9", index: 3, ipv6Addresses: ["2001:db8::9", "fd99::9"] }],
+    },
+    has: /set other_hosts \{ type ipv6_addr; elements = \{ 2001:db8::9, fd99::9 \}[^]*ip6 daddr @other_hosts meta l4proto \. th dport vmap @mesh/,
+  },
+  {
     rule: "at one address of the host, at that alone",
     state: { networks: [dual], ports: [{ ...port, hostAddress: "2001:db8::1", address: "fd00:1::5" }] },
     has: /map ports_tcp_at \{ .*2001:db8::1 \. 8080 : fd00:1::5 \. 80/,
