@@ -81,21 +81,19 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], { restless, g
   const calm = slots.filter((slot) => !restless.has(slot));
   const standings = new Map(calm.map((slot) => [slot, standingOf(scene, slot)]));
   const inProgress = state === "updating" || rollback;
-  const dirty = calm.filter(
-    (slot) => standings.get(slot)?.kind === "dirty" && (inProgress || !isGivenUp(service, slot)),
-  );
+  const outdated = calm.filter((slot) => standings.get(slot)?.kind === "dirty");
+  const dirty = outdated.filter((slot) => inProgress || !isGivenUp(service, slot));
   const policy = (rollback ? service.spec.rollback : service.spec.update) ?? defaultUpdatePolicy;
   const turn: Turn = { scene, policy, rollback, status: inProgress ? service.updateStatus : undefined };
 
   if (state === "paused" || state === "rollback_paused") {
     const surplus = { steps: calm.flatMap((slot) => dropSurplus(standings.get(slot))), wakeAtMs: undefined };
-    return mergePlans([surplus, ...dirty.map((slot) => endReplaced(scene, slot))]);
+    return mergePlans([surplus, ...outdated.map((slot) => endReplaced(scene, slot))]);
   }
   const resolution = mergePlans(calm.map((slot) => resolve(turn, standings.get(slot))));
   if (!inProgress && dirty.length === 0) {
     // An update that was replaced by this one may have left two older tasks where the try of this one was given up.
-    const left = calm.filter((slot) => standings.get(slot)?.kind === "dirty");
-    return mergePlans([resolution, ...left.map((slot) => endReplaced(scene, slot))]);
+    return mergePlans([resolution, ...outdated.map((slot) => endReplaced(scene, slot))]);
   }
 
   const progress = new Map(slots.map((slot) => [slot, progressOf(turn, slot)]));

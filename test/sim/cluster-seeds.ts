@@ -75,4 +75,9 @@ export const clusterSeeds: readonly {
     found:
       "the rule about replicas per node counted a task of the next revision, which has no limit (the rule was wrong)",
   },
+  {
+    seed: 904124,
+    extent: "whole",
+    found: "a paused rollback left two older tasks where its own try was taken back",
+  },
 ];

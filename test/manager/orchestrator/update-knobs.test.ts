@@ -224,6 +224,14 @@ const cases: readonly Case[] = [
     want: "-t3",
   },
   {
+    name: "and so does a paused one",
+    tasks: "1=failed/shutdown@n1:v5+1500 1=running@n1:v3+800 1=running@n1:v1",
+    spec: { replicas: 1, update: { ...policy, order: "start-first" } },
+    status: { ...updating, state: "rollback_paused" },
+    nowMs: 9000,
+    want: "-t3",
+  },
+  {
     name: "a finished update begins again where it has not tried",
     tasks: "1=running@n1:v1",
     spec: { replicas: 1, update: { ...policy, order: "start-first" } },
