@@ -164,13 +164,30 @@ await t.test("what a program may do goes along: cp, commit, export and import, p
   }
   await ok("create", "--name", "flat", "capable:flat", "sh");
   t.equal(await capabilityIn("flat"), value);
-  const attributes = new Map([["trusted.overlay.opaque", "y"]]);
-  const hostile = { name: "x/", type: "5", link: "", sizeBytes: 0, mode: 0o755, uid: 0, gid: 0, mtime: 0 };
-  const bytes = printTarEntry({ ...hostile, major: 0, minor: 0, attributes });
-  await t.rejects(
-    sdk.getContainer("flat").putArchive(Buffer.concat([bytes, Buffer.alloc(1024)]), { path: "/" }),
-    /HTTP code 400.*trusted.overlay.opaque.* is refused/,
-  );
+  const plain = { name: "x", type: "0", link: "", sizeBytes: 0, mode: 0o755, uid: 0, gid: 0, mtime: 0 };
+  const entryWith = (...attributes: (readonly [string, string])[]): Buffer =>
+    printTarEntry({ ...plain, major: 0, minor: 0, attributes: new Map(attributes) });
+  const damaged = entryWith(["user.a", "b"]);
+  damaged.write("99", 512, "latin1"); // The length of the record.
+  const many = Array.from({ length: 300 }, (_, index) => [`user.a${index}`, ""] as const);
+  const hostile: [bytes: Buffer, why: RegExp][] = [
+    [entryWith(["trusted.overlay.opaque", "y"]), /trusted.overlay.opaque.* is refused/],
+    [entryWith(["security.selinux", "system_u"]), /security.selinux.* is refused/],
+    [
+      entryWith(["security.capability", "x"]),
+      /cannot set attribute .*security.capability.*: Invalid argument/,
+    ],
+    [entryWith(["user.big", "x".repeat(70_000)]), /user.big.* has 70000 bytes, at most 65536/],
+    [entryWith(...many), /300, at most 256 are accepted/],
+    [damaged, /invalid pax header/],
+  ];
+  for (const [bytes, why] of hostile) {
+    const archive = Buffer.concat([bytes, Buffer.alloc(1024)]);
+    await t.rejects(sdk.getContainer("flat").putArchive(archive, { path: "/" }), {
+      statusCode: 400,
+      message: why,
+    });
+  }
   await ok("rm", "flat");
   await ok("rmi", remote, "capable:flat");
 });
