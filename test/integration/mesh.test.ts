@@ -1,5 +1,5 @@
 /** Virtual IPs and the mesh of published ports, between three hosts with kernels of their own. */
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import t from "tap";
 
@@ -203,6 +203,47 @@ await t.test("datagrams are spread too, and a steady flow leaves a task that ser
     await setServing({ a: true });
   }
 });
+
+/** Tells each client of the protocol with that number who answers and who asked: Node.js has no SCTP. */
+const tellBy = `import socket, sys
+server = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, int(sys.argv[1]))
+server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+server.bind(("::", int(sys.argv[2])))
+server.listen()
+while True:
+    client, address = server.accept()
+    client.sendall((sys.argv[3] + " " + address[0].replace("::ffff:", "")).encode())
+    client.close()`;
+const askBy = `import socket, sys
+client = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_STREAM, int(sys.argv[1]))
+client.settimeout(5)
+client.connect((sys.argv[2], int(sys.argv[3])))
+print(client.recv(100).decode(), end="")`;
+const sctp = "132";
+const hasSctp = spawnSync("python3", ["-c", `import socket; socket.socket(2, 1, ${sctp})`]).status === 0;
+
+await t.test(
+  "SCTP: a port of every host and a virtual IP lead to the task",
+  { skip: !hasSctp && "needs a kernel with SCTP" },
+  async (t) => {
+    const port = { protocol: "sctp", targetPort: 9000, publishedPort: 9001 } as const;
+    await setServing({ b: false });
+    await applyAll(
+      services.map((each) => (each.networkId === ingress.id ? { ...each, ports: [...ports, port] } : each)),
+    );
+    const server = serve(first, ["python3", "-c", tellBy, sctp, "9000", "a"]);
+    const ask = (from: string, host: string, number: string): string =>
+      inNamespace(from, ["python3", "-c", askBy, sctp, host, number]).output;
+    await until(() => ask(client, "10.10.1.10", "9000") === "a 10.10.1.12", "the server answers");
+    for (const { address, ipv6 } of world.hosts) {
+      t.equal(ask(world.outside, address, "9001"), `a ${world.outsideAddress}`, address);
+      t.equal(ask(world.outside, ipv6, "9001"), `a ${world.outsideIpv6}`, ipv6);
+    }
+    t.equal(ask(client, virtualIp, "9000"), "a 10.10.1.12");
+    server.stop();
+    await setServing({ b: true });
+  },
+);
 
 await t.test("who is connected stays so while new clients go elsewhere", async (t) => {
   await setServing({ b: false });
