@@ -15,11 +15,7 @@ export async function withUndo<Result>(
   work: () => Promise<Result>,
   undo: () => Promise<void>,
 ): Promise<Result> {
-  const working = work();
-  const settled = working.then(
-    () => undefined,
-    () => undefined,
-  );
+  let settled: Promise<unknown> = Promise.resolve();
   let isEnding = false;
   const end = (signal: NodeJS.Signals): void => {
     if (isEnding) return;
@@ -31,8 +27,10 @@ export async function withUndo<Result>(
       .catch((error: unknown) => console.error(`bench: cannot clean up: ${String(error)}`))
       .finally(() => process.exit(128 + constants.signals[signal]));
   };
-  for (const signal of signals) process.on(signal, end);
+  for (const signal of signals) process.on(signal, end); // Before there is anything to undo.
   try {
+    const working = work();
+    settled = Promise.allSettled([working]);
     return await working;
   } finally {
     if (isEnding) await new Promise<never>(() => undefined); // The process ends in a moment.
