@@ -7,6 +7,7 @@ import t from "tap";
 import { printTarEntry, type TarHeader } from "../../worker/engine/tar.ts";
 import { readTar } from "../../worker/engine/tar-stream.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
+import { plainHeader } from "../lab/tar.ts";
 import { insideNamespaces } from "./containerd.ts";
 import { LocalHost } from "./local-host.ts";
 
@@ -164,9 +165,8 @@ await t.test("what a program may do goes along: cp, commit, export and import, p
   }
   await ok("create", "--name", "flat", "capable:flat", "sh");
   t.equal(await capabilityIn("flat"), value);
-  const plain = { name: "x", type: "0", link: "", sizeBytes: 0, mode: 0o755, uid: 0, gid: 0, mtime: 0 };
   const entryWith = (...attributes: (readonly [string, string])[]): Buffer =>
-    printTarEntry({ ...plain, major: 0, minor: 0, attributes: new Map(attributes) });
+    printTarEntry({ ...plainHeader, name: "x", mode: 0o755, attributes: new Map(attributes) });
   const damaged = entryWith(["user.a", "b"]);
   damaged.write("99", 512, "latin1"); // The length of the record.
   const many = Array.from({ length: 300 }, (_, index) => [`user.a${index}`, ""] as const);
@@ -214,27 +214,15 @@ await t.test("a container cannot lead cp out of itself", async (t) => {
     { name: "../../../../tmp/out", sizeBytes: 0 },
     { name: "x", type: "1", link: "../../../../../../etc/passwd" },
   ];
-  const plain = {
-    name: "",
-    type: "0",
-    link: "",
-    sizeBytes: 0,
-    mode: 0o644,
-    uid: 0,
-    gid: 0,
-    mtime: 0,
-    major: 0,
-    minor: 0,
-  };
   for (const entry of hostile) {
-    const bytes = Buffer.concat([printTarEntry({ ...plain, ...entry }), Buffer.alloc(1024)]);
+    const bytes = Buffer.concat([printTarEntry({ ...plainHeader, ...entry }), Buffer.alloc(1024)]);
     await t.rejects(sdk.getContainer("sly").putArchive(bytes, { path: "/tmp" }), /HTTP code 400/);
   }
   await t.rejects(
     sdk.getContainer("sly").putArchive(Buffer.from("no archive at all ".repeat(99)), { path: "/" }),
     /HTTP code 400/,
   );
-  const device = printTarEntry({ ...plain, name: "disk", type: "4", major: 8, minor: 0, mode: 0o666 });
+  const device = printTarEntry({ ...plainHeader, name: "disk", type: "4", major: 8, minor: 0, mode: 0o666 });
   await sdk.getContainer("sly").putArchive(Buffer.concat([device, Buffer.alloc(1024)]), { path: "/" });
   t.match(
     await host.docker("exec", "sly", "sh", "-c", "test -b /disk && cat /disk"),
@@ -252,7 +240,9 @@ await t.test("a container cannot lead cp out of itself", async (t) => {
     `mkdir /swap; while :; do mv /swap /aside; ln -s ${directory} /swap; rm /swap; mv /aside /swap; done`,
   );
   const many = Buffer.concat([
-    ...Array.from({ length: 50 }, (_, index) => printTarEntry({ ...plain, name: `swap/planted${index}` })),
+    ...Array.from({ length: 50 }, (_, index) =>
+      printTarEntry({ ...plainHeader, name: `swap/planted${index}` }),
+    ),
     Buffer.alloc(1024),
   ]);
   for (let round = 0; round < 10; round++)

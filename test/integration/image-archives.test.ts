@@ -15,7 +15,7 @@ import {
   pushImage,
   text,
 } from "../lab/image.ts";
-import { packTar, type TarEntry } from "../lab/tar.ts";
+import { packTar, type TarEntry, plainHeader } from "../lab/tar.ts";
 import { printTarEntry, printTarHeader, tarPadding } from "../../worker/engine/tar.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 import { openTestDoor } from "./front-door.ts";
@@ -212,23 +212,12 @@ await t.test("archives that mean harm are refused, and leave nothing behind", as
 await t.test(
   "attributes that a layer asks for: those of the host's overlay are dropped, impossible ones refused",
   async (t) => {
-    const plain = {
-      type: "0",
-      link: "",
-      sizeBytes: 0,
-      mode: 0o644,
-      uid: 0,
-      gid: 0,
-      mtime: 0,
-      major: 0,
-      minor: 0,
-    };
     const imageWith = (name: string, attributes: Iterable<readonly [string, string]>, type = "0"): Image => {
-      const entry = printTarEntry({ ...plain, type, name, attributes: new Map(attributes) });
+      const entry = printTarEntry({ ...plainHeader, type, name, attributes: new Map(attributes) });
       return buildImage([base, rawLayer(Buffer.concat([entry, Buffer.alloc(1024)]))], {});
     };
     const many = Array.from({ length: 300 }, (_, index) => [`user.a${index}`, "x".repeat(200)] as const);
-    const damaged = printTarEntry({ ...plain, name: "x", attributes: new Map([["user.a", "b"]]) });
+    const damaged = printTarEntry({ ...plainHeader, name: "x", attributes: new Map([["user.a", "b"]]) });
     damaged.write("99", 512, "latin1"); // The length of the record.
     const refused: { name: string; image: Image; want: RegExp }[] = [
       {

@@ -50,3 +50,17 @@ function header(entry: TarEntry, sizeBytes: number): Buffer {
 function octal(value: number, digits: number): string {
   return value.toString(8).padStart(digits, "0");
 }
+
+/** An empty file of root's, to be changed in what a test is about; for `printTarEntry`. */
+export const plainHeader = {
+  name: "",
+  type: "0",
+  link: "",
+  sizeBytes: 0,
+  mode: 0o644,
+  uid: 0,
+  gid: 0,
+  mtime: 0,
+  major: 0,
+  minor: 0,
+};
