@@ -34,16 +34,14 @@ export function anyOf(...sources: readonly AbortSignal[]): LinkedSignal {
  * @param signal - When given, its abort ends the wait too.
  */
 export function deadline(clock: Clock, ms: number, what: string, signal?: AbortSignal): LinkedSignal {
-  const controller = new AbortController();
-  const cancel = clock.after(ms, () => controller.abort(timeout(`${what} took more than ${ms} ms`)));
-  const forward = (): void => controller.abort(signal?.reason);
-  if (signal?.aborted === true) forward();
-  signal?.addEventListener("abort", forward, { once: true });
+  const late = new AbortController();
+  const cancel = clock.after(ms, () => late.abort(timeout(`${what} took more than ${ms} ms`)));
+  const either = anyOf(late.signal, ...(signal === undefined ? [] : [signal]));
   return {
-    signal: controller.signal,
+    signal: either.signal,
     [Symbol.dispose]() {
       cancel();
-      signal?.removeEventListener("abort", forward);
+      either[Symbol.dispose]();
     },
   };
 }

@@ -153,11 +153,21 @@ async function openAttach(deps: RouteDeps, id: string, query: URLSearchParams): 
   const life = new AbortController();
   const stream = flag("stream");
   // Opened before the client is told: it starts the container next, and nothing may be missed.
-  const output = await deps.containers.engine.attach(
-    id,
-    { stdout: flag("stdout"), stderr: flag("stderr"), from: flag("logs") ? "start" : "now", follow: stream },
-    anyOf(life.signal, deps.ending).signal, // Until `life` is over.
-  );
+  const output = await deps.containers.engine
+    .attach(
+      id,
+      {
+        stdout: flag("stdout"),
+        stderr: flag("stderr"),
+        from: flag("logs") ? "start" : "now",
+        follow: stream,
+      },
+      anyOf(life.signal, deps.ending).signal, // Until `life` is over.
+    )
+    .catch((error: unknown) => {
+      life.abort();
+      throw error;
+    });
   const { StdinOnce = false } = deps.containers.record(id)?.config ?? {};
   return {
     tty: record.tty,

@@ -20,7 +20,7 @@ import type { IdleQueue } from "./idle-queue.ts";
 import { signalNumber } from "./signals.ts";
 import { removeSnapshot, snapshotMounts } from "./snapshots.ts";
 import type { Tasks } from "./task.ts";
-import { anyOf } from "../../runtime/signal.ts";
+import { deadline } from "../../runtime/signal.ts";
 
 /** After SIGKILL the kernel ends a container at once, unless it hangs in the kernel itself. */
 const killWaitMs = 30_000;
@@ -446,16 +446,12 @@ async function endedWithin(
   limitMs: number,
   abort: AbortSignal,
 ): Promise<ExitStatus | undefined> {
-  const late = new AbortController();
-  const cancel = clock.after(limitMs, () => late.abort());
-  using either = anyOf(abort, late.signal);
+  using limit = deadline(clock, limitMs, "the end of a container", abort);
   try {
-    return await waitContainer(container, either.signal);
+    return await waitContainer(container, limit.signal);
   } catch (error) {
-    if (!late.signal.aborted || abort.aborted) throw error;
+    if (!limit.signal.aborted || abort.aborted) throw error;
     return undefined;
-  } finally {
-    cancel();
   }
 }
 
