@@ -3,7 +3,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { Node } from "../../model/node.ts";
 import { parseFilters, queryFlag } from "../../runtime/http.ts";
 import { removeNode } from "../orchestrator/lost.ts";
-import type { StoreView } from "../store/transaction.ts";
+import { requireSeen, type StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import type { Json } from "./json-writer.ts";
@@ -72,7 +72,8 @@ async function updateNode(deps: ApiDeps, call: Call): Promise<Reply> {
   await deps.store.update((tx) => {
     const node = resolveNode(tx, param(call, "id"));
     if (node.spec.role === "manager" && spec.role === "worker") refuseBadDemotion(deps, tx, node);
-    return tx.nodes.update({ ...node, meta: { ...node.meta, version }, spec });
+    requireSeen(node, version);
+    return tx.nodes.update({ ...node, spec });
   }, call.life);
   return empty();
 }

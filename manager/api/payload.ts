@@ -5,7 +5,13 @@ import type { Config, PayloadSpec, Secret } from "../../model/payload.ts";
 import type { Service } from "../../model/service.ts";
 import { type Filters, parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
-import type { NamedTableView, StoreView, TableWrites, Transaction } from "../store/transaction.ts";
+import {
+  requireSeen,
+  type NamedTableView,
+  type StoreView,
+  type TableWrites,
+  type Transaction,
+} from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import {
@@ -114,11 +120,8 @@ async function update(kind: Kind, { store }: ApiDeps, call: Call): Promise<Reply
     if (!onlyLabelsDiffer(object.spec, given)) {
       throw new ClusterError("invalid-argument", "only updates to Labels are allowed");
     }
-    kind.writes(tx).update({
-      ...object,
-      meta: { ...object.meta, version },
-      spec: { ...object.spec, labels: given.spec.labels },
-    });
+    requireSeen(object, version);
+    kind.writes(tx).update({ ...object, spec: { ...object.spec, labels: given.spec.labels } });
   }, call.life);
   return empty();
 }

@@ -7,7 +7,7 @@ import { serviceWarnings } from "../../model/warnings.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
 import { jobOf, replaceSpec, rollbackService } from "../orchestrator/spec.ts";
-import type { StoreView } from "../store/transaction.ts";
+import { requireSeen, type StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { present } from "./parse.ts";
@@ -103,7 +103,8 @@ async function updateService({ store }: ApiDeps, call: Call): Promise<Reply> {
     await store.update((tx) => {
       const service = findService(tx, call);
       if (service.previous !== undefined) refuseTakenPorts(tx, service.previous.spec, service);
-      rollbackService(tx, { ...service, meta: { ...service.meta, version } });
+      requireSeen(service, version);
+      rollbackService(tx, service);
     }, call.life);
     return json({ Warnings: null });
   }

@@ -2,7 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { Cluster } from "../../model/cluster.ts";
 import { queryFlag } from "../../runtime/http.ts";
-import type { StoreView } from "../store/transaction.ts";
+import { requireSeen, type StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { noLeaderReply } from "./error.ts";
@@ -39,7 +39,8 @@ async function updateSwarm({ store, joinTokens }: ApiDeps, call: Call): Promise<
   const spec = parseClusterSpec(call.body());
   await store.update((tx) => {
     const cluster = requireCluster(tx);
-    tx.clusters.update({ ...cluster, meta: { ...cluster.meta, version }, spec });
+    requireSeen(cluster, version);
+    tx.clusters.update({ ...cluster, spec });
     if (rotateWorker) joinTokens.rotate("worker", tx);
     if (rotateManager) joinTokens.rotate("manager", tx);
   }, call.life);

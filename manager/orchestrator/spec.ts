@@ -7,7 +7,7 @@ import {
   type ServiceSpec,
 } from "../../model/service.ts";
 import { dropUnusedRevision } from "../store/revisions.ts";
-import type { StoreView, Transaction } from "../store/transaction.ts";
+import { requireSeen, type StoreView, type Transaction } from "../store/transaction.ts";
 
 /** The iteration that begins with a spec; services that are no jobs have none. */
 export function jobOf(
@@ -25,7 +25,7 @@ export function jobOf(
  *
  * @param version - The service's version as the client knows it; it becomes the new spec version.
  * @param registryAuth - Credentials for the new spec's image; absent keeps those there are.
- * @throws {ClusterError} `version-conflict` when the service has changed since.
+ * @throws {ClusterError} `version-conflict` when the spec has changed since.
  */
 export function replaceSpec(
   tx: Transaction,
@@ -34,10 +34,10 @@ export function replaceSpec(
   version: number,
   registryAuth?: RegistryAuth,
 ): Service {
+  requireSeen(service, version);
   const { updateStatus: _, previousRegistryAuth: __, ...rest } = service;
   const replaced = tx.services.update({
     ...rest,
-    meta: { ...service.meta, version },
     spec,
     specVersion: version,
     previous: { spec: service.spec, specVersion: service.specVersion },

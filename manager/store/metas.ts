@@ -23,6 +23,7 @@ function isSame(a: Meta, b: Meta): boolean {
     a.version === b.version &&
     a.updatedAtMs === b.updatedAtMs &&
     a.createdVersion === b.createdVersion &&
+    a.specChangedVersion === b.specChangedVersion &&
     a.createdAtMs === b.createdAtMs
   );
 }

@@ -11,6 +11,7 @@ import type {
   ServiceId,
   TaskId,
 } from "../../model/ids.ts";
+import type { Meta } from "../../model/meta.ts";
 import type { Network } from "../../model/network.ts";
 import type { Node } from "../../model/node.ts";
 import type { Config, Secret } from "../../model/payload.ts";
@@ -106,6 +107,21 @@ export interface TableWrites<Id extends string, T extends Row> {
   update(object: T): T;
   /** @throws `not-found`. */
   remove(id: Id): void;
+}
+
+/**
+ * A client may replace the spec that it has seen: what the swarm wrote beside it since (a node's state, the progress of an
+ * update) is not the client's, so it makes nothing stale.
+ * @param version - Of the object, as the client knows it.
+ * @throws {ClusterError} `version-conflict` when the spec was written since, or the object never had that version.
+ */
+export function requireSeen({ meta }: Row, version: number): void {
+  if (version > meta.version || version < (meta.specChangedVersion ?? meta.version)) throw outOfSequence();
+}
+
+/** The text is Docker's. */
+function outOfSequence(): ClusterError {
+  return new ClusterError("version-conflict", "update out of sequence");
 }
 
 /** A view that sees its own writes. Nothing of it lasts when the function that got it throws. */
@@ -329,6 +345,7 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
         meta: scope.metas.share({
           version,
           createdVersion: version,
+          ...("spec" in object ? { specChangedVersion: version } : {}),
           createdAtMs: nowMs,
           updatedAtMs: nowMs,
         }),
@@ -342,12 +359,11 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       requireOpen();
       const stored = overlay.get(object.id);
       if (stored === undefined) throw new ClusterError("not-found", `${noun} ${object.id} not found`);
-      if (stored.meta.version !== object.meta.version) {
-        throw new ClusterError("version-conflict", "update out of sequence");
-      }
+      if (stored.meta.version !== object.meta.version) throw outOfSequence();
       const { version, nowMs } = scope.stamp;
       const { createdVersion, createdAtMs } = stored.meta;
-      const meta = { version, createdVersion, createdAtMs, updatedAtMs: nowMs };
+      const spec = specChanged(stored, object, version);
+      const meta = { version, createdVersion, ...spec, createdAtMs, updatedAtMs: nowMs };
       return put({ ...object, meta: scope.metas.share(meta, stored.meta) });
     },
     remove(id: Id): void {
@@ -356,4 +372,12 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       overlay.write(id, undefined);
     },
   });
+}
+
+/** Specs are never changed in place, so the same object is the same spec. */
+function specChanged(stored: Row, object: Row, version: number): Pick<Meta, "specChangedVersion"> {
+  if (!("spec" in object && "spec" in stored)) return {};
+  return object.spec === stored.spec
+    ? { specChangedVersion: stored.meta.specChangedVersion ?? stored.meta.version }
+    : { specChangedVersion: version };
 }

@@ -1,6 +1,7 @@
 /** Rules that need several objects: what is taken by whom, what may be removed when, what is counted. */
 import t from "tap";
 import type { NodeId, TaskId } from "../../../model/ids.ts";
+import type { NodeState } from "../../../model/node.ts";
 import type { DesiredState, TaskState } from "../../../model/task.ts";
 import { createTask } from "../../../manager/store/revisions.ts";
 import { newId } from "../../../runtime/random.ts";
@@ -214,6 +215,28 @@ t.test("a manager is not demoted where its group would lose its quorum", async (
   t.match(await demote("m2"), /loss of quorum/, "of m1 and m3 only m1 is heard");
   reached.add(id("m3"));
   t.equal(await demote("m2"), "", "two of two are");
+});
+
+t.test("what the swarm writes beside a spec makes no update of it stale", async (t) => {
+  const harness = await makeHarness({ clock: new VirtualClock() });
+  const seen = await versionOf(harness, "/nodes/w1");
+  const setState = (state: NodeState): Promise<void> =>
+    harness.store.update((tx) => {
+      const node = tx.nodes.get(id("w1"));
+      if (node !== undefined) tx.nodes.update({ ...node, status: { ...node.status, state } });
+    });
+  const change = async (version: number): Promise<number> => {
+    const body = { Role: "worker", Availability: "active", Labels: { seen: String(version) } };
+    return (await ask(harness, `POST /nodes/w1/update?version=${version}`, body)).status;
+  };
+  await setState("down");
+  await setState("ready");
+  t.not(await versionOf(harness, "/nodes/w1"), seen);
+  t.equal(await change(seen), 200, "the spec is the one that the client knows");
+  const now = await versionOf(harness, "/nodes/w1");
+  t.equal(await change(seen), 500, "another client's spec would be lost");
+  t.equal(await change(now + 1), 500, "a version that never was");
+  t.equal(await change(now), 200);
 });
 
 t.test("a node keeps what an update does not send away, and stale updates are refused", async (t) => {

@@ -40,10 +40,13 @@ t.test("an update is visible once it resolves, with version and times stamped", 
     store.view((v) => v.services.byName("WEB")),
     created,
   );
-  t.strictSame(created.meta, { version: 1, createdVersion: 1, createdAtMs: 1000, updatedAtMs: 1000 });
+  const first = { createdVersion: 1, specChangedVersion: 1, createdAtMs: 1000 };
+  t.strictSame(created.meta, { ...first, version: 1, updatedAtMs: 1000 });
   await clock.advance(500);
   const updated = await store.update((tx) => tx.services.update({ ...created, specVersion: 7 }));
-  t.strictSame(updated.meta, { version: 2, createdVersion: 1, createdAtMs: 1000, updatedAtMs: 1500 });
+  t.strictSame(updated.meta, { ...first, version: 2, updatedAtMs: 1500 });
+  const changed = await store.update((tx) => tx.services.update({ ...updated, spec: serviceSpec() }));
+  t.equal(changed.meta.specChangedVersion, 3);
 });
 
 t.test("a stale version is refused with the text that clients know", async (t) => {
