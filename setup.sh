@@ -31,4 +31,4 @@ if ! cmp -s package-lock.json node_modules/.shoal-lock; then
   npx tap build >/dev/null # bakes the plugin list of .taprc into the test runner
   cp package-lock.json node_modules/.shoal-lock
 fi
-npx tsc -b
+npm run --silent build

@@ -3,6 +3,7 @@ import { fileURLToPath } from "node:url";
 import type { HostSettings } from "../proto/host.ts";
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
+import { programFile } from "../runtime/programs.ts";
 
 const firstRestartDelayMs = 100;
 const longestRestartDelayMs = 5_000;
@@ -40,7 +41,7 @@ export function superviseChild<ToChild extends object, FromChild>(
   { clock, log }: { clock: Clock; log: Log },
   options: ChildOptions<ToChild, FromChild>,
 ): SupervisedChild<ToChild> {
-  const entry = fileURLToPath(new URL(`../${options.name}/main.js`, import.meta.url));
+  const entry = fileURLToPath(programFile(options.name));
   let child: ChildProcess | undefined;
   let stopping: (() => void) | undefined;
   let stopped = false;

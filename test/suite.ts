@@ -4,7 +4,7 @@
  * tap's own command loads a recorder of modules into every process that a test starts, managers and workers among them, which
  * costs each of them most of a second. Nothing here needs what it records, so the files are started without.
  */
-import type { ChildProcess } from "node:child_process";
+import { execFileSync, type ChildProcess } from "node:child_process";
 import { readdir } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join, relative } from "node:path";
@@ -30,7 +30,7 @@ const suites: Readonly<Record<string, Suite>> = {
     jobs: Math.max(2, availableParallelism()),
     timeoutSeconds: 120,
   },
-  integration: { folders: [integration], without: [], jobs: 1, timeoutSeconds: 300 },
+  integration: { folders: [integration], without: [], jobs: 2, timeoutSeconds: 300 },
   // One lab at a time: its hosts are named alike.
   e2e: { folders: [e2e], without: [], jobs: 1, timeoutSeconds: 600 },
 };
@@ -55,6 +55,8 @@ if (files.length === 0 || (suite !== undefined && rest.length > 0)) {
   console.error(`usage: node build/test/suite.js ${Object.keys(suites).join("|")}|FILES`);
   process.exit(2);
 }
+// Labs and some tests start the programs as they are installed: of these very modules.
+execFileSync(process.execPath, ["build/tools/bundle.js"], { cwd: root, stdio: "inherit" });
 const { jobs, timeoutSeconds } = suite ?? { jobs: 1, timeoutSeconds: 600 };
 t.setTimeout(0); // Each file has its own.
 t.jobs = jobs;

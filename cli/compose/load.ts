@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { Ajv, type ErrorObject } from "ajv";
 import { parse } from "yaml";
+import { installation } from "../installation.ts";
 import { readNamedFile } from "../files.ts";
 import { parseDuration } from "../units.ts";
 import { type Environment, interpolateAll } from "./interpolate.ts";
@@ -78,11 +79,7 @@ function interpolateSections(
 }
 
 function compileSchema(): Check {
-  // build/cli/compose → cli/compose
-  const text = readFileSync(
-    new URL("../../../cli/compose/config-schema-v3.13.json", import.meta.url),
-    "utf8",
-  );
+  const text = readFileSync(new URL("cli/compose/config-schema-v3.13.json", installation), "utf8");
   // The file is of draft 4; what it uses means the same in draft 7, but for the names of these two keywords.
   const schema = JSON.parse(text, (key, value: unknown) =>
     key === "id" || key === "$schema" ? undefined : value,

@@ -2,6 +2,7 @@ import { Worker } from "node:worker_threads";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { Log, LogLevel } from "../../runtime/log.ts";
+import { programFile } from "../../runtime/programs.ts";
 import { EventQueue } from "./event-queue.ts";
 import {
   type GroupStatus,
@@ -59,8 +60,7 @@ export async function openRaftGroup(
   snapshotSource: SnapshotSource,
 ): Promise<RaftGroup> {
   const start: ThreadStart = { options, logLevel: deps.logLevel ?? "info" };
-  const extension = import.meta.url.endsWith(".ts") ? "ts" : "js"; // Compiled or not.
-  const worker = new Worker(new URL(`./thread.${extension}`, import.meta.url), { workerData: start });
+  const worker = new Worker(programFile("raft-thread"), { workerData: start });
   return connectRaftGroup(threadOf(worker, deps.log), snapshotSource);
 }
 

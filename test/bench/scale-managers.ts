@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { requestCertificate } from "../../daemon/certificate.ts";
 import type { HostSettings, ManagerStart, ManagerToDaemon } from "../../proto/host.ts";
+import { bundledFile } from "../../runtime/programs.ts";
 import { call } from "../lab/api.ts";
 import { waitFor } from "../lab/shell.ts";
 import type { NodeSummary } from "../lab/swarm.ts";
@@ -133,7 +134,7 @@ export class ManagerProcess {
     this.address = address;
     this.socket = settings.managerSocket;
     if (start.kind !== "bootstrap") this.nodeId = start.identity.nodeId;
-    const entry = fileURLToPath(new URL("../../manager/main.js", import.meta.url));
+    const entry = fileURLToPath(bundledFile("manager"));
     const probe = new URL("./scale-probe.js", import.meta.url).href;
     this.#child = fork(entry, [], {
       env: { ...process.env, SHOAL_HOST: JSON.stringify(settings), MALLOC_ARENA_MAX: "2" },

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Host } from "../lab/lab.ts";
 import { run, tryRun, type RunOptions, type RunResult } from "../lab/shell.ts";
+import { bundledFile } from "../../runtime/programs.ts";
 
 /** A command line client of the cluster; `docker` and `shoal` take the same words. */
 export interface Client {
@@ -15,7 +16,7 @@ export interface Client {
   try(host: Host, args: readonly string[], options?: RunOptions): Promise<RunResult>;
 }
 
-const shoalMain = fileURLToPath(new URL("../../cli/main.js", import.meta.url));
+const shoalMain = fileURLToPath(bundledFile("shoal"));
 const dockerPath = (process.env["PATH"] ?? "")
   .split(":")
   .map((directory) => join(directory, "docker"))

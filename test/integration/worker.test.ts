@@ -8,6 +8,7 @@ import { createRoot } from "../../manager/ca/root.ts";
 import type { DaemonToWorker, WorkerToDaemon } from "../../proto/host.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import type { Assignment } from "../../worker/agent/assignment.ts";
+import { bundledFile } from "../../runtime/programs.ts";
 import { buildImage, busyboxLayer, pushImage } from "../lab/image.ts";
 import { caDeps, clusterId, identityOf, nodeIdOf } from "../manager/ca/certificates.ts";
 import { FakeDispatcher } from "../worker/agent/dispatcher.ts";
@@ -48,7 +49,7 @@ t.teardown(async () => {
 await pushImage(host.registry, "test/bb", "1", buildImage([await busyboxLayer()], { Cmd: ["sleep", "600"] }));
 
 function startWorker(): ChildProcess {
-  const child = fork(fileURLToPath(new URL("../../worker/main.js", import.meta.url)), [], {
+  const child = fork(fileURLToPath(bundledFile("worker")), [], {
     env: { ...process.env, SHOAL_HOST: JSON.stringify(settings) },
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });

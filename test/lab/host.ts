@@ -5,6 +5,7 @@ import { LabCgroup, signal } from "./cgroup.ts";
 import { hostAddress, hostIpv6, registryAddress, type Lan } from "./lan.ts";
 import { readProcess, spawnInside, type ProcessInfo } from "./process.ts";
 import { run, tryRun, waitFor } from "./shell.ts";
+import { bundledFile } from "../../runtime/programs.ts";
 
 export type HostRole = "manager" | "worker";
 export type HostProcess = (typeof hostProcesses)[number];
@@ -167,9 +168,7 @@ export class Host {
     const init = all.find(isInit);
     const children = (parent: ProcessInfo | undefined): ProcessInfo[] =>
       parent === undefined ? [] : all.filter((info) => info.parentPid === parent.pid);
-    const shoald = children(init).find((info) =>
-      /\bshoald\b|daemon\/main\.js/.test(info.argv.slice(0, 3).join(" ")),
-    );
+    const shoald = children(init).find((info) => /\bshoald\b/.test(info.argv.slice(0, 3).join(" ")));
     const ofShoald = (word: string): ProcessInfo | undefined =>
       children(shoald).find((info) => new RegExp(`\\b${word}\\b`).test(info.argv.slice(0, 3).join(" ")));
     const named = (name: string): ProcessInfo | undefined =>
@@ -220,9 +219,9 @@ export class Host {
   }
 
   #shoaldCommand(): string[] {
-    const main = fileURLToPath(new URL("../../daemon/main.js", import.meta.url));
+    const main = fileURLToPath(bundledFile("shoald"));
     if (!existsSync(main))
-      throw new Error(`cannot boot ${this.name}: ${main} is missing: run npx tsc -b first`);
+      throw new Error(`cannot boot ${this.name}: ${main} is missing: run npm run build first`);
     const flags = {
       "state-dir": `${this.dir}/state`,
       "run-dir": runDir,

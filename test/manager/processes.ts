@@ -8,6 +8,7 @@ import type { Test } from "tap";
 import { requestCertificate } from "../../daemon/certificate.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { HostSettings, ManagerStart, ManagerToDaemon, NodeIdentity } from "../../proto/host.ts";
+import { bundledFile } from "../../runtime/programs.ts";
 
 /** Real manager processes on loopback addresses, with the test in shoald's place. */
 export class ManagerProcesses {
@@ -99,7 +100,7 @@ export class ManagerProcess {
     this.address = address;
     this.#folder = folder;
     this.#identity = start.kind === "bootstrap" ? undefined : start.identity;
-    const entry = fileURLToPath(new URL("../../manager/main.js", import.meta.url));
+    const entry = fileURLToPath(bundledFile("manager"));
     this.#child = fork(entry, [], {
       env: { ...process.env, SHOAL_HOST: JSON.stringify(settingsIn(folder)) },
       execArgv: ["--enable-source-maps"],

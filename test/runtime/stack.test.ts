@@ -10,7 +10,15 @@ const map = JSON.stringify({
   names: [],
   mappings: ";;IAOE",
 });
-const read = (path: string): string | undefined => (path === "/app/build/a.js" ? map : undefined);
+const files: Readonly<Record<string, string>> = {
+  "/app/build/a.js.map": map,
+  "/app/build/bundle/worker.js.lines": "\nworker/a.ts:7\n",
+};
+const read = (path: string): string => {
+  const text = files[path];
+  if (text === undefined) throw new Error(`no such file: ${path}`);
+  return text;
+};
 
 const cases = [
   {
@@ -27,6 +35,11 @@ const cases = [
     name: "a path without a scheme too",
     stack: "Error\n    at f (/app/build/a.js:3:9)",
     want: "Error\n    at f (/app/a.ts:8:3)",
+  },
+  {
+    name: "a bundle's frame names the source by the bundle's line table, and one of a package stays",
+    stack: "Error\n    at f (/app/build/bundle/worker.js:2:9)\n    at g (/app/build/bundle/worker.js:1:9)",
+    want: "Error\n    at f (/app/worker/a.ts:7)\n    at g (/app/build/bundle/worker.js:1:9)",
   },
   {
     name: "frames of node and of files without a map stay",

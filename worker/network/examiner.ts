@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { programFile } from "../../runtime/programs.ts";
 import type { Run } from "./command.ts";
 import type { ProbedName } from "./dns-probe.ts";
 import { peerFindings, pingArgv, pingOutcome } from "./examine.ts";
@@ -12,7 +13,7 @@ import { inParallel } from "./rounds.ts";
 
 const width = 16;
 const connectTimeoutMs = 2_000;
-const nameProbe = fileURLToPath(new URL("dns-probe.js", import.meta.url));
+const nameProbe = fileURLToPath(programFile("dns-probe"));
 
 interface Deps {
   readonly run: Run;
