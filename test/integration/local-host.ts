@@ -103,12 +103,14 @@ export class LocalHost {
     const log = createLog("test", "warn");
     this.engine = await this.host.openEngine();
     const networks = await LocalNetworks.open({ ...deps, ...this.settings });
-    this.#network = await openHostNetwork(
+    const network = await openHostNetwork(
       { ...deps, warn: (text) => void this.warnings.push(text) },
       { ...this.settings, bridges: networks.bridges },
       new AbortController().signal,
     );
-    networks.use(this.#network);
+    await network.restored;
+    this.#network = network;
+    networks.use(network);
     const { engine } = this;
     const cluster = new Attachments(deps);
     cluster.leave();

@@ -34,6 +34,7 @@ const network = await openHostNetwork(
   { runDir, bridgeSubnet: "172.29.0.0/16", resolvConf, tunnel: { overlapMs: 0 } },
   never,
 );
+await network.restored;
 process.on("message", (request: ChildRequest) => {
   answer(request)
     .then((result) => send({ id: request.id, result }))

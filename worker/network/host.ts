@@ -40,7 +40,7 @@ import { untilUnused } from "./flows.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { TaskTexts } from "./task-texts.ts";
-import { failureOf, some, type Trouble, troubleTexts } from "./trouble.ts";
+import { failureOf, report, some, type Trouble, troubleTexts } from "./trouble.ts";
 import { encryptedNetworks } from "./tunnel-plan.ts";
 import { Upstream } from "./upstream.ts";
 import {
@@ -110,6 +110,8 @@ export class KernelNetwork implements HostNetwork {
   #askers: ReadonlyMap<string, Asker> = new Map();
   readonly #ending = new AbortController();
   #stopLooking = (): void => undefined;
+  /** Settles once the kernel is in line with what was adopted; changes wait for it by themselves. */
+  restored: Promise<void> = Promise.resolve();
   /** Of the last look; what it could not mend is said once. */
   #seen: { readonly found: readonly string[]; readonly unmended: string } = { found: [], unmended: "" };
 
@@ -132,7 +134,6 @@ export class KernelNetwork implements HostNetwork {
     this.#wanted = wanted;
   }
 
-  /** Brings the kernel in line with what was adopted; without it nothing is wrong yet, only old. */
   async open(): Promise<void> {
     await this.#program.open();
     await this.#holdAgain();
@@ -146,7 +147,8 @@ export class KernelNetwork implements HostNetwork {
         .finally(() => (looking = false));
     });
     if (this.#wanted === undefined && this.#records.size + this.#bridges.length === 0) return;
-    this.#report("the network is not as it was before the restart", await this.#bringInLine());
+    const what = "the network is not as it was before the restart";
+    this.restored = this.#bringInLine().then((trouble) => report(this.#parts, what, trouble));
   }
 
   /** The rules still lead to the tasks; a port that another program took meanwhile stays the task's. */
@@ -243,7 +245,7 @@ export class KernelNetwork implements HostNetwork {
   async close(): Promise<void> {
     this.#stopLooking();
     this.#ending.abort(new ClusterError("unavailable", "the host's network is shutting down"));
-    await this.#rounds.close();
+    await Promise.all([this.restored, this.#rounds.close()]);
     this.#names.close();
     this.#parts.ports.close();
     this.#program.close();
@@ -251,6 +253,7 @@ export class KernelNetwork implements HostNetwork {
   }
 
   async #round(round: readonly Job[]): Promise<void> {
+    await this.restored;
     const looks = round.filter(({ work }) => work.kind === "look");
     if (looks.length < round.length) await this.#work(round);
     if (looks.length > 0) await this.#look(); // At last: it takes long, and gives way to what comes meanwhile.
@@ -456,7 +459,7 @@ export class KernelNetwork implements HostNetwork {
       new Set(dying.map(({ taskId, bridge }) => portName(taskId, bridge))),
     );
     // A task is gone even when the host's side of it is not: that is tried again in every round.
-    if (gone.length > 0) this.#report("cannot take back all that ended tasks had", trouble);
+    if (gone.length > 0) report(this.#parts, "cannot take back all that ended tasks had", trouble);
     for (const job of jobs) {
       const { work } = job;
       if (job.settled) continue;
@@ -557,13 +560,8 @@ export class KernelNetwork implements HostNetwork {
     const records = taskIds.flatMap((taskId) => this.#records.get(taskId) ?? []);
     if (records.length === 0) return;
     for (const taskId of taskIds) this.#records.delete(taskId);
-    this.#report("cannot take back what failed tasks had", await this.#bringInLine());
+    report(this.#parts, "cannot take back what failed tasks had", await this.#bringInLine());
     await this.#clear(records);
-  }
-
-  #report(what: string, trouble: Trouble): void {
-    const texts = troubleTexts(trouble);
-    if (texts.length > 0) this.#parts.warn(`${what}: ${texts.join("; ")}`);
   }
 
   #nameTable(): NameTable {

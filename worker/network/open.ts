@@ -11,7 +11,7 @@ import type { HostNetworkSettings } from "./host.ts";
 import { Journal } from "./journal.ts";
 import { Launcher } from "./launcher.ts";
 import { Namespaces } from "./namespace.ts";
-import type { HostNetwork, WantedNetworks } from "./network.ts";
+import type { WantedNetworks } from "./network.ts";
 import { PublishedPorts } from "./ports.ts";
 import { withoutIngressIpv6 } from "./views.ts";
 
@@ -27,6 +27,8 @@ export interface HostNetworkDeps {
 }
 
 /**
+ * What a former process left is in place when this settles, and brought in line after that: the node is heard meanwhile.
+ *
  * The process must be in the host's own network namespace. Namespaces of tasks are bind mounts in
  * `<runDir>/netns`, a shared mount: see README.md for what that asks of containerd.
  *
@@ -37,7 +39,7 @@ export async function openHostNetwork(
   deps: HostNetworkDeps,
   settings: HostNetworkSettings,
   signal: AbortSignal,
-): Promise<HostNetwork> {
+): Promise<KernelNetwork> {
   const launcher = new Launcher(join(settings.runDir, "network", "tools"));
   try {
     return await openOver({ ...deps, run: deps.run ?? launcher.run }, launcher, settings, signal);
@@ -52,14 +54,15 @@ async function openOver(
   launcher: Disposable,
   settings: HostNetworkSettings,
   signal: AbortSignal,
-): Promise<HostNetwork> {
-  for (const argv of [
-    ["ip", "-V"],
-    ["bridge", "-V"],
-    ["nft", "--version"],
-    ["unshare", "--version"],
-  ])
-    await run(argv);
+): Promise<KernelNetwork> {
+  await Promise.all(
+    [
+      ["ip", "-V"],
+      ["bridge", "-V"],
+      ["nft", "--version"],
+      ["unshare", "--version"],
+    ].map((argv) => run(argv)),
+  );
   const journal = new Journal(join(settings.runDir, "network"));
   const namespaces = new Namespaces({
     run,

@@ -25,6 +25,15 @@ export function troubleTexts({ all, overlay, tasks, bridges }: Trouble): string[
   );
 }
 
+export function report(
+  { warn }: { readonly warn: (text: string) => void },
+  what: string,
+  trouble: Trouble,
+): void {
+  const texts = troubleTexts(trouble);
+  if (texts.length > 0) warn(`${what}: ${texts.join("; ")}`);
+}
+
 export function some(found: readonly string[]): string {
   const rest = found.length - mostFindings;
   return [...found.slice(0, mostFindings), ...(rest > 0 ? [`and ${rest} more`] : [])].join(", ");
