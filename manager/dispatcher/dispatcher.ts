@@ -331,8 +331,10 @@ export class Dispatcher {
         const { object: node } = event;
         const before = previous as Node | undefined;
         if (event.kind === "created") this.#states.created(node.id);
-        if (event.kind === "removed") this.#forget(node.id);
-        if (event.kind === "removed" || node.status.state === "down") this.#withdrawals.gone(node.id);
+        if (event.kind === "removed") {
+          this.#forget(node.id);
+          this.#withdrawals.gone(node.id);
+        }
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markEndpointsOf(node.id, touched);
         }

@@ -3,8 +3,8 @@ import { type DesiredState, isWanted, type Task } from "../../model/task.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Session } from "./session.ts";
 
-/** A host that has not answered by now must not keep a task from being stopped. A worker restarts in less. */
-export const withdrawalLimitMs = 5_000;
+/** A host that has not answered by now must not keep a task from being stopped. A worker restarts in less, on a busy host too. */
+export const withdrawalLimitMs = 10_000;
 
 /** Whether clients may be sent to the task until every host knows better. */
 export function withdraws(task: Task, before: Task): boolean {
@@ -26,7 +26,7 @@ interface Withdrawal {
 
 /**
  * Tasks that are to stop and are not told yet: first every host on their networks stops sending clients to them. A host
- * whose worker is away, as while it restarts, goes on sending clients where it did: it is waited for too, until it is down.
+ * whose worker is away, as while it restarts, goes on sending clients where it did: it is waited for too.
  * It lives as long as the leadership; under the next leader tasks are stopped at once.
  */
 export class Withdrawals {
@@ -104,7 +104,7 @@ export class Withdrawals {
     for (const taskId of awaited?.keys() ?? []) awaited?.set(taskId, Infinity);
   }
 
-  /** The node is down or removed. */
+  /** The node is removed. One that is down may be a host that forwards as ever, whose worker takes long to come back. */
   gone(nodeId: NodeId): void {
     this.applied(nodeId, Infinity);
   }

@@ -119,6 +119,12 @@ t.test("published ports", { skip: noLab || client.missing }, async (t) => {
           return pid !== undefined && pid !== killed;
         });
         await replicas("web", 4);
+        await waitFor("the other tasks to be gone", { timeoutMs: 40_000 }, async () => {
+          const listed = await Promise.all(
+            lab.hosts.map((host) => client.run(host, ["ps", "-q", "--filter", "name=web."])),
+          );
+          return listed.join("").split("\n").filter(Boolean).length === 4;
+        });
       });
       for (const { name, requests, failures } of traffic) {
         t.strictSame(failures, [], name);

@@ -1,6 +1,7 @@
 import t from "tap";
 import { scaledHeartbeatPeriodMs } from "../../../manager/dispatcher/info.ts";
 import { serveSession } from "../../../manager/dispatcher/service.ts";
+import { withdrawalLimitMs } from "../../../manager/dispatcher/withdrawals.ts";
 import type { Store } from "../../../manager/store/store.ts";
 import type { Transaction } from "../../../manager/store/transaction.ts";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
@@ -346,12 +347,17 @@ t.test(
     await settle();
     await applied(after);
     t.strictSame(toldOf(after).at(-1), "running");
-    for (let ms = 0; ms < 3_500; ms += 500) {
-      after.send({ body: { $case: "heartbeat", value: {} } });
-      await clock.advance(500);
-    }
+    const pass = async (passMs: number): Promise<void> => {
+      for (let ms = 0; ms < passMs; ms += 500) {
+        after.send({ body: { $case: "heartbeat", value: {} } });
+        await clock.advance(500);
+      }
+    };
+    await pass(3_500);
     t.equal(nodeOf(store, other)?.status.state, "down");
-    t.strictSame(toldOf(after).at(-1), "shutdown", "nobody waits for a host that is down");
+    t.strictSame(toldOf(after).at(-1), "running", "down says no more than that its worker is not heard");
+    await pass(withdrawalLimitMs - 3_500);
+    t.strictSame(toldOf(after).at(-1), "shutdown", "nobody waits for ever");
   },
 );
 

@@ -35,7 +35,7 @@ t.test("a task is told once every host has applied what it was sent", async (t) 
   t.equal(withdrawals.holds(task), undefined);
 });
 
-t.test("who is down or removed is not waited for", async (t) => {
+t.test("who is removed is not waited for", async (t) => {
   const { told, withdrawals } = opened();
   withdrawals.hold({ id: task, desiredState: "running" });
   withdrawals.sent(task, [sessionAt(n1, 7)], [n2]);
