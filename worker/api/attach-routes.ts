@@ -10,6 +10,7 @@ import { Fields } from "../containers/fields.ts";
 import type { ExecSession } from "../engine/exec-session.ts";
 import type { TerminalSize } from "../engine/task.ts";
 import type { OutputChunk } from "../logs/raw.ts";
+import type { AttachedOutput } from "./attached-output.ts";
 import { findContainer } from "./container.ts";
 import type { ContainerDeps } from "./container-routes.ts";
 import { parseDetachKeys } from "./detach-keys.ts";
@@ -36,9 +37,11 @@ const socketPath = /^\/containers\/(.+)\/attach\/ws$/;
 const attachPath = /^\/containers\/(.+)\/attach$/;
 const execStartPath = /^\/exec\/([^/]+)\/start$/;
 
-type RouteDeps = ContainerDeps;
+export interface AttachDeps extends ContainerDeps {
+  readonly attached: AttachedOutput;
+}
 
-export function attachRoutes(app: FastifyInstance, deps: RouteDeps): void {
+export function attachRoutes(app: FastifyInstance, deps: AttachDeps): void {
   app.server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on("error", () => socket.destroy());
     const seized = { socket, head, isUpgrade: true, isTurned: false };
@@ -72,7 +75,7 @@ export function attachRoutes(app: FastifyInstance, deps: RouteDeps): void {
 
 /** `POST /containers/{id}/attach` without an upgrade. */
 export async function attach(
-  deps: RouteDeps,
+  deps: AttachDeps,
   id: string,
   request: FastifyRequest,
   reply: FastifyReply,
@@ -100,7 +103,7 @@ export function sizeOf(query: URLSearchParams): TerminalSize {
   return { height: read("h"), width: read("w") };
 }
 
-async function upgraded(deps: RouteDeps, request: IncomingMessage, seized: Seized): Promise<void> {
+async function upgraded(deps: AttachDeps, request: IncomingMessage, seized: Seized): Promise<void> {
   const { url, version } = splitVersion(request.url ?? "/");
   const path = decodeURIComponent(url.split("?")[0] ?? "");
   const framed = socketPath.exec(path)?.[1];
@@ -142,7 +145,7 @@ interface OpenAttach {
   readonly life: AbortController;
 }
 
-async function openAttach(deps: RouteDeps, id: string, query: URLSearchParams): Promise<OpenAttach> {
+async function openAttach(deps: AttachDeps, id: string, query: URLSearchParams): Promise<OpenAttach> {
   const flag = (name: string): boolean => queryFlag(query.get(name));
   const detachKeys = parseDetachKeys(query.get("detachKeys") ?? "");
   const record = await deps.containers.engine.inspect(id);
@@ -180,7 +183,7 @@ async function openAttach(deps: RouteDeps, id: string, query: URLSearchParams): 
 }
 
 async function serveAttach(
-  deps: RouteDeps,
+  deps: AttachDeps,
   id: string,
   { tty, output, wantsInput, endsInput, detachKeys, life }: OpenAttach,
   seized: Seized,
@@ -189,7 +192,7 @@ async function serveAttach(
   const input = wantsInput ? deps.containers.engine.stdin(id) : undefined;
   await deps.containers.emit(id, "attach");
   try {
-    const end = await carried({
+    const carrying = carried({
       tty,
       output: [output],
       ...(input !== undefined && { input }),
@@ -197,6 +200,8 @@ async function serveAttach(
       detachKeys: input === undefined || !tty ? undefined : detachKeys,
       ending: deps.ending,
     });
+    deps.attached.add(id, carrying);
+    const end = await carrying;
     if (end === "detached") await deps.containers.emit(id, "detach");
     // Who alone held its input has gone: the process learns that nothing more comes.
     if (end === "client-gone" && endsInput && !deps.ending.aborted) await input?.end();
@@ -207,7 +212,7 @@ async function serveAttach(
 }
 
 async function serveExec(
-  deps: RouteDeps,
+  deps: AttachDeps,
   exec: Exec,
   body: Fields,
   seized: Seized,
@@ -253,7 +258,7 @@ async function serveExec(
 }
 
 /** Each ends with its pipe, or a while after the command: its children may hold the pipe for ever. */
-function outputsOf(session: ExecSession, { clock }: RouteDeps): AsyncIterable<OutputChunk>[] {
+function outputsOf(session: ExecSession, { clock }: AttachDeps): AsyncIterable<OutputChunk>[] {
   const pipes = [
     { stream: "stdout" as const, socket: session.stdout },
     { stream: "stderr" as const, socket: session.stderr },
@@ -302,7 +307,7 @@ function startOptions(body: Fields): { readonly tty: boolean; readonly size?: Te
   return { tty: body.flag("Tty"), ...(size !== undefined && { size }) };
 }
 
-function fail({ log }: RouteDeps, seized: Seized, error: unknown): void {
+function fail({ log }: AttachDeps, seized: Seized, error: unknown): void {
   if (!(error instanceof ClusterError)) log.error({ error }, "a hijacked request failed");
   if (!seized.socket.destroyed) refuse(seized, error);
 }

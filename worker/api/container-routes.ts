@@ -12,7 +12,8 @@ import {
 import type { LocalContainers, WaitCondition } from "../containers/containers.ts";
 import { parseLimits, parseRestartPolicy } from "../containers/config.ts";
 import { Fields } from "../containers/fields.ts";
-import { attach, attachRoutes, sizeOf } from "./attach-routes.ts";
+import { type AttachDeps, attach, attachRoutes, sizeOf } from "./attach-routes.ts";
+import { AttachedOutput } from "./attached-output.ts";
 import { parseTime } from "./time.ts";
 import type { Labels } from "../../model/meta.ts";
 import { commit } from "./commit.ts";
@@ -33,7 +34,12 @@ const waitConditions = ["not-running", "next-exit", "removed"] as const;
 /** Docker's clients send at most "{}" with a start. */
 const startBodyLimitBytes = 7;
 
-export function containerRoutes(app: FastifyInstance, deps: ContainerDeps, context: RouteContext): void {
+export function containerRoutes(
+  app: FastifyInstance,
+  containerDeps: ContainerDeps,
+  context: RouteContext,
+): void {
+  const deps = { ...containerDeps, attached: new AttachedOutput(containerDeps.clock) };
   attachRoutes(app, deps);
   app.post("/containers/prune", (request, reply) => prune(deps, context, request, reply));
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
@@ -68,7 +74,7 @@ interface Call {
   readonly reply: FastifyReply;
 }
 
-type Action = (deps: ContainerDeps, call: Call) => Promise<FastifyReply>;
+type Action = (deps: AttachDeps, call: Call) => Promise<FastifyReply>;
 
 const actions: Readonly<Record<string, Action>> = {
   async start({ containers, ending }, { id, request, reply }) {
@@ -184,7 +190,7 @@ async function update(deps: ContainerDeps, { id, request, reply }: Call): Promis
 }
 
 /** Headers at once: `docker run` waits for them before it starts the container. */
-async function wait(deps: ContainerDeps, { id, query, reply }: Call): Promise<FastifyReply> {
+async function wait(deps: AttachDeps, { id, query, reply }: Call): Promise<FastifyReply> {
   const condition = conditionOf(query.get("condition"));
   const outcome = deps.containers.wait(id, condition, lifeOf(reply, deps.ending));
   reply.hijack();
@@ -193,6 +199,7 @@ async function wait(deps: ContainerDeps, { id, query, reply }: Call): Promise<Fa
   raw.flushHeaders();
   try {
     const { exitCode, error } = await outcome;
+    await deps.attached.told(id);
     raw.end(
       `${JSON.stringify({ StatusCode: exitCode, ...(error !== "" && { Error: { Message: error } }) })}\n`,
     );

@@ -216,7 +216,7 @@ export function isAway(reason: unknown): boolean {
 }
 
 /** The task's shim has ended, as when another task was its last, and with it all that it kept. */
-function isShimGone(reason: unknown): boolean {
+export function isShimGone(reason: unknown): boolean {
   return detailOf(reason).includes("ttrpc: closed");
 }
 

@@ -5,7 +5,7 @@ import { type Process, Status } from "../../proto/gen/containerd/tasks.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import type { Any } from "../../proto/gen/google/protobuf/any.ts";
 import type { Timestamp } from "../../proto/gen/google/protobuf/timestamp.ts";
-import { type Connection, isNotFound, statusOf, unlessGone } from "./connection.ts";
+import { type Connection, isNotFound, isShimGone, statusOf, unlessGone } from "./connection.ts";
 import type { OciResources } from "./oci.ts";
 import type { ShimGroups } from "./shims.ts";
 
@@ -59,7 +59,7 @@ export class Tasks {
       return true;
     } catch (error) {
       const code = statusOf(error);
-      if (code === status.NOT_FOUND || code === status.FAILED_PRECONDITION) return false;
+      if (code === status.NOT_FOUND || code === status.FAILED_PRECONDITION || isShimGone(error)) return false;
       throw error;
     }
   }
@@ -97,11 +97,7 @@ export class Tasks {
   /** Settles when the task has ended; at once if it has or there is none. */
   async ended(id: string, timeoutMs: number): Promise<void> {
     const { tasks } = this.#connection;
-    try {
-      await this.#connection.call(tasks, "wait", { containerId: id, execId: "" }, { timeoutMs });
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await unlessGone(this.#connection.call(tasks, "wait", { containerId: id, execId: "" }, { timeoutMs }));
   }
 
   /** Removes an ended task. */

@@ -134,7 +134,7 @@ t.test("a list older than an exit does not bring the container back to life", as
   t.match(container.status, { state: "stopped", exit });
 });
 
-t.test("what is removed while its shim ends is gone; any other failure is told", async (t) => {
+t.test("what is removed or signalled while its shim ends is gone; any other failure is told", async (t) => {
   const tasksThat = (details: string): Tasks => {
     const error = Object.assign(new Error(`2 UNKNOWN: ${details}`), { code: 2, details });
     const connection = { call: () => Promise.reject(error) } as unknown as Connection;
@@ -143,9 +143,13 @@ t.test("what is removed while its shim ends is gone; any other failure is told",
   const ended = tasksThat("failed to delete task: ttrpc: closed");
   await ended.delete(id);
   await ended.deleteExec(id, "ours");
+  await ended.ended(id, 1);
+  t.equal(await ended.kill(id, 15), false, "nothing was left to signal");
   const refusing = tasksThat("device or resource busy");
   await t.rejects(refusing.delete(id), /busy/);
   await t.rejects(refusing.deleteExec(id, "ours"), /busy/);
+  await t.rejects(refusing.ended(id, 1), /busy/);
+  await t.rejects(refusing.kill(id, 15), /busy/);
 });
 
 t.test("a container whose task is nowhere has ended", async (t) => {
