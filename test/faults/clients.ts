@@ -131,7 +131,12 @@ async function readThenSet(client: Client, socket: string, id: string, value: st
 }
 
 /** Texts of answers to requests that were not begun, or decided and refused. */
-const refusals = [/out of sequence/, /^The swarm does not have a leader/, /already exists/];
+const refusals = [
+  /out of sequence/,
+  /^The swarm does not have a leader/,
+  /already exists/,
+  /^This node is not a swarm manager/,
+];
 
 /** One request of its own connection. Only what certainly had no effect is `refused`. */
 export function ask<T>(

@@ -1,5 +1,6 @@
 import type { Random } from "../../runtime/random.ts";
 import type { Host, Lab } from "../lab/lab.ts";
+import { changeRoles } from "./roles.ts";
 
 /** A lab in which one manager leads. */
 export interface Scene {
@@ -71,6 +72,15 @@ function cutWires(
     const { ways, serving } = plan(scene);
     for (const [from, to] of ways) await scene.lab.lan.cut(from.addr, [to.addr]);
     return { serving, heal: () => scene.lab.heal() };
+  };
+}
+
+/** Roles change while clients write; the fault is over once all are managers again. */
+function stormOfRoles(choose: (scene: Scene) => readonly Host[]): FaultKind["begin"] {
+  return async (scene) => {
+    const changes = changeRoles(choose(scene), everyone(scene), scene.random);
+    changes.catch(() => undefined); // It is told when the fault is taken away.
+    return { serving: everyone(scene), heal: () => changes };
   };
 }
 
@@ -185,6 +195,12 @@ export const faultKinds: readonly FaultKind[] = [
       return { ways, serving: [chain[Math.floor(chain.length / 2)] as Host] };
     }),
   },
+  {
+    name: "followers demoted and promoted again and again",
+    managers: 3,
+    begin: stormOfRoles(({ others }) => others),
+  },
+  { name: "managers demoted and promoted again and again", managers: 3, begin: stormOfRoles(everyone) },
 ];
 
 /** While the others write on without it, so that the bridge's log is behind. */
