@@ -33,7 +33,7 @@ const checks: Record<string, (t: Test, world: World) => Promise<void>> = {
       );
       t.match(answer, /^version=1 host=/);
     }
-    await cli("service", "scale", `${stack}_web=3`);
+    await cli("service", "scale", "-d", `${stack}_web=3`);
     await view.waitRunning(`${stack}_web`, 3);
   },
   "02-rolling-update": async (t, { view, stack, deploy, cli }) => {
