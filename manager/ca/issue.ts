@@ -63,14 +63,7 @@ export async function issueForKey(
   publicKey: webcrypto.CryptoKey,
   subject: NodeSubject,
 ): Promise<string> {
-  const rootCertificate = new X509Certificate(root.certificatePem);
-  const signingKey = await webcrypto.subtle.importKey(
-    "pkcs8",
-    PemConverter.decodeFirst(root.keyPem),
-    keyAlgorithm,
-    false,
-    ["sign"],
-  );
+  const { certificate: rootCertificate, signingKey, keyIdentifier } = await issuerOf(root);
   const unit = roleUnits[subject.role];
   const names = [unit, subject.nodeId, ...(subject.role === "manager" ? ["swarm-ca"] : [])];
   const nowMs = deps.clock.now();
@@ -91,10 +84,37 @@ export async function issueForKey(
       new ExtendedKeyUsageExtension([ExtendedKeyUsage.clientAuth, ExtendedKeyUsage.serverAuth]),
       new SubjectAlternativeNameExtension(names.map((value) => ({ type: "dns", value }))),
       await SubjectKeyIdentifierExtension.create(publicKey),
-      await AuthorityKeyIdentifierExtension.create(rootCertificate.publicKey),
+      keyIdentifier,
     ],
   });
   return pemLine(certificate.toString("pem"));
+}
+
+interface Issuer {
+  readonly certificate: X509Certificate;
+  readonly signingKey: webcrypto.CryptoKey;
+  readonly keyIdentifier: AuthorityKeyIdentifierExtension;
+}
+
+/** To read a root takes longer than to sign, and thousands may join at once. A root is never changed in place. */
+const issuers = new WeakMap<Root, Promise<Issuer>>();
+
+function issuerOf(root: Root): Promise<Issuer> {
+  const known = issuers.get(root);
+  if (known !== undefined) return known;
+  const issuer = readIssuer(root);
+  issuers.set(root, issuer);
+  return issuer;
+}
+
+async function readIssuer(root: Root): Promise<Issuer> {
+  const certificate = new X509Certificate(root.certificatePem);
+  const pkcs8 = PemConverter.decodeFirst(root.keyPem);
+  return {
+    certificate,
+    signingKey: await webcrypto.subtle.importKey("pkcs8", pkcs8, keyAlgorithm, false, ["sign"]),
+    keyIdentifier: await AuthorityKeyIdentifierExtension.create(certificate.publicKey),
+  };
 }
 
 async function publicKeyOfRequest(csrPem: string): Promise<webcrypto.CryptoKey> {

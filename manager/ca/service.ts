@@ -58,7 +58,7 @@ export async function issue(
       spec: { labels: {}, role, availability },
       status: { state: "unknown", message: "", address },
       role,
-      index: smallestFreeIndex(tx.nodes.list()),
+      index: freeIndex(tx.nodes.list()),
       certificate: certificatePem,
     });
   }, signal);
@@ -95,8 +95,13 @@ export async function renew(
   return store.view((view) => response(view, cluster, { nodeId, role, certificatePem }));
 }
 
-/** Small numbers are used again, but only once their node is gone from the store. */
-export function smallestFreeIndex(nodes: readonly Pick<Node, "index">[]): number {
+/**
+ * From 1 to one more than there are nodes. Numbers are used again, but only once their node is gone from the store. While none has
+ * gone, the next is free: thousands may join at once, and to look for gaps takes a set of all.
+ */
+export function freeIndex(nodes: readonly Pick<Node, "index">[]): number {
+  const next = nodes.length + 1;
+  if (!nodes.some(({ index }) => index === next)) return next;
   const taken = new Set(nodes.map(({ index }) => index));
   let index = 1;
   while (taken.has(index)) index += 1;

@@ -1,7 +1,7 @@
 import { X509Certificate } from "node:crypto";
 import t from "tap";
 import { foundCluster } from "../../../manager/ca/found.ts";
-import { getRoot, issue, renew, smallestFreeIndex } from "../../../manager/ca/service.ts";
+import { getRoot, issue, renew, freeIndex } from "../../../manager/ca/service.ts";
 import { rotateJoinToken } from "../../../manager/ca/token.ts";
 import { defaultClusterSpec } from "../../../model/defaults.ts";
 import type { NodeId } from "../../../model/ids.ts";
@@ -154,10 +154,12 @@ t.test("a renewal gives the role that the cluster has decided on", async (t) => 
   await t.rejects(renew(deps, { csrPem }, nodeId, signal), { code: "not-found" });
 });
 
-t.test("the smallest number from 1 that no node has", (t) => {
-  t.equal(smallestFreeIndex([]), 1);
-  t.equal(smallestFreeIndex([{ index: 1 }, { index: 2 }, { index: 4 }]), 3);
-  t.equal(smallestFreeIndex([{ index: 2 }]), 1);
+t.test("a number that no node has, of as many as there are nodes and one more", (t) => {
+  t.equal(freeIndex([]), 1);
+  t.equal(freeIndex([{ index: 1 }, { index: 2 }]), 3);
+  t.equal(freeIndex([{ index: 1 }, { index: 2 }, { index: 4 }]), 3);
+  t.equal(freeIndex([{ index: 1 }, { index: 5 }]), 3);
+  t.equal(freeIndex([{ index: 2 }]), 1);
   t.end();
 });
 
