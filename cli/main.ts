@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { openClient } from "./client.ts";
 import { setFailed } from "./failure.ts";
+import { installation } from "./installation.ts";
 import { hideEmptyDefaults } from "./options.ts";
 import { acceptTruthValues } from "./truth.ts";
 
@@ -63,7 +64,7 @@ async function main(argv: readonly string[]): Promise<void> {
 }
 
 function ownVersion(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  const text = readFileSync(new URL("package.json", installation), "utf8");
   return (JSON.parse(text) as { version: string }).version;
 }
 

@@ -45,15 +45,18 @@ for (const { path, text } of outputFiles) {
 function lineTable(path: string, map: string): string {
   const payload = JSON.parse(map) as SourceMapPayload;
   const entries = new SourceMap(payload);
-  const sources = payload.sources.map((source) => relative(root, resolve(dirname(path), source)));
+  const ours = new Map(
+    payload.sources
+      .map((source) => [source, relative(root, resolve(dirname(path), source))] as const)
+      .filter(([, place]) => !place.includes("node_modules/")),
+  );
   const rows: string[] = [];
   const lineCount = payload.mappings.split(";").length;
   for (let line = 0; line < lineCount; line += 1) {
     const entry = entries.findEntry(line, 1_000);
     const isHere = "originalSource" in entry && entry.generatedLine === line;
-    const source = isHere ? sources[payload.sources.indexOf(entry.originalSource)] : undefined;
-    const isOurs = source !== undefined && !source.includes("node_modules/");
-    rows.push(isOurs && isHere ? `${source}:${entry.originalLine + 1}` : "");
+    const place = isHere ? ours.get(entry.originalSource) : undefined;
+    rows.push(isHere && place !== undefined ? `${place}:${entry.originalLine + 1}` : "");
   }
   return rows.join("\n");
 }

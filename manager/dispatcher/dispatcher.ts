@@ -331,10 +331,7 @@ export class Dispatcher {
         const { object: node } = event;
         const before = previous as Node | undefined;
         if (event.kind === "created") this.#states.created(node.id);
-        if (event.kind === "removed") {
-          this.#forget(node.id);
-          this.#withdrawals.gone(node.id);
-        }
+        if (event.kind === "removed") this.#forget(node.id);
         if (event.kind === "updated" && before !== undefined && changesNodeEndpoints(node, before)) {
           this.#markEndpointsOf(node.id, touched);
         }
@@ -497,6 +494,7 @@ export class Dispatcher {
   /** A removed node is not waited for, and its session ends for good. */
   #forget(nodeId: NodeId): void {
     this.#states.forget(nodeId);
+    this.#withdrawals.gone(nodeId);
     this.#sessions
       .get(nodeId)
       ?.end(new ClusterError("permission-denied", `node ${nodeId} was removed from swarm`));

@@ -345,7 +345,7 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
         meta: scope.metas.share({
           version,
           createdVersion: version,
-          ...("spec" in object ? { specChangedVersion: version } : {}),
+          ...specChanged(object, undefined, version),
           createdAtMs: nowMs,
           updatedAtMs: nowMs,
         }),
@@ -362,7 +362,7 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
       if (stored.meta.version !== object.meta.version) throw outOfSequence();
       const { version, nowMs } = scope.stamp;
       const { createdVersion, createdAtMs } = stored.meta;
-      const spec = specChanged(stored, object, version);
+      const spec = specChanged(object, stored, version);
       const meta = { version, createdVersion, ...spec, createdAtMs, updatedAtMs: nowMs };
       return put({ ...object, meta: scope.metas.share(meta, stored.meta) });
     },
@@ -375,9 +375,12 @@ function writable<Id extends string, T extends Row, R extends Reader<Id, T>>(
 }
 
 /** Specs are never changed in place, so the same object is the same spec. */
-function specChanged(stored: Row, object: Row, version: number): Pick<Meta, "specChangedVersion"> {
-  if (!("spec" in object && "spec" in stored)) return {};
-  return object.spec === stored.spec
-    ? { specChangedVersion: stored.meta.specChangedVersion ?? stored.meta.version }
-    : { specChangedVersion: version };
+function specChanged(
+  object: object,
+  stored: Row | undefined,
+  version: number,
+): Pick<Meta, "specChangedVersion"> {
+  if (!("spec" in object)) return {};
+  const isKept = stored !== undefined && "spec" in stored && stored.spec === object.spec;
+  return { specChangedVersion: isKept ? (stored.meta.specChangedVersion ?? stored.meta.version) : version };
 }

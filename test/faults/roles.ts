@@ -2,13 +2,10 @@ import type { Random } from "../../runtime/random.ts";
 import { call } from "../lab/api.ts";
 import type { Host } from "../lab/lab.ts";
 import { waitFor } from "../lab/shell.ts";
+import { type NodeSummary, nodeOfHost } from "../lab/swarm.ts";
 
-interface Node {
-  readonly ID: string;
+interface Node extends NodeSummary {
   readonly Version: { readonly Index: number };
-  readonly Spec: { readonly Role: Role };
-  readonly Description: { readonly Hostname: string };
-  readonly ManagerStatus?: { readonly Reachability: string };
 }
 type Role = "manager" | "worker";
 
@@ -52,7 +49,7 @@ async function setRole(host: Host, role: Role, managers: readonly Host[]): Promi
     await ofAny(managers, ({ socket }) =>
       call(socket, "POST", path, { body: { ...node.Spec, Role: role }, timeoutMs: askMs }),
     );
-    return (await nodeOf(host, managers)).Spec.Role === role;
+    return true;
   });
 }
 
@@ -60,7 +57,7 @@ async function nodeOf(host: Host, managers: readonly Host[]): Promise<Node> {
   const nodes = await ofAny(managers, ({ socket }) =>
     call<readonly Node[]>(socket, "GET", "/nodes", { timeoutMs: askMs }),
   );
-  const node = nodes.find(({ Description }) => Description.Hostname === host.name);
+  const node = nodeOfHost(nodes, host.name);
   if (node === undefined) throw new Error(`no node is called ${host.name}`);
   return node;
 }

@@ -17,7 +17,7 @@ export interface NodeSummary {
 }
 
 /** The node that a host is now: a host that left and joined again is listed under each node it has been. */
-export function nodeOfHost(nodes: readonly NodeSummary[], hostname: string): NodeSummary | undefined {
+export function nodeOfHost<N extends NodeSummary>(nodes: readonly N[], hostname: string): N | undefined {
   const own = nodes.filter((node) => node.Description.Hostname === hostname);
   const newestFirst = own.toSorted((a, b) => Date.parse(b.CreatedAt) - Date.parse(a.CreatedAt));
   return newestFirst.find((node) => node.Status.State === "ready") ?? newestFirst[0];

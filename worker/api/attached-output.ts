@@ -1,4 +1,5 @@
 import type { Clock } from "../../runtime/clock.ts";
+import { aborted, deadline } from "../../runtime/signal.ts";
 
 /** A client that does not read must not keep others from hearing that a container has ended. */
 const limitMs = 2_000;
@@ -30,12 +31,7 @@ export class AttachedOutput {
   async told(id: string): Promise<void> {
     const open = this.#open.get(id);
     if (open === undefined) return;
-    await new Promise<void>((resolve) => {
-      const cancel = this.#clock.after(limitMs, resolve);
-      void Promise.allSettled(open).then(() => {
-        cancel();
-        resolve();
-      });
-    });
+    using limit = deadline(this.#clock, limitMs, "output of those who are attached");
+    await Promise.race([Promise.allSettled(open), aborted(limit.signal)]);
   }
 }
