@@ -1,5 +1,5 @@
 import { request as httpRequest } from "node:http";
-import type { IncomingMessage, ServerResponse } from "node:http";
+import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError, errorText, outcomeUnknownText } from "../../model/errors.ts";
 import { bodyLimitBytes, bodyTooLarge } from "../../runtime/http.ts";
@@ -9,6 +9,11 @@ const noManager = "This node is not a swarm manager.";
 const answerTimeoutMs = 25_000;
 /** Of answers that are read here, such as the list of networks. */
 const answerLimitBytes = 64 * 1024 * 1024;
+/** Longest that a request waits for a manager that is starting, or starting again; as long as managers wait for a leader. */
+const managerWaitMs = 5_000;
+const managerPollMs = 25;
+/** Of a connection to a socket behind which nobody is. */
+const unheardCodes: ReadonlySet<unknown> = new Set(["ECONNREFUSED", "ENOENT"]);
 /** A body up to this size is not worth a stream. */
 const gatheredBytes = 64 * 1024;
 /** These belong to one connection and are not passed on. */
@@ -34,7 +39,7 @@ export function isManager({ node }: Pick<FrontDoorDeps, "node">): boolean {
 }
 
 /** @throws {ClusterError} `unavailable` with the text clients know, unless this node is a manager. */
-export function requireManager(deps: FrontDoorDeps): void {
+export function requireManager(deps: Pick<FrontDoorDeps, "node">): void {
   const { identity, state } = deps.node();
   if (identity === undefined && state !== "pending") {
     throw new ClusterError(
@@ -75,7 +80,7 @@ export async function forward(
 }
 
 /**
- * Passes a request to the manager beside us. Small bodies go over in one piece, behind their headers; others as streams. A
+ * Passes a request to the manager beside us, when it is there: one that is just starting is waited for. Small bodies go over in one piece, behind their headers; others as streams. A
  * client that goes away ends the request there too.
  *
  * @returns Once the manager has begun to answer.
@@ -91,32 +96,86 @@ export async function passOn(
   // Refused here: the manager's own refusal is lost when it closes on a body that is still coming.
   if (length > bodyLimitBytes) throw bodyTooLarge(bodyLimitBytes);
   const whole = body ?? (await gathered(request, length));
-  const { method } = request;
   const headers = [...passedHeaders(request, questionHeaders), ...framing(request, whole)];
+  const answer = await askWhenThere(deps, { request, response, url }, { headers, body: whole });
+  onAnswer?.();
+  give(answer, response);
+}
+
+interface Question {
+  readonly headers: string[];
+  /** Undefined where it is the request's own stream. */
+  readonly body: Buffer | undefined;
+}
+
+async function askWhenThere(
+  deps: ManagerDeps & Pick<FrontDoorDeps, "log">,
+  exchange: Exchange,
+  question: Question,
+): Promise<IncomingMessage> {
+  const { request, response, url } = exchange;
+  const endMs = deps.clock.monotonic() + managerWaitMs;
+  for (;;) {
+    try {
+      return await ask(deps, exchange, question);
+    } catch (error) {
+      const { code } = causeOf(error);
+      const isOver = response.destroyed || deps.clock.monotonic() >= endMs;
+      if (isOver || !unheardCodes.has(code)) {
+        if (!response.destroyed) {
+          const text = errorText(causeOf(error));
+          deps.log.warn(
+            { method: request.method, path: url, error: text },
+            "the manager beside us gave no answer",
+          );
+        }
+        throw error;
+      }
+    }
+    await deps.clock.sleep(managerPollMs);
+    requireManager(deps);
+  }
+}
+
+async function ask(
+  { settings, toManager }: ManagerDeps,
+  { request, response, url }: Exchange,
+  { headers, body }: Question,
+): Promise<IncomingMessage> {
   const upstream = httpRequest({
-    socketPath: deps.settings.managerSocket,
-    method,
+    socketPath: settings.managerSocket,
+    method: request.method,
     path: url,
     headers,
     // Its connections are kept: a manager that closes after its answer loses it to a write that is still on its way.
-    agent: deps.toManager,
+    agent: toManager,
   });
-  response.once("close", () => {
+  const leave = (): void => {
     if (!response.writableFinished) upstream.destroy();
-  });
-  const answered = answerTo(upstream).catch((error: unknown) => {
-    if (!response.destroyed) {
-      const { cause } = error as { readonly cause?: unknown };
-      const text = errorText(cause ?? error);
-      deps.log.warn({ method, path: url, error: text }, "the manager beside us gave no answer");
-    }
+  };
+  response.once("close", leave);
+  const answered = answerTo(upstream);
+  if (body === undefined) whenConnected(upstream, () => request.pipe(upstream));
+  else upstream.end(body);
+  try {
+    return await answered;
+  } catch (error) {
+    response.off("close", leave);
     throw error;
+  }
+}
+
+/** Not before: what went into a connection that does not come about is lost. */
+function whenConnected(upstream: ClientRequest, then: () => void): void {
+  upstream.once("socket", (socket) => {
+    if (socket.connecting) socket.once("connect", then);
+    else then();
   });
-  if (whole === undefined) request.pipe(upstream);
-  else upstream.end(whole);
-  const answer = await answered;
-  onAnswer?.();
-  give(answer, response);
+}
+
+function causeOf(error: unknown): NodeJS.ErrnoException {
+  const { cause } = error as { readonly cause?: NodeJS.ErrnoException };
+  return cause ?? (error as NodeJS.ErrnoException);
 }
 
 /** A small body of known length, whole; undefined for any other. @throws {ClusterError} `unavailable` when it is cut short. */
@@ -231,7 +290,7 @@ function answerTo(upstream: ReturnType<typeof httpRequest>): Promise<IncomingMes
   return new Promise((resolve, reject) => {
     upstream.once("response", resolve);
     upstream.on("error", (error: NodeJS.ErrnoException) => {
-      const isUnheard = error.code === "ECONNREFUSED" || error.code === "ENOENT" || upstream.method === "GET";
+      const isUnheard = unheardCodes.has(error.code) || upstream.method === "GET";
       reject(
         isUnheard
           ? managerAway(error)

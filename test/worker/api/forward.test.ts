@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import t from "tap";
 import { outcomeUnknownText } from "../../../model/errors.ts";
+import { systemClock } from "../../../runtime/clock.ts";
 import { bodyLimitBytes } from "../../../runtime/http.ts";
 import { Host, messageOf } from "./host.ts";
 
@@ -127,8 +128,41 @@ t.test("requests share a connection to the manager, and reach the one that comes
     return connections;
   };
   t.equal(await run(), 1);
-  t.equal((await host.ask("GET", "/services/x")).status, 503, "nobody there");
   t.equal(await run(), 1);
+});
+
+t.test("a manager that is just starting is waited for, and hears the whole request", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const asked = ["", '"small"', JSON.stringify("x".repeat(1_000_000))].map((body) =>
+    host.ask("POST", "/services/create", body),
+  );
+  await host.ask("GET", "/_ping"); // By then they have found nobody.
+  await host.manager(t, (request, response) => void request.pipe(response));
+  const answers = await Promise.all(asked);
+  t.strictSame(
+    answers.map(({ status, body }) => [status, body.length]),
+    [
+      [200, 0],
+      [200, 7],
+      [200, 1_000_002],
+    ],
+  );
+});
+
+t.test("a node that is demoted while its manager is waited for says so", async (t) => {
+  const host = await Host.open(t);
+  host.become("manager");
+  const answer = host.ask("GET", "/services");
+  await host.ask("GET", "/_ping");
+  host.become("worker");
+  t.match(messageOf(await answer), /Worker nodes can't be used/);
+});
+
+t.test("a manager that does not come is not waited for without end", async (t) => {
+  const host = await Host.open(t, { ...systemClock, monotonic: () => systemClock.monotonic() * 100 });
+  host.become("manager");
+  t.match(messageOf(await host.ask("GET", "/services")), /Manager is being prepared/);
 });
 
 t.test(

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ClusterId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { HostSettings, NodeIdentity, SwarmOperation, SwarmOutcome } from "../../../proto/host.ts";
-import { systemClock } from "../../../runtime/clock.ts";
+import { type Clock, systemClock } from "../../../runtime/clock.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { openFrontDoor } from "../../../worker/api/server.ts";
 import type { HostInterface, NodeView } from "../../../worker/api/deps.ts";
@@ -36,8 +36,11 @@ export class Host {
   readonly settings: HostSettings;
   readonly #toManager = new Agent({ keepAlive: true });
 
-  private constructor(directory: string) {
+  readonly #clock: Clock;
+
+  private constructor(directory: string, clock: Clock) {
     this.directory = directory;
+    this.#clock = clock;
     this.settings = {
       stateDir: directory,
       runDir: directory,
@@ -56,8 +59,8 @@ export class Host {
     };
   }
 
-  static async open(t: HasTeardown): Promise<Host> {
-    const host = new Host(await mkdtemp(join(tmpdir(), "shoal-door-")));
+  static async open(t: HasTeardown, clock = systemClock): Promise<Host> {
+    const host = new Host(await mkdtemp(join(tmpdir(), "shoal-door-")), clock);
     await writeFile(host.settings.socket, ""); // What a killed process leaves.
     const door = await host.serve();
     t.teardown(async () => {
@@ -70,7 +73,7 @@ export class Host {
   async serve() {
     const networks = await fakeNetworks(this.network, this.settings);
     return openFrontDoor({
-      clock: systemClock,
+      clock: this.#clock,
       log: silentLog,
       settings: this.settings,
       engine: this.engine,
