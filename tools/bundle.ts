@@ -7,6 +7,7 @@ import { SourceMap, type SourceMapPayload } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
+import { encodeLineTable, type SourceLine } from "../runtime/line-table.ts";
 import { lineTableOf, programs } from "../runtime/programs.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -32,17 +33,14 @@ const { outputFiles } = await build({
   logLevel: "warning",
 });
 await mkdir(outdir, { recursive: true });
-for (const { path, text } of outputFiles) {
+for (const { path, text, contents } of outputFiles) {
   if (path.endsWith(".map"))
     await writeChanged(lineTableOf(path.slice(0, -".map".length)), lineTable(path, text));
-  else await writeChanged(path, text);
+  else await writeChanged(path, contents);
 }
 
-/**
- * A line of text for each of the bundle's: where it comes from, such as "worker/worker.ts:12"; empty for those of packages.
- * The map itself takes half a second to read, which a running manager does not have.
- */
-function lineTable(path: string, map: string): string {
+/** Where each line of the bundle comes from, but for those of packages. The map itself takes half a second to read, which a running manager does not have. */
+function lineTable(path: string, map: string): Buffer {
   const payload = JSON.parse(map) as SourceMapPayload;
   const entries = new SourceMap(payload);
   const ours = new Map(
@@ -50,19 +48,19 @@ function lineTable(path: string, map: string): string {
       .map((source) => [source, relative(root, resolve(dirname(path), source))] as const)
       .filter(([, place]) => !place.includes("node_modules/")),
   );
-  const rows: string[] = [];
+  const rows: (SourceLine | undefined)[] = [];
   const lineCount = payload.mappings.split(";").length;
   for (let line = 0; line < lineCount; line += 1) {
     const entry = entries.findEntry(line, 1_000);
     const isHere = "originalSource" in entry && entry.generatedLine === line;
-    const place = isHere ? ours.get(entry.originalSource) : undefined;
-    rows.push(isHere && place !== undefined ? `${place}:${entry.originalLine + 1}` : "");
+    const source = isHere ? ours.get(entry.originalSource) : undefined;
+    rows.push(isHere && source !== undefined ? { source, line: entry.originalLine + 1 } : undefined);
   }
-  return rows.join("\n");
+  return encodeLineTable(rows);
 }
 
 /** A file that stays as it is may be read by a program that starts just now. */
-async function writeChanged(path: string, text: string): Promise<void> {
-  const before = await readFile(path, "utf8").catch(() => undefined); // None, the first time.
-  if (before !== text) await writeFile(path, text);
+async function writeChanged(path: string, content: Uint8Array): Promise<void> {
+  const before = await readFile(path).catch(() => undefined); // None, the first time.
+  if (before?.equals(content) !== true) await writeFile(path, content);
 }

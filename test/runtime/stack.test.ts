@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { encodeLineTable } from "../../runtime/line-table.ts";
 import { mapStack } from "../../runtime/stack.ts";
 
 /** Line 3, column 5 of /app/build/a.js comes from line 8, column 3 of /app/a.ts. */
@@ -10,14 +11,14 @@ const map = JSON.stringify({
   names: [],
   mappings: ";;IAOE",
 });
-const files: Readonly<Record<string, string>> = {
-  "/app/build/a.js.map": map,
-  "/app/build/bundle/worker.js.lines": "\nworker/a.ts:7\n",
+const files: Readonly<Record<string, Buffer>> = {
+  "/app/build/a.js.map": Buffer.from(map),
+  "/app/build/bundle/worker.js.lines": encodeLineTable([undefined, { source: "worker/a.ts", line: 7 }]),
 };
-const read = (path: string): string => {
-  const text = files[path];
-  if (text === undefined) throw new Error(`no such file: ${path}`);
-  return text;
+const read = (path: string): Buffer => {
+  const content = files[path];
+  if (content === undefined) throw new Error(`no such file: ${path}`);
+  return content;
 };
 
 const cases = [
@@ -55,10 +56,21 @@ for (const { name, stack, want } of cases) {
   });
 }
 
+t.test("a file is read once for all frames of a stack, also one that is not there", (t) => {
+  const asked: string[] = [];
+  const frames = Array.from({ length: 10 }, (_, at) => `    at f (/app/build/bundle/worker.js:${at + 1}:9)`);
+  mapStack(["Error", ...frames].join("\n"), (path) => {
+    asked.push(path);
+    return read(path);
+  });
+  t.strictSame(asked, ["/app/build/bundle/worker.js.lines", "/app/build/bundle/worker.js.map"].toSorted());
+  t.end();
+});
+
 t.test("a broken map leaves the stack as it is", (t) => {
   const stack = "Error\n    at f (file:///app/build/a.js:3:5)";
   t.equal(
-    mapStack(stack, () => "{"),
+    mapStack(stack, () => Buffer.from("{")),
     stack,
   );
   t.equal(
