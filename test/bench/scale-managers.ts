@@ -212,7 +212,7 @@ function settingsIn(folder: string): HostSettings {
     insecureRegistries: [],
     engineLabels: {},
     bridgeSubnet: "172.29.0.0/16",
-    natsServer: "/nonexistent/nats-server",
+    natsServer: "nats-server",
     logLevel: process.env["SHOAL_BENCH_LOG"] === undefined ? "error" : "debug",
   };
 }
