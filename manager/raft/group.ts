@@ -94,7 +94,7 @@ export interface PeerIdentity {
 
 /** How often a snapshot is taken, and how much of the log stays behind it. Each member has its own. */
 export interface LogLimits {
-  /** A snapshot is asked for after this many applied entries. Default 10,000. */
+  /** A snapshot is asked for after this many applied entries, if they have as many bytes as the last one. Default 10,000. */
   readonly snapshotEntries?: number;
   /** Entries kept behind a snapshot for followers that are a little slow. Default 500. */
   readonly keepEntries?: number;

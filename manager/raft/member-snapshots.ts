@@ -11,6 +11,8 @@ import { SnapshotInbox, type SnapshotIntake } from "./snapshot-inbox.ts";
 const defaultSnapshotEntries = 10_000;
 const defaultSnapshotBytes = 64 * 1024 * 1024;
 const defaultKeepEntries = 500;
+/** Writing less than this again and again costs nothing worth saving. */
+const smallSnapshotBytes = 1024 * 1024;
 /** A peer that is this far behind gets a snapshot, whatever the compaction was asked to keep for it. */
 const defaultMaxKeepEntries = 20_000;
 const maxKeepBytes = 64 * 1024 * 1024;
@@ -36,6 +38,27 @@ interface Taking {
   readonly writer: Promise<SnapshotWriter | undefined>;
 }
 
+/** What was applied since a snapshot. */
+interface Growth {
+  readonly entries: number;
+  readonly bytes: number;
+}
+
+/**
+ * Whether the log has grown enough for another snapshot: by the entries asked for, and by as much as the last snapshot has, so
+ * that a large state is not written again and again for small changes; in any case by `snapshotBytes`.
+ *
+ * @param lastBytes - Size of the last snapshot's data; 0 when there was none.
+ */
+export function isSnapshotDue(
+  since: Growth,
+  lastBytes: number,
+  { snapshotEntries, snapshotBytes }: { readonly snapshotEntries: number; readonly snapshotBytes: number },
+): boolean {
+  if (since.bytes >= snapshotBytes) return true;
+  return since.entries >= snapshotEntries && (lastBytes <= smallSnapshotBytes || since.bytes >= lastBytes);
+}
+
 /**
  * The snapshots of one member, in parts everywhere: from the main thread to the disk, from the disk to a peer, from a peer
  * to the disk, from the disk to the main thread; and what may go once there is one.
@@ -49,6 +72,8 @@ export class MemberSnapshots {
   readonly #received = new Map<number, SnapshotWriter>();
   #limits: Required<LogLimits>;
   #since = { entries: 0, bytes: 0 };
+  /** Of the last snapshot. */
+  #lastBytes: number;
   #isBusy = false;
   /** There was no room for the last one. */
   #isBlocked = false;
@@ -65,6 +90,7 @@ export class MemberSnapshots {
     const { snapshotEntries = defaultSnapshotEntries, keepEntries = defaultKeepEntries } = options;
     this.#limits = { snapshotEntries, keepEntries };
     this.#inbox = new SnapshotInbox(state.snapshots);
+    this.#lastBytes = state.snapshot?.identity.dataBytes ?? 0;
   }
 
   /** Gives a snapshot to the main thread, in parts and not faster than it takes them. Closes the file. */
@@ -109,10 +135,9 @@ export class MemberSnapshots {
   want(handedIndex: number): void {
     const { snapshotBytes = defaultSnapshotBytes } = this.#options;
     const { snapshotEntries } = this.#limits;
-    const { entries, bytes } = this.#since;
-    const isGrown = entries >= snapshotEntries || bytes >= snapshotBytes;
+    const isGrown = isSnapshotDue(this.#since, this.#lastBytes, { snapshotEntries, snapshotBytes });
     const isLost = this.#state.snapshots.isDamaged(this.#state.storage.snapshot());
-    const isNeeded = isGrown || isLost || (entries > 0 && this.#state.space.state === "short");
+    const isNeeded = isGrown || isLost || (this.#since.entries > 0 && this.#state.space.state === "short");
     if (this.#isBusy || this.#isBlocked || !isNeeded) return;
     this.#isBusy = true;
     this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: handedIndex });
@@ -183,6 +208,7 @@ export class MemberSnapshots {
     this.#since = { entries: 0, bytes: 0 };
     const file = await this.#state.snapshots.open(meta);
     if (file?.meta.index !== meta.index) throw new Error(`the snapshot at ${meta.index} has gone`);
+    this.#lastBytes = file.identity.dataBytes;
     await this.deliver(file);
   }
 
@@ -258,6 +284,7 @@ export class MemberSnapshots {
     }
     await snapshots.keep(writer);
     this.#since = { entries: 0, bytes: 0 };
+    this.#lastBytes = writer.bytes;
     storage.setSnapshot(writer.meta);
     this.#deps.node.compacted(index);
     await this.#compact();
