@@ -30,7 +30,7 @@ const suites: Readonly<Record<string, Suite>> = {
     jobs: Math.max(2, availableParallelism()),
     timeoutSeconds: 120,
   },
-  integration: { folders: [integration], without: [], jobs: 1, timeoutSeconds: 300 },
+  integration: { folders: [integration], without: [], jobs: 2, timeoutSeconds: 300 },
   // One lab at a time: its hosts are named alike.
   e2e: { folders: [e2e], without: [], jobs: 1, timeoutSeconds: 600 },
 };
