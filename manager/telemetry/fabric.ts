@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { fabricPort } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -80,7 +80,8 @@ export async function superviseFabric(
       server.once("exit", (code, kill) => resolve(kill ?? `exit code ${code}`));
     });
     // A child that never was must not be sent a signal: its handle has a number of chance for a pid.
-    if (server.pid === undefined) throw new Error(`cannot run nats-server: ${await exited}`);
+    if (server.pid === undefined)
+      throw new ClusterError("unavailable", `cannot run nats-server: ${await exited}`);
     const over = new AbortController();
     const known = writes;
     void reads(server.pid, over.signal).then(() => {
