@@ -1,5 +1,6 @@
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { ManagerToDaemon } from "../proto/host.ts";
+import { explainSystemError } from "../runtime/system-error.ts";
 
 export type Failure = Extract<ManagerToDaemon, { kind: "failed" }>;
 
@@ -25,38 +26,12 @@ const final: ReadonlySet<string> = new Set([
  * way until somebody does something.
  */
 export function describeFailure(reason: unknown): Failure {
-  if (reason instanceof ClusterError) {
-    const removed = reason instanceof RemovedError;
-    const { code, message } = reason;
-    return { kind: "failed", code, message, retry: !final.has(code), ...(removed && { removed }) };
+  const known = reason instanceof ClusterError ? reason : explainSystemError(reason);
+  if (known === undefined) {
+    const message = `the manager failed: ${errorText(reason)}`;
+    return { kind: "failed", code: "internal", message, retry: true };
   }
-  const text = errorText(reason); // Of system calls it names the address or the path.
-  switch (systemCode(reason)) {
-    case "EADDRINUSE":
-      return failed(
-        "unavailable",
-        `the cluster port is taken by another process (${text}); end it, or choose another with --listen-addr`,
-      );
-    case "EADDRNOTAVAIL":
-      return failed(
-        "unavailable",
-        `this host has no such address (${text}); choose another with --listen-addr`,
-      );
-    case "ENOSPC":
-    case "EDQUOT":
-      return failed("resource-exhausted", `the disk is full: ${text}; free space below the state directory`);
-    case "EACCES":
-    case "EPERM":
-      return failed("unavailable", `permission denied: ${text}; shoald must run as root`);
-    default:
-      return failed("internal", `the manager failed: ${text}`);
-  }
-}
-
-function failed(code: Failure["code"], message: string): Failure {
-  return { kind: "failed", code, message, retry: true };
-}
-
-function systemCode(reason: unknown): string {
-  return reason instanceof Error && "code" in reason && typeof reason.code === "string" ? reason.code : "";
+  const removed = known instanceof RemovedError;
+  const { code, message } = known;
+  return { kind: "failed", code, message, retry: !final.has(code), ...(removed && { removed }) };
 }

@@ -83,16 +83,7 @@ export class FabricLink {
         await clock.sleep(lookEveryMs, signal).catch(() => undefined);
         continue;
       }
-      const { certificatePem, keyPem, rootPem } = this.#target.tls.current;
-      const connection = await connect({
-        servers: `${host}:${this.#target.port ?? fabricPort}`,
-        name: this.#target.nodeId,
-        inboxPrefix: inboxPrefix(this.#target.nodeId),
-        timeout: connectTimeoutMs,
-        reconnect: false, // The leader may be another by then; the loop looks again.
-        pingInterval: pingEveryMs,
-        tls: { cert: certificatePem, key: keyPem, ca: rootPem, ...tlsNames },
-      });
+      const connection = await this.#open(host);
       const over = new AbortController();
       const closed = connection.closed().then((reason) => {
         if (reason instanceof Error) log.debug({ error: errorText(reason) }, "telemetry connection closed");
@@ -108,6 +99,25 @@ export class FabricLink {
       over.abort(new ClusterError("unavailable", "the connection to the telemetry fabric is over"));
       await connection.close();
       await closed;
+    }
+  }
+
+  async #open(host: string): Promise<NatsConnection> {
+    const { nodeId, tls, port = fabricPort } = this.#target;
+    const { certificatePem, keyPem, rootPem } = tls.current;
+    try {
+      return await connect({
+        servers: `${host}:${port}`,
+        name: nodeId,
+        inboxPrefix: inboxPrefix(nodeId),
+        timeout: connectTimeoutMs,
+        reconnect: false, // The leader may be another by then; the loop looks again.
+        pingInterval: pingEveryMs,
+        tls: { cert: certificatePem, key: keyPem, ca: rootPem, ...tlsNames },
+      });
+    } catch (cause) {
+      const text = `cannot connect to nats-server on ${host}:${port}: ${errorText(cause)}`;
+      throw new ClusterError("unavailable", text, { cause });
     }
   }
 }

@@ -33,11 +33,15 @@ interface Target {
   error(fields: object, text: string): void;
   fatal(fields: object, text: string): void;
   child(fields: Record<string, unknown>): Target;
+  isLevelEnabled(level: string): boolean;
 }
 
 function wrap(target: Target): Log {
   return {
-    debug: (fields, text) => target.debug(printable(fields), text),
+    // Stacks are mapped only for those who read them.
+    debug: (fields, text) => {
+      if (target.isLevelEnabled("debug")) target.debug(printable(fields), text);
+    },
     info: (fields, text) => target.info(printable(fields), text),
     warn: (fields, text) => target.warn(printable(fields), text),
     error: (fields, text) => target.error(printable(fields), text),

@@ -1,4 +1,5 @@
 import { setMaxListeners } from "node:events";
+import { ClusterError, errorText } from "../model/errors.ts";
 import { backoff, type BackoffOptions, defaultBackoff } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import type { Log } from "./log.ts";
@@ -38,10 +39,17 @@ export async function runLoop(
       if (signal.aborted) return;
       if (clock.monotonic() - startedMs >= healthyAfterMs) sequence = backoff(random, delays);
       const delayMs = Math.round(sequence.next().value);
-      log.error({ loop: name, error, delayMs }, "loop failed and starts again");
+      if (isExpected(error))
+        log.warn({ loop: name, error: errorText(error), delayMs }, "loop failed and starts again");
+      else log.error({ loop: name, error, delayMs }, "loop failed and starts again");
       await clock.sleep(delayMs, signal).catch(() => undefined); // Only the abort rejects; the condition above sees it.
     }
   }
+}
+
+/** Others that are away, as at every start of a cluster, are no fault of ours; where in our code they were missed says nothing. */
+function isExpected(error: unknown): boolean {
+  return error instanceof ClusterError && error.code === "unavailable";
 }
 
 /** Loops that end together: one abort, one bounded wait. */

@@ -5,6 +5,7 @@ import { systemDisk } from "../../runtime/disk.ts";
 import { type FileLock, lockFile } from "../../runtime/file-lock.ts";
 import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
+import { explainSystemError } from "../../runtime/system-error.ts";
 import { TlsKeeper } from "../../runtime/tls.ts";
 import { Member } from "./member.ts";
 import { type ThreadCommand, type ThreadOutput, type ThreadStart, transfersOf } from "./port.ts";
@@ -23,7 +24,7 @@ const keeper = new TlsKeeper(options.identity);
 let lock: FileLock | undefined;
 
 void run().catch(async (error: unknown) => {
-  const { code, message } = toClusterError(error);
+  const { code, message } = toClusterError(explainSystemError(error) ?? error);
   const text = code === "internal" ? `the raft thread could not start: ${errorText(error)}` : message;
   emit({ kind: "failed", failure: { code, message: text }, removed: false });
   await lock?.close();

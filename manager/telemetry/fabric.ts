@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { fabricPort } from "../../runtime/fabric.ts";
 import type { Log } from "../../runtime/log.ts";
@@ -17,6 +17,9 @@ const pollMs = 20;
 const stopTimeoutMs = 3_000;
 const predecessorTimeoutMs = 2_000;
 const restartDelays = { firstMs: 200, limitMs: 10_000, factor: 2, jitterRatio: 0.2 } as const;
+/** So much longer than it took to tell nats-server of a change of nodes, the next change waits. */
+const restFactor = 20;
+const longestRestMs = 3_000;
 /** How much of what nats-server said last is kept for the log when it ends. */
 const keptOutputBytes = 4_096;
 
@@ -80,7 +83,8 @@ export async function superviseFabric(
       server.once("exit", (code, kill) => resolve(kill ?? `exit code ${code}`));
     });
     // A child that never was must not be sent a signal: its handle has a number of chance for a pid.
-    if (server.pid === undefined) throw new Error(`cannot run nats-server: ${await exited}`);
+    if (server.pid === undefined)
+      throw new ClusterError("unavailable", `cannot run nats-server: ${await exited}`);
     const over = new AbortController();
     const known = writes;
     void reads(server.pid, over.signal).then(() => {
@@ -108,7 +112,14 @@ export async function superviseFabric(
   async function followNodes(loop: AbortSignal): Promise<void> {
     using commits = deps.store.watch(["nodes"], loop);
     await refreshIfChanged(); // What an earlier run of this loop saw and could not write.
-    for await (const events of commits) if (events.some(changesRoles)) await refreshIfChanged();
+    for await (const events of commits) {
+      if (!events.some(changesRoles)) continue;
+      const startedMs = deps.clock.monotonic();
+      await refreshIfChanged();
+      // Thousands may join at once, and each time all of them are told; meanwhile their events gather.
+      const restMs = Math.min((deps.clock.monotonic() - startedMs) * restFactor, longestRestMs);
+      await deps.clock.sleep(restMs, loop).catch(() => undefined); // `commits` ends with the same signal.
+    }
   }
 
   async function refreshIfChanged(): Promise<void> {

@@ -23,6 +23,12 @@ const cases = [
   },
   { name: "a port may become free", reason: system("EADDRINUSE"), code: "unavailable", retry: true },
   { name: "a disk may be emptied", reason: system("ENOSPC"), code: "resource-exhausted", retry: true },
+  {
+    name: "a file system may be mounted writable again",
+    reason: system("EROFS"),
+    code: "unavailable",
+    retry: true,
+  },
   { name: "anything else", reason: new TypeError("x is not a function"), code: "internal", retry: true },
 ] as const;
 

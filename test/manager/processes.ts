@@ -23,8 +23,9 @@ export class ManagerProcesses {
     this.#net = `127.${100 + (process.pid % 100)}.${Math.floor(process.pid / 100) % 250}`;
   }
 
-  static async create(t: Test): Promise<ManagerProcesses> {
-    const folder = await mkdtemp(join(tmpdir(), "shoal-managers-"));
+  /** @param within - Existing folder for all they keep; default the temp folder. */
+  static async create(t: Test, within = tmpdir()): Promise<ManagerProcesses> {
+    const folder = await mkdtemp(join(within, "shoal-managers-"));
     const processes = new ManagerProcesses(folder);
     t.teardown(async () => {
       await Promise.all([...processes.#children].map((child) => child.kill("SIGKILL")));

@@ -1,5 +1,6 @@
 import t from "tap";
 import { backoff } from "../../runtime/backoff.ts";
+import { ClusterError } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { systemClock } from "../../runtime/clock.ts";
 import { silentLog } from "../../runtime/log.ts";
@@ -35,6 +36,31 @@ t.test("a loop that throws starts again after a delay, and ends with its signal"
   t.equal(starts, 4);
   t.equal(slept.length, 3);
   t.ok((slept[2] ?? 0) > (slept[0] ?? 0));
+});
+
+t.test("what is only away is told as a warning without its stack, anything else as an error", async (t) => {
+  const told: unknown[] = [];
+  const log = {
+    ...silentLog,
+    warn: (fields: object) => void told.push({ level: "warn", ...fields }),
+    error: (fields: object) => void told.push({ level: "error", ...fields }),
+  };
+  const clock: Clock = { ...systemClock, sleep: async () => undefined };
+  const failures = [new ClusterError("unavailable", "nobody there"), new TypeError("x is not a function")];
+  const [, broken] = failures;
+  await runLoop(
+    { clock, random: seededRandom(1), log },
+    "test",
+    async () => {
+      const failure = failures.shift();
+      if (failure !== undefined) throw failure;
+    },
+    new AbortController().signal,
+  );
+  t.match(told, [
+    { level: "warn", loop: "test", error: "nobody there" },
+    { level: "error", loop: "test", error: broken },
+  ]);
 });
 
 t.test("a group ends all its loops, and names the one that does not end", async (t) => {
