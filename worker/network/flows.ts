@@ -10,7 +10,7 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
-import type { RulesState } from "./rules.ts";
+import type { RulesPort, RulesState } from "./rules.ts";
 
 interface FlowsDeps {
   readonly clock: Pick<Clock, "after">;
@@ -20,6 +20,9 @@ interface FlowsDeps {
 
 /** A task that is alive has answered by then who asked it before it was withdrawn. */
 const answerMs = 1_000;
+
+/** What of the rules says where flows go. */
+export type FlowRules = Pick<RulesState, "services" | "mesh" | "ports">;
 
 export class Flows {
   readonly #clock: Pick<Clock, "after">;
@@ -31,6 +34,8 @@ export class Flows {
   /** Addresses that serve no more, until it is looked who still waits for an answer of theirs. */
   readonly #left = new Set<string>();
   #cancelLook: (() => void) | undefined;
+  /** Ports of datagrams that the loaded rules translate, by `portKeyOf`; of a new process, none is known to have been. */
+  #translated: ReadonlySet<string> = new Set();
 
   constructor({ clock, run, warn }: FlowsDeps) {
     this.#clock = clock;
@@ -39,16 +44,22 @@ export class Flows {
   }
 
   /** To be called once the rules are loaded. */
-  async follow(rules: Pick<RulesState, "services" | "mesh">): Promise<void> {
+  async follow(rules: FlowRules): Promise<void> {
     this.#followConnections(rules);
-    await this.#followDatagrams(rules);
+    const moved = await this.#followDatagrams(rules);
+    await this.#translate(rules, moved);
+  }
+
+  /** To be called when rules were found missing: what began meanwhile is translated by none. */
+  startOver(): void {
+    this.#translated = new Set();
   }
 
   close(): void {
     this.#cancelLook?.();
   }
 
-  #followConnections({ services, mesh }: Pick<RulesState, "services" | "mesh">): void {
+  #followConnections({ services, mesh }: FlowRules): void {
     const now = new Set([...services, ...mesh].flatMap(({ backends }) => backends));
     for (const address of this.#addresses) if (!now.has(address)) this.#left.add(address);
     for (const address of now) this.#left.delete(address);
@@ -66,18 +77,43 @@ export class Flows {
     await this.#forget(["-p", "tcp", "--state", "SYN_SENT"], filters);
   }
 
-  async #followDatagrams(rules: Pick<RulesState, "services" | "mesh">): Promise<void> {
+  /** @returns the ports all of whose flows were forgotten. */
+  async #followDatagrams(rules: FlowRules): Promise<ReadonlySet<number>> {
     const now = backendsOf(rules);
     const before = this.#before;
     this.#before = now;
     const filters = before === undefined ? [] : staleFlows(before, now);
-    if (filters.length === 0) return;
+    const ports = filters.flatMap(([option, value]) => (option === portFilter ? [Number(value)] : []));
+    if (filters.length === 0) return new Set();
     // A filter by a port alone does not say whether there is IPv6 behind it.
     const hasIpv6 = [...filters.flat(), ...[...now.values()].flatMap((backends) => [...backends])].some(
       isIpv6,
     );
     try {
       await this.#forget(["-p", "udp"], filters, hasIpv6 ? ["ip", "ip6"] : ["ip"]);
+    } catch (reason) {
+      this.#warn(errorText(reason));
+    }
+    return new Set(ports);
+  }
+
+  /**
+   * A flow that began while its port was held and no rule loaded goes to the socket that holds it, for as long as it lasts:
+   * its next datagram is to meet the rules. By IPv6 a relay answers those.
+   */
+  async #translate(rules: FlowRules, moved: ReadonlySet<number>): Promise<void> {
+    const now = translatedPorts(rules);
+    const fresh = [...now]
+      .filter(([key, { publishedPort }]) => !this.#translated.has(key) && !moved.has(publishedPort))
+      .map(([, port]) => port);
+    this.#translated = new Set(now.keys());
+    if (fresh.length === 0) return;
+    try {
+      const argv = ["-p", "udp"];
+      const listing = await must(this.#run, "look for flows", ["conntrack", "-L", ...argv]);
+      for (const filter of untranslatedFlows(listing, fresh)) {
+        await this.#run(["conntrack", "-D", ...argv, ...filter]); // 1: it has ended meanwhile.
+      }
     } catch (reason) {
       this.#warn(errorText(reason));
     }
@@ -166,21 +202,68 @@ export function staleFlows(
   return filters;
 }
 
-/** The filters that find any of the flows: "udp 17 29 src=A dst=B sport=C dport=D [UNREPLIED] src=… dst=… …", both ways in turn. */
-function filtersThatMatch(listing: string): ReadonlySet<string> {
-  const found = new Set<string>();
-  for (const line of listing.split("\n")) {
+/** What a flow was sent to, and from where it is answered. */
+interface Flow {
+  readonly to: string;
+  readonly port: string;
+  readonly answeredBy: string;
+  /** Neither of its ends is translated, and nobody has answered. */
+  readonly isBare: boolean;
+}
+
+/** @param listing - Lines such as "udp 17 29 src=A dst=B sport=C dport=D [UNREPLIED] src=… dst=… …", both ways in turn. */
+function parseFlows(listing: string): Flow[] {
+  return listing.split("\n").flatMap((line) => {
+    const words = line.split(" ");
     const valuesOf = (key: string): string[] =>
-      line.split(" ").flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
-    found.add(`--orig-dst ${valuesOf("dst")[0]}`);
-    found.add(`${portFilter} ${valuesOf("dport")[0]}`);
-    found.add(`--reply-src ${valuesOf("src")[1]}`);
+      words.flatMap((word) => (word.startsWith(`${key}=`) ? [word.slice(key.length + 1)] : []));
+    const [from, answeredBy] = valuesOf("src");
+    const [to, answeredTo] = valuesOf("dst");
+    const [port] = valuesOf("dport");
+    if (to === undefined || port === undefined || answeredBy === undefined) return [];
+    const isBare = words.includes("[UNREPLIED]") && answeredBy === to && answeredTo === from;
+    return [{ to, port, answeredBy, isBare }];
+  });
+}
+
+/** The filters that find any of the flows. */
+function filtersThatMatch(listing: string): ReadonlySet<string> {
+  return new Set(
+    parseFlows(listing).flatMap(({ to, port, answeredBy }) => [
+      `--orig-dst ${to}`,
+      `${portFilter} ${port}`,
+      `--reply-src ${answeredBy}`,
+    ]),
+  );
+}
+
+type TranslatedPort = Pick<RulesPort, "publishedPort" | "hostAddress">;
+
+/** Filters for `conntrack` that find what came to one of the ports without being translated. */
+function untranslatedFlows(listing: string, ports: readonly TranslatedPort[]): string[][] {
+  const filters = new Map<string, string[]>();
+  for (const { to, port, isBare } of parseFlows(listing)) {
+    const isOf = ({ publishedPort, hostAddress = to }: TranslatedPort): boolean =>
+      publishedPort === Number(port) && hostAddress === to;
+    if (isBare && ports.some(isOf))
+      filters.set(`${to} ${port}`, ["--orig-dst", to, portFilter, port, "--reply-src", to]);
   }
-  return found;
+  return [...filters.values()];
+}
+
+/** Of datagrams by IPv4, by a text of its own for each. */
+function translatedPorts({ mesh, ports }: FlowRules): Map<string, TranslatedPort> {
+  const meshed = mesh.filter(({ backends }) => backends.some((address) => !isIpv6(address)));
+  const own = ports.filter(({ address, hostAddress = "" }) => !isIpv6(address) && !isIpv6(hostAddress));
+  return new Map(
+    [...meshed, ...own]
+      .filter(({ protocol }) => protocol === "udp")
+      .map((port: TranslatedPort) => [`${port.hostAddress ?? ""} ${port.publishedPort}`, port]),
+  );
 }
 
 /** By the filter that finds flows to it: an address, or a port of UDP. */
-function backendsOf({ services, mesh }: Pick<RulesState, "services" | "mesh">): Map<string, Set<string>> {
+function backendsOf({ services, mesh }: FlowRules): Map<string, Set<string>> {
   const found = new Map<string, Set<string>>();
   for (const { address, backends } of services) found.set(`--orig-dst ${address}`, new Set(backends));
   // A port of both families is there twice.

@@ -204,6 +204,7 @@ export class Program {
       await this.#flows.follow({
         services: [...rules.services, ...ipv6Rules.services],
         mesh: [...rules.mesh, ...ipv6Rules.mesh],
+        ports: rules.ports,
       });
       const gateways = await this.#names.listen(gatewaysOf(state));
       const unheard = new Map(refused);
@@ -247,7 +248,9 @@ export class Program {
   async *look(state: HostState): AsyncGenerator<Seen> {
     yield { trouble: [], ...(await this.#fabric.look(state)) };
     for (const part of [this.#rules, this.#ipv6Rules, this.#guard, this.tunnel]) {
-      yield { found: await part.look(), lost: [], trouble: [] };
+      const found = await part.look();
+      if (part === this.#rules && found.length > 0) this.#flows.startOver();
+      yield { found, lost: [], trouble: [] };
     }
     for (const family of this.#hasIpv6 ? (["ip", "ip6"] as const) : (["ip"] as const)) {
       try {

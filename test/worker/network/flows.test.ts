@@ -8,6 +8,7 @@ const service = (...backends: readonly string[]) =>
   ({
     services: [{ bridge: "ov4097", address: "10.0.1.2", backends }],
     mesh: [{ protocol: "udp", publishedPort: 5353, targetPort: 53, within: [], backends }],
+    ports: [],
   }) as const;
 
 const table = [
@@ -32,10 +33,13 @@ async function deleted(...history: readonly ReturnType<typeof service>[]): Promi
   return all;
 }
 
+/** Of `table`: what began before there were rules. */
+const bare = "--orig-dst 192.0.2.1 --orig-port-dst 5353 --reply-src 192.0.2.1";
+
 t.test("flows to a task that serves no more are forgotten, where there are any", async (t) => {
   const first = service("10.0.1.5", "10.0.1.6");
-  t.strictSame(await deleted(first, service("10.0.1.6")), [[], ["--reply-src 10.0.1.5"]]);
-  t.strictSame(await deleted(first, service("10.0.1.5")), [[], []]);
+  t.strictSame(await deleted(first, service("10.0.1.6")), [[bare], ["--reply-src 10.0.1.5"]]);
+  t.strictSame(await deleted(first, service("10.0.1.5")), [[bare], []]);
 });
 
 t.test("flows that led to nobody are forgotten once there is somebody", async (t) => {
@@ -61,6 +65,7 @@ t.test("each family is looked at by itself", async (t) => {
       backends: backends.slice(index, index + 1),
     })),
     mesh: [],
+    ports: [],
   });
   await flows.follow(both("10.0.1.5", "fd00::5"));
   await flows.follow(both());
@@ -93,6 +98,7 @@ t.test("a port of both families is looked for in both", async (t) => {
       within: [],
       backends,
     })),
+    ports: [],
   });
   await flows.follow(mesh([], []));
   await flows.follow(mesh(["10.0.1.5"], ["fd00::5"]));
@@ -107,8 +113,53 @@ t.test("a port of both families is looked for in both", async (t) => {
   ]);
 });
 
-t.test("a new process leaves alone what its predecessor sent on", async (t) => {
-  t.strictSame(await deleted(service("10.0.1.5")), [[]]);
+t.test("a new process leaves alone what its predecessor sent on, not what no rule did", async (t) => {
+  t.strictSame(await deleted(service("10.0.1.5")), [[bare]]);
+});
+
+t.test("what was sent to a port before its rule was loaded meets the rule next", async (t) => {
+  const listing = [
+    "udp 17 29 src=192.0.2.9 dst=192.0.2.1 sport=1 dport=514 [UNREPLIED] src=192.0.2.1 dst=192.0.2.9 sport=514 dport=1",
+    "udp 17 29 src=192.0.2.8 dst=192.0.2.1 sport=1 dport=514 [UNREPLIED] src=192.0.2.1 dst=192.0.2.8 sport=514 dport=1",
+    // At another address of the host, translated, answered, and of a task that asked outside under the host's address.
+    "udp 17 29 src=192.0.2.9 dst=192.0.2.2 sport=1 dport=514 [UNREPLIED] src=192.0.2.2 dst=192.0.2.9 sport=514 dport=1",
+    "udp 17 29 src=192.0.2.9 dst=192.0.2.3 sport=1 dport=514 [UNREPLIED] src=10.0.1.5 dst=192.0.2.9 sport=514 dport=1",
+    "udp 17 29 src=192.0.2.9 dst=192.0.2.4 sport=1 dport=514 src=192.0.2.4 dst=192.0.2.9 sport=514 dport=1",
+    "udp 17 29 src=10.0.1.5 dst=192.0.2.5 sport=1 dport=514 [UNREPLIED] src=192.0.2.5 dst=192.0.2.1 sport=514 dport=1",
+  ].join("\n");
+  let argvs: string[] = [];
+  const run = async (argv: readonly string[]) => {
+    argvs.push(argv.slice(1).join(" "));
+    return { code: 0, stdout: argv[1] === "-L" ? listing : "", stderr: "" };
+  };
+  const flows = new Flows({ clock: new VirtualClock(), run, warn: (text) => t.fail(text) });
+  const port = (protocol: "udp" | "tcp", hostAddress?: string) => ({
+    services: [],
+    mesh: [],
+    ports: [
+      {
+        protocol,
+        publishedPort: 514,
+        targetPort: 1514,
+        address: "10.0.1.5",
+        ...(hostAddress !== undefined && { hostAddress }),
+      },
+    ],
+  });
+  const follow = async (rules: ReturnType<typeof port>): Promise<string[]> => {
+    argvs = [];
+    await flows.follow(rules);
+    return argvs;
+  };
+  const at = (address: string): string =>
+    `-D -p udp --orig-dst ${address} --orig-port-dst 514 --reply-src ${address}`;
+  t.strictSame(await follow(port("udp", "192.0.2.1")), ["-L -p udp", at("192.0.2.1")]);
+  t.strictSame(await follow(port("udp", "192.0.2.1")), [], "rules that stay cost nothing");
+  t.strictSame(await follow(port("udp")), ["-L -p udp", at("192.0.2.1"), at("192.0.2.2")]);
+  t.strictSame(await follow(port("tcp")), []);
+  t.strictSame(await follow(port("udp")), ["-L -p udp", at("192.0.2.1"), at("192.0.2.2")]);
+  flows.startOver();
+  t.strictSame(await follow(port("udp")), ["-L -p udp", at("192.0.2.1"), at("192.0.2.2")]);
 });
 
 t.test(
@@ -134,6 +185,7 @@ t.test(
       ({
         services: [],
         mesh: [{ protocol: "tcp", publishedPort: 80, targetPort: 80, within: [], backends }],
+        ports: [],
       }) as const;
     await flows.follow(mesh("10.0.1.5", "10.0.1.6", "10.0.1.7"));
     await clock.advance(5_000);
