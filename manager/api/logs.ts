@@ -83,6 +83,11 @@ async function* frames(
 }
 
 /** Anything but a number means all, as it always did. */
+/** @throws {ClusterError} `invalid-argument` with the texts of Docker's cluster; of a container it takes anything else as "all". */
 function parseTail(text: string | null): number | "all" {
-  return text !== null && /^\d{1,15}$/.test(text) ? Number(text) : "all";
+  if (text === null || text === "" || text === "all") return "all";
+  if (/^-\d+$/.test(text)) throw new ClusterError("invalid-argument", "negative tail values not supported");
+  if (!/^\d{1,15}$/.test(text))
+    throw new ClusterError("invalid-argument", 'tail value must be a positive integer or "all"');
+  return Number(text);
 }

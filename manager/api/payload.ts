@@ -127,9 +127,11 @@ async function update(kind: Kind, { store }: ApiDeps, call: Call): Promise<Reply
 }
 
 function onlyLabelsDiffer(stored: PayloadSpec, { spec, data }: ParsedPayload): boolean {
-  const { labels: _, ...old } = stored;
-  const { labels: __, ...rest } = spec;
-  return isDeepStrictEqual(old, { ...rest, data: data ?? stored.data });
+  const { labels: _, templating, ...old } = stored;
+  const { labels: __, templating: given = templating, ...rest } = spec;
+  return (
+    isDeepStrictEqual(given, templating) && isDeepStrictEqual(old, { ...rest, data: data ?? stored.data })
+  );
 }
 
 /** `DELETE /secrets/{id}`, `DELETE /configs/{id}`: refused while a service refers to it. */

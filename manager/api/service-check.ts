@@ -1,12 +1,12 @@
 /** What a new or changed service needs from the rest of the cluster; runs inside the transaction. */
-import { splitHostPort } from "../../model/address.ts";
+import { isDeepStrictEqual } from "node:util";
 import { ClusterError } from "../../model/errors.ts";
 import type { NetworkId } from "../../model/ids.ts";
 import { isPredefined, type Network } from "../../model/network.ts";
 import type { Service, ServiceSpec } from "../../model/service.ts";
 import { serviceProblems } from "../../model/validate.ts";
-import { fabricPort } from "../../runtime/fabric.ts";
 import { noIngressText, publishesOnIngress } from "../allocator/endpoint.ts";
+import { takenPortText } from "../orchestrator/ports.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { byExactName } from "./resolve.ts";
 
@@ -22,56 +22,22 @@ export function checkService(view: StoreView, given: ServiceSpec, own?: Service)
   if (problem !== undefined) throw new ClusterError("invalid-argument", problem);
   const spec = resolveNetworks(view, given);
   checkReferences(view, spec);
-  refuseTakenPorts(view, spec, own);
+  // What was taken in already may stay as it is: whoever else has it is to blame.
+  if (!isDeepStrictEqual(own?.spec.endpoint, spec.endpoint)) refuseTakenPorts(view, spec, own);
   return spec;
 }
 
 /**
- * Refuses ports that the managers or another service have, as asked for or as chosen for it. Two services may share a port
- * on their own hosts.
- *
+ * @throws {ClusterError} `invalid-argument` for ports that the managers or another service have, `failed-precondition` when
+ *   there is no network to publish them on.
  * @param own - The service that is changed; absent for a new one.
  */
 export function refuseTakenPorts(view: StoreView, { endpoint }: ServiceSpec, own: Service | undefined): void {
   if (publishesOnIngress({ endpoint }) && view.networks.ingress() === undefined) {
     throw new ClusterError("failed-precondition", noIngressText);
   }
-  const asked = endpoint.ports.filter(({ publishedPort }) => publishedPort > 0);
-  if (asked.length === 0) return;
-  const reserved = clusterPorts(view);
-  for (const { publishedPort, protocol, publishMode } of asked) {
-    if (publishMode === "host" || protocol !== "tcp" || !reserved.has(publishedPort)) continue;
-    throw new ClusterError(
-      "invalid-argument",
-      `port '${publishedPort}' is already in use by the managers of this cluster`,
-    );
-  }
-  for (const other of view.services.list()) {
-    if (other.id === own?.id) continue;
-    const taken = [...other.spec.endpoint.ports, ...(other.endpoint?.ports ?? [])];
-    for (const { publishedPort, protocol, publishMode } of asked) {
-      const holder = taken.find(
-        (each) =>
-          each.publishedPort === publishedPort &&
-          each.protocol === protocol &&
-          !(each.publishMode === "host" && publishMode === "host"),
-      );
-      if (holder === undefined) continue;
-      const as = holder.publishMode === "ingress" ? "an ingress port" : "a host-published port";
-      throw new ClusterError(
-        "invalid-argument",
-        `port '${publishedPort}' is already in use by service '${other.spec.name}' (${other.id}) as ${as}`,
-      );
-    }
-  }
-}
-
-/** A host that published one of these itself would take a task for its manager, and could not be promoted. */
-function clusterPorts(view: StoreView): ReadonlySet<number> {
-  const addresses = view.nodes
-    .list()
-    .flatMap(({ member }) => (member === undefined ? [] : [member.address, member.raftAddress]));
-  return new Set([fabricPort, ...addresses.map((address) => splitHostPort(address).port)]);
+  const taken = takenPortText(view, { endpoint }, own);
+  if (taken !== undefined) throw new ClusterError("invalid-argument", taken);
 }
 
 function resolveNetworks(view: StoreView, spec: ServiceSpec): ServiceSpec {

@@ -75,7 +75,7 @@ export function printTask(task: Task, { revision, network }: TaskJoin): Json {
 }
 
 /** Clients count the slots of a job from 0, and wait for ever for a job whose first is 1. */
-function printedSlot({ slot, jobIteration }: Task): number {
+export function printedSlot({ slot, jobIteration }: Task): number {
   return jobIteration !== undefined && slot > 0 ? slot - 1 : slot;
 }
 

@@ -10,7 +10,7 @@ import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { anyOf, hasPrefix, swarmLabelsMatch } from "./query.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
-import { printTask, type TaskJoin, taskText } from "./task-json.ts";
+import { printedSlot, printTask, type TaskJoin, taskText } from "./task-json.ts";
 
 export const taskRoutes: readonly Route[] = [
   { method: "GET", path: "/tasks", handle: listTasks },
@@ -106,11 +106,15 @@ function selectTasks(view: StoreView, filters: Filters): Task[] {
     }
     return (
       anyOf(filters, "id", hasPrefix(task.id)) &&
-      anyOf(filters, "name", (wanted) => hasPrefix(taskName(revision?.serviceName ?? "", task))(wanted)) &&
+      anyOf(filters, "name", hasPrefix(shownName(revision?.serviceName ?? "", task))) &&
       anyOf(filters, "desired-state", (wanted) => wanted.toLowerCase() === task.desiredState) &&
       anyOf(filters, "runtime", (wanted) => wanted === "container")
     );
   });
+}
+
+function shownName(serviceName: string, task: Task): string {
+  return taskName(serviceName, { ...task, slot: printedSlot(task) });
 }
 
 /** Uses an index where a filter allows it: a cluster may hold a million tasks. */

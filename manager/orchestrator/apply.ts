@@ -4,6 +4,7 @@ import { taskStates, type Task } from "../../model/task.ts";
 import { createTask, removeTask } from "../store/revisions.ts";
 import type { Transaction } from "../store/transaction.ts";
 import { inProgressMessage, type Step, type TaskChange } from "./plan.ts";
+import { takenPortText } from "./ports.ts";
 import { missingReferences, notFoundText, rollBackTo } from "./spec.ts";
 
 /** What a plan was made for; steps for a spec that was replaced meanwhile are void. */
@@ -101,9 +102,11 @@ function begun({ nowMs, version }: Transaction): UpdateStatus {
 function rollBackAutomatically(tx: Transaction, service: Service, message: string): void {
   if (service.previous === undefined) return;
   const missing = missingReferences(tx, service.previous.spec);
-  if (missing.length > 0) {
+  const obstacle =
+    missing.length > 0 ? notFoundText(missing) : takenPortText(tx, service.previous.spec, service);
+  if (obstacle !== undefined) {
     const { updateStatus } = service;
-    const paused = `${message.replace("update rolled back", "update paused")}; cannot roll back: ${notFoundText(missing)}`;
+    const paused = `${message.replace("update rolled back", "update paused")}; cannot roll back: ${obstacle}`;
     tx.services.update({ ...service, updateStatus: { ...updateStatus, state: "paused", message: paused } });
     return;
   }

@@ -2,16 +2,8 @@ import { nodeMeets } from "../../model/constraint.ts";
 import type { NodeId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import { isTerminal } from "../../model/task.ts";
-import {
-  emptyPlan,
-  isLost,
-  mergePlans,
-  slotsOf,
-  type Plan,
-  type Scene,
-  type Slot,
-  type Step,
-} from "./plan.ts";
+import { emptyPlan, mergePlans, slotsOf, type Plan, type Scene, type Slot, type Step } from "./plan.ts";
+import { isOutdated } from "./restart.ts";
 import { countsAsReplica, settleSlots } from "./replicated.ts";
 import { endReplaced } from "./update.ts";
 
@@ -35,6 +27,13 @@ export function decideGlobal(scene: Scene): Plan {
         steps.push(endAll({ ...slot, live: slot.live.filter(isTerminal) }));
         replaced.push(endReplaced(scene, slot));
         break;
+      case "away":
+        // Nowhere else could they run: should the node return, they have never been away.
+        if (slot === undefined) break;
+        steps.push(
+          endAll({ ...slot, live: slot.live.filter((task) => isTerminal(task) || isOutdated(scene, task)) }),
+        );
+        break;
       case "included":
         if (slot !== undefined && countsAsReplica(scene, slot)) kept.push(slot);
         else added.push([{ kind: "create", slot: 0, nodeId: node.id, desiredState: "running", restarts: 0 }]);
@@ -52,9 +51,10 @@ export function decideGlobal(scene: Scene): Plan {
   ]);
 }
 
-function standing(scene: Scene, node: Node): "included" | "paused" | "excluded" {
-  if (isLost(node)) return "excluded";
+function standing(scene: Scene, node: Node): "included" | "paused" | "away" | "excluded" {
+  if (node.spec.availability === "drain") return "excluded";
   if (!nodeMeets(scene.service.spec.task.placement.constraints, node)) return "excluded";
+  if (node.status.state === "down") return "away";
   return node.spec.availability === "pause" ? "paused" : "included";
 }
 

@@ -4,8 +4,6 @@ import type { Node } from "../../model/node.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import {
   emptyPlan,
-  isLost,
-  hasToLeave,
   isStopped,
   mergePlans,
   slotsOf,
@@ -38,6 +36,7 @@ export function decideReplicatedJob(scene: Scene): Plan {
   const slots = slotsOf(current);
   const plans: Plan[] = [{ steps: endOlder(scene, older), wakeAtMs: undefined }];
   let active = 0;
+  const interrupted = new Set<number>();
   for (const slot of slots.values()) {
     switch (courseOf(scene, slot)) {
       case "complete":
@@ -49,13 +48,15 @@ export function decideReplicatedJob(scene: Scene): Plan {
         plans.push(settle(scene, slot));
         break;
       case "interrupted":
+        interrupted.add(slot.slot);
         break;
     }
   }
   const steps: Step[] = [];
   for (let slot = 1; slot <= mode.totalCompletions && active < mode.maxConcurrent; slot += 1) {
-    if (slots.has(slot)) continue;
-    steps.push([{ kind: "create", slot, desiredState: "complete", restarts: 0 }]);
+    const before = slots.get(slot);
+    if (before !== undefined && !interrupted.has(slot)) continue;
+    steps.push([{ kind: "create", slot, desiredState: beginState(scene, before), restarts: 0 }]);
     active += 1;
   }
   plans.push({ steps, wakeAtMs: undefined });
@@ -89,20 +90,35 @@ function begin(scene: Scene, node: Node): Plan {
 
 function proceed(scene: Scene, node: Node, slot: Slot): Plan {
   const course = courseOf(scene, slot);
-  if (course === "complete" || course === "given-up" || isLost(node) || !meets(scene, node)) {
+  const isOver = course === "complete" || course === "given-up";
+  if (isOver || node.spec.availability === "drain" || !meets(scene, node)) {
     return { steps: [endRest(slot)], wakeAtMs: undefined };
   }
   if (course === "active") {
-    if (node.spec.availability !== "pause") return settle(scene, slot);
-    // What runs on a paused node may finish there, but nothing is started on it any more.
+    if (node.spec.availability !== "pause" && node.status.state !== "down") return settle(scene, slot);
+    // What runs on a paused node may finish there, and so may it on one that is away; nothing is started there any more.
     return { steps: [endRest({ ...slot, live: slot.live.filter(isTerminal) })], wakeAtMs: undefined };
   }
   if (!mayBegin(scene, node)) return emptyPlan;
-  const desiredState = slot.tasks.every((task) => isStopped(scene, task)) ? "complete" : "ready";
   return {
-    steps: [[{ kind: "create", slot: 0, nodeId: node.id, desiredState, restarts: 0 }]],
+    steps: [
+      [
+        {
+          kind: "create",
+          slot: 0,
+          nodeId: node.id,
+          desiredState: beginState(scene, slot),
+          restarts: 0,
+        },
+      ],
+    ],
     wakeAtMs: undefined,
   };
+}
+
+/** Not two at a time: one that was interrupted may still be stopping. */
+function beginState(scene: Scene, before: Slot | undefined): "complete" | "ready" {
+  return before?.tasks.every((task) => isStopped(scene, task)) === false ? "ready" : "complete";
 }
 
 function mayBegin(scene: Scene, node: Node): boolean {
@@ -117,7 +133,8 @@ function courseOf(scene: Scene, slot: Slot): Course {
   if (slot.tasks.some(isComplete)) return "complete";
   const newest = slot.tasks[0];
   if (slot.live.length > 0) {
-    const over = slot.live.every((task) => isTerminal(task) || hasToLeave(scene, task));
+    // One that has to leave has not failed, whatever the restart policy says.
+    const over = slot.live.every(isTerminal);
     return over && newest !== undefined && !mayRestart(scene, slot, newest) ? "given-up" : "active";
   }
   return newest?.status.state === "failed" || newest?.status.state === "rejected"

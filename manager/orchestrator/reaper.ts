@@ -1,6 +1,6 @@
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, taskStates, type Task } from "../../model/task.ts";
-import { newestFirst } from "./plan.ts";
+import { isOfThisUpdate, newestFirst } from "./plan.ts";
 
 /** However many restarts a policy allows, no slot keeps more records than this. */
 export const slotHistoryLimit = 100;
@@ -18,7 +18,7 @@ export function isForgotten(task: Task, serviceExists: boolean): boolean {
 
 /**
  * Dead tasks of one slot that are beyond what is kept, oldest first. The limit counts living ones too. The
- * newest of a slot stays, since it says that the slot was filled, and so does what finished for a job.
+ * newest of a slot stays, and what a running update needs, and so does what finished for a job.
  *
  * @param historyLimit - The cluster's; negative keeps everything.
  */
@@ -26,11 +26,23 @@ export function decideTrim(service: Service, slot: readonly Task[], historyLimit
   const limit = limitFor(service, historyLimit);
   const surplus = slot.length - limit;
   if (limit < 0 || surplus <= 0) return [];
-  const newest = slot.toSorted(newestFirst)[0];
+  const kept = neededBy(service, slot.toSorted(newestFirst));
   return slot
-    .filter((task) => task !== newest && isHistory(task) && !isResult(service, task))
+    .filter((task) => !kept.has(task) && isHistory(task) && !isResult(service, task))
     .toSorted((a, b) => lastSeenMs(a) - lastSeenMs(b))
     .slice(0, surplus);
+}
+
+/**
+ * The newest says that the slot was filled. An update reads from the one before its own that a slot was replaced and not added,
+ * and from the first of its own how it went; restarts after that do not make it forget.
+ */
+function neededBy(service: Service, [newest, ...older]: readonly Task[]): ReadonlySet<Task | undefined> {
+  const { state, startedVersion } = service.updateStatus ?? {};
+  if (newest === undefined || startedVersion === undefined) return new Set([newest]);
+  if (state !== "updating" && state !== "rollback_started") return new Set([newest]);
+  const own = [newest, ...older].filter((task) => isOfThisUpdate({ service }, task, startedVersion));
+  return new Set([newest, own.at(-1), [newest, ...older].find((task) => !own.includes(task))]);
 }
 
 function isHistory(task: Task): boolean {
@@ -46,10 +58,7 @@ function limitFor(service: Service, historyLimit: number): number {
   const maxAttempts = service.spec.task.restart.maxAttempts ?? 0;
   // Attempts within a window are counted on the records.
   if (maxAttempts > 0) return Math.min(maxAttempts + 1, slotHistoryLimit);
-  if (historyLimit < 0) return historyLimit;
-  const state = service.updateStatus?.state;
-  // An update reads from the predecessor that a slot was replaced and not added.
-  return state === "updating" || state === "rollback_started" ? Math.max(historyLimit, 2) : historyLimit;
+  return historyLimit;
 }
 
 function lastSeenMs(task: Task): number {

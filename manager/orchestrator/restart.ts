@@ -42,8 +42,11 @@ export function decideRestart(scene: Scene, slot: Slot): Plan {
   const startAtMs = newest.desiredState === "ready" ? earliestStartMs(scene, newest) : 0;
   if (isTerminal(newest) && scene.nowMs < startAtMs) return { steps: [], wakeAtMs: startAtMs };
   // A task that was told to move did not fail: the restart policy has no say.
-  if (!isToldToMove(newest) && !mayRestart(scene, slot, newest))
-    return { steps: [ended.map(shutdown)], wakeAtMs: undefined };
+  if (!isToldToMove(newest) && !mayRestart(scene, slot, newest)) {
+    // Of a node that is down nobody knows that it ended; none comes for it, so it is waited for.
+    const over = ended.filter((task) => isTerminal(task) || !isOnDownNode(scene, task));
+    return { steps: over.length === 0 ? [] : [over.map(shutdown)], wakeAtMs: undefined };
+  }
   // Also an older one stays: the newest may have been on its way when both had to leave.
   const goes = ended.filter((task) => !staysUntilReplaced(scene, task));
   const delayMs = nextWaitMs(scene, newest);
@@ -112,7 +115,8 @@ export function mayRestart(scene: Scene, slot: Slot, task: Task): boolean {
   return new Set(counted.map((other) => other.restarts)).size < maxAttempts;
 }
 
-function isOutdated(scene: Scene, task: Task): boolean {
+/** Made for an earlier version of the service, and not as the present one would have it. */
+export function isOutdated(scene: Scene, task: Task): boolean {
   const node = task.nodeId === undefined ? undefined : scene.node(task.nodeId);
   return isTaskDirty(scene.service, task, scene.revision(task.specVersion), node);
 }

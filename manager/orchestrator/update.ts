@@ -3,8 +3,7 @@ import { extensionsOf } from "../../model/extensions.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { Service, UpdatePolicy, UpdateState, UpdateStatus } from "../../model/service.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
-import { isTaskDirty } from "./dirty.ts";
-import { staysUntilReplaced } from "./restart.ts";
+import { isOutdated, staysUntilReplaced } from "./restart.ts";
 import {
   inProgressMessage,
   earliest,
@@ -118,8 +117,10 @@ export function decideUpdate(scene: Scene, slots: readonly Slot[], { restless, g
 
 function standingOf(scene: Scene, slot: Slot): Standing {
   if (slot.live.length === 0) return newestIsOutdated(scene, slot) ? { kind: "dirty" } : { kind: "clean" };
-  const good = slot.live.filter((task) => !isOutdated(scene, task) && !hasToLeave(scene, task));
-  const keep = good.toSorted(betterFirst)[0];
+  const current = slot.live.filter((task) => !isOutdated(scene, task));
+  const good = current.filter((task) => !hasToLeave(scene, task));
+  // One that waits for its node, since nothing would restart it, is no affair of an update.
+  const keep = (good.length > 0 ? good : current).toSorted(betterFirst)[0];
   if (keep === undefined) return { kind: "dirty" };
   const others = slot.live.filter((task) => task !== keep);
   return others.length === 0 ? { kind: "clean" } : { kind: "resolving", keep, others };
@@ -145,11 +146,6 @@ function isGivenUp({ specVersion }: Service, { tasks: [newest], live }: Slot): b
 function newestIsOutdated(scene: Scene, slot: Slot): boolean {
   const newest = slot.tasks[0];
   return newest !== undefined && isOutdated(scene, newest);
-}
-
-function isOutdated(scene: Scene, task: Task): boolean {
-  const node = task.nodeId === undefined ? undefined : scene.node(task.nodeId);
-  return isTaskDirty(scene.service, task, scene.revision(task.specVersion), node);
 }
 
 function betterFirst(a: Task, b: Task): number {
@@ -216,7 +212,7 @@ function progressOf(turn: Turn, slot: Slot): Progress {
   if (first === undefined) return { kind: "untouched" };
   const { scene, policy } = turn;
   // A slot that had nothing before was scaled up, not updated: it is waited for, but cannot fail the update.
-  // The reaper leaves the predecessor in place while an update runs. One that a rollback fills again had something: that
+  // The reaper leaves the predecessor in place while an update runs (`decideTrim`). One that a rollback fills again had something: that
   // it can be filled is what the rollback is for, so a failure there counts.
   const monitored = slot.tasks.length > made.length;
   const patienceMs = extensionsOf(scene.service.spec.labels).updateDeadlineMs;

@@ -248,3 +248,27 @@ t.test("nothing is rolled back to a secret that is gone: the update pauses and s
   t.equal(c.service("web").spec.task.container.image, "bad:1");
   t.strictSame(c.errors, []);
 });
+
+t.test(
+  "nothing is rolled back to a port that another service has meanwhile, which goes on to be updated",
+  async (t) => {
+    await using c = await started(["n1"]);
+    await c.store.update((tx) => void tx.networks.create(networkObject("ingress", { ingress: true })));
+    const update: UpdatePolicy = { ...policy, failureAction: "rollback" };
+    const port = { targetPort: 80, publishedPort: 8080, protocol: "tcp", publishMode: "host" } as const;
+    const publishes = (publishedPort: number): Pick<ServiceSpec, "endpoint"> => ({
+      endpoint: { mode: "vip", ports: [{ ...port, publishMode: "ingress", publishedPort }] },
+    });
+    await c.create("web", serviceSpec({ replicas: 1, update, ...publishes(80) }));
+    await c.until(() => c.running("web").length === 1);
+    await c.update("web", (spec) => image("bad:1")({ ...spec, ...publishes(8080) }));
+    await c.create("other", serviceSpec({ replicas: 1, ...publishes(80) }));
+    await c.until(() => c.service("web").updateStatus?.state === "paused");
+    t.match(
+      c.service("web").updateStatus?.message,
+      /; cannot roll back: port '80' is already in use by service 'other' \(.*\) as an ingress port$/,
+    );
+    t.equal(c.service("web").spec.task.container.image, "bad:1");
+    t.strictSame(c.errors, []);
+  },
+);

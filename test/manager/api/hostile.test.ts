@@ -225,7 +225,7 @@ t.test("versions and paths that are none of ours", async (t) => {
     ["/services/%00", 404, /not found/],
     ["/services/..%2f..%2fetc", 404, /not found/],
     [`/services/${"a".repeat(5_000)}`, 404, /not found/],
-    ["/services/web/logs?stdout=1&tail=-5&since=-1e9", 400, /invalid value for since/],
+    ["/services/web/logs?stdout=1&tail=5&since=-1e9", 400, /invalid value for since/],
     ["/tasks?filters=%7B%22id%22%3A%5B%22%22%5D%7D", 200, /^\[/],
     ["/services?filters=%", 400, /invalid filter/],
   ] as const;

@@ -138,6 +138,13 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
       "network with name host already exists",
     ],
     ["GET /services/web/logs", undefined, 400, "Bad parameters: you must choose at least one stream"],
+    ["GET /services/web/logs?stdout=1&tail=-5", undefined, 400, "negative tail values not supported"],
+    [
+      "GET /services/web/logs?stdout=1&tail=some",
+      undefined,
+      400,
+      'tail value must be a positive integer or "all"',
+    ],
     [
       "POST /services/web/update?version=x",
       plainService("web"),

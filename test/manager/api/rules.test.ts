@@ -317,3 +317,51 @@ for (const { name, mode, tasks, want } of counted) {
     t.match((json as { readonly ServiceStatus: object }[])[0]?.ServiceStatus, want);
   });
 }
+
+t.test(
+  "a config with a template is relabelled by whoever does not repeat the template, and by who repeats it",
+  async (t) => {
+    const harness = await makeHarness({ clock: new VirtualClock() });
+    const spec = { Name: "c", Data: "YQ==", Templating: { Name: "golang" } };
+    const config = idOf(await ask(harness, "POST /configs/create", spec));
+    const relabel = async (more: object): Promise<unknown> => {
+      const { Version } = (await ask(harness, `GET /configs/${config}`)).json as {
+        Version: { Index: number };
+      };
+      const path = `POST /configs/${config}/update?version=${Version.Index}`;
+      return (await ask(harness, path, { Name: "c", Labels: { a: "b" }, ...more })).status;
+    };
+    t.equal(await relabel({}), 200);
+    t.equal(await relabel({ Templating: { Name: "golang" } }), 200);
+    t.match((await ask(harness, `GET /configs/${config}`)).json, {
+      Spec: { Templating: { Name: "golang" } },
+    });
+    t.equal(await relabel({ Templating: { Name: "other" } }), 400);
+  },
+);
+
+t.test("a job's tasks are found by the names they are shown by", async (t) => {
+  const harness = await makeHarness({ clock: new VirtualClock() });
+  const mode = { ReplicatedJob: { TotalCompletions: 2, MaxConcurrent: 2 } };
+  const service = idOf(await ask(harness, "POST /services/create", plainService("job", { Mode: mode })));
+  await harness.store.update((tx) => {
+    const stored = tx.services.get(service);
+    if (stored === undefined) throw new Error("no service");
+    for (const slot of [1, 2]) {
+      createTask(tx, stored, {
+        id: newId<TaskId>(harness.deps.random),
+        nodeId: id<NodeId>("w1"),
+        slot,
+        desiredState: "complete",
+      });
+    }
+  });
+  const found = async (name: string): Promise<readonly (number | undefined)[]> => {
+    const filters = encodeURIComponent(JSON.stringify({ name: [name] }));
+    const { json } = await ask(harness, `GET /tasks?filters=${filters}`);
+    return (json as { readonly Slot?: number }[]).map(({ Slot }) => Slot);
+  };
+  t.strictSame(await found("job.1"), [1]);
+  t.strictSame(await found("job.2"), []);
+  t.strictSame(await found("job.w1"), [undefined]);
+});

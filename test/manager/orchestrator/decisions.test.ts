@@ -129,6 +129,27 @@ const replicated: readonly Case[] = [
     want: "-t2 @30000",
   },
   {
+    name: "a task that would not be restarted waits for its node",
+    tasks: "1=running@n1",
+    spec: withRestart({ condition: "none" }),
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "",
+  },
+  {
+    name: "and so does one whose attempts are used up, while what ended goes",
+    tasks: "1=running@n1#3 1=failed@n2#2",
+    spec: withRestart({ maxAttempts: 3 }),
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "-t2",
+  },
+  {
+    name: "on a node that is drained, or gone, it ends",
+    tasks: "1=running@n1 2=running@gone",
+    spec: { ...withRestart({ condition: "none" }), replicas: 2 },
+    nodes: [nodeObject("n1", { state: "down", spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "-t2",
+  },
+  {
     name: "a task told to move is replaced where nothing is ever restarted",
     tasks: "1=running@n1>",
     spec: withRestart({ condition: "none" }),
@@ -487,7 +508,11 @@ t.test("reaper: history keeps the newest, counts the living, and follows attempt
     spec: { ...service.spec, task: { ...taskSpec(), restart: { maxAttempts: 2 } } },
   };
   t.equal(trimmed(5, limited), "t1");
-  t.equal(trimmed(0, { ...service, updateStatus: updating }), "t1 t2");
+  const update = (startedVersion: number) =>
+    trimmed(0, { ...service, updateStatus: { ...updating, startedVersion } });
+  t.equal(update(4), "t1 t2", "the predecessor stays while an update runs");
+  t.equal(update(3), "t1", "and so does the first that the update made");
+  t.equal(update(2), "t3", "whatever came after it");
   const gone = parseTasks("1=running/remove 1=shutdown/remove 1=pending/remove 1=orphaned/running");
   t.strictSame(
     gone.map((task) => isForgotten(task, false)),

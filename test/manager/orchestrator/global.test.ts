@@ -18,7 +18,7 @@ const global = { mode: { kind: "global" } } as const;
 const globals: readonly Case[] = [
   { name: "one on each node", tasks: "", spec: global, want: "+n1; +n2; +n3" },
   {
-    name: "none on drained and down nodes, nothing new on paused ones",
+    name: "none on drained nodes, nothing new on paused ones and on those that are away, whose own wait for their return",
     tasks: "0=running@n1 0=running@n2",
     nodes: [
       nodeObject("n1", { spec: { availability: "drain" } }),
@@ -26,7 +26,22 @@ const globals: readonly Case[] = [
       nodeObject("n3", { spec: { availability: "pause" } }),
     ],
     spec: global,
+    want: "-t1",
+  },
+  {
+    name: "on a node that is away, what an update has replaced goes, and what ended is put to rest",
+    tasks: "0=running@n1:v1 0=failed@n2:v5",
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2", { state: "down" })],
+    spec: global,
+    service: { specVersion: 5 },
     want: "-t1; -t2",
+  },
+  {
+    name: "a node that returns goes on with the task it has",
+    tasks: "0=running@n1",
+    nodes: [nodeObject("n1")],
+    spec: global,
+    want: "",
   },
   {
     name: "on a paused node the one that an update has replaced goes",

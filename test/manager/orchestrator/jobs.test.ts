@@ -96,6 +96,33 @@ const replicated: readonly Case[] = [
     want: "+1c",
   },
   {
+    name: "condition none waits for a node that is down: its task may have finished",
+    tasks: "1=running/complete@n1~0",
+    spec: job(1, 2, { condition: "none" }),
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "",
+  },
+  {
+    name: "condition none ends what runs on a drained node, which has not failed",
+    tasks: "1=running/complete@n1~0",
+    spec: job(1, 1, { condition: "none" }),
+    nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "-t1",
+  },
+  {
+    name: "and begins it again, once it has stopped",
+    tasks: "1=running/shutdown@n1~0",
+    spec: job(1, 1, { condition: "none" }),
+    nodes: [nodeObject("n1", { spec: { availability: "drain" } }), nodeObject("n2")],
+    want: "+1r",
+  },
+  {
+    name: "as one that was lost with its node for good",
+    tasks: "1=orphaned/shutdown@n1~0",
+    spec: job(1, 1, { condition: "none" }),
+    want: "+1c",
+  },
+  {
     name: "what finished on a node that is down stays finished",
     tasks: "1=complete/complete@n1~0",
     spec: job(1, 1),
@@ -173,14 +200,14 @@ const globals: readonly Case[] = [
     want: "-t1; +n2c",
   },
   {
-    name: "drained and lost nodes end theirs; a node that is not heard keeps its own",
+    name: "drained nodes end theirs; one that is down or not heard keeps its own",
     tasks: "0=running/complete@n1~0 0=running/complete@n2~0 0=running/complete@n3~0",
     nodes: [
       nodeObject("n1", { spec: { availability: "drain" } }),
       nodeObject("n2", { state: "down" }),
       nodeObject("n3", { state: "unreachable" }),
     ],
-    want: "-t1; -t2",
+    want: "-t1",
   },
   {
     name: "a node that returns runs what was interrupted",
