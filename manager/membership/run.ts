@@ -4,6 +4,7 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
 import { deadline } from "../../runtime/signal.ts";
 import type { RaftGroup } from "../raft/group.ts";
+import type { StoreEvent } from "../store/change.ts";
 import type { Store } from "../store/store.ts";
 import { type MemberFact, type MembershipStep, planMembership } from "./plan.ts";
 
@@ -29,12 +30,20 @@ export interface MembershipDeps {
 export async function runMembership(deps: MembershipDeps, signal: AbortSignal): Promise<void> {
   const { store, clock, log } = deps;
   using watch = store.watch(["nodes"], signal);
-  const cancels = [clock.every(lookMs, () => watch.poke()), deps.onMembers(() => watch.poke())];
+  let isDue = true;
+  const look = (): void => {
+    isDue = true;
+    watch.poke();
+  };
+  const cancels = [clock.every(lookMs, look), deps.onMembers(look)];
   let prunedMs = clock.monotonic() - pruneMs;
   const complained = new Map<string, string>();
   try {
     do {
-      watch.take();
+      // Thousands of nodes may come and go, each with some news, and hardly any of it changes who is a manager.
+      isDue = watch.take().some(concernsRoles) || isDue;
+      if (!isDue) continue;
+      isDue = false;
       if (clock.monotonic() - prunedMs >= pruneMs) {
         prunedMs = clock.monotonic();
         await pruneRemovedNodes(deps, signal);
@@ -59,6 +68,15 @@ export async function runMembership(deps: MembershipDeps, signal: AbortSignal): 
   } finally {
     for (const cancel of cancels) cancel();
   }
+}
+
+function concernsRoles(event: StoreEvent): boolean {
+  if (event.kind === "resync" || event.table !== "nodes") return true;
+  const { object: node } = event;
+  if (event.kind !== "updated")
+    return node.role === "manager" || node.spec.role === "manager" || node.member !== undefined;
+  const before = event.previous;
+  return node.role !== before.role || node.spec.role !== before.spec.role || node.member !== before.member;
 }
 
 /** A removed node is refused for as long as its certificate would be valid; after that it is refused for its age. */

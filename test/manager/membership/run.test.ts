@@ -58,6 +58,24 @@ t.test("a removed node is forgotten once its certificate has run out", async (t)
   t.strictSame(Object.keys(store.view((view) => view.cluster?.removedNodes) ?? {}), ["recent"]);
 });
 
+t.test("other news of nodes is not planned for, and hides no change of roles", async (t) => {
+  const { store, group, nodeOf, setRole } = await membership(t);
+  const before = group.asked;
+  for (const name of ["a", "b"]) await store.update((tx) => void tx.nodes.create(nodeObject(name)));
+  await store.update(
+    (tx) => void tx.nodes.update({ ...nodeOf(), status: { ...nodeOf().status, message: "x" } }),
+  );
+  await settle();
+  t.equal(group.asked, before);
+  const news = store.update((tx) => void tx.nodes.create(nodeObject("c")));
+  group.set([leader, other]); // Nothing but a call tells of that.
+  await news;
+  await settle();
+  t.match(nodeOf().member, { address: "other:2377" });
+  await setRole("manager");
+  t.equal(nodeOf().role, "manager");
+});
+
 async function membership(t: Test) {
   const clock = new VirtualClock();
   const { store } = loneStore(clock);
@@ -70,6 +88,8 @@ async function membership(t: Test) {
   const listeners = new Set<() => void>();
   let members: readonly MemberFact[] = [];
   const group = {
+    /** How often the members were looked at. */
+    asked: 0,
     removed: [] as NodeId[],
     refusal: undefined as ClusterError | undefined,
     set(nodeIds: readonly NodeId[]): void {
@@ -92,7 +112,10 @@ async function membership(t: Test) {
       clock,
       log: silentLog,
       nodeId: leader,
-      members: () => members,
+      members: () => {
+        group.asked += 1;
+        return members;
+      },
       onMembers(listener) {
         listeners.add(listener);
         return () => void listeners.delete(listener);
