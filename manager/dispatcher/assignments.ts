@@ -1,5 +1,6 @@
 import { withoutPrefix } from "../../model/address.ts";
 import type { Attachment } from "../../model/attachment.ts";
+import type { Cluster } from "../../model/cluster.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
 import { isEncrypted, tunnelOverheadBytes, type Network } from "../../model/network.ts";
@@ -35,25 +36,33 @@ export function networksOf(task: Task): readonly NetworkId[] {
   return [...new Set(task.networks.map(({ networkId }) => networkId))];
 }
 
+type LogDriver = Cluster["spec"]["logDriver"];
+
 /** The revision's JSON is made once and shared by every task and session that sends it. */
-const revisionJson = new WeakMap<Revision, Buffer>();
+const revisionJson = new WeakMap<Revision, { readonly json: Buffer; readonly fallback: LogDriver }>();
+
+/** @param fallback - The cluster's log driver, for tasks whose service names none. */
+function jsonOf(revision: Revision, fallback: LogDriver): Buffer {
+  const known = revisionJson.get(revision);
+  if (known !== undefined && known.fallback === fallback) return known.json;
+  const { logDriver = fallback } = revision.task;
+  const whole = logDriver === undefined ? revision : { ...revision, task: { ...revision.task, logDriver } };
+  const json = Buffer.from(JSON.stringify(whole));
+  revisionJson.set(revision, { json, fallback });
+  return json;
+}
 
 /** @returns undefined while the revision is missing, which no committed state has. */
 export function assignedTask(view: StoreView, task: Task): AssignedTask | undefined {
   const revision = view.revisions.get(revisionKey(task.serviceId, task.specVersion));
   if (revision === undefined) return undefined;
-  let json = revisionJson.get(revision);
-  if (json === undefined) {
-    json = Buffer.from(JSON.stringify(revision));
-    revisionJson.set(revision, json);
-  }
   return {
     id: task.id,
     serviceId: task.serviceId,
     slot: task.slot,
     specVersion: task.specVersion,
     desiredState: task.desiredState,
-    revisionJson: json,
+    revisionJson: jsonOf(revision, view.cluster?.spec.logDriver),
     networks: task.networks.map(({ networkId, address, ipv6 = "", aliases }) => ({
       networkId,
       address,

@@ -75,6 +75,34 @@ t.test("a worker is told when a label changes what becomes of its tasks without 
   t.strictSame(told(), [undefined, 20_000, undefined]);
 });
 
+t.test(
+  "a task whose service names no log driver has the cluster's, as it is when the task is told",
+  async (t) => {
+    const { store, connect } = await cluster(t);
+    const driver = async (logDriver: { readonly name: string; readonly options: Labels }): Promise<void> => {
+      await store.update((tx) => {
+        const { cluster: known } = tx;
+        if (known !== undefined) tx.clusters.update({ ...known, spec: { ...known.spec, logDriver } });
+      });
+    };
+    const session = await connect(worker);
+    const toldOf = async (name: string): Promise<unknown> => {
+      await store.update((tx) => createTask(tx, name, worker, "assigned"));
+      await settle();
+      const told = session.assignments().flatMap(({ tasks }) => tasks);
+      const json = told.find(({ id: each }) => each === taskId(name))?.revisionJson.toString() ?? "";
+      return (JSON.parse(json) as { task: { logDriver?: unknown } }).task.logDriver;
+    };
+    t.equal(await toldOf("one"), undefined);
+    const none = { name: "none", options: {} };
+    await driver(none);
+    t.strictSame(await toldOf("two"), none);
+    const limited = { name: "json-file", options: { "max-size": "1m" } };
+    await driver(limited);
+    t.strictSame(await toldOf("three"), limited);
+  },
+);
+
 t.test("statuses never go back, and only a task's own node may report it", async (t) => {
   const { store, connect } = await cluster(t);
   await store.update((tx) => {
