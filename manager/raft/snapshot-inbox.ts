@@ -19,7 +19,7 @@ export interface SnapshotIntake {
   /**
    * The next part; settles once it is written, so that a sender never gets far ahead of the disk.
    *
-   * @throws {ClusterError} `failed-precondition` when another stream has taken over, `resource-exhausted` when the disk
+   * @throws {ClusterError} `failed-precondition` when another stream has taken over or the snapshot is of no use any more, `resource-exhausted` when the disk
    *   is full.
    */
   add(part: SnapshotPart): Promise<void>;
@@ -69,22 +69,32 @@ export class SnapshotInbox {
     }
     this.#stream += 1;
     const stream = this.#stream;
-    const partial = await this.#inTurn(stream, async () => {
+    const assertLatest = (): void => {
+      if (stream !== this.#stream) throw gone("another stream carries a snapshot to this member now");
+    };
+    const partial = await this.#inTurn(async () => {
+      assertLatest();
       if (this.#partial !== undefined && !sameSnapshot(this.#partial.identity, identity))
         await this.#discard();
       this.#partial ??= { identity, writer: await this.#orDiscard(this.#store.begin("incoming", meta)) };
       return this.#partial;
     });
     const { writer } = partial;
+    const assertWanted = (): void => {
+      assertLatest();
+      if (partial !== this.#partial) throw gone("what had arrived of the snapshot is not here any more");
+    };
     return {
       offset: writer.bytes,
       add: (part) =>
-        this.#inTurn(stream, async () => {
+        this.#inTurn(async () => {
+          assertWanted();
           check(part, writer.bytes, identity.dataBytes);
           await this.#orDiscard(writer.append(part.data));
         }),
       finish: () =>
-        this.#inTurn(stream, async () => {
+        this.#inTurn(async () => {
+          assertWanted();
           if (writer.bytes !== identity.dataBytes) {
             const seen = `snapshot ended after ${writer.bytes} of ${identity.dataBytes} bytes`;
             throw new ClusterError("invalid-argument", seen);
@@ -100,21 +110,18 @@ export class SnapshotInbox {
     };
   }
 
-  /** What was broken off is of no use any more once everything in it is known. */
+  /** What was broken off is of no use any more once everything in it is known; a stream that still brings it is refused. */
   async discardUpTo(index: number): Promise<void> {
-    if ((this.#partial?.identity.index ?? Infinity) > index) return;
-    this.#stream += 1;
-    await this.#inTurn(this.#stream, () => this.#discard());
+    const isUseless = (): boolean => (this.#partial?.identity.index ?? Infinity) <= index;
+    if (!isUseless()) return;
+    await this.#inTurn(async () => {
+      if (isUseless()) await this.#discard(); // Another leader may have begun a newer one meanwhile.
+    });
   }
 
-  /** One step at a time, and none of a stream that another one has replaced. */
-  #inTurn<T>(stream: number, step: () => Promise<T>): Promise<T> {
-    const turn = this.#last.then(async () => {
-      if (stream !== this.#stream) {
-        throw new ClusterError("failed-precondition", "another stream carries a snapshot to this member now");
-      }
-      return await step();
-    });
+  /** One step at a time. */
+  #inTurn<T>(step: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(step);
     this.#last = turn.catch(() => undefined); // Whoever asked for the step is told.
     return turn;
   }
@@ -137,6 +144,10 @@ export class SnapshotInbox {
     this.#partial = undefined;
     if (partial !== undefined) await this.#store.drop(partial.writer);
   }
+}
+
+function gone(text: string): ClusterError {
+  return new ClusterError("failed-precondition", text);
 }
 
 function check({ offset, data }: SnapshotPart, expectedOffset: number, dataBytes: number): void {

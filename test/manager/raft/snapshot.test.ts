@@ -378,6 +378,34 @@ t.test("a part that arrives changed is found at the end, and none of it is kept"
   t.strictSame(await disk.list(directory), []);
 });
 
+t.test("a leader that offers while what broke off is being let go of costs nobody anything", async (t) => {
+  const { disk, inbox, offer, parts } = await sendingAndReceiving();
+  const first = await offer();
+  const begun = new Promise<void>((resolve) => {
+    disk.onCall = ({ kind }) => void (kind === "write" && resolve());
+  });
+  const writing = first.add(parts[0] ?? fail());
+  await begun;
+  const discarding = inbox.discardUpTo(50);
+  const second = offer(); // Of another leader, before the disk is through with the part.
+  await t.resolves(discarding);
+  await t.resolves(writing);
+  t.equal((await second).offset, 0, "it begins from nothing");
+  await t.rejects(first.add(parts[1] ?? fail()), { code: "failed-precondition" });
+  t.equal((await disk.list(directory)).length, 1);
+});
+
+t.test("a stream whose snapshot has become useless is told so; a newer snapshot is left alone", async (t) => {
+  const { disk, inbox, offer, parts } = await sendingAndReceiving();
+  const intake = await offer();
+  await intake.add(parts[0] ?? fail());
+  await inbox.discardUpTo(49);
+  await intake.add(parts[1] ?? fail());
+  await inbox.discardUpTo(50);
+  await t.rejects(intake.add(parts[2] ?? fail()), { code: "failed-precondition" });
+  t.strictSame(await disk.list(directory), []);
+});
+
 t.test("a full disk refuses the stream, and what it took is given back", async (t) => {
   const { disk, offer, parts } = await sendingAndReceiving();
   disk.capacityBytes = snapshotPartBytes + 10_000;
