@@ -123,8 +123,10 @@ export interface RaftGroupOptions extends LogLimits {
   readonly heartbeatTicks?: number;
   /** Default 10: elections begin after 10 to 19 silent ticks. */
   readonly electionTicks?: number;
-  /** A snapshot is asked for also after this many bytes of them. Default 64 MiB. */
+  /** A snapshot is asked for also after this many bytes of them, with their envelopes. Default 64 MiB. */
   readonly snapshotBytes?: number;
+  /** A last snapshot of at most this size is not compared with what has changed since. Default 1 MiB. */
+  readonly smallSnapshotBytes?: number;
   /** Entries kept at most while a follower still needs them. Default 20,000. */
   readonly maxKeepEntries?: number;
   /** Committed entries handed over as `events` and not taken in yet; the next wait in the log. Default 4 MiB. */

@@ -12,7 +12,9 @@ const defaultSnapshotEntries = 10_000;
 const defaultSnapshotBytes = 64 * 1024 * 1024;
 const defaultKeepEntries = 500;
 /** Writing less than this again and again costs nothing worth saving. */
-const smallSnapshotBytes = 1024 * 1024;
+const defaultSmallSnapshotBytes = 1024 * 1024;
+/** A restart takes in what was logged in two such stretches and a part of a third, at some 100,000 entries a second. */
+const maxUnsavedEntries = 250_000;
 /** A peer that is this far behind gets a snapshot, whatever the compaction was asked to keep for it. */
 const defaultMaxKeepEntries = 20_000;
 const maxKeepBytes = 64 * 1024 * 1024;
@@ -41,22 +43,37 @@ interface Taking {
 /** What was applied since a snapshot. */
 interface Growth {
   readonly entries: number;
+  /** With the envelopes: what the log, memory and a restart have of them. */
   readonly bytes: number;
+}
+
+const noGrowth: Growth = { entries: 0, bytes: 0 };
+
+/** What decides when a snapshot is due. */
+export interface SnapshotPace {
+  /** The least between two snapshots, unless these have `maxBytes`. */
+  readonly minEntries: number;
+  /** A state of at most this size is written without regard to its size. */
+  readonly smallBytes: number;
+  /** The most between two snapshots; where `minEntries` is more, that is. */
+  readonly maxEntries: number;
+  readonly maxBytes: number;
 }
 
 /**
  * Whether the log has grown enough for another snapshot: by the entries asked for, and by as much as the last snapshot has, so
- * that a large state is not written again and again for small changes; in any case by `snapshotBytes`.
+ * that a large state is not written again and again for small changes; in any case by the most that a restart is to take in.
  *
  * @param lastBytes - Size of the last snapshot's data; 0 when there was none.
  */
-export function isSnapshotDue(
-  since: Growth,
-  lastBytes: number,
-  { snapshotEntries, snapshotBytes }: { readonly snapshotEntries: number; readonly snapshotBytes: number },
-): boolean {
-  if (since.bytes >= snapshotBytes) return true;
-  return since.entries >= snapshotEntries && (lastBytes <= smallSnapshotBytes || since.bytes >= lastBytes);
+export function isSnapshotDue(since: Growth, lastBytes: number, pace: SnapshotPace): boolean {
+  if (since.bytes >= pace.maxBytes) return true;
+  if (since.entries < pace.minEntries) return false;
+  return lastBytes <= pace.smallBytes || since.bytes >= lastBytes || since.entries >= pace.maxEntries;
+}
+
+function grown({ entries, bytes }: Growth, by: Growth): Growth {
+  return { entries: entries + by.entries, bytes: bytes + by.bytes };
 }
 
 /**
@@ -71,7 +88,9 @@ export class MemberSnapshots {
   /** Received whole, and not installed yet; by index. */
   readonly #received = new Map<number, SnapshotWriter>();
   #limits: Required<LogLimits>;
-  #since = { entries: 0, bytes: 0 };
+  #since = noGrowth;
+  /** Of that, what came after the snapshot under way was asked for: it may not be in it. */
+  #sinceWanted = noGrowth;
   /** Of the last snapshot. */
   #lastBytes: number;
   #isBusy = false;
@@ -126,20 +145,20 @@ export class MemberSnapshots {
     this.#limits = limits;
   }
 
+  /** @param bytes - Of the entries, with their envelopes. */
   applied(entries: number, bytes: number): void {
-    this.#since.entries += entries;
-    this.#since.bytes += bytes;
+    this.#since = grown(this.#since, { entries, bytes });
+    this.#sinceWanted = grown(this.#sinceWanted, { entries, bytes });
   }
 
   /** Asks the store for its state when the log has grown, when nothing else makes room, or when the one there is was damaged. */
   want(handedIndex: number): void {
-    const { snapshotBytes = defaultSnapshotBytes } = this.#options;
-    const { snapshotEntries } = this.#limits;
-    const isGrown = isSnapshotDue(this.#since, this.#lastBytes, { snapshotEntries, snapshotBytes });
+    const isGrown = isSnapshotDue(this.#since, this.#lastBytes, this.#pace());
     const isLost = this.#state.snapshots.isDamaged(this.#state.storage.snapshot());
     const isNeeded = isGrown || isLost || (this.#since.entries > 0 && this.#state.space.state === "short");
     if (this.#isBusy || this.#isBlocked || !isNeeded) return;
     this.#isBusy = true;
+    this.#sinceWanted = noGrowth;
     this.#deps.emit({ kind: "snapshot-wanted", id: 0, atLeast: handedIndex });
   }
 
@@ -162,7 +181,7 @@ export class MemberSnapshots {
   none(text: string): void {
     this.#deps.log.warn({ error: text }, "the store gave no snapshot");
     this.#lastPart = this.#lastPart.then(() => this.#giveUp(undefined));
-    this.#since = { entries: 0, bytes: 0 }; // Not again at once.
+    this.#since = this.#sinceWanted; // Not again at once.
   }
 
   async send(message: SnapshotMessage): Promise<void> {
@@ -205,7 +224,8 @@ export class MemberSnapshots {
 
   /** After {@link install}, once the log knows of it. */
   async installed(meta: SnapshotMeta): Promise<void> {
-    this.#since = { entries: 0, bytes: 0 };
+    this.#since = noGrowth;
+    this.#sinceWanted = noGrowth;
     const file = await this.#state.snapshots.open(meta);
     if (file?.meta.index !== meta.index) throw new Error(`the snapshot at ${meta.index} has gone`);
     this.#lastBytes = file.identity.dataBytes;
@@ -275,19 +295,23 @@ export class MemberSnapshots {
     if (!isLast) return;
     const { storage } = this.#state;
     await writer?.finish();
+    const isWanted = !this.#isCovered(index); // Else one from the leader came meanwhile.
+    if (writer !== undefined) await (isWanted ? snapshots.keep(writer) : snapshots.drop(writer));
+    // Not before: what fails until here leaves a file that is to go, and nobody is to be asked for the next one meanwhile.
     this.#taking = undefined;
     this.#isBusy = false;
-    if (writer === undefined) return;
-    if (this.#isCovered(index)) {
-      await snapshots.drop(writer); // One from the leader came meanwhile.
-      return;
-    }
-    await snapshots.keep(writer);
-    this.#since = { entries: 0, bytes: 0 };
+    if (writer === undefined || !isWanted) return;
+    this.#since = this.#sinceWanted;
     this.#lastBytes = writer.bytes;
     storage.setSnapshot(writer.meta);
     this.#deps.node.compacted(index);
     await this.#compact();
+  }
+
+  #pace(): SnapshotPace {
+    const { snapshotBytes: maxBytes = defaultSnapshotBytes } = this.#options;
+    const { smallSnapshotBytes: smallBytes = defaultSmallSnapshotBytes } = this.#options;
+    return { minEntries: this.#limits.snapshotEntries, smallBytes, maxEntries: maxUnsavedEntries, maxBytes };
   }
 
   async #begin(index: number): Promise<SnapshotWriter | undefined> {

@@ -357,13 +357,14 @@ export class Member implements TransportHandler {
       return settled?.outcome === "committed" ? settled.id : undefined;
     });
     this.#handed = output.index;
-    this.#unaskedBytes += totalBytes(committed);
+    const bytes = totalBytes(committed);
+    this.#unaskedBytes += bytes;
     const acknowledge = this.#unaskedBytes * handedPerAnswer >= this.#maxHandedBytes;
     if (acknowledge) this.#unaskedBytes = 0;
     this.#deps.emit({ ...output, acknowledge });
     for (const id of lost) this.#refuse(id, leadershipLost());
     for (const entry of committed) if (entry.kind === "config") this.#onMembership(entry.index);
-    this.#snapshots.applied(committed.length, output.data.byteLength);
+    this.#snapshots.applied(committed.length, bytes);
   }
 
   #afterRound(ready: Ready): void {

@@ -33,7 +33,7 @@ export interface DiskCall {
 
 export type DiskFault =
   /** The call fails. A failed sync leaves data readable, and not on the disk. */
-  | { readonly kind: "fail"; readonly code: "EIO" | "ENOSPC" | "EMFILE" }
+  | { readonly kind: "fail"; readonly code: "EIO" | "ENOSPC" | "EDQUOT" | "EMFILE" }
   /** Power goes, or the process dies, during the call: of a write this many bytes had reached the cache. */
   | { readonly kind: "stop"; readonly writtenBytes?: number }
   /** It takes this long on the disk's clock; without a clock it has no effect. */

@@ -33,6 +33,8 @@ const restartMs = 200;
 export interface HostPlan {
   readonly snapshotEntries: number;
   readonly keepEntries: number;
+  /** States beyond it are written only once as much has changed. */
+  readonly smallSnapshotBytes: number;
   readonly segmentBytes: number;
   /** At most this much is read from the log at once, so that messages and applied batches are cut in pieces. */
   readonly readBytes: number;

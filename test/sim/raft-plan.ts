@@ -45,6 +45,7 @@ export function planOf(seed: number): RaftPlan {
     host: {
       snapshotEntries: random.pick([5, 10, 25, 1000]) ?? 25,
       keepEntries: random.pick([0, 2, 10]) ?? 10,
+      smallSnapshotBytes: drawSmallSnapshot(seed),
       segmentBytes: random.pick([2048, 4096, 16_384]) ?? 4096,
       readBytes: random.pick([150, 600, Infinity]) ?? Infinity,
       syncMs: random.pick([
@@ -74,6 +75,11 @@ export function planOf(seed: number): RaftPlan {
 function drawCoreLimits(seed: number): CoreLimits {
   if (!simRandom(seed ^ 0x7161).chance(0.2)) return {};
   return { maxMessageBytes: 400, maxInflightCount: 4, maxInflightBytes: 1_200, maxUncommittedBytes: 2_000 };
+}
+
+/** Now and then so little that every state is a large one; drawn apart as well. */
+function drawSmallSnapshot(seed: number): number {
+  return simRandom(Math.imul(seed, 0x9e3779b1) ^ 0x5a11).chance(0.3) ? 100 : 1024 * 1024;
 }
 
 /** Some of all kinds, so that each kind also happens without the others getting in its way. */

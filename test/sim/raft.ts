@@ -98,6 +98,7 @@ async function found(founders: number): Promise<Founded> {
     host: {
       snapshotEntries: 1000,
       keepEntries: 10,
+      smallSnapshotBytes: 1024 * 1024,
       segmentBytes: 4096,
       readBytes: Infinity,
       syncMs: [0.1, 0.2],

@@ -1,0 +1,190 @@
+import { RaftNode, type SnapshotMessage } from "raft-ts";
+import t, { type Test } from "tap";
+import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
+import { MemberSnapshots } from "../../../manager/raft/member-snapshots.ts";
+import type { ThreadOutput } from "../../../manager/raft/port.ts";
+import { recover } from "../../../manager/raft/recover.ts";
+import type { ClusterId, NodeId } from "../../../model/ids.ts";
+import { silentLog } from "../../../runtime/log.ts";
+import { seededRandom } from "../../../runtime/random.ts";
+import { settle } from "../../sim/clock.ts";
+import { SimDisk } from "../../sim/disk.ts";
+
+const directory = "/raft";
+const entryCount = 200;
+const minEntries = 10;
+
+t.test("what was applied while a snapshot was taken counts for the next one", async (t) => {
+  const { snapshots, take, wanted } = await begun(t);
+  snapshots.applied(minEntries, 400);
+  snapshots.want(20);
+  t.equal(wanted(), 1);
+  snapshots.applied(minEntries - 3, 400);
+  await take(20, 50);
+  snapshots.applied(2, 80);
+  snapshots.want(40);
+  t.equal(wanted(), 1);
+  snapshots.applied(1, 40);
+  snapshots.want(41);
+  t.equal(wanted(), 2);
+});
+
+t.test("no other one is asked for while one is being kept", async (t) => {
+  const { disk, snapshots, take, wanted } = await begun(t);
+  snapshots.applied(minEntries, 400);
+  snapshots.want(20);
+  disk.onCall = ({ kind }) => void (kind === "rename" && snapshots.want(20));
+  await take(20, 50);
+  t.equal(wanted(), 1);
+});
+
+for (const code of ["ENOSPC", "EDQUOT"] as const) {
+  t.test(`a snapshot that cannot be renamed for want of room leaves nothing behind: ${code}`, async (t) => {
+    const { disk, snapshots, failures, take, names } = await begun(t);
+    disk.onCall = ({ kind }) => (kind === "rename" ? { kind: "fail", code } : undefined);
+    for (const index of [20, 30]) {
+      snapshots.applied(minEntries, 400);
+      await snapshots.maintain(() => index);
+      await take(index, 50);
+    }
+    t.strictSame(await names(), []);
+    t.strictSame(failures, []);
+    disk.onCall = () => undefined;
+    await snapshots.maintain(() => 40);
+    await take(40, 50);
+    t.match(await names(), [/\.snap$/]);
+  });
+}
+
+t.test(
+  "a large state is compared with what changed since, also by a member that has just started",
+  async (t) => {
+    const { disk, snapshots, take, stop } = await begun(t, { smallSnapshotBytes: 1_000 });
+    snapshots.applied(minEntries, 400);
+    snapshots.want(20);
+    await take(20, 3_000);
+    snapshots.applied(minEntries, 2_999);
+    await stop();
+    const again = await begun(t, { smallSnapshotBytes: 1_000 }, disk);
+    again.snapshots.applied(minEntries, 2_999);
+    again.snapshots.want(40);
+    t.equal(again.wanted(), 0);
+    again.snapshots.applied(1, 1);
+    again.snapshots.want(41);
+    t.equal(again.wanted(), 1);
+  },
+);
+
+t.test("a snapshot that came from the leader is what the next one is compared with", async (t) => {
+  const from = await begun(t);
+  from.snapshots.applied(minEntries, 400);
+  from.snapshots.want(entryCount);
+  await from.take(entryCount, 3_000);
+  const file = await from.state.snapshots.open();
+  if (file === undefined) throw new Error("no snapshot");
+
+  const { state, snapshots, sent, wanted } = await begun(t, { smallSnapshotBytes: 1_000 }, undefined, 1);
+  snapshots.applied(minEntries - 1, 2_900);
+  const { meta, identity } = file;
+  const message: SnapshotMessage = {
+    type: "snapshot",
+    from: "n2.bb",
+    to: state.memberId,
+    term: 5,
+    snapshot: meta,
+  };
+  const intake = await snapshots.offer(message, identity);
+  for await (const part of file.parts()) await intake.add(part);
+  await intake.finish();
+  await snapshots.install(meta);
+  state.storage.installSnapshot(meta);
+  await snapshots.installed(meta);
+  t.ok(sent.some((output) => output.kind === "snapshot" && output.isLast));
+  snapshots.applied(minEntries, 2_999);
+  snapshots.want(entryCount + minEntries);
+  t.equal(wanted(), 0);
+  snapshots.applied(0, 1);
+  snapshots.want(entryCount + minEntries);
+  t.equal(wanted(), 1);
+});
+
+t.test("small entries in front of a large state are bounded by what a restart can take in", async (t) => {
+  const { snapshots, take, wanted } = await begun(t, { smallSnapshotBytes: 10 });
+  snapshots.applied(minEntries, 400);
+  snapshots.want(20);
+  await take(20, 9 * 1024 * 1024);
+  let entries = 0;
+  while (wanted() < 2 && entries < 1_000_000) {
+    entries += 1_000;
+    snapshots.applied(1_000, 1_000 * (32 + 1));
+    snapshots.want(21);
+  }
+  t.equal(entries, 250_000);
+});
+
+/** The snapshots of a member with a log of some entries, all of them applied. */
+async function begun(
+  t: Test,
+  limits: Pick<RaftGroupOptions, "smallSnapshotBytes"> = {},
+  disk = new SimDisk(),
+  entries = entryCount,
+) {
+  const options: RaftGroupOptions = {
+    directory,
+    nodeId: "n1" as NodeId,
+    clusterId: "c1" as ClusterId,
+    identity: { certificatePem: "", keyPem: "", rootPem: "" },
+    listenHost: "",
+    listenPort: 0,
+    raftAddress: "10.0.0.1:2378",
+    start: "bootstrap",
+    snapshotEntries: minEntries,
+    ...limits,
+  };
+  const deps = { disk, random: seededRandom(7), log: silentLog };
+  const state = await recover(deps, { ...options, segmentBytes: 16 * 1024 });
+  const { storage, memberId } = state;
+  for (let index = storage.lastIndex() + 1; index <= entries; index += 1) {
+    storage.append([{ index, term: 1, kind: "data", data: Buffer.from(`entry ${index}`) }]);
+  }
+  storage.setHardState({ term: 1, vote: memberId, commit: storage.lastIndex() });
+  const node = new RaftNode({ id: memberId, storage, random: () => 0 });
+  const sent: ThreadOutput[] = [];
+  const failures: unknown[] = [];
+  const snapshots = new MemberSnapshots(
+    {
+      log: silentLog,
+      node,
+      emit: (output) => void sent.push(output),
+      send: () => Promise.reject(new Error("not in this test")),
+      guarded: (action) => action(),
+      fail: (error) => void failures.push(error),
+    },
+    options,
+    state,
+  );
+  const stop = async (): Promise<void> => {
+    await snapshots.stop();
+    await state.wal.close();
+  };
+  t.teardown(stop);
+
+  /** The store gives its state. */
+  async function take(index: number, bytes: number): Promise<void> {
+    const before = sent.filter(({ kind }) => kind === "snapshot-more").length;
+    snapshots.part({ kind: "snapshot", id: 0, index, data: new Uint8Array(bytes), isLast: true });
+    while (sent.filter(({ kind }) => kind === "snapshot-more").length === before) await settle();
+  }
+
+  return {
+    disk,
+    state,
+    snapshots,
+    sent,
+    failures,
+    take,
+    stop,
+    wanted: () => sent.filter(({ kind }) => kind === "snapshot-wanted").length,
+    names: () => disk.list(`${directory}/snapshots`),
+  };
+}
