@@ -326,6 +326,42 @@ await t.test(
   },
 );
 
+await t.test(
+  "a network that another program is in the way of is refused to its tasks alone, and heals",
+  async (t) => {
+    const [taken, free] = [overlay("taken", 20), overlay("free", 21)];
+    const three = world.host(3);
+    three.warnings.length = 0;
+    const vxlan = ["type", "vxlan", "id", String(taken.vni), "dstport", "4789"];
+    t.equal(three.run("ip", "link", "add", "other", "up", ...vxlan).code, 0);
+    const start = (task: string, network: OverlayNetwork, address: string) => ({
+      place: endpoint(network, three, { task, address, service: task }),
+      request: {
+        taskId: task as TaskId,
+        networks: [{ networkId: network.id, address: `${address}/24`, aliases: [] }],
+      },
+    });
+    const bad = start("bad", taken, "10.10.20.5");
+    const good = start("good", free, "10.10.21.5");
+    await three.apply([taken, free], [bad.place, good.place]);
+    const text = /network taken cannot be set up on this host: .*vx4116.*exists\. \(another program/;
+    await t.rejects(three.attach(bad.request), { code: "unavailable", message: text });
+    const attached = await three.attach(good.request);
+    await three.attach({ taskId: "plain" as TaskId });
+    if (attached.kind !== "namespace") throw new Error("it has no namespace");
+    t.match(inNamespace(attached.path, ["busybox", "nslookup", "good", free.gateway]).output, "10.10.21.5");
+    t.match(await three.examine([]), [{ test: "kernel", state: "broken", text }]);
+    await three.examine([]);
+    t.equal(three.warnings.filter((each) => each.includes("network taken")).length, 1, "it is said once");
+    three.run("ip", "link", "del", "other");
+    await said(three, /network taken is set up on this host now/);
+    await three.attach(bad.request);
+    t.notMatch(three.warnings.join(), /is mended/, "nothing was ever lost");
+    for (const taskId of ["bad", "good", "plain"]) await three.detach(taskId as TaskId);
+    await three.apply([], []);
+  },
+);
+
 async function said(host: Host, what: RegExp): Promise<void> {
   const startMs = performance.now();
   for (;;) {

@@ -47,6 +47,8 @@ export class FakeNetwork implements HostNetwork {
   closed = false;
   /** Consulted before every attach; what it returns is thrown. */
   refuse: (request: AttachRequest) => ClusterError | undefined = () => undefined;
+  /** What keeps it from being brought to any state. */
+  trouble: ClusterError | undefined;
   readonly #attached = new Map<TaskId, AttachedRecord>();
 
   /** Tasks left over from a former process, as after a restart. */
@@ -56,6 +58,7 @@ export class FakeNetwork implements HostNetwork {
 
   async apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
+    if (this.trouble !== undefined) throw this.trouble;
     this.wanted = wanted;
     this.applied += 1;
   }

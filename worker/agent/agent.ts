@@ -93,6 +93,8 @@ export class Agent {
   #sessionOfSet = 0;
   #networkDone = 0;
   #networkWork: Promise<void> | undefined;
+  /** The last try of it, or the one under way. */
+  #networkTry: Promise<void> = Promise.resolve();
   #stopWatching: () => void = () => undefined;
   /** Managers keep no place for a container of this node. */
   #onReleased: () => void = () => undefined;
@@ -435,19 +437,24 @@ export class Agent {
   async #networkLoop(): Promise<void> {
     const { network, clock, log } = this.#deps;
     const { signal } = this.#loops;
+    let failure = "";
     while (this.#networkDone !== this.#networkWanted && !signal.aborted) {
       const wanted = this.#networkWanted;
       const set = this.#set;
       const session = this.#sessionOfSet;
       try {
-        await network.apply(this.#wantedNetworks(), signal);
+        this.#networkTry = network.apply(this.#wantedNetworks(), signal);
+        await this.#networkTry;
         this.#deps.attachments.assigned(set.attachments.values(), set.networks);
         this.#networkDone = wanted;
         if (session === this.#session)
           this.#line.send({ $case: "applied", value: { sequence: set.sequence } });
       } catch (error) {
         if (signal.aborted) return;
-        log.error({ error: errorText(error) }, "the host's network could not be brought up to date");
+        const text = errorText(error);
+        if (text !== failure)
+          log.error({ error: text }, "the host's network could not be brought up to date");
+        failure = text;
         await clock.sleep(networkRetryMs, signal).catch(() => undefined); // The condition sees the abort.
       }
     }
@@ -520,6 +527,7 @@ export class Agent {
       driverOf: (networkId) => this.#set.networks.get(networkId)?.driver,
       payload: (id) => this.#set.payloads.get(id),
       networkApplied: (signal) => this.#networkApplied(signal),
+      networkTried: (signal) => this.#networkTried(signal),
       portsHeld: (assignment) => this.#portsHeld(assignment),
     };
   }
@@ -528,6 +536,21 @@ export class Agent {
     const wanted = this.#networkWanted;
     while (this.#networkWork !== undefined && this.#networkDone < wanted) {
       await orAborted(this.#networkWork, signal);
+    }
+  }
+
+  /** A try that fails is for whoever waits to say; the loop goes on meanwhile. */
+  async #networkTried(signal: AbortSignal): Promise<void> {
+    const wanted = this.#networkWanted;
+    while (this.#networkWork !== undefined && this.#networkDone < wanted) {
+      try {
+        await orAborted(this.#networkTry, signal);
+      } catch (cause) {
+        signal.throwIfAborted();
+        throw new ClusterError("unavailable", `waits for this host's network: ${errorText(cause)}`, {
+          cause,
+        });
+      }
     }
   }
 

@@ -1,9 +1,9 @@
 /** Keeps the kernel's objects as wanted: remembers what it did, and reads them again when it is told to look. */
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
-import { blockText, parseBlock } from "./addresses.ts";
+import { addressNumber, blockText, parseBlock } from "./addresses.ts";
 import type { Run } from "./command.ts";
-import { objectId, ownAddress, portName, wantedObjects } from "./objects.ts";
+import { objectId, ownAddress, portName, vxlanPort, wantedObjects } from "./objects.ts";
 import type { HostState, KernelObject, LocalPort, Observed } from "./objects.ts";
 import { findings, plan } from "./plan.ts";
 import type { Step } from "./plan.ts";
@@ -22,8 +22,10 @@ export interface SyncFailures {
   readonly tasks: ReadonlyMap<TaskId, string>;
   /** By the bridge network's id. */
   readonly bridges: ReadonlyMap<string, string>;
-  /** Of no single task. */
-  readonly overlay: readonly string[];
+  /** By the overlay's id: all that was refused. */
+  readonly networks: ReadonlyMap<string, readonly string[]>;
+  /** What is nobody's any more and could not be taken away. */
+  readonly rest: readonly string[];
   /** Devices that could not be made. One of that name is somebody else's, and nothing may be done to it. */
   readonly absent: ReadonlySet<string>;
 }
@@ -38,6 +40,8 @@ export class Fabric {
   #isUnsettled = false;
   /** By device, until when it may still be there although nobody wants it. */
   readonly #dying = new Map<string, number>();
+  /** What was refused the last time, in words: while it is no more than that, one try is enough. */
+  #refused: ReadonlySet<string> = new Set();
   #settledUpTo = 0;
 
   /** @param deps.onObserved - Told whatever is read of the kernel. */
@@ -82,16 +86,10 @@ export class Fabric {
     // Without a data path the overlays stay as they are, and the rest goes on.
     const possible = problem === undefined ? state : { ...state, wanted: undefined };
     let failures = await this.#attempt(possible);
-    if (failures.length > 0) failures = await this.#attempt(possible);
-    const tasks = new Map<TaskId, string>();
-    const bridges = new Map<string, string>();
-    const overlay = problem === undefined ? [] : [problem];
-    for (const { object, text } of failures) {
-      if (object.taskId !== undefined) tasks.set(object.taskId, text);
-      else if (object.bridgeId !== undefined) bridges.set(object.bridgeId, text);
-      else overlay.push(text);
-    }
-    return { tasks, bridges, overlay, absent: unmade(failures) };
+    if (failures.some(({ text }) => !this.#refused.has(text))) failures = await this.#attempt(possible);
+    this.#refused = new Set(failures.map(({ text }) => text));
+    const overlays = problem === undefined ? [] : (state.wanted?.networks ?? []);
+    return failuresBy(failures, new Map(overlays.map(({ id }) => [id, [problem ?? ""]])));
   }
 
   /**
@@ -182,6 +180,29 @@ export class Fabric {
   }
 }
 
+/** @param networks - What is known of overlays already; added to. */
+function failuresBy(failures: readonly StepFailure[], networks: Map<string, string[]>): SyncFailures {
+  const tasks = new Map<TaskId, string>();
+  const bridges = new Map<string, string>();
+  const rest: string[] = [];
+  for (const { object, text } of failures) {
+    const { taskId, bridgeId, networkIds = [] } = object;
+    if (taskId !== undefined) tasks.set(taskId, text);
+    else if (bridgeId !== undefined) bridges.set(bridgeId, text);
+    else if (networkIds.length === 0) rest.push(text);
+    for (const id of networkIds)
+      networks.set(id, [...(networks.get(id) ?? []), `${text}${hint(object, text)}`]);
+  }
+  return { tasks, bridges, networks, rest, absent: unmade(failures) };
+}
+
+/** The kernel does not say whose it is: Docker's own swarm has its devices where nobody sees them. */
+function hint({ kind, value, device }: KernelObject, text: string): string {
+  const [type, , , vni] = value.split(" ");
+  if (kind !== "link" || type !== "vxlan" || !text.includes("exists")) return "";
+  return ` (another program on this host, such as Docker's own swarm, has VXLAN ${vni} at port ${vxlanPort} or a device ${device})`;
+}
+
 /** Devices that are there and are to stay. */
 function presentLinks(wanted: ReadonlyMap<string, KernelObject>, { objects }: Observed): KernelObject[] {
   return [...wanted].filter(([id, { kind }]) => kind === "link" && objects.has(id)).map(([, link]) => link);
@@ -198,6 +219,8 @@ function unmade(failures: readonly StepFailure[]): ReadonlySet<string> {
 function underlayProblem({ wanted }: HostState, { devices }: Observed): string | undefined {
   if (wanted === undefined || wanted.networks.length === 0) return undefined;
   const own = ownAddress(wanted);
+  if (own !== "" && addressNumber(own) === undefined)
+    return `overlay networks need an IPv4 address of the host on the data path: it is ${own}`;
   if (devices.has(own)) return undefined;
   const known = [...devices.keys()].join(", ");
   return own === ""

@@ -14,7 +14,7 @@ import { NameServer } from "./dns.ts";
 import { probesOf } from "./examine.ts";
 import type { Finding, Peer } from "./examine.ts";
 import { makeProbes } from "./examiner.ts";
-import type { Journal, TaskRecord } from "./journal.ts";
+import { type Journal, newRecord, type TaskRecord } from "./journal.ts";
 import { LinkChooser } from "./link-chooser.ts";
 import type { NamespaceLink, Namespaces } from "./namespace.ts";
 import type {
@@ -29,6 +29,7 @@ import type {
 } from "./network.ts";
 import { portName } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
+import { OverlayTroubles } from "./overlay-troubles.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hostPorts, usesBridge } from "./prepare.ts";
 import type { PreparedLink } from "./prepare.ts";
@@ -40,8 +41,7 @@ import { untilUnused } from "./flows.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { TaskTexts } from "./task-texts.ts";
-import { failureOf, report, some, type Trouble, troubleTexts } from "./trouble.ts";
-import { encryptedNetworks } from "./tunnel-plan.ts";
+import { failureOf, report, some, type Trouble, troubleTexts, troubleWithAll } from "./trouble.ts";
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
@@ -98,6 +98,7 @@ export class KernelNetwork implements HostNetwork {
   readonly #names: NameServer;
   readonly #texts: TaskTexts;
   readonly #links = new LinkChooser();
+  readonly #troubles: OverlayTroubles;
   readonly #rounds = new Rounds((round) => this.#round(round));
   readonly #records = new Map<TaskId, TaskRecord>();
   readonly #own: BridgeNetwork;
@@ -119,6 +120,7 @@ export class KernelNetwork implements HostNetwork {
     this.#parts = parts;
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
     this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
+    this.#troubles = new OverlayTroubles(parts);
     this.#names = new NameServer({
       random: parts.random,
       upstream: this.#upstream,
@@ -225,7 +227,8 @@ export class KernelNetwork implements HostNetwork {
       tunnel: await this.#program.tunnelState(wanted, underlayMtu),
     };
     const probed = await makeProbes(this.#parts, probesOf(state, peers), signal);
-    if (unmended !== "") return [{ ...kernel, state: "broken", text: unmended }, ...probed];
+    const broken = [...(unmended === "" ? [] : [unmended]), ...this.#troubles.texts].join("; ");
+    if (broken !== "") return [{ ...kernel, state: "broken", text: broken }, ...probed];
     const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
     return [{ ...kernel, state: "ok", text }, ...probed];
   }
@@ -301,6 +304,7 @@ export class KernelNetwork implements HostNetwork {
     if (this.#records.size + this.#bridges.length + (this.#wanted?.networks.length ?? 0) === 0) return;
     const trouble: string[] = [];
     const found: string[] = [];
+    const unmade = [...this.#troubles.texts];
     try {
       for await (const seen of this.#program.look(await this.#state())) {
         found.push(...seen.found);
@@ -320,7 +324,9 @@ export class KernelNetwork implements HostNetwork {
     if (unmended !== "" && unmended !== before) {
       this.#parts.warn(`the host's network is not as it should be, and cannot be mended: ${unmended}`);
     }
+    unmade.push(...this.#troubles.texts);
     if (found.length === 0 || unmended !== "") return;
+    if (unmade.length > 0) return; // What was never made is found to be gone by every look.
     this.#parts.warn(`the host's network was not as it was left, and is mended: ${some(found)}`);
   }
 
@@ -330,11 +336,6 @@ export class KernelNetwork implements HostNetwork {
     const { attached, mtus } = record;
     const links = attached.addresses.map((address, index) => ({ ...address, mtu: mtus[index] ?? bridgeMtu }));
     await this.#parts.namespaces.relink(taskId, links, bridge);
-  }
-
-  #isOnEncrypted(record: TaskRecord | undefined): boolean {
-    const ids = new Set<string>(encryptedNetworks(this.#wanted).map(({ id }) => id));
-    return record?.request.networks.some(({ networkId }) => ids.has(networkId)) === true;
   }
 
   #isUnfinished(taskId: TaskId): boolean {
@@ -374,11 +375,11 @@ export class KernelNetwork implements HostNetwork {
       const underlayMtu = await this.#program.underlayMtu(this.#wanted);
       const links = this.#prepare(request, underlayMtu);
       // Since it was prepared nothing has waited, so that no two tasks pick one address.
-      this.#records.set(taskId, recordOf(request, this.#parts, links, []));
+      this.#records.set(taskId, newRecord(request, this.#parts, links, []));
       const host = { wanted: this.#wanted, bridges: this.#allBridges() };
       for (const port of hostPorts(request, links, host))
         held = [...held, await this.#parts.ports.hold(port, () => publishedTarget(this.#records, taskId))];
-      const record = recordOf(request, this.#parts, links, held);
+      const record = newRecord(request, this.#parts, links, held);
       this.#records.set(taskId, record);
       await this.#parts.journal.write(record, await this.#texts.of(record));
       if (!request.host) {
@@ -412,6 +413,7 @@ export class KernelNetwork implements HostNetwork {
       underlayMtu,
       bridges: this.#allBridges(),
       ...(tunnelProblem !== undefined && { tunnelProblem }),
+      refusal: (networkId: string) => this.#troubles.refusal(networkId),
     };
     return this.#links.choose(request, { ...host, records: this.#records }, present);
   }
@@ -464,9 +466,8 @@ export class KernelNetwork implements HostNetwork {
       const { work } = job;
       if (job.settled) continue;
       if (work.kind === "apply") {
-        const reason = trouble.all ?? trouble.overlay;
-        if (reason === undefined) job.done({});
-        else job.fail(reason);
+        if (trouble.all === undefined) job.done({});
+        else job.fail(trouble.all);
       }
       if (work.kind === "bridges") {
         if (trouble.all === undefined) job.done({ failures: trouble.bridges });
@@ -478,20 +479,20 @@ export class KernelNetwork implements HostNetwork {
   }
 
   async #finishAttach(job: Job, taskId: TaskId, trouble: Trouble): Promise<void> {
-    const { overlay, tasks, gateways } = trouble;
     const record = this.#records.get(taskId);
     const { attached } = record ?? {};
-    const all = trouble.all ?? (this.#isOnEncrypted(record) ? trouble.tunnel : undefined);
-    const own = attached?.kind === "namespace" ? attached.addresses.map(({ gateway }) => gateway) : [];
-    const refused = tasks.get(taskId);
+    const places = attached?.kind === "namespace" ? attached.addresses : [];
+    // One that runs stays on networks that it was on before they had trouble, whatever else it joins and leaves.
+    const overlays = record?.state === "attached" ? [] : places;
+    const refused = trouble.tasks.get(taskId);
     const reason =
-      all ??
+      trouble.all ??
+      overlays.flatMap(({ networkId }) => this.#troubles.refusal(networkId) ?? [])[0] ??
       (refused === undefined
-        ? own.flatMap((gateway) => gateways.get(gateway) ?? [])[0]
-        : new ClusterError(
-            "internal",
-            `cannot connect task ${taskId}: ${[refused, ...(overlay === undefined ? [] : [overlay.message])].join("; ")}`,
-          ));
+        ? places.flatMap(({ gateway, networkId }) =>
+            trouble.overlays.has(networkId) ? [] : (trouble.gateways.get(gateway) ?? []),
+          )[0]
+        : new ClusterError("internal", `cannot connect task ${taskId}: ${refused}`));
     if (reason !== undefined || record === undefined) {
       return job.fail(reason ?? new ClusterError("internal", `the record of task ${taskId} is gone`));
     }
@@ -515,9 +516,12 @@ export class KernelNetwork implements HostNetwork {
   async #bringAbout(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
       const at = { records: this.#records, bridges: this.#bridges, dying };
-      return await this.#program.bringAbout(await this.#state(), at);
+      const state = await this.#state();
+      const trouble = await this.#program.bringAbout(state, at);
+      if (trouble.all === undefined) this.#troubles.note(state.wanted?.networks ?? [], trouble.overlays);
+      return trouble;
     } catch (reason) {
-      return { all: failureOf(reason), tasks: new Map(), bridges: new Map(), gateways: new Map() };
+      return troubleWithAll(reason);
     }
   }
 
@@ -571,24 +575,6 @@ export class KernelNetwork implements HostNetwork {
     this.#table ??= buildNames({ networks, endpoints, services }, localNames(this.#records, bridges));
     return this.#table;
   }
-}
-
-function recordOf(
-  request: AttachRequest,
-  { journal, namespaces }: HostParts,
-  links: readonly PreparedLink[],
-  publishedPorts: readonly HostPort[],
-): TaskRecord {
-  const shared = { publishedPorts, files: journal.files(request.taskId) };
-  const attached: Attached = request.host
-    ? { kind: "host", ...shared }
-    : {
-        kind: "namespace",
-        path: namespaces.path(request.taskId),
-        addresses: links.map(({ address }) => address),
-        ...shared,
-      };
-  return { state: "making", request, attached, mtus: links.map(({ mtu }) => mtu) };
 }
 
 /** Ids name files here. */

@@ -8,7 +8,8 @@ import { join } from "node:path";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import type { Attached, AttachRequest, NetworkFiles, WantedNetworks } from "./network.ts";
+import type { Attached, AttachRequest, HostPort, NetworkFiles, WantedNetworks } from "./network.ts";
+import type { PreparedLink } from "./prepare.ts";
 
 /** Raised when records of an older version can no longer be read; those are swept. */
 const recordVersion = 1;
@@ -21,6 +22,25 @@ export interface TaskRecord {
   readonly attached: Attached;
   /** MTU of each address's network, in the same order. */
   readonly mtus: readonly number[];
+}
+
+/** Of a task that is being attached. */
+export function newRecord(
+  request: AttachRequest,
+  at: {
+    readonly journal: Pick<Journal, "files">;
+    readonly namespaces: { readonly path: (taskId: TaskId) => string };
+  },
+  links: readonly PreparedLink[],
+  publishedPorts: readonly HostPort[],
+): TaskRecord {
+  const { taskId, host } = request;
+  const shared = { publishedPorts, files: at.journal.files(taskId) };
+  const addresses = links.map(({ address }) => address);
+  const attached: Attached = host
+    ? { kind: "host", ...shared }
+    : { kind: "namespace", path: at.namespaces.path(taskId), addresses, ...shared };
+  return { state: "making", request, attached, mtus: links.map(({ mtu }) => mtu) };
 }
 
 export interface FileTexts {

@@ -1,4 +1,5 @@
 /** Remembers which address of a bridge was given last, so that one that was just given back is not the next to be given. */
+import type { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { withoutPrefix } from "../../model/address.ts";
 import { addressValue } from "./addresses.ts";
@@ -11,6 +12,7 @@ interface Host {
   readonly wanted: WantedNetworks | undefined;
   readonly underlayMtu: number;
   readonly tunnelProblem?: string;
+  readonly refusal?: (networkId: string) => ClusterError | undefined;
   readonly bridges: readonly BridgeNetwork[];
   readonly records: ReadonlyMap<TaskId, TaskRecord>;
 }

@@ -315,9 +315,11 @@ export interface HostOffer {
 export interface HostNetwork {
   /**
    * Overlay state wanted on this host. Level-triggered: reconciles devices, routes, neighbours, the
-   * forwarding database, firewall rules and names; settles once the kernel has it all.
+   * forwarding database, firewall rules and names; settles once the kernel has all that it could be given. A network that
+   * cannot be set up is tried again, and `attach` refuses to put tasks on it meanwhile.
    *
-   * @throws {ClusterError} `internal` with what the kernel refused; `unavailable` when a tool is missing.
+   * @throws {ClusterError} for what concerns all networks: `internal` with what the kernel refused; `unavailable` when a tool
+   *   is missing.
    */
   apply(wanted: WantedNetworks, signal: AbortSignal): Promise<void>;
   /**
@@ -332,7 +334,7 @@ export interface HostNetwork {
    * Makes the task's namespace, or answers again what it made before.
    *
    * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply` or `applyBridges`;
-   *   `conflict` when a published port or an address is taken; otherwise as `apply`.
+   *   `unavailable`, and later `internal`, when it could not be set up; `conflict` when a published port or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
   /**

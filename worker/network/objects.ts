@@ -84,6 +84,8 @@ export interface KernelObject {
   readonly taskId?: TaskId;
   /** The bridge network that it is part of; absent for tasks, overlays and the host's own bridge. */
   readonly bridgeId?: string;
+  /** The overlays that are not whole without it; absent for tasks and bridges. What is there does not say. */
+  readonly networkIds?: readonly string[];
   /** Of a link that is wanted: it carries IPv6. What is there does not say. */
   readonly ipv6?: true;
 }
@@ -209,6 +211,7 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     wanted.networks.map((network) => [
       network.id,
       {
+        networkIds: [network.id],
         blocks: subnetsOf(network).map(({ subnet }) => parseBlock(subnet)),
         device: vxlanName(network),
         encrypted: network.encrypted === true,
@@ -218,20 +221,24 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
   const { tunnel } = state;
   if (tunnel !== undefined) {
     const { device } = tunnel;
-    add({ kind: "route", key: tunnelBlock, value: `dev ${device}`, device });
+    const networkIds = wanted.networks.filter(({ encrypted }) => encrypted === true).map(({ id }) => id);
+    add({ kind: "route", key: tunnelBlock, value: `dev ${device}`, device, networkIds });
   }
   for (const network of wanted.networks) {
     const resolved = resolveNetwork(network, state.underlayMtu);
-    for (const object of bridgeObjects(resolved.bridge, resolved)) add(object);
+    const networkIds = [network.id];
+    for (const object of bridgeObjects(resolved.bridge, resolved)) add({ ...object, networkIds });
     add({
       kind: "link",
       key: resolved.vxlan,
       // In a tunnel, the device that a packet leaves by decides its address.
       value: `vxlan ${hostMac(own)} ${resolved.mtu} ${network.vni} ${network.encrypted === true ? "any" : own}`,
       device: resolved.vxlan,
+      networkIds,
       ...carriesIpv6(resolved),
     });
-    add({ kind: "address", key: `${resolved.vxlan} ${vxlanAddress}`, value: "", device: resolved.vxlan });
+    const device = resolved.vxlan;
+    add({ kind: "address", key: `${device} ${vxlanAddress}`, value: "", device, networkIds });
   }
   const ways = new Map<string, number>();
   /** Where VXLAN for another host goes. Undefined: nowhere, as the network is encrypted and the host has no tunnel. */
@@ -241,31 +248,39 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     return inside === undefined ? undefined : `dst ${inside} via ${tunnel?.device}`;
   };
   /** The way to another host on a network, for one family; thousands of tasks share a few. */
-  const addHost = (device: string, remote: string, target: string, ipv6 = false): number => {
+  const addHost = (
+    { device, networkIds }: { readonly device: string; readonly networkIds: readonly string[] },
+    remote: string,
+    target: string,
+    ipv6 = false,
+  ): number => {
     const key = `${device} ${ipv6 ? hostLinkLocal(remote) : remote}`;
     const known = ways.get(key);
     if (known !== undefined) return known;
     const mac = hostMac(remote);
     const number = numbers.of(key);
-    add({ kind: "nexthop", key, value: String(number), device });
-    add({ kind: "neighbour", key, value: mac, device });
-    add({ kind: "forward", key: `${device} ${mac}`, value: `${target} self`, device });
+    add({ kind: "nexthop", key, value: String(number), device, networkIds });
+    add({ kind: "neighbour", key, value: mac, device, networkIds });
+    add({ kind: "forward", key: `${device} ${mac}`, value: `${target} self`, device, networkIds });
     ways.set(key, number);
     return number;
   };
   const ingress = wanted.networks.find((network) => network.ingress);
-  const addReturn = (index: number, device: string, value: string, ipv6 = false): void => {
+  const entrance = ingress && { device: vxlanName(ingress), networkIds: [ingress.id] };
+  const addReturn = (index: number, remote: string, target: string, ipv6 = false): void => {
+    if (entrance === undefined) return;
+    const { device, networkIds } = entrance;
+    const value = `nhid ${addHost(entrance, remote, target, ipv6)}`;
     const table = (ipv6 ? firstIpv6ReturnTable : firstReturnTable) + index;
-    add({ kind: "return", key: String(table), value, device });
+    add({ kind: "return", key: String(table), value, device, networkIds });
     const key = ipv6 ? ipv6Rule(markOf(index)) : markOf(index);
-    add({ kind: "rule", key, value: `${returnRulePreference} ${table}`, device: "" });
+    add({ kind: "rule", key, value: `${returnRulePreference} ${table}`, device: "", networkIds });
   };
   for (const { nodeId, address, index } of otherHosts(wanted)) {
     const target = ingress && targetOf(ingress.encrypted === true, nodeId, address);
     if (ingress === undefined || target === undefined) continue;
-    const device = vxlanName(ingress);
-    addReturn(index, device, `nhid ${addHost(device, address, target)}`);
-    if (hasIpv6(ingress)) addReturn(index, device, `nhid ${addHost(device, address, target, true)}`, true);
+    addReturn(index, address, target);
+    if (hasIpv6(ingress)) addReturn(index, address, target, true);
   }
   for (const endpoint of wanted.endpoints) {
     const network = networks.get(endpoint.networkId);
@@ -273,13 +288,14 @@ export function wantedObjects(state: HostState, observed: Observed): Map<string,
     const remote = endpoint.nodeAddress;
     // An endpoint of a node that has no address yet is unreachable until the node has one.
     if (addressNumber(remote) === undefined || remote === own) continue;
-    const { device } = network;
+    const { device, networkIds } = network;
     const target = targetOf(network.encrypted, endpoint.nodeId, remote);
     if (target === undefined) continue;
     for (const key of familiesOf(endpoint)) {
       const address = addressValue(key);
       if (address === undefined || !network.blocks.some((block) => contains(block, address))) continue;
-      add({ kind: "route", key, value: `nhid ${addHost(device, remote, target, isIpv6(key))}`, device });
+      const value = `nhid ${addHost(network, remote, target, isIpv6(key))}`;
+      add({ kind: "route", key, value, device, networkIds });
     }
   }
   return objects;

@@ -36,6 +36,8 @@ interface Host {
   readonly underlayMtu: number;
   /** Why it can be on no encrypted network; absent: it can. */
   readonly tunnelProblem?: string;
+  /** Why nobody can be on an overlay; undefined: it is whole. */
+  readonly refusal?: (networkId: string) => ClusterError | undefined;
   /** The host's own first. */
   readonly bridges: readonly BridgeNetwork[];
   /** Addresses of both families that tasks have on a bridge, by its device. */
@@ -322,6 +324,8 @@ function onOverlay(
       `network ${network.name} is encrypted, which this host cannot do: ${host.tunnelProblem}`,
     );
   }
+  const refusal = host.refusal?.(networkId);
+  if (refusal !== undefined) throw refusal;
   const { bridge, mtu, ...resolved } = resolveNetwork(network, host.underlayMtu);
   const subnets = subnetsOf(resolved);
   const { address, own } = placeOf(network.name, subnets, asked);

@@ -2,7 +2,7 @@
  * Brings this host's kernel to one state, each part before what depends on it: tunnels, devices and routes, ports of the mesh,
  * rules, names. What should be is decided elsewhere; here it is only made so, and looked at.
  */
-import { ClusterError, errorText } from "../../model/errors.ts";
+import { errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { subnetsOf } from "../../model/network.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -16,11 +16,11 @@ import type { TaskRecord } from "./journal.ts";
 import { MeshPorts } from "./mesh.ts";
 import type { BridgeNetwork, HostOffer, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
-import type { HostState, LocalPort } from "./objects.ts";
+import { bridgeName, type HostState, type LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hasNetworks, rulesetOf } from "./rules.ts";
 import { type Ruleset, rulesTables } from "./ruleset.ts";
-import { failureOf, type Trouble } from "./trouble.ts";
+import { some, type Trouble, troubleWithAll } from "./trouble.ts";
 import { Tunnel } from "./tunnel.ts";
 import type { TunnelDeps } from "./tunnel.ts";
 import {
@@ -189,44 +189,39 @@ export class Program {
       const vnis = encryptedNetworks(wanted).map(({ vni }) => vni);
       if (vnis.length > 0) await this.#guard.load(tunnelRules([...new Set([...this.#guarded, ...vnis])]));
       const sealed = tunnels === undefined ? [] : await this.tunnel.raise(tunnels);
-      const { tasks, bridges: refused, overlay, absent } = await this.#fabric.sync(state, dying);
+      const { tasks, bridges: refused, networks, rest, absent } = await this.#fabric.sync(state, dying);
       // Before anybody said what is wanted, all stays.
-      if (wanted !== undefined) sealed.push(...(await this.tunnel.trim(tunnels)));
+      const untrimmed = wanted === undefined ? [] : await this.tunnel.trim(tunnels);
       if (vnis.length > 0) await this.#guard.load(tunnelRules(vnis));
       else if (wanted !== undefined) await this.#guard.unload();
       this.#guarded = vnis;
       const mesh = await this.#mesh.hold(meshPorts(wanted));
-      const bridges = state.bridges.filter(({ device }) => !absent.has(device));
-      const rules = rulesOf({ ...state, bridges }, records, mesh);
+      const made = madeOf(state, absent);
+      const rules = rulesOf(made, records, mesh);
       await this.#rules.load(rulesetOf(rules));
-      const ipv6Rules = ipv6RulesOf({ ...state, bridges }, records, mesh);
+      const ipv6Rules = ipv6RulesOf(made, records, mesh);
       await this.#ruleIpv6(rulesetOf(ipv6Rules, "ip6"), wanted);
       await this.#flows.follow({
         services: [...rules.services, ...ipv6Rules.services],
         mesh: [...rules.mesh, ...ipv6Rules.mesh],
         ports: rules.ports,
       });
-      const gateways = await this.#names.listen(gatewaysOf(state));
+      const gateways = await this.#names.listen(gatewaysOf(made));
       const unheard = new Map(refused);
       for (const { id, gateway } of own) {
         const failure = gateways.get(gateway);
         if (failure !== undefined && !unheard.has(id)) unheard.set(id, failure.message);
       }
-      const tunnel =
-        sealed.length === 0
-          ? {}
-          : { tunnel: new ClusterError("internal", `cannot set up the tunnels: ${sealed.join("; ")}`) };
-      const done = { tasks, gateways, bridges: unheard, ...tunnel };
-      const overlays = wanted?.networks ?? [];
-      const silent = overlays
-        .flatMap(subnetsOf)
-        .flatMap(({ gateway }) => gateways.get(gateway)?.message ?? []);
-      const texts = [...sealed, ...overlay, ...silent];
-      if (texts.length === 0) return done;
-      const text = `cannot set up the overlay networks: ${texts.join("; ")}`;
-      return { ...done, overlay: new ClusterError("internal", text) };
+      const overlays = new Map<string, string>();
+      for (const network of wanted?.networks ?? []) {
+        const silent = subnetsOf(network).flatMap(({ gateway }) => gateways.get(gateway)?.message ?? []);
+        const tunnel = network.encrypted === true ? sealed : [];
+        const texts = [...tunnel, ...(networks.get(network.id) ?? silent)];
+        if (texts.length > 0) overlays.set(network.id, some(texts));
+      }
+      return { overlays, rest: [...rest, ...untrimmed], tasks, gateways, bridges: unheard };
     } catch (reason) {
-      return { all: failureOf(reason), tasks: new Map(), bridges: new Map(), gateways: new Map() };
+      return troubleWithAll(reason);
     }
   }
 
@@ -261,4 +256,17 @@ export class Program {
       }
     }
   }
+}
+
+/** Without networks whose device is somebody else's: nothing may be done to that. */
+function madeOf(state: HostState, absent: ReadonlySet<string>): HostState {
+  const { wanted, bridges } = state;
+  return {
+    ...state,
+    wanted: wanted && {
+      ...wanted,
+      networks: wanted.networks.filter((each) => !absent.has(bridgeName(each))),
+    },
+    bridges: bridges.filter(({ device }) => !absent.has(device)),
+  };
 }

@@ -9,9 +9,10 @@ const mostFindings = 10;
 export interface Trouble {
   /** Concerns everything. */
   readonly all?: ClusterError;
-  readonly overlay?: ClusterError;
-  /** Part of `overlay`: encrypted networks reach no other host. */
-  readonly tunnel?: ClusterError;
+  /** By the overlay's id: why it is not set up, or not whole. */
+  readonly overlays: ReadonlyMap<string, string>;
+  /** What concerns nobody: no network or task is the worse for it. */
+  readonly rest: readonly string[];
   readonly tasks: ReadonlyMap<TaskId, string>;
   /** By the bridge network's id. */
   readonly bridges: ReadonlyMap<string, string>;
@@ -19,10 +20,14 @@ export interface Trouble {
   readonly gateways: ReadonlyMap<string, ClusterError>;
 }
 
-export function troubleTexts({ all, overlay, tasks, bridges }: Trouble): string[] {
-  return [all?.message, overlay?.message, ...bridges.values(), ...tasks.values()].filter(
-    (text) => text !== undefined,
-  );
+export function troubleWithAll(reason: unknown): Trouble {
+  const none = { overlays: new Map(), rest: [], tasks: new Map(), bridges: new Map(), gateways: new Map() };
+  return { all: failureOf(reason), ...none };
+}
+
+/** All but that of overlays, which `OverlayTroubles` tells. */
+export function troubleTexts({ all, rest, tasks, bridges }: Trouble): string[] {
+  return [...(all === undefined ? [] : [all.message]), ...rest, ...bridges.values(), ...tasks.values()];
 }
 
 export function report(

@@ -31,6 +31,12 @@ export interface TaskWorld {
   payload(id: string): TaskPayload | undefined;
   /** Settles once the host's network has everything that was assigned so far. */
   networkApplied(signal: AbortSignal): Promise<void>;
+  /**
+   * As `networkApplied`, but for as long as nothing stands in the way.
+   *
+   * @throws {ClusterError} `unavailable` with why the last try failed; another one follows.
+   */
+  networkTried(signal: AbortSignal): Promise<void>;
   /** True while another task of this node holds one of the ports. */
   portsHeld(assignment: Assignment): boolean;
   onHealth(containerId: string, state: HealthState): void;
@@ -73,7 +79,7 @@ export class TaskController {
       if (await this.exists()) return { kind: "done" };
       const spec = taskSpec(assignment, host);
       await this.#pull(assignment, spec.image, signal);
-      await this.#world.networkApplied(signal);
+      await this.#world.networkTried(signal);
       const request = attachRequest(assignment, this.#containerId, spec, host, (id) =>
         this.#world.driverOf(id),
       );

@@ -2,6 +2,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
+import { ClusterError } from "../../../model/errors.ts";
 import type { ClusterId, NetworkId, NodeId, SecretId } from "../../../model/ids.ts";
 import type { ClusterFacts, NodeIdentity } from "../../../proto/host.ts";
 import { systemClock } from "../../../runtime/clock.ts";
@@ -494,18 +495,20 @@ t.test("an open session follows a changed heartbeat period, and one heartbeat co
 
 t.test("networks are in place before a task of theirs, and the set is then confirmed", async (t) => {
   const world = await World.make(t);
-  world.manager.extra = {
-    networks: [
-      { id: "n1", name: "net", driver: "overlay", subnet: "10.0.1.0/24", gateway: "10.0.1.1", vni: 4097 },
-    ],
-  };
-  world.manager.tasks = [
-    assignment("t1", { networks: [{ networkId: "n1" as never, address: "10.0.1.5/24", aliases: [] }] }),
-  ];
+  const { manager, network } = world;
+  const net = { id: "n1", name: "net", driver: "overlay", subnet: "10.0.1.0/24", gateway: "10.0.1.1" };
+  manager.extra = { networks: [{ ...net, vni: 4097 }] };
+  const networks = [{ networkId: "n1" as NetworkId, address: "10.0.1.5/24", aliases: [] }];
+  manager.tasks = [assignment("t1", { networks })];
+  network.trouble = new ClusterError("internal", "nft is broken");
   await world.start();
-  await world.manager.untilState("t1", "running");
-  t.match(world.network.wanted?.networks, [{ id: "n1", vni: 4097 }]);
-  t.ok(world.manager.applied.includes(1));
+  const why = (): string => manager.latest.get("t1")?.error ?? "";
+  await manager.until("it says what it waits for", () => /host's network: nft is broken/.test(why()));
+  t.strictSame([manager.latest.get("t1")?.state, manager.applied], ["preparing", []]);
+  network.trouble = undefined;
+  await manager.untilState("t1", "running");
+  t.match(network.wanted?.networks, [{ id: "n1", vni: 4097 }]);
+  t.ok(manager.applied.includes(1));
 });
 
 t.test(

@@ -1,8 +1,9 @@
 import t from "tap";
 
-import type { NetworkId } from "../../../model/ids.ts";
+import type { NetworkId, NodeId } from "../../../model/ids.ts";
 import { systemClock } from "../../../runtime/clock.ts";
 import { ownBridge } from "../../../worker/network/bridges.ts";
+import type { Run } from "../../../worker/network/command.ts";
 import { Fabric } from "../../../worker/network/fabric.ts";
 
 const bridge = (name: string, number: number) => ({
@@ -58,3 +59,80 @@ t.test(
     t.ok(settled.includes("br-a"));
   },
 );
+
+const overlay = (name: string, number: number) => ({
+  id: name as NetworkId,
+  name,
+  subnet: `10.9.${number}.0/24`,
+  gateway: `10.9.${number}.1`,
+  vni: 4096 + number,
+  internal: false,
+  mtu: 0,
+  ingress: false,
+});
+
+/** A kernel with one address that refuses lines; what it was told. */
+function kernel(refuses: RegExp): { run: Run; lines: string[]; reads: () => number } {
+  const lines: string[] = [];
+  let reads = 0;
+  const links = [{ ifname: "eth0", mtu: 1500, addr_info: [{ local: "192.0.2.1", prefixlen: 24 }] }];
+  const run: Run = async (argv, input = "") => {
+    if (argv.includes("-j")) {
+      if (argv.includes("-batch")) reads += 1;
+      return { code: 0, stdout: `${JSON.stringify(argv.includes("-batch") ? links : [])}\n`, stderr: "" };
+    }
+    const batch = input.trimEnd().split("\n");
+    lines.push(...batch);
+    const stderr = batch
+      .map((line, index) =>
+        refuses.test(line) ? `Error: It already exists.\nCommand failed -:${index + 1}\n` : "",
+      )
+      .join("");
+    return { code: stderr === "" ? 0 : 1, stdout: "", stderr };
+  };
+  return { run, lines, reads: () => reads };
+}
+
+function stateOf(networks: readonly ReturnType<typeof overlay>[], address = "192.0.2.1") {
+  const self = { nodeId: "node1" as NodeId, address };
+  const wanted = { self, networks, endpoints: [], services: [], hosts: [] };
+  return { wanted, ports: [], bridges: [], underlayMtu: 1500 };
+}
+
+t.test(
+  "an overlay whose VXLAN number another program has: it alone is refused, with the reason",
+  async (t) => {
+    const { run, lines, reads } = kernel(/^link add vx4097 /);
+    const fabric = new Fabric({ clock: systemClock, run, settle: async () => [] });
+    const state = stateOf([overlay("red", 1), overlay("blue", 2)]);
+    const { networks, rest, tasks, bridges } = await fabric.sync(state, new Set());
+    t.strictSame([...networks.keys()], ["red"]);
+    t.match(networks.get("red"), [
+      /link add vx4097 .*already exists\. \(another program.*Docker's own swarm.*VXLAN 4097 at port 4789/,
+    ]);
+    t.strictSame([rest, tasks.size, bridges.size], [[], 0, 0]);
+    t.ok(lines.includes("address replace 10.9.2.1/24 dev ov4098 noprefixroute"), "the other one is made");
+    t.equal(reads(), 2, "a refusal is looked at a second time");
+    lines.length = 0;
+    t.strictSame((await fabric.sync(state, new Set())).networks, networks);
+    t.equal(reads(), 3, "one that is known already is not");
+    t.equal(lines.filter((line) => line.startsWith("link add vx4097")).length, 1);
+  },
+);
+
+t.test("without its address on the data path, a host says so of every overlay", async (t) => {
+  for (const [address, reason] of [
+    ["192.0.2.7", /need the data path address 192\.0\.2\.7 on this host: its addresses are 192\.0\.2\.1/],
+    ["", /none is known/],
+    ["2001:db8::1", /need an IPv4 address/],
+  ] as const) {
+    const { run } = kernel(/^$/);
+    const fabric = new Fabric({ clock: systemClock, run, settle: async () => [] });
+    const { networks } = await fabric.sync(
+      stateOf([overlay("red", 1), overlay("blue", 2)], address),
+      new Set(),
+    );
+    t.strictSame([...networks.keys()], ["red", "blue"]);
+    for (const reasons of networks.values()) t.match(reasons, [reason]);
+  }
+});
