@@ -1,4 +1,5 @@
 /** Bridge networks of one host, made and used by the unmodified docker client. */
+import { createSocket } from "node:dgram";
 import { isDeepStrictEqual } from "node:util";
 
 import Docker from "dockerode";
@@ -215,6 +216,9 @@ await t.test("addresses, MACs, several networks at once, links", async (t) => {
   t.match(await get("new", "legacy 80"), /^[0-9a-f]{12}$/, "a link on the host's own bridge");
   await run("joined", "--network", "container:aa", image);
   t.match((await inside("joined", "ip", "-o", "-4", "address")).out, /10\.98\.0\.50/);
+  await ok("restart", "-t", "0", "aa");
+  t.match(await get("bb", "db 80"), /^[0-9a-f]{12}$/, "starts again although another is in its namespace");
+  t.match((await inside("joined", "true")).code, 0, "which stays with the former one");
   await ok("rm", "-f", "aa", "bb", "cc", "old", "new", "joined");
   await ok("network", "rm", "fixed", "free");
 });
@@ -276,7 +280,16 @@ await t.test("published ports: one address, ranges, conflicts, loopback and hair
   await run("p3", "--expose", "80", "-P", image, ...server);
   const [, chosen = ""] = /0\.0\.0\.0:(\d+)/.exec(await ok("port", "p3")) ?? [];
   t.match(await here(`127.0.0.1 ${chosen}`), { code: 0 });
-  await ok("rm", "-f", "p1", "p2", "p3");
+  const sender = createSocket("udp4");
+  const send = () => sender.send("steady", 8095, "127.0.0.1");
+  send(); // To nobody yet: the kernel remembers the flow.
+  await run("p4", "-p", "8095:514/udp", image);
+  send();
+  const flows = (await host.shell("", "conntrack -L -p udp --orig-port-dst 8095")).out;
+  const [, address] = /src=\S+ dst=127\.0\.0\.1 .* src=(\S+)/.exec(flows) ?? [];
+  t.equal(address, await addressOn("p4", "bridge"), "a sender that was there before");
+  sender.close();
+  await ok("rm", "-f", "p1", "p2", "p3", "p4");
   t.match(await here("127.0.0.1 8091"), { code: 1 });
   await ok("network", "rm", "pub");
 });

@@ -1,4 +1,5 @@
 /** Keeps the kernel's objects as wanted: remembers what it did, and reads them again when it is told to look. */
+import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { addressNumber, blockText, parseBlock } from "./addresses.ts";
@@ -114,6 +115,28 @@ export class Fabric {
           !observed.objects.has(objectId({ kind: "port", key: portName(taskId, bridge) })),
       ),
     };
+  }
+
+  /**
+   * Takes away ends of links that are to be made anew under the same names: another container may have kept the namespace of a task
+   * that starts again, and with it the link, or the kernel is not done with it yet. Nothing is done about those that are not there.
+   *
+   * @throws {ClusterError} `internal` when the kernel refuses.
+   */
+  async makeRoom(devices: readonly string[]): Promise<void> {
+    const before = this.#observed;
+    const ports = devices
+      .map((device): KernelObject => ({ kind: "port", key: device, value: "", device }))
+      .filter(
+        (port) => before === undefined || before.objects.has(objectId(port)) || this.#dying.has(port.key),
+      );
+    if (ports.length === 0) return;
+    // What is there is not to be taken for those that come.
+    if (ports.some((port) => before?.objects.has(objectId(port)))) this.#observed = undefined;
+    const left = new Map(ports.map((port) => [objectId(port), port]));
+    const [failure] = await execute(this.#run, plan(new Map(), left));
+    if (failure !== undefined) throw new ClusterError("internal", `cannot make room: ${failure.text}`);
+    for (const { device } of ports) this.#dying.delete(device);
   }
 
   async #attempt(state: HostState): Promise<StepFailure[]> {

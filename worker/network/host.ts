@@ -383,6 +383,7 @@ export class KernelNetwork implements HostNetwork {
       this.#records.set(taskId, record);
       await this.#parts.journal.write(record, await this.#texts.of(record));
       if (!request.host) {
+        await this.#program.makeRoom(links.map(({ address }) => portName(taskId, address.bridge)));
         await this.#parts.namespaces.create(
           taskId,
           links.map(({ address, mtu }) => ({ ...address, mtu })),

@@ -118,6 +118,11 @@ export class Program {
     return this.#fabric.underlayMtu(wanted);
   }
 
+  /** As `Fabric.makeRoom`. */
+  makeRoom(devices: readonly string[]): Promise<void> {
+    return this.#fabric.makeRoom(devices);
+  }
+
   /** Why this host can be on no encrypted network; undefined: it can. */
   tunnelProblem(wanted: WantedNetworks | undefined): string | undefined {
     const { keys, problem } = this.tunnel.offer;

@@ -1,10 +1,12 @@
 import t from "tap";
 
-import type { NetworkId, NodeId } from "../../../model/ids.ts";
+import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
 import { systemClock } from "../../../runtime/clock.ts";
 import { ownBridge } from "../../../worker/network/bridges.ts";
 import type { Run } from "../../../worker/network/command.ts";
 import { Fabric } from "../../../worker/network/fabric.ts";
+import { portName } from "../../../worker/network/objects.ts";
+import { VirtualClock } from "../../sim/clock.ts";
 
 const bridge = (name: string, number: number) => ({
   ...ownBridge(`10.${number}.0.0/16`),
@@ -136,3 +138,53 @@ t.test("without its address on the data path, a host says so of every overlay", 
     for (const reasons of networks.values()) t.match(reasons, [reason]);
   }
 });
+
+t.test(
+  "what is left of a link that is made anew is taken away before, and not taken for the new one",
+  async (t) => {
+    const port = {
+      taskId: "t" as TaskId,
+      networkId: "br-a" as NetworkId,
+      bridge: "br-a",
+      device: "eth0",
+      address: "10.1.0.2/16",
+      gateway: "10.1.0.1",
+      mac: "02:42:0a:01:00:02",
+    };
+    const device = portName(port.taskId, port.bridge);
+    let lines: string[] = [];
+    const run = async (argv: readonly string[], input = "") => {
+      if (argv.includes("-j")) return { code: 0, stdout: "[]\n", stderr: "" };
+      const batch = input.trimEnd().split("\n");
+      lines.push(...batch);
+      const absent = batch.indexOf(`link delete dev ${device}`) + 1;
+      const stderr = absent === 0 ? "" : `Cannot find device "${device}"\nCommand failed -:${absent}\n`;
+      return { code: absent === 0 ? 0 : 1, stdout: "", stderr };
+    };
+    const clock = new VirtualClock();
+    const fabric = new Fabric({ clock, run, settle: async () => [] });
+    const during = async (what: () => Promise<unknown>): Promise<string[]> => {
+      lines = [];
+      await what();
+      return lines;
+    };
+    const sync = (dying: string[], ...ports: (typeof port)[]) =>
+      fabric.sync(
+        { wanted: undefined, ports, bridges: [bridge("br-a", 1)], underlayMtu: 1500 },
+        new Set(dying),
+      );
+    const removal = [`link delete dev ${device}`];
+    t.strictSame(await during(() => fabric.makeRoom([device])), removal, "a new process does not know");
+    await sync([], port);
+    t.strictSame(
+      await during(() => fabric.makeRoom(["sv-other"])),
+      [],
+      "names of no former link cost nothing",
+    );
+    t.strictSame(await during(() => sync([device])).then((all) => all.includes(removal[0] ?? "")), false);
+    t.strictSame(await during(() => fabric.makeRoom([device])), removal, "left to the kernel before");
+    t.ok((await during(() => sync([], port))).includes(`link set dev ${device} master br-a up`));
+    t.strictSame(await during(() => fabric.makeRoom([device])), removal, "in one round");
+    t.ok((await during(() => sync([], port))).includes(`link set dev ${device} master br-a up`));
+  },
+);
