@@ -84,10 +84,45 @@ export const tunnelBlock = "198.18.0.0/15";
 /** Bytes that WireGuard over IPv4 adds to each packet. */
 export const tunnelOverheadBytes = 60;
 
+/** Bytes that VXLAN over IPv4 adds to each packet. */
+export const vxlanOverheadBytes = 50;
+/** What every link must carry where there is IPv6 (RFC 8200): below it, the kernel takes IPv6 off a device. */
+export const ipv6LeastMtu = 1_280;
+/** What every host must be able to take in IPv4 (RFC 1122). */
+const ipv4LeastMtu = 576;
+const mtuMost = 65_535;
+
+/** By Docker's word for overlays: the MTU of the links between hosts, from which the headers of the overlay are taken. */
+export const linkMtuOption = "com.docker.network.driver.mtu";
+
 const encryptedOption = "encrypted";
 
+/**
+ * What the network's headers leave of the MTU that its links are said to have; 0 where nothing is said of them: every host then
+ * asks its own link.
+ */
+export function overlayMtu(network: Pick<Network, "spec">): number {
+  const text = network.spec.driverOptions[linkMtuOption];
+  return text === undefined ? 0 : Number(text) - overlayOverheadBytes(isEncrypted(network));
+}
+
+/** Bytes that packets between hosts have beside those of tasks. */
+export function overlayOverheadBytes(encrypted: boolean): number {
+  return vxlanOverheadBytes + (encrypted ? tunnelOverheadBytes : 0);
+}
+
+/** Why a network cannot have the MTU that it asks for; undefined: it can, or asks for none. */
+export function linkMtuProblem(spec: Pick<NetworkSpec, "driverOptions" | "ipv6">): string | undefined {
+  const text = spec.driverOptions[linkMtuOption];
+  if (text === undefined) return undefined;
+  const overhead = overlayOverheadBytes(isEncrypted({ spec }));
+  const least = spec.ipv6 ? ipv6LeastMtu + overhead : ipv4LeastMtu;
+  if (/^\d+$/.test(text) && Number(text) >= least && Number(text) <= mtuMost) return undefined;
+  return `invalid MTU ${JSON.stringify(text)}: a number from ${least} to ${mtuMost}, that of the hosts' links, is accepted`;
+}
+
 /** Whether what the network carries between hosts is encrypted; the option's mere presence says so, as for Docker. */
-export function isEncrypted({ spec }: Pick<Network, "spec">): boolean {
+export function isEncrypted({ spec }: { readonly spec: Pick<NetworkSpec, "driverOptions"> }): boolean {
   const value = spec.driverOptions[encryptedOption];
   return value !== undefined && !["false", "0", "f"].includes(value.toLowerCase());
 }

@@ -4,6 +4,7 @@ import { ClusterError } from "../../model/errors.ts";
 import {
   askedSubnets,
   isPredefined,
+  linkMtuProblem,
   type Network,
   type NetworkSpec,
   predefinedLabel,
@@ -46,6 +47,8 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
   if (ingress !== undefined) {
     throw new ClusterError("conflict", `ingress network ${ingress.spec.name} is already present`);
   }
+  const mtu = linkMtuProblem(spec);
+  if (mtu !== undefined) throw invalid(mtu);
   checkSubnets(view, spec);
 }
 

@@ -3,7 +3,7 @@ import type { Attachment } from "../../model/attachment.ts";
 import type { Cluster } from "../../model/cluster.ts";
 import { extensionsOf } from "../../model/extensions.ts";
 import type { AttachmentId, NetworkId, NodeId, ServiceId, TaskId } from "../../model/ids.ts";
-import { isEncrypted, tunnelOverheadBytes, type Network } from "../../model/network.ts";
+import { isEncrypted, overlayMtu, type Network } from "../../model/network.ts";
 import { dataPathOf, type Node, type TunnelKey } from "../../model/node.ts";
 import type { PayloadSpec } from "../../model/payload.ts";
 import { revisionKey, type Revision, type Service } from "../../model/service.ts";
@@ -18,9 +18,6 @@ import type {
   AssignedTask,
 } from "../../proto/gen/shoal/dispatcher.ts";
 import type { StoreView } from "../store/transaction.ts";
-
-/** VXLAN takes 50 bytes of the usual 1,500. */
-const overlayMtu = 1450;
 
 /** Whether the worker is told of the task: placed and allocated, and not yet reaped. */
 export function isAssigned(task: Task, nodeId: NodeId): boolean {
@@ -104,7 +101,7 @@ export function assignedNetwork(network: Network): AssignedNetwork | undefined {
     gateway: state?.gateway ?? "",
     vni: state?.vni ?? 0,
     internal: spec.internal,
-    mtu: spec.driver === "overlay" ? overlayMtu - (encrypted ? tunnelOverheadBytes : 0) : 0,
+    mtu: spec.driver === "overlay" ? overlayMtu(network) : 0,
     ingress: spec.ingress,
     attachable: spec.attachable,
     further: (state?.further ?? []).map(({ subnet, gateway }) => ({ subnet, gateway })),

@@ -13,7 +13,13 @@
 import { isIpv6 } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
-import { type Subnets, subnetsOf, tunnelBlock, tunnelOverheadBytes } from "../../model/network.ts";
+import {
+  ipv6LeastMtu,
+  overlayOverheadBytes,
+  type Subnets,
+  subnetsOf,
+  tunnelBlock,
+} from "../../model/network.ts";
 import {
   addressNumber,
   addressValue,
@@ -39,8 +45,6 @@ export const routeProtocol = 77;
 /** The group number of every device of ours; set as the device is made, so no device is ever without. */
 export const deviceGroup = 21_320;
 export const hostBridge = "shoal0";
-/** Bytes that VXLAN over IPv4 adds to each packet. */
-export const vxlanOverheadBytes = 50;
 export const vxlanPort = 4789;
 /**
  * The same on every host and never a packet's source. A device without any address turns away
@@ -144,11 +148,14 @@ export function resolveNetwork(network: OverlayNetwork, underlayMtu: number): Re
     bridge: bridgeName(network),
     vxlan: vxlanName(network),
     ...canonical(network),
-    mtu:
-      network.mtu > 0
-        ? network.mtu
-        : underlayMtu - vxlanOverheadBytes - (network.encrypted === true ? tunnelOverheadBytes : 0),
+    mtu: network.mtu > 0 ? network.mtu : mtuOver(network, underlayMtu),
   };
+}
+
+/** With IPv6 never less than it needs: the host's link then carries what is larger in pieces. */
+function mtuOver(network: OverlayNetwork, underlayMtu: number): number {
+  const mtu = underlayMtu - overlayOverheadBytes(network.encrypted === true);
+  return hasIpv6(network) ? Math.max(ipv6LeastMtu, mtu) : mtu;
 }
 
 function canonical(network: Subnets): Subnets {

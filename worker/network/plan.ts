@@ -123,10 +123,12 @@ function removalRank({ kind }: KernelObject): number {
   return kind === "neighbour" ? -1 : (rank.get(kind) ?? 0);
 }
 
-/** A bridge is changed in place, since its ports would not come back; a VXLAN device cannot be. */
+/** A bridge is changed in place, since its ports would not come back; of a VXLAN device, only the MTU can be. */
 function mustRemake(present: KernelObject, wanted: KernelObject): boolean {
-  if (present.kind !== "link" || present.value === wanted.value) return false;
-  return !(present.value.startsWith("bridge ") && wanted.value.startsWith("bridge "));
+  if (present.kind !== "link") return false;
+  const fixed = (value: string): string =>
+    value.startsWith("bridge ") ? "bridge" : value.split(" ").toSpliced(2, 1).join(" ");
+  return fixed(present.value) !== fixed(wanted.value);
 }
 
 function additions(object: KernelObject, present: KernelObject | undefined): Step[] {
@@ -149,6 +151,7 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
     case "link": {
       const [type = "", mac = "", mtu = "", vni = "", local = ""] = value.split(" ");
       const bridge = "bridge mcast_snooping 0 stp_state 0";
+      if (present !== undefined && type === "vxlan") return [`link set dev ${device} mtu ${mtu}`];
       if (present !== undefined) {
         return [`link set dev ${device} address ${mac} up`, `link set dev ${device} type ${bridge}`];
       }

@@ -5,10 +5,10 @@
  * goes from tunnel address to tunnel address, by these devices and no other (docs/decisions/0077).
  */
 import type { TunnelKey } from "../../model/node.ts";
-import { tunnelBlock } from "../../model/network.ts";
+import { tunnelBlock, vxlanOverheadBytes } from "../../model/network.ts";
 import { addressNumber, addressText, parseCidr } from "./addresses.ts";
 import type { OverlayHost, OverlayNetwork, WantedNetworks } from "./network.ts";
-import { deviceGroup, resolveNetwork, vxlanOverheadBytes, vxlanPort } from "./objects.ts";
+import { deviceGroup, resolveNetwork, vxlanPort } from "./objects.ts";
 import type { HookChain, Ruleset, Table } from "./ruleset.ts";
 
 /** The port of a host's first slot; the second has the next one. */

@@ -354,6 +354,23 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
     ],
     [
       "POST /networks/create",
+      { Name: "n", Driver: "overlay", Options: { "com.docker.network.driver.mtu": "575" } },
+      400,
+      'invalid MTU "575": a number from 576 to 65535, that of the hosts\' links, is accepted',
+    ],
+    [
+      "POST /networks/create",
+      {
+        Name: "n",
+        Driver: "overlay",
+        EnableIPv6: true,
+        Options: { "com.docker.network.driver.mtu": "1389", encrypted: "" },
+      },
+      400,
+      'invalid MTU "1389": a number from 1390 to 65535, that of the hosts\' links, is accepted',
+    ],
+    [
+      "POST /networks/create",
       { Name: "n", Driver: "overlay", IPAM: { Config: [{ Subnet: "10.6.0.0/16" }] } },
       400,
       "invalid pool request: Pool overlaps with other one on this address space: 10.6.0.0/16 with 10.6.1.0/24",

@@ -1,4 +1,5 @@
 import t from "tap";
+import { assignedNetwork } from "../../../manager/dispatcher/assignments.ts";
 import { scaledHeartbeatPeriodMs } from "../../../manager/dispatcher/info.ts";
 import { serveSession } from "../../../manager/dispatcher/service.ts";
 import { withdrawalLimitMs } from "../../../manager/dispatcher/withdrawals.ts";
@@ -278,6 +279,20 @@ t.test("role and managers reach the worker when they change", async (t) => {
   t.equal(session.infos().length, 3, "nothing is said twice");
 });
 
+t.test("hosts are told the MTU of a network that names its links, of others they know by their own", (t) => {
+  const mtuOf = (...driverOptions: readonly [string, string][]) =>
+    assignedNetwork({
+      meta: { version: 1, createdVersion: 1, createdAtMs: 0, updatedAtMs: 0 },
+      ...networkObject("net", { driverOptions: Object.fromEntries(driverOptions) }),
+      state: { subnet: "10.0.1.0/24", gateway: "10.0.1.1", vni: 4097 },
+    })?.mtu;
+  const option = ["com.docker.network.driver.mtu", "1400"] as const;
+  t.equal(mtuOf(), 0);
+  t.equal(mtuOf([...option]), 1350);
+  t.equal(mtuOf([...option], ["encrypted", ""]), 1290);
+  t.end();
+});
+
 t.test("keys of tunnels go to whoever is on an encrypted network, and back to the node", async (t) => {
   const { store, connect, open } = await cluster(t);
   const network = networkObject("net", { driverOptions: { encrypted: "" } });
@@ -295,7 +310,7 @@ t.test("keys of tunnels go to whoever is on an encrypted network, and back to th
   await store.update((tx) => createTask(tx, "one", worker, "assigned", attached));
   await settle();
   t.match(session.assignments()[1], {
-    networks: [{ encrypted: true, mtu: 1390 }],
+    networks: [{ encrypted: true, mtu: 0 }],
     endpoints: [{ address: "10.0.1.2", ipv6: "fd00:1::2" }],
     tasks: [{ networks: [{ address: "10.0.1.2/24", ipv6: "fd00:1::2/64" }] }],
     hosts: [{ nodeId: leader }, { nodeId: other, tunnelKeys: [{ publicKey: key, slot: 0 }] }],
