@@ -1,13 +1,12 @@
 /** Passes questions that are not about tasks to the resolvers of the host. */
 import { createSocket } from "node:dgram";
 import { readFile } from "node:fs/promises";
-import { connect } from "node:net";
+import { connect, isIP, isIPv6 } from "node:net";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { dnsPort } from "./dns-message.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
-import { addressNumber } from "./addresses.ts";
 
 const attemptTimeoutMs = 2_000;
 /** As many resolvers as libc would use. */
@@ -39,6 +38,8 @@ interface Deps {
   readonly random: Random;
   /** The host's, usually "/etc/resolv.conf". */
   readonly resolvConf: string;
+  /** On which resolvers are asked; default 53. */
+  readonly port?: number;
 }
 
 export class Upstream {
@@ -63,7 +64,7 @@ export class Upstream {
   /**
    * The first reply of any server, in order.
    *
-   * @param servers - Empty: the host's own.
+   * @param servers - Of either family, those of a link with its name ("fe80::1%eth0"). Empty: the host's own.
    * @param skip - Addresses of ours, which would ask us again.
    * @throws {ClusterError} `unavailable` when nobody answered; `resource-exhausted` when too many questions wait.
    */
@@ -88,13 +89,11 @@ export class Upstream {
     this.#inFlight += 1;
     try {
       const configured = servers.length > 0 ? servers : (await this.conf()).nameservers;
-      const usable = configured
-        .filter((server) => addressNumber(server) !== undefined && !skip(server))
-        .slice(0, maxServers);
+      const usable = configured.filter((server) => isIP(server) !== 0 && !skip(server)).slice(0, maxServers);
       let last = "the host has no resolver";
       for (const server of usable) {
         try {
-          return await (over === "udp" ? this.#askUdp(query, server) : askTcp(query, server));
+          return await (over === "udp" ? this.#askUdp(query, server) : askTcp(query, server, this.#port));
         } catch (reason) {
           last = `${server}: ${errorText(reason)}`;
         }
@@ -105,10 +104,14 @@ export class Upstream {
     }
   }
 
+  get #port(): number {
+    return this.#deps.port ?? dnsPort;
+  }
+
   /** A socket and a number of its own for every question, so that nobody can guess where the reply goes. */
   #askUdp(query: Buffer, server: string): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      const socket = createSocket("udp4");
+      const socket = createSocket(isIPv6(server) ? "udp6" : "udp4");
       const id = this.#deps.random.integer(0x1_0000);
       const sent = withId(query, id);
       const timer = setTimeout(() => finish(new Error("no answer")), attemptTimeoutMs);
@@ -127,14 +130,14 @@ export class Upstream {
       });
       // Without a callback of its own, so that a refusal, as for want of a route, is an `error`.
       socket.on("connect", () => socket.send(sent));
-      socket.connect(dnsPort, server);
+      socket.connect(this.#port, server);
     });
   }
 }
 
-function askTcp(query: Buffer, server: string): Promise<Buffer> {
+function askTcp(query: Buffer, server: string, port: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
-    const socket = connect({ host: server, port: dnsPort });
+    const socket = connect({ host: server, port });
     let received = Buffer.alloc(0);
     const timer = setTimeout(() => finish(new Error("no answer")), attemptTimeoutMs);
     function finish(outcome: Buffer | Error): void {
