@@ -246,8 +246,13 @@ export class Tunnel {
       const problem = await lacks("wg", "--version");
       if (problem !== undefined) return { problem };
       const trial = "shoal-wgtest";
-      if ((await run(["ip", "link", "add", trial, "type", "wireguard"])).code === 0) {
-        await run(["ip", "link", "delete", "dev", trial]);
+      const makes = async (): Promise<boolean> =>
+        (await run(["ip", "link", "add", trial, "type", "wireguard"])).code === 0;
+      const removes = async (): Promise<boolean> =>
+        (await run(["ip", "link", "delete", "dev", trial])).code === 0;
+      // One that a process left behind, which was killed right here, is in the way.
+      if ((await makes()) || ((await removes()) && (await makes()))) {
+        await removes();
         return { mode: "kernel" };
       }
       const instead = "the kernel has no WireGuard, and in its place";

@@ -17,7 +17,7 @@ function hostWith(programs: readonly string[], kernel: "with" | "without"): { ru
       throw new ClusterError("unavailable", `cannot run ${program}: there is no such program on the PATH`);
     }
     const isTrial = argv.includes("wireguard") && kernel === "without";
-    const isAbsent = argv.includes("show");
+    const isAbsent = argv.includes("show") || (argv.includes("delete") && kernel === "without");
     return { code: isTrial || isAbsent ? 2 : 0, stdout: "", stderr: "" };
   };
   return { run, lines };
@@ -55,6 +55,22 @@ for (const { name, programs, kernel, tun, want } of abilities) {
     if (kernel === "with" && problem === "") t.ok(lines.includes("ip link delete dev shoal-wgtest"));
   });
 }
+
+t.test("what a killed process left of the test does not hide the kernel's own", async (t) => {
+  let isThere = true;
+  const { run: others } = hostWith(["wg"], "with");
+  const run: Run = async (argv, input) => {
+    if (!argv.includes("shoal-wgtest")) return await others(argv, input);
+    const isRefused = argv.includes("add") === isThere;
+    if (!isRefused) isThere = !isThere;
+    return { code: isRefused ? 2 : 0, stdout: "", stderr: isRefused ? "RTNETLINK answers: File exists" : "" };
+  };
+  const deps = { clock: new VirtualClock(), run, directory: t.testdir(), hasTun: async () => false };
+  const tunnel = new Tunnel(deps);
+  await tunnel.open();
+  t.equal(tunnel.offer.problem, undefined);
+  t.equal(isThere, false, "and nothing is left of this one");
+});
 
 t.test("a host that can make no tunnels tries again after a while", async (t) => {
   const programs: string[] = [];
