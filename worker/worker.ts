@@ -326,6 +326,7 @@ async function describeNode({
     engineVersion: productVersion,
     engineLabels: settings.engineLabels,
     plugins: [
+      { type: "Log", name: "journald" },
       { type: "Log", name: "json-file" },
       { type: "Log", name: "local" },
       { type: "Network", name: "bridge" },

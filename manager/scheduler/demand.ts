@@ -28,13 +28,13 @@ export interface Demand {
 
 /** @param reach - What its networks ask of a node; `networkReach` knows it. */
 export function demandOf(revision: Revision, reach: "tunnel" | "any" = "any"): Demand {
-  const { placement, resources, container } = revision.task;
+  const { placement, resources, container, logDriver } = revision.task;
   const wanted: Resources = { ...noResources, ...resources.reservations };
   const extensions = extensionsOf(revision.serviceLabels);
-  const drivers = container.mounts.map((mount) => (mount.type === "volume" ? mount.volume?.driverName : ""));
+  const volumes = container.mounts.map((mount) => (mount.type === "volume" ? mount.volume?.driverName : ""));
   return {
     key: revisionKey(revision.serviceId, revision.specVersion),
-    kind: JSON.stringify([placement.constraints, placement.platforms, drivers, reach]),
+    kind: JSON.stringify([placement.constraints, placement.platforms, volumes, logDriver?.name, reach]),
     serviceId: revision.serviceId,
     serviceName: revision.serviceName.toLowerCase(),
     resources: wanted,

@@ -130,16 +130,19 @@ export function preferenceOf({ prefer }: Demand, node: Node, near: (name: string
   return score;
 }
 
-/** Only volume drivers are asked for; networks and logs are ours and on every node. */
-function hasPlugins(demand: Demand, { description }: Node): boolean {
-  if (description === undefined || description.plugins.length === 0) return true;
-  return demand.task.container.mounts.every((mount) => {
-    const driver = mount.type === "volume" ? mount.volume?.driverName : undefined;
-    if (driver === undefined || driver === "" || driver === "local") return true;
-    return description.plugins.some(
-      ({ type, name }) => type === "Volume" && (name === driver || name === `${driver}:latest`),
-    );
-  });
+/** Networks are ours and on every node. A node that lists no drivers of a kind is not asked for them. */
+function hasPlugins({ task }: Demand, { description }: Node): boolean {
+  const plugins = description?.plugins ?? [];
+  const has = (kind: "Volume" | "Log", driver: string | undefined): boolean => {
+    const names = plugins.filter(({ type }) => type === kind).map(({ name }) => name);
+    if (driver === undefined || driver === "" || names.length === 0) return true;
+    return names.includes(driver) || names.includes(`${driver}:latest`);
+  };
+  const volumeDrivers = task.container.mounts.flatMap((mount) =>
+    mount.type === "volume" && mount.volume?.driverName !== "local" ? [mount.volume?.driverName] : [],
+  );
+  const logDriver = task.logDriver?.name === "none" ? undefined : task.logDriver?.name;
+  return has("Log", logDriver) && volumeDrivers.every((driver) => has("Volume", driver));
 }
 
 function runs(wanted: Platform, { description }: Node): boolean {

@@ -43,6 +43,14 @@ function indexOf(...nodes: readonly ReturnType<typeof nodeObject>[]): NodeIndex 
   return index;
 }
 
+type Plugin = NonNullable<Node["description"]>["plugins"][number];
+
+function withPlugins(name: string, ...plugins: readonly Plugin[]): Node {
+  const node = nodeObject(name);
+  if (node.description === undefined) throw new Error("it describes itself");
+  return { ...node, meta, description: { ...node.description, plugins } };
+}
+
 let made = 0;
 function ids(count: number): TaskId[] {
   return Array.from({ length: count }, () => id<TaskId>(`t${(made += 1)}x`));
@@ -63,6 +71,19 @@ t.test("a service is spread before the total load is looked at", (t) => {
     index.place(task, { nodeId: id<NodeId>("a"), demand: demand("old"), active: true });
   t.strictSame(perNode(placeGroup(index, { demand: demand("web"), tasks: ids(4) }, 0)), { a: 2, b: 2 });
   t.strictSame(perNode(placeGroup(index, { demand: demand("one"), tasks: ids(1) }, 0)), { b: 1 });
+  t.end();
+});
+
+t.test("a log driver is asked for where a node says which it has, and none never", (t) => {
+  const log = { type: "Log", name: "local" };
+  const index = indexOf(withPlugins("a", log), withPlugins("b", { type: "Volume", name: "local" }));
+  const placed = (name: string): object =>
+    perNode(
+      placeGroup(index, { demand: demand(name, { logDriver: { name, options: {} } }), tasks: ids(2) }, 0),
+    );
+  t.strictSame(placed("fluentd"), { b: 2 });
+  t.strictSame(placed("local"), { a: 1, b: 1 });
+  t.strictSame(placed("none"), { a: 1, b: 1 });
   t.end();
 });
 
@@ -94,15 +115,7 @@ const refusals = [
   },
   {
     name: "volume drivers",
-    nodes: [
-      {
-        ...nodeObject("a"),
-        description: {
-          ...(nodeObject("a").description as NonNullable<Node["description"]>),
-          plugins: [{ type: "Volume", name: "local" }],
-        },
-      },
-    ],
+    nodes: [withPlugins("a", { type: "Volume", name: "local" })],
     demand: demand("web", {
       container: {
         ...taskSpec().container,
@@ -111,6 +124,12 @@ const refusals = [
         ],
       },
     }),
+    want: "no suitable node (missing plugin on 1 node)",
+  },
+  {
+    name: "log drivers",
+    nodes: [withPlugins("a", { type: "Log", name: "local" })],
+    demand: demand("web", { logDriver: { name: "fluentd", options: {} } }),
     want: "no suitable node (missing plugin on 1 node)",
   },
   {
