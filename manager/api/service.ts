@@ -2,7 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { ServiceId } from "../../model/ids.ts";
 import type { RegistryAuth, Service, ServiceSpec } from "../../model/service.ts";
-import { taskStates } from "../../model/task.ts";
+import { type Task, taskStates } from "../../model/task.ts";
 import { serviceWarnings } from "../../model/warnings.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
@@ -146,7 +146,7 @@ function findService(view: StoreView, call: Call): Service {
   return resolve("service", param(call, "id"), view.services);
 }
 
-/** `ServiceStatus`, as `docker service ls` prints it. */
+/** `ServiceStatus`, as `docker service ls` prints it. What a node that is down was running serves nobody. */
 export function countTasks(view: StoreView, service: Service): ServiceCounts {
   const { mode } = service.spec;
   const iteration = service.job?.iteration;
@@ -155,7 +155,7 @@ export function countTasks(view: StoreView, service: Service): ServiceCounts {
   let wanted = 0;
   for (const task of view.tasks.byService(service.id)) {
     if (iteration !== undefined && task.jobIteration !== iteration) continue;
-    if (task.status.state === "running") running += 1;
+    if (task.status.state === "running" && !isOnDownNode(view, task)) running += 1;
     if (task.status.state === "complete") completed += 1;
     if (mode.kind === "global" && task.desiredState === "running") wanted += 1;
     if (
@@ -174,6 +174,10 @@ export function countTasks(view: StoreView, service: Service): ServiceCounts {
     case "global-job":
       return { running, desired: wanted, completed };
   }
+}
+
+function isOnDownNode(view: StoreView, { nodeId }: Task): boolean {
+  return nodeId !== undefined && view.nodes.get(nodeId)?.status.state === "down";
 }
 
 const authLimitBytes = 64 * 1024;

@@ -260,7 +260,7 @@ t.test("a node keeps what an update does not send away, and stale updates are re
 interface Counted {
   readonly name: string;
   readonly mode: object;
-  /** "state/desired" of each task, "~" for one of an older iteration. */
+  /** "state/desired" of each task, "~" for one of an older iteration, "!" for one on a node that is down. */
   readonly tasks: readonly string[];
   readonly want: object;
 }
@@ -276,6 +276,12 @@ const counted: readonly Counted[] = [
     name: "global: as many as are wanted somewhere",
     mode: { Global: {} },
     tasks: ["running/running", "pending/running", "shutdown/shutdown"],
+    want: { RunningTasks: 1, DesiredTasks: 2 },
+  },
+  {
+    name: "global: what a node that is down was running is wanted, and does not run",
+    mode: { Global: {} },
+    tasks: ["running/running", "!running/running"],
     want: { RunningTasks: 1, DesiredTasks: 2 },
   },
   {
@@ -301,9 +307,13 @@ for (const { name, mode, tasks, want } of counted) {
     await harness.store.update((tx) => {
       const stored = tx.services.get(service);
       if (stored === undefined) throw new Error("no service");
+      tx.nodes.create(nodeObject("away", { state: "down" }));
       for (const [at, text] of tasks.entries()) {
-        const [state, desired] = text.replace("~", "").split("/") as [TaskState, DesiredState];
-        const node = { nodeId: id<NodeId>("w1"), slot: "Replicated" in mode ? at + 1 : 0 };
+        const [state, desired] = text.replace(/[~!]/, "").split("/") as [TaskState, DesiredState];
+        const node = {
+          nodeId: id<NodeId>(text.startsWith("!") ? "away" : "w1"),
+          slot: "Replicated" in mode ? at + 1 : 0,
+        };
         const task = createTask(tx, stored, {
           id: newId<TaskId>(harness.deps.random),
           ...node,
