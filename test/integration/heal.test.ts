@@ -327,6 +327,44 @@ await t.test(
 );
 
 await t.test(
+  "a port 53 of a task stands beside the host's names, before and after their gateways",
+  async (t) => {
+    const three = world.host(3); // It has gateways of other networks by now.
+    const late = overlay("late", 22);
+    const ports = (["udp", "tcp"] as const).map((protocol) => {
+      return { protocol, targetPort: 53, publishedPort: 53, publishMode: "host" as const };
+    });
+    const resolver = await three.attach({ taskId: "resolver" as TaskId, ports });
+    const place = endpoint(late, three, { task: "asker", address: "10.10.22.5", service: "asker" });
+    await three.apply([...networks, late], [...endpoints, place]);
+    const asker = await three.attach({
+      taskId: "asker" as TaskId,
+      networks: [{ networkId: late.id, address: "10.10.22.5/24", aliases: [] }],
+    });
+    if (asker.kind !== "namespace" || resolver.kind !== "namespace") throw new Error("there is no namespace");
+    const echo = serve(resolver.path, [...probe, "echo-udp", "53"]);
+    t.teardown(() => echo.stop());
+    const ask = (from: string, to: string): string =>
+      inNamespace(from, [...probe, "ask-udp", to, "53"]).output;
+    const startMs = performance.now();
+    while (ask(three.netns, "127.0.0.1") !== "hello") {
+      if (performance.now() - startMs > healMs * 3) throw new Error("the published port is not reached");
+    }
+    t.equal(ask(world.outside, three.address), "hello");
+    for (const over of ["udp", "tcp"]) {
+      const resolve = [...probe, "resolve", over, late.gateway, "asker"];
+      t.match(inNamespace(asker.path, resolve).output, "10.10.22.5", `names, ${over}`);
+    }
+    await three.kill();
+    await three.start();
+    t.equal(ask(world.outside, three.address), "hello", "a successor");
+    t.match(inNamespace(asker.path, ["busybox", "nslookup", "asker", late.gateway]).output, "10.10.22.5");
+    t.notMatch(three.warnings.join(), /53/, "nothing is in anybody's way");
+    for (const taskId of ["asker", "resolver"]) await three.detach(taskId as TaskId);
+  },
+);
+
+await t.test(
   "a network that another program is in the way of is refused to its tasks alone, and heals",
   async (t) => {
     const [taken, free] = [overlay("taken", 20), overlay("free", 21)];

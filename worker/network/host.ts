@@ -47,6 +47,7 @@ import {
   askersOf,
   drainAddresses,
   flowsTo,
+  gatewaysOf,
   localNames,
   localPorts,
   namedNetworks,
@@ -159,7 +160,7 @@ export class KernelNetwork implements HostNetwork {
     for (const [taskId, { attached }] of this.#records) {
       for (const port of attached.publishedPorts) {
         const target = (): string | undefined => publishedTarget(this.#records, taskId);
-        await ports.hold(port, target).catch((reason: unknown) => warn(errorText(reason)));
+        await ports.hold(port, target, this.#gateways).catch((reason: unknown) => warn(errorText(reason)));
       }
     }
   }
@@ -377,8 +378,9 @@ export class KernelNetwork implements HostNetwork {
       // Since it was prepared nothing has waited, so that no two tasks pick one address.
       this.#records.set(taskId, newRecord(request, this.#parts, links, []));
       const host = { wanted: this.#wanted, bridges: this.#allBridges() };
+      const target = (): string | undefined => publishedTarget(this.#records, taskId);
       for (const port of hostPorts(request, links, host))
-        held = [...held, await this.#parts.ports.hold(port, () => publishedTarget(this.#records, taskId))];
+        held = [...held, await this.#parts.ports.hold(port, target, this.#gateways)];
       const record = newRecord(request, this.#parts, links, held);
       this.#records.set(taskId, record);
       await this.#parts.journal.write(record, await this.#texts.of(record));
@@ -397,6 +399,10 @@ export class KernelNetwork implements HostNetwork {
       await this.#removeTraces([taskId]);
       return false;
     }
+  }
+
+  get #gateways(): ReadonlySet<string> {
+    return gatewaysOf({ wanted: this.#wanted, bridges: this.#allBridges() });
   }
 
   #allBridges(): readonly BridgeNetwork[] {

@@ -8,13 +8,11 @@ import { createServer } from "node:net";
 import { joinHostPort } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { portKey } from "../../model/task.ts";
+import { dnsPort } from "./dns-message.ts";
 import type { HostPort, HostPortSpec } from "./network.ts";
+import { holdOwn, type OwnPortDeps, ownPortDeps, type PortHolder as Holder } from "./own-ports.ts";
 import { openedPort } from "./prepare.ts";
 import { type RelayTarget, relayTcp, relayUdp } from "./relay.ts";
-
-interface Holder {
-  close(): unknown;
-}
 
 interface Held {
   readonly port: HostPort;
@@ -30,20 +28,31 @@ const everywhereOfIpv6 = "::";
 export class PublishedPorts {
   /** Of one number and protocol, at different addresses of the host. */
   readonly #held = new Map<string, Held[]>();
+  readonly #deps: OwnPortDeps & { readonly namesPort: number };
+
+  /** @param deps.namesPort - On which tasks ask this host for names; default 53. */
+  constructor(deps: Partial<OwnPortDeps & { readonly namesPort: number }> = {}) {
+    this.#deps = { ...ownPortDeps, namesPort: dnsPort, ...deps };
+  }
 
   /**
    * @param port - `publishedPort` 0 takes a free one from the system's ephemeral range, `publishedEnd` the first free one
    *   of several.
    * @param target - Whom a relay is to call for what arrives by IPv6.
+   * @param gateways - Where tasks ask for names: what is published at all addresses is not at these, if it is their port.
    * @returns the port that it became.
    * @throws {ClusterError} `conflict` when another program or task has it.
    */
-  async hold(port: HostPortSpec | HostPort, target: () => string | undefined): Promise<HostPort> {
+  async hold(
+    port: HostPortSpec | HostPort,
+    target: () => string | undefined,
+    gateways: ReadonlySet<string> = new Set(),
+  ): Promise<HostPort> {
     const { publishedPort: first } = port;
     const last = Math.max(first, ("publishedEnd" in port ? port.publishedEnd : undefined) ?? first);
     for (let number = first; ; number += 1) {
       try {
-        return await this.#holdOne(port, number, target);
+        return await this.#holdOne(port, number, { target, gateways });
       } catch (reason) {
         const isTaken = reason instanceof ClusterError && reason.code === "conflict";
         if (!isTaken || number >= last) throw reason;
@@ -70,7 +79,10 @@ export class PublishedPorts {
   async #holdOne(
     port: HostPortSpec | HostPort,
     number: number,
-    target: () => string | undefined,
+    {
+      target,
+      gateways,
+    }: { readonly target: () => string | undefined; readonly gateways: ReadonlySet<string> },
   ): Promise<HostPort> {
     const { protocol, targetPort, hostAddress = "" } = port;
     const at = joinHostPort(hostAddress === "" ? everywhere : hostAddress, number);
@@ -88,7 +100,7 @@ export class PublishedPorts {
     try {
       bound = hostAddress.includes(":")
         ? await holdRelay(protocol, number, hostAddress, relayed)
-        : await (protocol === "udp" ? holdUdp : holdTcp)(number, hostAddress || everywhere);
+        : await this.#holdIpv4(protocol === "udp" ? "udp" : "tcp", number, hostAddress, gateways);
     } catch (cause) {
       throw bindFailure(`${at}/${protocol}`, cause);
     }
@@ -112,6 +124,20 @@ export class PublishedPorts {
       },
     });
     return held;
+  }
+
+  async #holdIpv4(
+    protocol: "tcp" | "udp",
+    number: number,
+    hostAddress: string,
+    spared: ReadonlySet<string>,
+  ): Promise<{ holder: Holder; number: number }> {
+    const hold = protocol === "udp" ? holdUdp : holdTcp;
+    if (number !== this.#deps.namesPort || hostAddress !== "") {
+      return await hold(number, hostAddress || everywhere);
+    }
+    const open = async (address: string): Promise<Holder> => (await hold(number, address)).holder;
+    return { holder: await holdOwn(protocol, number, { open, spared, deps: this.#deps }), number };
   }
 
   #keep(port: HostPort, holder: Holder): void {

@@ -3,6 +3,7 @@ import { isIpv6 } from "../../model/address.ts";
 import type { Subnet } from "../../model/network.ts";
 import type { PortProtocol } from "../../model/service.ts";
 import { hostMac, shortHash } from "./addresses.ts";
+import { dnsPort } from "./dns-message.ts";
 import type { HostPort } from "./network.ts";
 import { markMask, markOf } from "./objects.ts";
 import { rulesetText, rulesTables } from "./ruleset.ts";
@@ -102,6 +103,8 @@ export interface RulesState {
   readonly tasks: readonly string[];
   /** The host's own on the data path; empty while unknown. */
   readonly ownAddress: string;
+  /** Where tasks ask for names, of the table's family; absent: nowhere. */
+  readonly gateways?: readonly string[];
 }
 
 /**
@@ -143,6 +146,7 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
   const meshed = held.filter((port) => port.backends.length > 0 && isOpenIn(port, family));
   const ingress = sorted.find((network) => network.ingress);
   const protocols = protocolsOf(ports);
+  const asked = isAsked(ports) ? (state.gateways ?? []) : [];
   return {
     containers: new Map<string, Container>([
       ["task_devices", set("ifname", devices.map(quoted))],
@@ -157,6 +161,7 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
         ),
       ],
       ...protocols.flatMap((protocol) => portMaps(protocol, ports, say)),
+      ...(asked.length === 0 ? [] : [["gateways", set(say.address, asked.toSorted(compare))] as const]),
       ["other_hosts", set(say.address, ofFamily(hosts.flatMap(addressesOf), family).toSorted(compare))],
       [
         "virtual_ips",
@@ -221,6 +226,9 @@ export function rulesetOf(state: RulesState, family: Family = "ip"): Ruleset {
           `iifname . ${family} daddr vmap @virtual_ips`,
           `${say.except}fib daddr type local meta l4proto . th dport vmap @mesh`,
           `iifname @task_devices ${family} daddr @other_hosts meta l4proto . th dport vmap @mesh`,
+          ...(asked.length === 0
+            ? []
+            : [`${family} daddr @gateways meta l4proto { tcp, udp } th dport ${dnsPort} accept`]),
           ...protocols.flatMap((protocol) => translations(protocol, say)),
         ]),
       ],
@@ -387,6 +395,13 @@ function translations(protocol: PortProtocol, { family, except }: Words): string
     `${local} ${family} daddr . ${protocol} dport map @ports_${protocol}_at`,
     `${local} ${protocol} dport map @ports_${protocol}`,
   ];
+}
+
+/** A port that is open at all addresses would take the questions of tasks for names. */
+function isAsked(ports: readonly RulesPort[]): boolean {
+  return ports.some(
+    ({ publishedPort, hostAddress }) => publishedPort === dnsPort && hostAddress === undefined,
+  );
 }
 
 function addressesOf({ address, ipv6Addresses = [] }: RulesHost): readonly string[] {

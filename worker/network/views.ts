@@ -103,6 +103,7 @@ export function rulesOf(state: HostState, records: Records, mesh: readonly Publi
       .filter(({ networkId }) => networkId !== "")
       .map(({ address }) => parseCidr(address).address),
     ownAddress: wanted === undefined ? "" : ownAddress(wanted),
+    gateways: [...gatewaysOf(state)],
   };
 }
 
@@ -240,7 +241,7 @@ function backendsKey({
 }
 
 /** Where names are asked for, those of both families: by IPv4, which every network has. */
-export function gatewaysOf({ wanted, bridges }: HostState): Set<string> {
+export function gatewaysOf({ wanted, bridges }: Pick<HostState, "wanted" | "bridges">): Set<string> {
   const all = [...bridges, ...(wanted?.networks ?? []).flatMap(subnetsOf)].map(({ gateway }) => gateway);
   return new Set(all.filter((gateway) => !isIpv6(gateway)));
 }

@@ -54,6 +54,20 @@ const cases = [
     has: /8080 : 10\.0\.1\.5 \. 80/,
   },
   {
+    rule: "what tasks ask gateways for names is not for who publishes that port",
+    networks: [overlay],
+    ports: [{ ...port, publishedPort: 53, protocol: "udp" }],
+    gateways: ["172.20.0.1", "10.0.1.1"],
+    has: /gateways \{ type ipv4_addr; elements = \{ 10\.0\.1\.1, 172\.20\.0\.1 \}[^]*ip daddr @gateways meta l4proto \{ tcp, udp \} th dport 53 accept\s+fib daddr type local dnat/,
+  },
+  {
+    rule: "without such a port, gateways are as other addresses of the host",
+    networks: [overlay],
+    ports: [port, { ...port, publishedPort: 53, hostAddress: "192.0.2.1" }],
+    gateways: ["10.0.1.1"],
+    lacks: /@gateways/,
+  },
+  {
     rule: "tcp and udp are apart",
     networks: [],
     ports: [{ ...port, protocol: "udp" }],
