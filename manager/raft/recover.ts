@@ -39,7 +39,9 @@ export interface Recovered {
 /**
  * Reads, or makes, the state directory: `member` (the member's id), `key`, `log/`, `snapshots/`.
  *
- * @throws {ClusterError} `data-loss` when it cannot be trusted, `failed-precondition` when it does not fit.
+ * @throws {ClusterError} `data-loss` when it cannot be trusted, `failed-precondition` when it does not fit;
+ *   `resource-exhausted` when it has to be added to and the disk is full, `unavailable` when the disk does not let itself be
+ *   read: both may pass.
  */
 export async function recover(
   deps: { disk: BlockDisk; random: Random; log: Log },
@@ -76,11 +78,13 @@ export async function recover(
   });
   let wal: Wal | undefined;
   try {
-    const opened = await Wal.open(deps, { directory: `${directory}/log`, seal, space, segmentBytes });
+    const log = { directory: `${directory}/log`, seal, space, segmentBytes, isTended: false };
+    const opened = await Wal.open(deps, log);
     wal = opened.wal;
     const storage = new MemoryStorage();
     await fill(storage, { ...opened, snapshot: snapshot?.meta, directory });
     await begin(storage, wal, { ...options, memberId });
+    wal.tended(); // By the member, which takes over here.
     return { memberId, wal, snapshots, storage, space, seal, snapshot };
   } catch (error) {
     // The log makes its next segment ready already, which may not go on once another member has the directory.

@@ -63,7 +63,8 @@ export class SnapshotStore {
    * Takes in a finished one, durably; older ones but the one before are removed. On a disk that has damaged one already it is
    * read first: until then the one that could be read stays, whatever comes after it.
    *
-   * @throws {ClusterError} `data-loss` when it cannot be read back from such a disk; nothing was removed.
+   * @throws {ClusterError} `data-loss` when it is not what was written to such a disk, `unavailable` when the system does not
+   *   let it be read; nothing was removed.
    */
   async keep(writer: SnapshotWriter): Promise<void> {
     const name = fileName(writer.meta);
@@ -122,7 +123,8 @@ export class SnapshotStore {
    * The newest that can be read, all of which was read; it may be the one before the newest.
    *
    * @throws {ClusterError} When there are some and none can be read: `failed-precondition` where another version wrote one of
-   *   them, which that version can read; else `data-loss`.
+   *   them, which that version can read; else `data-loss`. `unavailable` when the system does not let one be read: that may
+   *   pass, and says nothing of what is in it.
    */
   async newestReadable(): Promise<SnapshotFile | undefined> {
     const problems: string[] = [];
@@ -135,6 +137,7 @@ export class SnapshotStore {
         return file;
       } catch (error) {
         await file?.close();
+        if (isCallError(error)) throw unreadable(this.#path(name), error);
         problems.push(`${this.#path(name)}: ${errorText(error)}`);
         isForeign ||= error instanceof ClusterError && error.code === "failed-precondition";
         this.#damaged.add(name);
@@ -185,6 +188,7 @@ export class SnapshotStore {
       file = await this.#open(name);
       await file?.verify();
     } catch (cause) {
+      if (isCallError(cause)) throw unreadable(this.#path(name), cause);
       const text = `the snapshot ${this.#path(name)} cannot be read back: ${errorText(cause)}; replace the disk`;
       throw new ClusterError("data-loss", text, { cause });
     } finally {
@@ -216,6 +220,11 @@ export class SnapshotStore {
 /** Of the system, which says nothing of what is on the disk. */
 function isCallError(error: unknown): boolean {
   return /^E[A-Z]+$/.test((error as NodeJS.ErrnoException).code ?? "");
+}
+
+function unreadable(path: string, cause: unknown): ClusterError {
+  const text = `cannot read the snapshot ${path}: ${errorText(cause)}; check the disk. It is tried again from time to time`;
+  return new ClusterError("unavailable", text, { cause });
 }
 
 function fileName({ index, term }: { readonly index: number; readonly term: number }): string {

@@ -24,6 +24,15 @@ const groupBytes = 1024 * 1024;
 /** The watermark follows at the latest after this much. */
 const markEveryBytes = 64 * 1024;
 
+export interface WalOptions {
+  readonly directory: string;
+  readonly seal: Seal;
+  readonly space: DiskSpace;
+  readonly segmentBytes: number;
+  /** Whether somebody calls {@link Wal.maintain} from the beginning, or only after {@link Wal.tended}. Default true. */
+  readonly isTended?: boolean;
+}
+
 interface Waiting {
   readonly batch: WalBatch;
   readonly body: Uint8Array;
@@ -58,21 +67,20 @@ export class Wal {
   #prepared: Promise<BlockFile | undefined> | undefined;
   #isRolling = false;
   #isOpen = false;
+  #isTended: boolean;
   #queue: Waiting[] = [];
   #writing: Promise<void> | undefined;
   #upkeep: Promise<void> | undefined;
   #onRoom: (() => void)[] = [];
   #failure: ClusterError | undefined;
 
-  private constructor(
-    disk: BlockDisk,
-    options: { directory: string; seal: Seal; space: DiskSpace; segmentBytes: number },
-  ) {
+  private constructor(disk: BlockDisk, options: WalOptions) {
     this.#disk = disk;
     this.#directory = options.directory;
     this.#seal = options.seal;
     this.#space = options.space;
     this.#segmentBytes = options.segmentBytes;
+    this.#isTended = options.isTended ?? true;
   }
 
   /**
@@ -84,7 +92,7 @@ export class Wal {
    */
   static async open(
     { disk }: { disk: BlockDisk },
-    options: { directory: string; seal: Seal; space: DiskSpace; segmentBytes: number },
+    options: WalOptions,
   ): Promise<{ wal: Wal; state: WalState }> {
     const wal = new Wal(disk, options);
     try {
@@ -99,7 +107,7 @@ export class Wal {
 
   /**
    * Makes a batch durable. Others may be appended before it settles; they settle in order, none before those ahead of it.
-   * On a full disk it settles once there is room.
+   * On a full disk it settles once there is room; as long as nobody tends the log it is refused with `resource-exhausted`.
    */
   append(batch: WalBatch): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
@@ -121,6 +129,11 @@ export class Wal {
         if (this.#segments[0] === oldest) this.#segments.shift();
       }
     });
+  }
+
+  /** From now on somebody calls {@link maintain}, so that room on a full disk can be waited for. */
+  tended(): void {
+    this.#isTended = true;
   }
 
   /** Once a second or so: lets the watermark follow, and looks whether a disk that was full has room again. */
@@ -356,8 +369,9 @@ export class Wal {
         return await action();
       } catch (error) {
         if (!isFull(error) || !this.#isOpen) throw error; // Nobody looks for room while it is being opened.
-        if (this.#space.state === "short") await new Promise<void>((resolve) => this.#onRoom.push(resolve));
-        else await this.#space.spend();
+        if (this.#space.state !== "short") await this.#space.spend();
+        else if (this.#isTended) await new Promise<void>((resolve) => this.#onRoom.push(resolve));
+        else throw error;
         if (this.#failure !== undefined) throw this.#failure;
       }
     }
@@ -399,7 +413,7 @@ export class Wal {
     if (isFull(cause)) {
       return new ClusterError(
         "resource-exhausted",
-        `cannot write the log in ${this.#directory}: the disk is full; free some space and restart the manager`,
+        `cannot write the log in ${this.#directory}: the disk is full; free some space. It is tried again from time to time`,
         { cause },
       );
     }

@@ -15,6 +15,35 @@ function open(disk: SimDisk, start: Parameters<typeof recover>[1]["start"]): Pro
   return recover(deps, { ...options, segmentBytes: 16 * 1024 });
 }
 
+/** As it was just before the log would have gone on in a new segment. */
+async function usedUp(): Promise<SimDisk> {
+  const disk = await used();
+  const { storage, wal, memberId } = await open(disk, "restart");
+  let isBegun = false;
+  disk.onCall = ({ kind, path }) => {
+    isBegun ||= kind === "write-synced" && path.endsWith("2.wal");
+    return undefined;
+  };
+  for (let index = storage.lastIndex() + 1; ; index += 1) {
+    const before = disk.clone();
+    const entries = [{ index, term: 1, kind: "data" as const, data: new Uint8Array() }];
+    const hardState = { term: 1, vote: memberId, commit: index - 1 };
+    await wal.append({ hardState, entries, installed: undefined });
+    if (isBegun) return before;
+  }
+}
+
+/** Counts what is open. */
+function countHeld(disk: SimDisk): () => number {
+  let held = 0;
+  disk.onCall = ({ kind, path }) => {
+    if (kind === "create" || (kind === "open" && disk.paths().includes(path))) held += 1;
+    if (kind === "close") held -= 1;
+    return undefined;
+  };
+  return () => held;
+}
+
 /** The disk of a member that has a log of `entries` and a snapshot in the middle of it. */
 async function used(): Promise<SimDisk> {
   const disk = new SimDisk();
@@ -138,17 +167,74 @@ t.test(
         await wal.close();
         await snapshot?.close();
       }
-      let held = 0;
-      disk.onCall = ({ kind }) => {
-        if (kind === "open" || kind === "create") held += 1;
-        if (kind === "close") held -= 1;
-        return undefined;
-      };
+      const held = countHeld(disk);
       await t.rejects(open(disk, "restart"), { code: "data-loss" });
       const calls = disk.callCount;
-      t.equal(held, 0, `${what}: all files are closed`);
+      t.equal(held(), 0, `${what}: all files are closed`);
       await setImmediate();
       t.equal(disk.callCount, calls, `${what}: nothing goes on`);
     }
   },
 );
+
+t.test(
+  "a start that has to add to the log is refused by a full disk, and goes on once there is room",
+  async (t) => {
+    const disk = await usedUp();
+    disk.capacityBytes = 0;
+    const held = countHeld(disk);
+    for (let attempt = 0; attempt < 2; attempt += 1) {
+      await t.rejects(open(disk, "force-new-cluster"), {
+        code: "resource-exhausted",
+        message: /the disk is full; free some space\. It is tried again/,
+      });
+      t.equal(held(), 0, "all files are closed");
+    }
+    disk.capacityBytes = Number.MAX_SAFE_INTEGER;
+    const { storage, wal, memberId } = await open(disk, "force-new-cluster");
+    const [config] = storage.entries(storage.lastIndex(), storage.lastIndex() + 1, 1e6);
+    t.match(decodeConfiguration(config?.data ?? new Uint8Array()), { voters: [memberId] });
+    await wal.close();
+  },
+);
+
+t.test("once it has started, a member waits for room on a full disk", async (t) => {
+  const disk = await usedUp();
+  disk.capacityBytes = 0;
+  const { storage, wal } = await open(disk, "restart");
+  const entries = [
+    { index: storage.lastIndex() + 1, term: 1, kind: "data" as const, data: new Uint8Array(100) },
+  ];
+  let isDone = false;
+  const appending = wal
+    .append({ hardState: undefined, entries, installed: undefined })
+    .then(() => (isDone = true));
+  await setImmediate();
+  t.notOk(isDone);
+  disk.capacityBytes = Number.MAX_SAFE_INTEGER;
+  await wal.maintain();
+  await appending;
+  await wal.close();
+});
+
+t.test("what keeps the disk from being read at the start costs no snapshot, and may pass", async (t) => {
+  for (const code of ["EMFILE", "EIO"] as const) {
+    const disk = await used();
+    const held = countHeld(disk);
+    const count = disk.onCall;
+    disk.onCall = (call) => {
+      const isRead = call.kind === (code === "EIO" ? "read" : "open") && call.path.endsWith(".snap");
+      return isRead ? { kind: "fail", code } : count(call);
+    };
+    await t.rejects(open(disk, "restart"), {
+      code: "unavailable",
+      message: new RegExp(`${code}.*tried again`),
+    });
+    t.equal(held(), 0, "all files are closed");
+    disk.onCall = count;
+    const { wal, snapshot } = await open(disk, "restart");
+    t.equal(snapshot?.meta.index, 5);
+    await snapshot?.close();
+    await wal.close();
+  }
+});

@@ -125,6 +125,32 @@ t.test("one that turns out to be damaged is given to nobody again, and may be ma
   t.strictSame(await newest(store(disk)), { meta: meta(30), text: "again" });
 });
 
+t.test("what keeps the disk from being read says nothing of what is on it", async (t) => {
+  for (const code of ["EMFILE", "EIO"] as const) {
+    const disk = await threeSaved();
+    const snapshots = store(disk);
+    const fails = code === "EIO" ? "read" : "open";
+    const failNow = (): void => {
+      disk.onCall = ({ kind, path }) =>
+        kind === fails && path.endsWith(".snap") ? { kind: "fail", code } : undefined;
+    };
+    failNow();
+    await t.rejects(snapshots.newestReadable(), { code: "unavailable", message: new RegExp(code) });
+    disk.onCall = () => undefined;
+    t.equal((await newest(snapshots))?.meta.index, 30);
+
+    const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
+    disk.damage(`${directory}/${newer}`, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
+    t.equal((await newest(snapshots))?.meta.index, 20);
+    const writer = await snapshots.begin("own", meta(40));
+    await writer.finish();
+    failNow();
+    await t.rejects(snapshots.keep(writer), { code: "unavailable" }, "nor when it is read back");
+    disk.onCall = () => undefined;
+    t.equal((await newest(store(disk)))?.meta.index, 40);
+  }
+});
+
 t.test("on a full disk the damaged one goes, not the one that was fallen back to", async (t) => {
   const disk = await threeSaved();
   const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
