@@ -9,6 +9,8 @@ export interface HandoverDeps {
   readonly log: Pick<Log, "warn">;
   readonly memberId: MemberId;
   readonly node: Pick<RaftNode, "status" | "transferLeadership">;
+  /** The time that others have to agree on a leader once this one is none any more. */
+  readonly boundTicks: number;
   readonly isConnected: (id: MemberId) => boolean;
   readonly done: (id: number, term: number) => void;
   readonly refuse: (id: number, error: ClusterError) => void;
@@ -19,6 +21,8 @@ export class Handover {
   readonly #deps: HandoverDeps;
   /** Who asked for the one under way. */
   #asker: number | undefined;
+  /** Since leadership was lost with nobody known who has it. */
+  #leaderlessTicks = 0;
   /** A full disk was met by handing leadership over; not again before there was room. */
   #hasYielded = false;
 
@@ -35,25 +39,35 @@ export class Handover {
     else if (this.#asker !== undefined) this.#refuse(id, "another one is under way");
     else {
       const result = node.transferLeadership(target);
-      if (result.kind === "accepted") this.#asker = id;
-      else this.#refuse(id, result.text);
+      if (result.kind === "accepted") {
+        this.#asker = id;
+        this.#leaderlessTicks = 0;
+      } else this.#refuse(id, result.text);
     }
   }
 
-  /** The role has changed: what was asked for is done once another one leads. */
+  /** Role or leader have changed: what was asked for is done once another one is known to lead. */
   followRole(): void {
-    const { node, done } = this.#deps;
-    if (this.#asker === undefined || node.status().role === "leader") return;
+    const { node, memberId, done } = this.#deps;
+    const { role, leader } = node.status();
+    if (this.#asker === undefined || role === "leader" || leader === undefined || leader === memberId) return;
     done(this.#asker, 0);
     this.#asker = undefined;
   }
 
-  /** One tick of a leader. */
+  /** One tick, of a leader or of who was one. */
   tick(): void {
-    if (this.#asker === undefined || this.#deps.node.status().transferTo !== undefined) return;
-    const text = "leadership was not taken over in time: it stays here";
-    this.#deps.refuse(this.#asker, new ClusterError("unavailable", text));
-    this.#asker = undefined;
+    if (this.#asker === undefined) return;
+    const { role, transferTo } = this.#deps.node.status();
+    if (role === "leader") {
+      if (transferTo === undefined) this.#giveUp("leadership was not taken over in time: it stays here");
+      return;
+    }
+    this.#leaderlessTicks += 1;
+    if (this.#leaderlessTicks < this.#deps.boundTicks) return;
+    this.#giveUp(
+      "leadership was given up, and nobody is known to have taken it over yet: see who leads, and ask that one",
+    );
   }
 
   /** A leader that can take nothing in lets another one lead. */
@@ -79,6 +93,11 @@ export class Handover {
       .filter((peer) => peer.id !== memberId && configuration.voters.includes(peer.id))
       .filter((peer) => (to === undefined ? isConnected(peer.id) : nodeIdOf(peer.id) === to))
       .toSorted((a, b) => b.match - a.match)[0]?.id;
+  }
+
+  #giveUp(text: string): void {
+    if (this.#asker !== undefined) this.#deps.refuse(this.#asker, new ClusterError("unavailable", text));
+    this.#asker = undefined;
   }
 
   #refuse(id: number, why: string): void {

@@ -137,6 +137,7 @@ export class Member implements TransportHandler {
       log: deps.log,
       memberId: state.memberId,
       node: this.#node,
+      boundTicks: 2 * electionTicks,
       isConnected: (id) => this.#wire.isConnected(id),
       done: (id, term) => deps.emit({ kind: "reply", id, value: term }),
       refuse: (id, error) => this.#refuse(id, error),
@@ -164,13 +165,16 @@ export class Member implements TransportHandler {
     this.#stopped = true;
     this.#stopTicking();
     this.#wake();
-    await this.#snapshots.stop();
-    const closed = this.#state.wal.close(); // On a full disk a write would not end otherwise.
-    closed.catch(() => undefined); // Told below.
-    await this.#running;
-    await this.#writing;
-    await this.#maintaining;
-    await closed;
+    try {
+      await this.#snapshots.stop();
+    } finally {
+      const closed = this.#state.wal.close(); // On a full disk a write would not end otherwise.
+      closed.catch(() => undefined); // Told below.
+      await this.#running;
+      await this.#writing;
+      await this.#maintaining;
+      await closed;
+    }
   }
 
   /** A command from the main thread, other than `identity` and `stop`. */
@@ -486,6 +490,7 @@ export class Member implements TransportHandler {
         if (asker.kind === "request") this.#refuse(asker.id, new ClusterError("no-leader", noLeaderText));
         else this.#asked.delete(asker.memberId);
       }
+      this.#handover.tick();
       this.#tickLeader();
       if (this.#ticks % statusTicks === 0) this.#emitStatus();
       if (this.#ticks % maintainTicks === 0 && !this.#isMaintaining) this.#maintaining = this.#maintain();
@@ -495,7 +500,6 @@ export class Member implements TransportHandler {
   #tickLeader(): void {
     const { role, configuration, settled, commit, peers } = this.#node.status();
     if (role !== "leader") return;
-    this.#handover.tick();
     this.#changes.tick(boundElections * this.#electionTicks);
     this.#changes.continue(this.#handed);
     if (!this.#changes.isEmpty || !settled) return;

@@ -7,6 +7,7 @@ import { createLog } from "../../runtime/log.ts";
 import { systemRandom } from "../../runtime/random.ts";
 import { explainSystemError } from "../../runtime/system-error.ts";
 import { TlsKeeper } from "../../runtime/tls.ts";
+import { endAll } from "./ending.ts";
 import { Member } from "./member.ts";
 import { type ThreadCommand, type ThreadOutput, type ThreadStart, transfersOf } from "./port.ts";
 import { recover } from "./recover.ts";
@@ -78,14 +79,10 @@ async function run(): Promise<void> {
   member.start();
 
   async function stop(): Promise<void> {
-    try {
-      await member.stop();
-      await wired.transport?.close();
-    } catch (error) {
-      log.error({ error }, "raft thread did not stop cleanly");
-    }
-    await lock?.close();
-    port?.close();
+    await endAll(
+      [() => member.stop(), () => wired.transport?.close(), () => lock?.close(), () => port?.close()],
+      (error) => log.error({ error }, "raft thread did not stop cleanly"),
+    );
   }
 }
 
