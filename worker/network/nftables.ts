@@ -78,6 +78,12 @@ export class Rules {
     this.#isAbsent = true;
   }
 
+  /** Reads the chains of other tables alone, which every look does beside its own. */
+  async survey(): Promise<void> {
+    const text = await must(this.#run, "read the host's firewall", chainsCommand);
+    this.#foreign = parseRules(text, this.#table).foreign;
+  }
+
   /** Chains of other tables, as of the last look. */
   get foreign(): readonly ForeignChain[] {
     return this.#foreign;

@@ -19,7 +19,7 @@ import { Rules } from "./nftables.ts";
 import { bridgeName, type HostState, type LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
 import { hasNetworks, rulesetOf } from "./rules.ts";
-import { type Ruleset, rulesTables } from "./ruleset.ts";
+import { type Family, type Ruleset, rulesTables } from "./ruleset.ts";
 import { some, type Trouble, troubleWithAll } from "./trouble.ts";
 import { Tunnel } from "./tunnel.ts";
 import type { TunnelDeps } from "./tunnel.ts";
@@ -68,6 +68,8 @@ export class Program {
   /** Loaded before an encrypted network is there, and until it is gone. */
   readonly #guard: Rules;
   readonly #coexistence: Coexistence;
+  /** Families whose first devices other people's firewalls were asked to let pass; from then on looks see to it. */
+  readonly #admitted = new Set<Family>();
   readonly #mesh: MeshPorts;
   readonly #flows: Flows;
   readonly #names: NameServer;
@@ -203,9 +205,11 @@ export class Program {
       const mesh = await this.#mesh.hold(meshPorts(wanted));
       const made = madeOf(state, absent);
       const rules = rulesOf(made, records, mesh);
-      await this.#rules.load(rulesetOf(rules));
+      const ruleset = rulesetOf(rules);
+      await this.#rules.load(ruleset);
       const ipv6Rules = ipv6RulesOf(made, records, mesh);
       await this.#ruleIpv6(rulesetOf(ipv6Rules, "ip6"), wanted);
+      if (hasNetworks(ruleset)) await this.#admitFirst();
       await this.#flows.follow({
         services: [...rules.services, ...ipv6Rules.services],
         mesh: [...rules.mesh, ...ipv6Rules.mesh],
@@ -230,6 +234,23 @@ export class Program {
     }
   }
 
+  /** What another's firewall drops, a first task would lose until the first look, seconds later. */
+  async #admitFirst(): Promise<void> {
+    const first = this.#families.filter((family) => !this.#admitted.has(family));
+    if (first.length === 0) return;
+    for (const family of first) this.#admitted.add(family);
+    try {
+      await this.#rules.survey();
+      for (const family of first) await this.#coexistence.admit(this.#rules.foreign, family);
+    } catch {
+      // The next look tries again, and says what it cannot mend.
+    }
+  }
+
+  get #families(): readonly Family[] {
+    return this.#hasIpv6 ? ["ip", "ip6"] : ["ip"];
+  }
+
   async #ruleIpv6(rules: Ruleset, wanted: WantedNetworks | undefined): Promise<void> {
     const had = this.#hasIpv6;
     this.#hasIpv6 = hasNetworks(rules);
@@ -252,7 +273,7 @@ export class Program {
       if (part === this.#rules && found.length > 0) this.#flows.startOver();
       yield { found, lost: [], trouble: [] };
     }
-    for (const family of this.#hasIpv6 ? (["ip", "ip6"] as const) : (["ip"] as const)) {
+    for (const family of this.#families) {
       try {
         yield { found: await this.#coexistence.admit(this.#rules.foreign, family), lost: [], trouble: [] };
       } catch (reason) {
