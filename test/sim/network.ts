@@ -41,6 +41,7 @@ export class FakeNetwork implements HostNetwork {
   applied = 0;
   tunnelKeys: readonly TunnelKey[] = [];
   ipv6Addresses: readonly string[] = [];
+  namesHeldMs = 0;
   /** How often its key was to be replaced. */
   replaced = 0;
   readonly #listeners = new Set<() => void>();

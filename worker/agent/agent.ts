@@ -28,6 +28,7 @@ import { TaskRunner } from "../task/runner.ts";
 import type { RunnerEvents } from "../task/runner.ts";
 import type { TaskWorld } from "../task/controller.ts";
 import type { Attachments } from "./attachments.ts";
+import { AppliedReports } from "./applied-reports.ts";
 import { emptySet, receive, withIpv6 } from "./assignment.ts";
 import type { AssignedSet, Assignment } from "./assignment.ts";
 import type { Journal } from "./journal.ts";
@@ -67,6 +68,7 @@ export class Agent {
   readonly #identity: NodeIdentity;
   readonly #description: NodeDescription;
   readonly #loops: LoopGroup;
+  readonly #applied: AppliedReports;
   readonly #managers: ManagerPool;
   readonly #reporter: Reporter;
   readonly #line = new SessionLine();
@@ -104,6 +106,7 @@ export class Agent {
     this.#identity = identity;
     this.#description = description;
     this.#loops = new LoopGroup(deps);
+    this.#applied = new AppliedReports(deps.clock, this.#loops.signal);
     this.#managers = new ManagerPool(identity.managers);
     const sender = new StatusSender(deps.clock, this.#line);
     this.#reporter = new Reporter(() => sender.schedule(this.#reporter));
@@ -447,8 +450,10 @@ export class Agent {
         await this.#networkTry;
         this.#deps.attachments.assigned(set.attachments.values(), set.networks);
         this.#networkDone = wanted;
-        if (session === this.#session)
-          this.#line.send({ $case: "applied", value: { sequence: set.sequence } });
+        this.#applied.tell(network.namesHeldMs, () => {
+          if (session === this.#session)
+            this.#line.send({ $case: "applied", value: { sequence: set.sequence } });
+        });
       } catch (error) {
         if (signal.aborted) return;
         const text = errorText(error);

@@ -6,11 +6,13 @@ import type { Server, Socket } from "node:net";
 
 import { isIpv6 } from "../../model/address.ts";
 import { ClusterError, errorText, unreachable } from "../../model/errors.ts";
+import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import { dnsPort, encodeReply, parseQuery, replyCodes } from "./dns-message.ts";
 import type { Query, Record } from "./dns-message.ts";
 import { answerQuestion } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
+import { ToldAddresses } from "./told.ts";
 import { framed } from "./upstream.ts";
 import type { Upstream } from "./upstream.ts";
 
@@ -30,6 +32,7 @@ export interface NameSource {
 }
 
 interface Deps {
+  readonly clock: Pick<Clock, "monotonic">;
   readonly random: Random;
   readonly upstream: Upstream;
   readonly source: () => NameSource;
@@ -43,6 +46,7 @@ interface Listener {
 export class NameServer {
   readonly #deps: Deps;
   readonly #listeners = new Map<string, Listener>();
+  readonly #told = new ToldAddresses(ttlSeconds * 1_000);
 
   constructor(deps: Deps) {
     this.#deps = deps;
@@ -69,6 +73,16 @@ export class NameServer {
       }
     }
     return failures;
+  }
+
+  /** To be called once these are in no answer any more. */
+  withdraw(addresses: readonly string[]): void {
+    this.#told.withdraw(addresses, this.#deps.clock.monotonic());
+  }
+
+  /** For how long askers may still use addresses that were withdrawn, in milliseconds. */
+  get heldMs(): number {
+    return this.#told.heldMs(this.#deps.clock.monotonic());
   }
 
   close(): void {
@@ -139,6 +153,7 @@ export class NameServer {
     const answer = answerQuestion(source.table, asker, query.question);
     switch (answer.kind) {
       case "addresses":
+        this.#told.note(answer.addresses, this.#deps.clock.monotonic());
         return encode(
           replyCodes.done,
           this.#shuffled(answer.addresses).map((found) => ({

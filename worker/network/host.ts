@@ -53,6 +53,7 @@ import {
   namedNetworks,
   publishedTarget,
   usedOf,
+  withdrawnAddresses,
 } from "./views.ts";
 
 export interface HostNetworkSettings {
@@ -123,6 +124,7 @@ export class KernelNetwork implements HostNetwork {
     this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
     this.#troubles = new OverlayTroubles(parts);
     this.#names = new NameServer({
+      clock: parts.clock,
       random: parts.random,
       upstream: this.#upstream,
       source: () => ({
@@ -232,6 +234,10 @@ export class KernelNetwork implements HostNetwork {
     if (broken !== "") return [{ ...kernel, state: "broken", text: broken }, ...probed];
     const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
     return [{ ...kernel, state: "ok", text }, ...probed];
+  }
+
+  get namesHeldMs(): number {
+    return this.#names.heldMs;
   }
 
   get offer(): HostOffer {
@@ -353,8 +359,10 @@ export class KernelNetwork implements HostNetwork {
     if (job.work.kind !== "apply") return;
     try {
       for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseBlock(subnet);
+      const before = this.#wanted;
       this.#wanted = this.#parts.fit(job.work.wanted);
       this.#table = undefined;
+      this.#names.withdraw(withdrawnAddresses(before, this.#wanted));
       await this.#parts.journal.writeWanted(job.work.wanted);
     } catch (reason) {
       job.fail(failureOf(reason));

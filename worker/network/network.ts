@@ -360,6 +360,11 @@ export interface HostNetwork {
    * until the signal aborts is left out.
    */
   examine(peers: readonly Peer[], signal: AbortSignal): Promise<readonly Finding[]>;
+  /**
+   * For how long clients of this host may still use addresses that names led to, of tasks that `apply` withdrew, in
+   * milliseconds; 0 where nobody asked.
+   */
+  readonly namesHeldMs: number;
   /** What others must know of this host. */
   readonly offer: HostOffer;
   /** Calls back after each change of `offer`. @returns a function that ends the watching. */

@@ -156,6 +156,17 @@ export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskI
     .flatMap(familiesOf);
 }
 
+/** Addresses of tasks that serve no more, where others of their service do. */
+export function withdrawnAddresses(before: WantedNetworks | undefined, now: WantedNetworks): string[] {
+  const serving = now.endpoints.filter((endpoint) => endpoint.serving && endpoint.serviceId !== "");
+  const services = new Set(serving.map(backendsKey));
+  const still = new Set(serving.flatMap(familiesOf));
+  return (before?.endpoints ?? [])
+    .filter((endpoint) => endpoint.serving && services.has(backendsKey(endpoint)))
+    .flatMap(familiesOf)
+    .filter((address) => !still.has(address));
+}
+
 /** Where what arrives at a task's published ports is to go; undefined for none that is there. */
 export function publishedTarget(records: Records, taskId: TaskId): string | undefined {
   const { attached } = records.get(taskId) ?? {};

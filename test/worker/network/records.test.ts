@@ -3,6 +3,7 @@ import t from "tap";
 import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
 import type { OverlayEndpoint, OverlayNetwork, OverlayService } from "../../../worker/network/network.ts";
 import { answerQuestion, buildNames } from "../../../worker/network/records.ts";
+import { ToldAddresses } from "../../../worker/network/told.ts";
 import type { Asker } from "../../../worker/network/records.ts";
 
 const [red, blue, mesh] = [network("red", 1), network("blue", 2), network("mesh", 3)];
@@ -202,3 +203,22 @@ t.test("addresses of every subnet of a network have their names", (t) => {
   });
   t.end();
 });
+
+t.test(
+  "what was told and is withdrawn may be used until the answer is too old; what nobody asked for, not at all",
+  (t) => {
+    const told = new ToldAddresses(2_000);
+    told.note(["10.0.1.5", "10.0.1.6"], 1_000);
+    told.withdraw(["10.0.1.7"], 1_500);
+    t.equal(told.heldMs(1_500), 0);
+    told.note(["10.0.1.5"], 2_000);
+    told.withdraw(["10.0.1.5"], 2_500);
+    t.equal(told.heldMs(2_500), 1_500);
+    told.withdraw(["10.0.1.6"], 2_600);
+    t.equal(told.heldMs(2_600), 1_400, "the longest counts");
+    t.equal(told.heldMs(4_000), 0);
+    told.withdraw(["10.0.1.6"], 3_001);
+    t.equal(told.heldMs(4_000), 0, "too old by then");
+    t.end();
+  },
+);

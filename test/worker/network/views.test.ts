@@ -6,6 +6,7 @@ import type {
   AttachNetwork,
   BridgeNetwork,
   HostPort,
+  OverlayEndpoint,
   OverlayHost,
   OverlayNetwork,
   WantedNetworks,
@@ -26,6 +27,7 @@ import {
   publishedTarget,
   rulesOf,
   usedOf,
+  withdrawnAddresses,
   withoutIngressIpv6,
 } from "../../../worker/network/views.ts";
 
@@ -218,6 +220,17 @@ t.test("a virtual IP of each family leads to those who serve in that family", (t
   t.notMatch(text, "ov4096", "networks without IPv6 have no part in it");
   t.strictSame([...gatewaysOf(state)], ["10.0.0.1", "10.0.1.1"], "names are asked for by IPv4");
   t.strictSame(drainAddresses(all, "t5" as TaskId), ["10.0.1.5", "fd00:1::5"]);
+  const [first, ...others] = all.endpoints;
+  if (first === undefined) throw new Error("it is given");
+  const silent = { ...first, serving: false };
+  const second = { ...first, taskId: "t6" as TaskId, address: "10.0.1.6", ipv6: "fd00:1::6" };
+  const withdrawn = (before: readonly OverlayEndpoint[], now: readonly OverlayEndpoint[]) =>
+    withdrawnAddresses({ ...all, endpoints: before }, { ...all, endpoints: now });
+  t.strictSame(withdrawn([first, second, ...others], [silent, second, ...others]), ["10.0.1.5", "fd00:1::5"]);
+  t.strictSame(withdrawn([first, second], [second]), ["10.0.1.5", "fd00:1::5"], "one that is gone");
+  t.strictSame(withdrawn([first], [silent]), [], "nobody else serves");
+  t.strictSame(withdrawn([silent, second], [first, second]), []);
+  t.strictSame(withdrawnAddresses(undefined, all), []);
   t.end();
 });
 
