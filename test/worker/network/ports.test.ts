@@ -64,7 +64,7 @@ t.test("SCTP: what tasks have is known", async (t) => {
   await t.rejects(ports.hold(port(a.publishedPort, { protocol: "sctp" }), nobody), { code: "conflict" });
 });
 
-/** A socket of its own, as any program would bind it; the error's code where it cannot. */
+/** A socket of its own, as some other program would bind it; the error's code where it cannot. */
 async function bind(
   protocol: "tcp" | "udp",
   host: string,
