@@ -37,6 +37,7 @@ export interface NodeTunnel {
 }
 
 export const ipv6AddressLimit = 16;
+export const ownSubnetLimit = 256;
 
 /** Owner: the node's agent, sent when its session opens and when it changes. */
 export interface NodeDescription {
@@ -51,6 +52,11 @@ export interface NodeDescription {
   readonly tunnel?: NodeTunnel;
   /** By which clients may ask for published ports, at most `ipv6AddressLimit`; absent on nodes that do not say. */
   readonly ipv6Addresses?: readonly string[];
+  /**
+   * Blocks of either family that the host has of its own, by its addresses and routes: no network of the cluster may cover
+   * them. Canonical CIDR, none inside another, at most `ownSubnetLimit`; absent on nodes that do not say.
+   */
+  readonly subnets?: readonly string[];
 }
 
 /**

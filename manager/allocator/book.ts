@@ -110,7 +110,7 @@ export class AllocationBook {
   /** Chooses subnet, gateway and identifier for an overlay and holds them. */
   allocateNetwork(
     network: Network,
-    from: Pick<SubnetRequest, "pools" | "bits" | "ipv6Pool">,
+    from: Pick<SubnetRequest, "pools" | "bits" | "ipv6Pool" | "hosts">,
   ): Outcome<NetworkState> {
     const known = [...this.#networks.values()];
     try {

@@ -2,6 +2,7 @@ import { defaultAddressPools, defaultSubnetBits } from "../../model/defaults.ts"
 import type { Attachment } from "../../model/attachment.ts";
 import type { AttachmentId, NetworkId, ServiceId, TaskId } from "../../model/ids.ts";
 import type { Network, NetworkState } from "../../model/network.ts";
+import type { Node } from "../../model/node.ts";
 import type { Service, ServiceEndpoint } from "../../model/service.ts";
 import { isTerminal, isWanted, type NetworkAttachment, portKey, type Task } from "../../model/task.ts";
 import { runLoop, type LoopDeps } from "../../runtime/loop.ts";
@@ -11,7 +12,7 @@ import type { Store } from "../store/store.ts";
 import type { StoreView, Transaction } from "../store/transaction.ts";
 import { AllocationBook, type AllocationScene, isAllocated, type Outcome } from "./book.ts";
 import { attachmentsOf, isReachable, noIngressText, virtualNetworks } from "./endpoint.ts";
-import { ipv6PoolOf } from "./subnet.ts";
+import { hostBlocks, ipv6PoolOf } from "./subnet.ts";
 
 export interface AllocatorDeps extends LoopDeps {
   readonly store: Pick<Store, "view" | "watch" | "batch">;
@@ -35,6 +36,8 @@ type Grant =
       readonly given: Pick<Attachment, "address" | "ipv6"> | Pick<Attachment, "refusal">;
     };
 
+/** A new cluster's networks wait no longer than this for the first node to say what its host has of its own. */
+const firstNodeMs = 10_000;
 /** Tasks that are looked at in one go; other work of the main thread gets its turn before the next ones. */
 const passLimit = 1_000;
 
@@ -46,8 +49,13 @@ export function runAllocator(deps: AllocatorDeps, signal: AbortSignal): Promise<
   return runLoop(deps, "allocator", (ended) => allocate(deps, ended), signal);
 }
 
-async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Promise<void> {
-  using watch = store.watch(["tasks", "networks", "services", "attachments"], signal);
+async function allocate({ store, log, clock }: AllocatorDeps, signal: AbortSignal): Promise<void> {
+  using watch = store.watch(["tasks", "networks", "services", "attachments", "nodes"], signal);
+  let isFirstNodeAwaited = true;
+  const stopAwaiting = clock.after(firstNodeMs, () => {
+    isFirstNodeAwaited = false;
+    watch.poke();
+  });
   let book = new AllocationBook();
   const waitingNetworks = new Set<NetworkId>();
   const waitingServices = new Set<ServiceId>();
@@ -56,12 +64,16 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
   /** Tasks that were refused wait here until something is freed or a network changes. */
   const stuckTasks = new Set<TaskId>();
   const waitingAttachments = new Set<AttachmentId>();
-  store.view(rebuild);
-  for (;;) {
-    await grant(store.view(decide));
-    if (waitingTasks.size === 0 && !(await watch.ready())) return;
-    if (signal.aborted) return;
-    store.view((view) => note(view, watch.take()));
+  try {
+    store.view(rebuild);
+    for (;;) {
+      await grant(store.view(decide));
+      if (waitingTasks.size === 0 && !(await watch.ready())) return;
+      if (signal.aborted) return;
+      store.view((view) => note(view, watch.take()));
+    }
+  } finally {
+    stopAwaiting();
   }
 
   function rebuild(view: StoreView): void {
@@ -161,6 +173,11 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
         if (attachment !== undefined) noteAttachment(attachment);
         else if (book.releaseAttachment(event.object.id)) retryStuck();
       }
+      if (event.table === "nodes") {
+        const before = event.kind === "updated" ? subnetsSaid(event.previous) : "";
+        // What was refused for the sake of a host may have it now.
+        if (event.kind === "removed" || subnetsSaid(event.object) !== before) noteNetworks(view);
+      }
       if (event.table === "networks") {
         const network = view.networks.get(event.object.id);
         retryStuck();
@@ -177,19 +194,24 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
   function decide(view: StoreView): Grant[] {
     const grants: Grant[] = [];
     const pools = view.cluster?.addressPools ?? [];
+    const nodes = waitingNetworks.size === 0 ? [] : view.nodes.list();
     const from = {
       pools: pools.length > 0 ? pools : defaultAddressPools,
       bits: view.cluster?.subnetBits ?? defaultSubnetBits,
       ipv6Pool: ipv6PoolOf(view.cluster?.id ?? ""),
+      hosts: hostBlocks(nodes),
     };
-    for (const id of waitingNetworks) {
+    // The subnet that a network has, it keeps: it is not chosen before the cluster's first node was heard.
+    const isTooEarly =
+      isFirstNodeAwaited && nodes.length > 0 && nodes.every(({ description }) => description === undefined);
+    for (const id of isTooEarly ? [] : waitingNetworks) {
       const network = view.networks.get(id);
       if (network === undefined || network.state !== undefined) continue;
       const outcome = book.allocateNetwork(network, from);
       if (outcome.kind === "allocated") grants.push({ kind: "network", id, state: outcome.value });
       else log.warn({ network: network.spec.name, reason: outcome.reason }, "network gets no subnet");
     }
-    waitingNetworks.clear();
+    if (!isTooEarly) waitingNetworks.clear();
     const scene = sceneOf(view);
     for (const id of waitingServices) {
       const service = view.services.get(id);
@@ -274,6 +296,10 @@ async function allocate({ store, log }: AllocatorDeps, signal: AbortSignal): Pro
       }
     });
   }
+}
+
+function subnetsSaid({ description }: Node): string {
+  return description?.subnets?.join() ?? "";
 }
 
 /** Host ports are gathered when one is first asked about, once per pass. */

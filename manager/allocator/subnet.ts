@@ -19,14 +19,24 @@ import {
   type SubnetConfig,
   type Subnets,
 } from "../../model/network.ts";
+import type { Node } from "../../model/node.ts";
+
+/** A block that the host of a node has of its own. */
+export interface HostBlock {
+  readonly block: CidrBlock;
+  /** Host name of one of the nodes that have it. */
+  readonly node: string;
+}
 
 export interface SubnetRequest {
   /** CIDR blocks of IPv4 to cut from, in order of preference. */
   readonly pools: readonly string[];
   /** Prefix length wanted, such as 24. */
   readonly bits: number;
-  /** In use, any order. */
+  /** In use by networks, any order. */
   readonly taken: readonly CidrBlock[];
+  /** What nodes have of their own: nothing is cut out of these, any order. Default none. */
+  readonly hosts?: readonly HostBlock[];
   /** CIDR block that networks with IPv6 have subnets from. */
   readonly ipv6Pool: string;
   /** Takes the very first slice, which is otherwise kept for the ingress network. */
@@ -44,12 +54,52 @@ export function ipv6PoolOf(clusterId: string): string {
 /** Where hosts have their addresses inside tunnels. */
 const reserved = [tunnelBlock].flatMap((text) => parseCidr(text) ?? []);
 
+/** Each block that nodes say their hosts have of their own, once. */
+export function hostBlocks(nodes: Iterable<Pick<Node, "id" | "description">>): HostBlock[] {
+  const found = new Map<string, HostBlock>();
+  for (const { id, description } of nodes) {
+    for (const text of description?.subnets ?? []) {
+      const block = parseCidr(text);
+      if (block === undefined || found.has(text)) continue;
+      found.set(text, { block, node: description?.hostname || id });
+    }
+  }
+  return [...found.values()];
+}
+
 /**
- * The lowest slice of the first pool that overlaps nothing in use.
- * @throws {ClusterError} `resource-exhausted` when no pool has one left.
+ * The lowest slice of the first pool that overlaps nothing in use, neither by networks nor by hosts.
+ *
+ * @throws {ClusterError} `resource-exhausted` when no pool has one left, naming hosts where it is for their sake.
  */
-export function pickSubnet({ pools, bits, taken, ingress }: Omit<SubnetRequest, "ipv6Pool">): CidrBlock {
+export function pickSubnet(request: Omit<SubnetRequest, "ipv6Pool">): CidrBlock {
+  const { pools, bits, taken, hosts = [] } = request;
   const used = [...reserved, ...taken];
+  const free = freeSlice(request, used.concat(hosts.map(({ block }) => block)));
+  if (free !== undefined) return free;
+  const reason = `no subnet of size /${bits} is left in the address pools ${pools.join(", ")}`;
+  const near = freeSlice(request, used);
+  const [first, ...others] = hosts.filter(({ block }) =>
+    pools.some((text) => {
+      const pool = parseCidr(text);
+      return pool !== undefined && overlaps(pool, block);
+    }),
+  );
+  if (near === undefined || first === undefined) throw new ClusterError("resource-exhausted", reason);
+  const more = others.length === 0 ? "" : ` and ${others.length} more such blocks`;
+  throw new ClusterError(
+    "resource-exhausted",
+    `${reason}: what networks have left overlaps what hosts have of their own (${printCidr(first.block)} on node ${first.node}${more}); ${wayOut}`,
+  );
+}
+
+const wayOut =
+  "give the network a subnet that no host has (docker network create --subnet), or the cluster other pools (docker swarm init --default-addr-pool)";
+
+function freeSlice(
+  { pools, bits, ingress }: Pick<SubnetRequest, "pools" | "bits" | "ingress">,
+  used: readonly CidrBlock[],
+): CidrBlock | undefined {
   for (const [i, text] of pools.entries()) {
     const pool = parseCidr(text);
     if (pool === undefined || pool.prefixBits > bits || bits > pool.bits) continue;
@@ -63,10 +113,7 @@ export function pickSubnet({ pools, bits, taken, ingress }: Omit<SubnetRequest, 
       base = afterBlock(hit, base, size);
     }
   }
-  throw new ClusterError(
-    "resource-exhausted",
-    `no subnet of size /${bits} is left in the address pools ${pools.join(", ")}`,
-  );
+  return undefined;
 }
 
 /** First slice behind a block; slices stay aligned to their size. */
@@ -94,7 +141,7 @@ export function chooseSubnets(spec: NetworkSpec, request: SubnetRequest): Subnet
   const asked = askedOf("ipv6");
   const given =
     spec.ipv6 && asked.length === 0
-      ? [freeSubnet({ pools: [request.ipv6Pool], bits: ipv6SubnetBits, taken, ingress: true })]
+      ? [freeSubnet({ ...request, pools: [request.ipv6Pool], bits: ipv6SubnetBits, taken, ingress: true })]
       : asked;
   const further = [...others, ...given];
   return { ...first, ...(further.length > 0 && { further }) };

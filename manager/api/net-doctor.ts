@@ -148,6 +148,7 @@ function textOf({ test, subject, text }: NetworkFinding, peer: Node | undefined)
   const to = peer === undefined ? "" : ` ${dataPathOf(peer)}`;
   switch (test) {
     case "kernel":
+      if (subject !== "") return text;
       return `the host's network is not as it should be, and could not be mended: ${text}`;
     case "reach":
       return `the address${to} does not answer ping: ${text}`;
@@ -174,6 +175,8 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
   const service = subject.split(" ")[test === "port" ? 2 : 0] ?? "";
   switch (test) {
     case "kernel":
+      if (subject !== "")
+        return `${on}ip route; take that address or route away, or give the network another subnet (docker network create --subnet)`;
       return `${on}journalctl -u shoald -n 50`;
     case "reach":
       return peer === undefined ? `${on}ip route` : `${on}ip route get ${dataPathOf(peer)}`;

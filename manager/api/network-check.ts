@@ -1,5 +1,13 @@
 /** What a new swarm network must be, and who still needs one that is to go. */
-import { contains, isIpv6, overlaps, parseCidr, parseIp, unusableIpv6 } from "../../model/address.ts";
+import {
+  contains,
+  isIpv6,
+  overlaps,
+  parseCidr,
+  parseIp,
+  printCidr,
+  unusableIpv6,
+} from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
   askedSubnets,
@@ -14,7 +22,7 @@ import {
 import { isRunnable } from "../../model/task.ts";
 import { nameProblems } from "../../model/validate.ts";
 import { publishesOnIngress } from "../allocator/endpoint.ts";
-import { findOverlap } from "../allocator/subnet.ts";
+import { findOverlap, hostBlocks } from "../allocator/subnet.ts";
 import type { StoreView } from "../store/transaction.ts";
 
 /** Two addresses beside the network's own two: the least that a gateway and a task need. */
@@ -55,6 +63,7 @@ export function checkNetwork(view: StoreView, spec: NetworkSpec): void {
 function checkSubnets(view: StoreView, spec: NetworkSpec): void {
   const others = view.networks.list().flatMap(blocksOf);
   const used = askedSubnets(spec);
+  const hosts = used.length === 0 ? [] : hostBlocks(view.nodes.list());
   for (const [index, { subnet, gateway, range }] of used.entries()) {
     const block = parseCidr(subnet);
     if (block === undefined || block.prefixBits > block.bits - leastHostBits) {
@@ -91,6 +100,12 @@ function checkSubnets(view: StoreView, spec: NetworkSpec): void {
     if (taken !== undefined) {
       throw invalid(
         `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${taken}`,
+      );
+    }
+    const host = hosts.find((each) => overlaps(each.block, block));
+    if (host !== undefined) {
+      throw invalid(
+        `invalid pool request: Pool overlaps with other one on this address space: ${subnet} with ${printCidr(host.block)}, which node ${host.node} has of its own; choose a subnet that no host has, or take that address or route away from the host`,
       );
     }
   }

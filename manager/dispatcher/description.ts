@@ -1,6 +1,12 @@
-import { parseIp, printIp } from "../../model/address.ts";
+import { parseCidr, parseIp, printCidr, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
-import { ipv6AddressLimit, type NodeDescription, type NodeTunnel, type TunnelKey } from "../../model/node.ts";
+import {
+  ipv6AddressLimit,
+  type NodeDescription,
+  type NodeTunnel,
+  ownSubnetLimit,
+  type TunnelKey,
+} from "../../model/node.ts";
 import type { NodeDescriptionMessage } from "../../proto/gen/shoal/dispatcher.ts";
 
 const descriptionLimitBytes = 256 * 1024;
@@ -42,6 +48,7 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
     }),
     ...tunnel(description["tunnel"]),
     ...ipv6Addresses(description["ipv6Addresses"]),
+    ...subnets(description["subnets"]),
   };
 }
 
@@ -57,6 +64,20 @@ function ipv6Addresses(value: unknown): { ipv6Addresses?: readonly string[] } {
   if (!read.every(isSound) || read.length > ipv6AddressLimit)
     throw invalid(`ipv6Addresses is no list of at most ${ipv6AddressLimit} IPv6 addresses`);
   return { ipv6Addresses: read };
+}
+
+/** Absent on nodes that do not say. */
+function subnets(value: unknown): { subnets?: readonly string[] } {
+  if (value === undefined) return {};
+  const read = list(value, "subnets").map((each) => text(each, "subnets"));
+  // A default route would leave nothing for networks.
+  const isSound = (subnet: string): boolean => {
+    const block = parseCidr(subnet);
+    return block !== undefined && block.prefixBits > 0 && printCidr(block) === subnet;
+  };
+  if (!read.every(isSound) || read.length > ownSubnetLimit)
+    throw invalid(`subnets is no list of at most ${ownSubnetLimit} CIDR blocks`);
+  return { subnets: read };
 }
 
 /** Absent on nodes that know no tunnels. */

@@ -2,7 +2,8 @@
 import { spawnSync } from "node:child_process";
 import t from "tap";
 
-import type { TaskId } from "../../model/ids.ts";
+import type { NetworkId, TaskId } from "../../model/ids.ts";
+import { ownBridge } from "../../worker/network/bridges.ts";
 import type {
   Attached,
   OverlayEndpoint,
@@ -291,6 +292,78 @@ await t.test("a look mends what differs and touches nothing else", async (t) => 
   t.strictSame(one.warnings, [
     "the host's network was not as it was left, and is mended: net.ipv4.ip_forward was 0",
   ]);
+});
+
+await t.test("what a host has of its own stays its own: no overlay takes it, and says why", async (t) => {
+  const three = world.host(3);
+  const lan = (host: Host, address: string): void => {
+    const script = `ip link add lan0 up type veth peer name lan1 && ip link set lan1 up && ip address add ${address}/24 dev lan0`;
+    const { code, output } = host.run("sh", "-c", script);
+    t.equal(code, 0, output);
+  };
+  const way = (host: Host, address: string): string =>
+    /dev (\S+)/.exec(host.run("ip", "route", "get", address).output)?.[1] ?? "none";
+  const routes = (host: Host, block: string): string[] =>
+    host.run("ip", "route", "show", block).output.trim().split("\n");
+  const reason = /network (\w+) is not set up on this host.*which this host has of its own by lan0/;
+
+  await t.test("one that comes second is not set up, and the rest of the host goes on", async (t) => {
+    lan(three, "10.10.2.7");
+    const [before] = routes(three, "10.10.2.0/24");
+    three.warnings.length = 0;
+    const blue = overlay("blue", 2);
+    await three.apply([...networks, blue], endpoints, { services, hosts: [] });
+    t.strictSame(routes(three, "10.10.2.0/24"), [before]);
+    t.equal(way(three, "10.10.2.200"), "lan0");
+    t.match(three.warnings.join("\n"), reason);
+    t.equal(three.run("ip", "link", "show", "ov4098").code, 1);
+    t.equal(three.run("ip", "link", "show", "ov4097").code, 0);
+    t.ok((await three.offer()).subnets.includes("10.10.2.0/24"));
+    const place = { networkId: blue.id, address: "10.10.2.20/24", aliases: [] };
+    await t.rejects(three.attach({ taskId: "late" as TaskId, networks: [place] }), {
+      code: "failed-precondition",
+      message: /its subnet 10\.10\.2\.0\/24 overlaps 10\.10\.2\.0\/24, which this host has/,
+    });
+    t.match(
+      (await three.examine([])).find(({ subject }) => subject === "network blue"),
+      { test: "kernel", state: "broken", text: reason },
+    );
+    const local = { ...ownBridge("10.10.1.128/25"), id: "local" as NetworkId, name: "local", device: "br-l" };
+    await t.rejects(three.applyBridges([local]), {
+      code: "permission-denied",
+      message: /10\.10\.1\.128\/25 with network red \(10\.10\.1\.0\/24\)/,
+    });
+    three.run("ip", "link", "del", "lan0");
+  });
+
+  await t.test("one that was there gives way, and comes back", async (t) => {
+    one.warnings.length = 0;
+    lan(one, "10.10.1.77");
+    await one.examine([]);
+    await said(one, /network red is not set up on this host: its subnet 10\.10\.1\.0\/24 overlaps/);
+    t.equal(way(one, "10.10.1.200"), "lan0");
+    t.equal(routes(one, "10.10.1.0/24").length, 1);
+    t.equal(get(world.outside, one.address, 80), `a ${world.outsideAddress}`, "published ports go on");
+    one.run("ip", "link", "del", "lan0");
+    await one.examine([]);
+    await heals();
+  });
+
+  await t.test("without the ingress network, no port of the mesh is open there", async () => {
+    three.warnings.length = 0;
+    lan(three, "10.10.0.77");
+    await three.examine([]);
+    await said(
+      three,
+      /network ingress is not set up on this host, and ports that the swarm publishes are not/,
+    );
+    t.equal(way(three, "10.10.0.10"), "lan0");
+    t.not(get(world.outside, three.address, 80), `a ${world.outsideAddress}`);
+    three.run("ip", "link", "del", "lan0");
+  });
+  await applyAll();
+  await three.examine([]);
+  t.equal(get(world.outside, three.address, 80), `a ${world.outsideAddress}`);
 });
 
 await t.test(

@@ -7,6 +7,7 @@ import { openHostNetwork } from "../../worker/network/open.ts";
 
 export type ChildCall =
   | { readonly method: "apply"; readonly argument: Parameters<HostNetwork["apply"]>[0] }
+  | { readonly method: "applyBridges"; readonly argument: Parameters<HostNetwork["applyBridges"]>[0] }
   | { readonly method: "attach"; readonly argument: Parameters<HostNetwork["attach"]>[0] }
   | { readonly method: "detach"; readonly argument: Parameters<HostNetwork["detach"]>[0] }
   | { readonly method: "examine"; readonly argument: Parameters<HostNetwork["examine"]>[0] }
@@ -49,6 +50,8 @@ async function answer(request: ChildRequest): Promise<unknown> {
   switch (request.method) {
     case "apply":
       return await network.apply(request.argument, never);
+    case "applyBridges":
+      return [...(await network.applyBridges(request.argument, never))];
     case "attach":
       return await network.attach(request.argument, never);
     case "detach":

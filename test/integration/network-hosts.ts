@@ -14,6 +14,7 @@ import type {
   Attached,
   AttachedRecord,
   AttachRequest,
+  BridgeNetwork,
   HostOffer,
   OverlayEndpoint,
   OverlayHost,
@@ -114,6 +115,10 @@ export class Host {
     const tunnelKeys = keys.map(({ publicKey }) => publicKey); // The managers tell what they were told.
     const self = { nodeId: this.nodeId, nodeIndex: this.index, address: this.address, tunnelKeys };
     await this.#call({ method: "apply", argument: { self, networks, endpoints, services, hosts } });
+  }
+
+  async applyBridges(bridges: readonly BridgeNetwork[]): Promise<void> {
+    await this.#call({ method: "applyBridges", argument: bridges });
   }
 
   async attach(request: Partial<AttachRequest> & { readonly taskId: TaskId }): Promise<Attached> {

@@ -42,6 +42,7 @@ export class FakeNetwork implements HostNetwork {
   tunnelKeys: readonly TunnelKey[] = [];
   ipv6Addresses: readonly string[] = [];
   namesHeldMs = 0;
+  subnets: readonly string[] = [];
   /** How often its key was to be replaced. */
   replaced = 0;
   readonly #listeners = new Set<() => void>();
@@ -140,7 +141,8 @@ export class FakeNetwork implements HostNetwork {
   /** None, unless a test offers some. */
   get offer(): HostOffer {
     const problem = this.tunnelKeys.length === 0 && { problem: "a kernel is missing" };
-    return { tunnel: { keys: this.tunnelKeys, ...problem }, ipv6Addresses: this.ipv6Addresses };
+    const { ipv6Addresses, subnets } = this;
+    return { tunnel: { keys: this.tunnelKeys, ...problem }, ipv6Addresses, subnets };
   }
 
   watch(listener: () => void): () => void {

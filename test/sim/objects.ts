@@ -92,6 +92,7 @@ export function nodeObject(
     readonly memoryBytes?: number;
     readonly architecture?: string;
     readonly generic?: GenericOffer;
+    readonly subnets?: readonly string[];
   } = {},
 ): Unstored<Node> {
   return {
@@ -109,6 +110,7 @@ export function nodeObject(
       engineVersion: "28.0",
       engineLabels: {},
       plugins: [],
+      ...(change.subnets !== undefined && { subnets: change.subnets }),
     },
     status: { state: change.state ?? "ready", message: "", address: "10.9.0.1" },
     role: "worker",

@@ -1,12 +1,13 @@
 /** The networks that users made on this host: records, and the kernel's side by `../network`. */
 import { createHash } from "node:crypto";
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
 import { ownBridge } from "../network/bridges.ts";
 import type { AttachedAddress, BridgeNetwork, HostNetwork } from "../network/network.ts";
+import { parseIpv6Routes, parseRoutes, readRouteFile, type RouteFile } from "../network/routes.ts";
 import { bridgeOf, bridgeOptions, type LocalNetwork, type LocalSubnet } from "./record.ts";
 import { parseRequest, type SubnetRequest } from "./request.ts";
 import { NetworkStore } from "./store.ts";
@@ -16,9 +17,8 @@ import {
   defaultPools,
   freeGateway,
   ipv6Pools,
-  parseIpv6Routes,
-  parseRoutes,
   type TakenBlock,
+  takenByRoute,
 } from "./subnet.ts";
 
 export interface LocalNetworksDeps {
@@ -30,7 +30,7 @@ export interface LocalNetworksDeps {
   /** Subnet of the host's own bridge. */
   readonly bridgeSubnet: string;
   /** Routes of the host as in that file of `/proc/net`; default: the file, or nothing where there is no IPv6. */
-  readonly readRoutes?: (file: "route" | "ipv6_route") => Promise<string>;
+  readonly readRoutes?: (file: RouteFile) => Promise<string>;
 }
 
 /** Any network of this host, those that every host has included. */
@@ -145,7 +145,7 @@ export class LocalNetworks {
       if (this.#networks.length >= networkLimit) {
         throw new ClusterError("resource-exhausted", `a host has at most ${networkLimit} networks`);
       }
-      const taken = [...(await this.#taken()), ...others];
+      const taken = [...others, ...(await this.#taken())]; // A route of the host may be that of such a network.
       const { ipv6, ...ipv4 } = request;
       const network: LocalNetwork = {
         ...ipv4,
@@ -253,8 +253,8 @@ export class LocalNetworks {
           by: `network ${name}`,
         })),
       ),
-      ...parseRoutes(await readRoutes("route")),
-      ...parseIpv6Routes(await readRoutes("ipv6_route")),
+      ...parseRoutes(await readRoutes("route")).map(takenByRoute),
+      ...parseIpv6Routes(await readRoutes("ipv6_route")).map(takenByRoute),
     ];
   }
 
@@ -292,15 +292,6 @@ function complete(
     ...(range !== undefined && { range }),
     auxiliary,
   };
-}
-
-async function readRouteFile(file: "route" | "ipv6_route"): Promise<string> {
-  try {
-    return await readFile(`/proc/net/${file}`, "utf8");
-  } catch (error) {
-    if (file === "ipv6_route" && (error as NodeJS.ErrnoException).code === "ENOENT") return "";
-    throw error;
-  }
 }
 
 /** What the kernel says of a name that is taken is no failure of ours: somebody else has made a device of it. */

@@ -1,25 +1,16 @@
 /** Which subnet a network may have. Pure. */
 import { ClusterError } from "../../model/errors.ts";
-import {
-  contains,
-  isIpv6,
-  parseCidr as parseAny,
-  parseIp,
-  printCidr,
-  printIp,
-  uniqueLocalBlock,
-  unusableIpv6,
-} from "../../model/address.ts";
+import { isIpv6, printCidr, printIp, uniqueLocalBlock } from "../../model/address.ts";
 import {
   addressNumber,
   addressText,
   addressValue,
-  blockText,
   parseBlock,
   parseCidr,
   pickIpv6,
 } from "../network/addresses.ts";
 import { overlap } from "../network/bridges.ts";
+import type { Route } from "../network/routes.ts";
 
 export interface TakenBlock {
   /** CIDR */
@@ -88,36 +79,10 @@ function freeIpv6Gateway(subnet: string, range: string | undefined, auxiliary: r
   throw new ClusterError("resource-exhausted", `no address is left for the gateway in ${range ?? subnet}`);
 }
 
-/** No routes that a network could cut off: every link has them, or the host itself. */
-const ownScopes = unusableIpv6.flatMap((text) => parseAny(text) ?? []);
-
-/** Routes in the form of `/proc/net/ipv6_route`; those of the loopback device are the host's own and the unreachable ones. */
-export function parseIpv6Routes(text: string): TakenBlock[] {
-  return text.split("\n").flatMap((line) => {
-    const [destination = "", bits = "", , , , , , , , device = ""] = line.trim().split(/\s+/);
-    const ip = parseIp((destination.match(/.{4}/g) ?? []).join(":"));
-    const prefixBits = Number.parseInt(bits, 16);
-    if (ip === undefined || !(prefixBits > 0) || device === "lo") return [];
-    if (ownScopes.some((scope) => contains(scope, ip))) return [];
-    return [{ block: `${printIp(ip)}/${prefixBits}`, by: `a route of the host by ${device}` }];
-  });
-}
-
-/** Routes in the form of `/proc/net/route`; the default route meets nothing. */
-export function parseRoutes(text: string): TakenBlock[] {
-  return text
-    .split("\n")
-    .slice(1)
-    .flatMap((line) => {
-      const [device = "", destination = "", , , , , , mask = ""] = line.trim().split(/\s+/);
-      if (!/^[0-9A-F]{8}$/i.test(mask)) return [];
-      const prefixBits = Number.parseInt(mask, 16).toString(2).replaceAll("0", "").length;
-      if (prefixBits === 0) return [];
-      const block = blockText(parseCidr(`${littleEndian(destination)}/${prefixBits}`));
-      return [{ block: prefixBits === 32 ? `${block}/32` : block, by: `a route of the host by ${device}` }];
-    });
-}
-
-function littleEndian(hex: string): string {
-  return [6, 4, 2, 0].map((at) => Number.parseInt(hex.slice(at, at + 2), 16)).join(".");
+/** What a route of the host stands in the way of. */
+export function takenByRoute({ block, device }: Route): TakenBlock {
+  return {
+    block,
+    by: device === "*" ? "a route of the host that leads nowhere" : `a route of the host by ${device}`,
+  };
 }

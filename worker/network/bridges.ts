@@ -54,7 +54,8 @@ function meet(a: BridgeNetwork, b: BridgeNetwork): boolean {
   return blocksOf(a).some((one) => blocksOf(b).some((other) => overlap(one.subnet, other.subnet)));
 }
 
-function blocksOf(bridge: BridgeNetwork): readonly BridgeBlock[] {
+/** Of each of its families. */
+export function blocksOf(bridge: BridgeNetwork): readonly BridgeBlock[] {
   return bridge.ipv6 === undefined ? [bridge] : [bridge, bridge.ipv6];
 }
 

@@ -5,18 +5,15 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import { subnetsOf } from "../../model/network.ts";
-import type { Clock } from "../../runtime/clock.ts";
-import type { Random } from "../../runtime/random.ts";
 import { parseBlock } from "./addresses.ts";
 import { bridgeMtu, checkBridges, ownBridge } from "./bridges.ts";
-import type { Run } from "./command.ts";
 import { NameServer } from "./dns.ts";
 import { probesOf } from "./examine.ts";
 import type { Finding, Peer } from "./examine.ts";
 import { makeProbes } from "./examiner.ts";
-import { type Journal, newRecord, type TaskRecord } from "./journal.ts";
+import { checkId, newRecord, type TaskRecord } from "./journal.ts";
 import { LinkChooser } from "./link-chooser.ts";
-import type { NamespaceLink, Namespaces } from "./namespace.ts";
+import type { NamespaceLink } from "./namespace.ts";
 import type {
   Attached,
   AttachedRecord,
@@ -30,16 +27,16 @@ import type {
 import { portName } from "./objects.ts";
 import type { HostState, LocalPort } from "./objects.ts";
 import { OverlayTroubles } from "./overlay-troubles.ts";
-import type { PublishedPorts } from "./ports.ts";
+import type { HostParts } from "./parts.ts";
 import { hostPorts, usesBridge } from "./prepare.ts";
 import type { PreparedLink } from "./prepare.ts";
 import { Program } from "./program.ts";
-import type { ProgramDeps } from "./program.ts";
 import { inParallel, Rounds } from "./rounds.ts";
 import type { Job } from "./rounds.ts";
 import { untilUnused } from "./flows.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
+import { bridgesProblem, overlapFindings, overlapRefusal, recordsWithout } from "./overlaps.ts";
 import { TaskTexts } from "./task-texts.ts";
 import { failureOf, report, some, type Trouble, troubleTexts, troubleWithAll } from "./trouble.ts";
 import { Upstream } from "./upstream.ts";
@@ -52,41 +49,8 @@ import {
   localPorts,
   namedNetworks,
   publishedTarget,
-  usedOf,
   withdrawnAddresses,
 } from "./views.ts";
-
-export interface HostNetworkSettings {
-  /** `HostSettings.runDir` */
-  readonly runDir: string;
-  /** CIDR of the host's own bridge, whose first address is the gateway. */
-  readonly bridgeSubnet: string;
-  /** Default "/etc/resolv.conf". */
-  readonly resolvConf?: string;
-  /** Default "/etc/hosts". */
-  readonly hosts?: string;
-  /** Bridge networks that users made, from their records; default none. */
-  readonly bridges?: readonly BridgeNetwork[];
-  /** How long keys of tunnels live; default: as `tunnel-keys.ts` says. */
-  readonly tunnel?: NonNullable<ProgramDeps["settings"]["tunnel"]>;
-}
-
-export interface HostParts {
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly run: Run;
-  /** Trouble that fails no call, for the log. */
-  readonly warn: (text: string) => void;
-  readonly settings: Required<HostNetworkSettings>;
-  readonly readText: (path: string) => Promise<string>;
-  /** What this host's kernel can hold of what is wanted. */
-  readonly fit: (wanted: WantedNetworks) => WantedNetworks;
-  readonly journal: Journal;
-  readonly namespaces: Namespaces;
-  readonly ports: PublishedPorts;
-  /** What starts commands, if it is this network's own. */
-  readonly launcher: Disposable;
-}
 
 /** How many namespaces are made at the same time; more only queue at the kernel's one lock. */
 const maxParallelNamespaces = 4;
@@ -106,7 +70,9 @@ export class KernelNetwork implements HostNetwork {
   readonly #own: BridgeNetwork;
   /** Once a task was on it, it stays: the next one is soon there. */
   #ownIsUsed = false;
-  #bridges: readonly BridgeNetwork[];
+  #bridges: readonly BridgeNetwork[] = [];
+  /** The host's own, and those. */
+  #all: readonly BridgeNetwork[] = [];
   #wanted: WantedNetworks | undefined;
   /** Built when somebody asks, dropped when something changed. */
   #table: NameTable | undefined;
@@ -134,13 +100,13 @@ export class KernelNetwork implements HostNetwork {
     });
     this.#program = new Program({ ...parts, names: this.#names });
     this.#own = ownBridge(parts.settings.bridgeSubnet);
-    this.#bridges = parts.settings.bridges;
+    this.#useBridges(parts.settings.bridges);
     for (const record of adopted) this.#records.set(record.request.taskId, record);
     this.#wanted = wanted;
   }
 
   async open(): Promise<void> {
-    await this.#program.open();
+    await this.#program.open(this.#all);
     await this.#holdAgain();
     let looking = false;
     this.#stopLooking = this.#parts.clock.every(lookEveryMs, () => {
@@ -230,10 +196,11 @@ export class KernelNetwork implements HostNetwork {
       tunnel: await this.#program.tunnelState(wanted, underlayMtu),
     };
     const probed = await makeProbes(this.#parts, probesOf(state, peers), signal);
+    const missing = overlapFindings(this.#wanted, this.#program.overlaps(this.#wanted, this.#all));
     const broken = [...(unmended === "" ? [] : [unmended]), ...this.#troubles.texts].join("; ");
-    if (broken !== "") return [{ ...kernel, state: "broken", text: broken }, ...probed];
+    if (broken !== "") return [{ ...kernel, state: "broken", text: broken }, ...missing, ...probed];
     const text = found.length === 0 ? "as it should be" : `was mended just now: ${some(found)}`;
-    return [{ ...kernel, state: "ok", text }, ...probed];
+    return [{ ...kernel, state: "ok", text }, ...missing, ...probed];
   }
 
   get namesHeldMs(): number {
@@ -307,7 +274,9 @@ export class KernelNetwork implements HostNetwork {
    * there is nothing to look at.
    */
   async #look(): Promise<void> {
-    await this.#turnKeys().catch((reason: unknown) => this.#parts.warn(errorText(reason)));
+    const { warn } = this.#parts;
+    await this.#turnKeys().catch((reason: unknown) => warn(errorText(reason)));
+    await this.#program.subnets.look(this.#all).catch((reason: unknown) => warn(errorText(reason)));
     if (this.#records.size + this.#bridges.length + (this.#wanted?.networks.length ?? 0) === 0) return;
     const trouble: string[] = [];
     const found: string[] = [];
@@ -352,14 +321,17 @@ export class KernelNetwork implements HostNetwork {
   /** Makes a wanted state the current one; one that makes no sense leaves the last in force. */
   async #take(job: Job): Promise<void> {
     if (job.work.kind === "bridges") {
-      const used = usedOf(this.#records, this.#bridges, job.work.bridges);
-      if (used === undefined) this.#bridges = job.work.bridges;
-      else job.fail(new ClusterError("permission-denied", `network ${used.name} has active endpoints`));
+      const overlays = this.#program.possible(this.#wanted, this.#all)?.networks ?? [];
+      const problem = bridgesProblem(this.#records, this.#bridges, job.work.bridges, overlays);
+      if (problem === undefined) this.#useBridges(job.work.bridges);
+      else job.fail(problem);
     }
     if (job.work.kind !== "apply") return;
     try {
-      for (const { subnet } of job.work.wanted.networks.flatMap(subnetsOf)) parseBlock(subnet);
       const before = this.#wanted;
+      const { networks } = job.work.wanted;
+      for (const { subnet } of networks.flatMap(subnetsOf)) parseBlock(subnet);
+      await this.#program.lookFor(networks, before?.networks, this.#all);
       this.#wanted = this.#parts.fit(job.work.wanted);
       this.#table = undefined;
       this.#names.withdraw(withdrawnAddresses(before, this.#wanted));
@@ -385,7 +357,7 @@ export class KernelNetwork implements HostNetwork {
       const links = this.#prepare(request, underlayMtu);
       // Since it was prepared nothing has waited, so that no two tasks pick one address.
       this.#records.set(taskId, newRecord(request, this.#parts, links, []));
-      const host = { wanted: this.#wanted, bridges: this.#allBridges() };
+      const host = { wanted: this.#wanted, bridges: this.#all };
       const target = (): string | undefined => publishedTarget(this.#records, taskId);
       for (const port of hostPorts(request, links, host))
         held = [...held, await this.#parts.ports.hold(port, target, this.#gateways)];
@@ -410,11 +382,12 @@ export class KernelNetwork implements HostNetwork {
   }
 
   get #gateways(): ReadonlySet<string> {
-    return gatewaysOf({ wanted: this.#wanted, bridges: this.#allBridges() });
+    return gatewaysOf({ wanted: this.#wanted, bridges: this.#all });
   }
 
-  #allBridges(): readonly BridgeNetwork[] {
-    return [this.#own, ...this.#bridges];
+  #useBridges(bridges: readonly BridgeNetwork[]): void {
+    this.#bridges = bridges;
+    this.#all = [this.#own, ...bridges];
   }
 
   #prepare(
@@ -423,12 +396,14 @@ export class KernelNetwork implements HostNetwork {
     present: readonly PreparedLink[] = [],
   ): readonly PreparedLink[] {
     const tunnelProblem = this.#program.tunnelProblem(this.#wanted);
+    const overlaps = this.#program.overlaps(this.#wanted, this.#all);
     const host = {
       wanted: this.#wanted,
       underlayMtu,
-      bridges: this.#allBridges(),
+      bridges: this.#all,
       ...(tunnelProblem !== undefined && { tunnelProblem }),
-      refusal: (networkId: string) => this.#troubles.refusal(networkId),
+      refusal: (networkId: string) =>
+        overlapRefusal(overlaps, networkId) ?? this.#troubles.refusal(networkId),
     };
     return this.#links.choose(request, { ...host, records: this.#records }, present);
   }
@@ -524,14 +499,15 @@ export class KernelNetwork implements HostNetwork {
   /** Tries everything; what failed is said by whom it concerns, and tried again in the next round. */
   async #bringInLine(dying: ReadonlySet<string> = new Set()): Promise<Trouble> {
     this.#table = undefined;
-    this.#askers = askersOf({ wanted: this.#wanted, bridges: this.#allBridges() }, this.#records);
+    this.#askers = askersOf({ wanted: this.#wanted, bridges: this.#all }, this.#records);
     return await this.#bringAbout(dying);
   }
 
   async #bringAbout(dying: ReadonlySet<string>): Promise<Trouble> {
     try {
-      const at = { records: this.#records, bridges: this.#bridges, dying };
       const state = await this.#state();
+      const records = recordsWithout(this.#records, this.#program.overlaps(this.#wanted, this.#all));
+      const at = { records, bridges: this.#bridges, dying };
       const trouble = await this.#program.bringAbout(state, at);
       if (trouble.all === undefined) this.#troubles.note(state.wanted?.networks ?? [], trouble.overlays);
       return trouble;
@@ -547,13 +523,14 @@ export class KernelNetwork implements HostNetwork {
   }
 
   async #state(): Promise<HostState> {
-    const all = this.#allBridges();
+    const all = this.#all;
     this.#ownIsUsed ||= [...this.#records.values()].some(({ request }) => usesBridge(request, all));
     const underlayMtu = await this.#program.underlayMtu(this.#wanted);
-    const wanted = this.#program.possible(this.#wanted);
+    const wanted = this.#program.possible(this.#wanted, all);
+    const overlaps = this.#program.overlaps(this.#wanted, all);
     return {
       wanted,
-      ports: localPorts(this.#records),
+      ports: localPorts(recordsWithout(this.#records, overlaps)),
       bridges: this.#ownIsUsed ? all : this.#bridges,
       underlayMtu,
       ...this.#program.tunnelOf(wanted, underlayMtu),
@@ -585,14 +562,9 @@ export class KernelNetwork implements HostNetwork {
 
   #nameTable(): NameTable {
     const { endpoints = [], services = [] } = this.#wanted ?? {};
-    const bridges = this.#allBridges();
+    const bridges = this.#all;
     const networks = namedNetworks({ wanted: this.#wanted, bridges });
     this.#table ??= buildNames({ networks, endpoints, services }, localNames(this.#records, bridges));
     return this.#table;
   }
-}
-
-/** Ids name files here. */
-function checkId(taskId: TaskId): void {
-  if (!/^[\w-]+$/.test(taskId)) throw new ClusterError("invalid-argument", `not a task's id: "${taskId}"`);
 }

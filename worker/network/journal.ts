@@ -24,6 +24,11 @@ export interface TaskRecord {
   readonly mtus: readonly number[];
 }
 
+/** Ids name files here. @throws {ClusterError} `invalid-argument` for one that could not. */
+export function checkId(taskId: TaskId): void {
+  if (!/^[\w-]+$/.test(taskId)) throw new ClusterError("invalid-argument", `not a task's id: "${taskId}"`);
+}
+
 /** Of a task that is being attached. */
 export function newRecord(
   request: AttachRequest,

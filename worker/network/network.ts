@@ -306,6 +306,8 @@ export interface HostOffer {
   readonly tunnel: NodeTunnel;
   /** By which it may be asked for published ports, as the kernel prints them; none until it takes part in a network. */
   readonly ipv6Addresses: readonly string[];
+  /** What it has of its own; as `NodeDescription.subnets`. */
+  readonly subnets: readonly string[];
 }
 
 /**
@@ -327,14 +329,15 @@ export interface HostNetwork {
    *
    * @returns why one is not in place, by id.
    * @throws {ClusterError} `invalid-argument` for what no kernel could hold, `permission-denied` when one would go that has
-   *   tasks; then the last ones stay in force.
+   *   tasks, or come that takes a subnet of an overlay; then the last ones stay in force.
    */
   applyBridges(bridges: readonly BridgeNetwork[], signal: AbortSignal): Promise<ReadonlyMap<string, string>>;
   /**
    * Makes the task's namespace, or answers again what it made before.
    *
-   * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply` or `applyBridges`;
-   *   `unavailable`, and later `internal`, when it could not be set up; `conflict` when a published port or an address is taken; otherwise as `apply`.
+   * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply` or `applyBridges`, or would take what
+   *   the host has of its own; `unavailable`, and later `internal`, when it could not be set up; `conflict` when a published port
+   *   or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
   /**

@@ -7,15 +7,15 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Random } from "../../runtime/random.ts";
 import type { Run } from "./command.ts";
 import { KernelNetwork } from "./host.ts";
-import type { HostNetworkSettings } from "./host.ts";
 import { Journal } from "./journal.ts";
 import { Launcher } from "./launcher.ts";
 import { Namespaces } from "./namespace.ts";
 import type { WantedNetworks } from "./network.ts";
+import type { HostNetworkSettings } from "./parts.ts";
 import { PublishedPorts } from "./ports.ts";
 import { withoutIngressIpv6 } from "./views.ts";
 
-export type { HostNetworkSettings } from "./host.ts";
+export type { HostNetworkSettings } from "./parts.ts";
 
 export interface HostNetworkDeps {
   readonly clock: Clock;

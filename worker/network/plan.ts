@@ -64,9 +64,12 @@ export function plan(
     ...added
       .map(([, object]) => object)
       .toSorted((a, b) => (rank.get(a.kind) ?? 0) - (rank.get(b.kind) ?? 0))
-      .flatMap((object) =>
-        additions(object, gone.has(object.device) ? undefined : observed.get(objectId(object))),
-      ),
+      .flatMap((object) => {
+        const present = observed.get(objectId(object));
+        // A route may lead by another device than it is to lead by, and goes away with that one.
+        const device = (object.kind === "route" ? present?.device : undefined) ?? object.device;
+        return additions(object, gone.has(device) ? undefined : present);
+      }),
   ];
 }
 
@@ -178,12 +181,15 @@ function lines({ kind, key, value, device }: KernelObject, present: KernelObject
       return [`nexthop replace id ${value} via ${second} dev ${first} onlink proto ${routeProtocol}`];
     case "neighbour":
       return [`neighbour replace ${second} lladdr ${value} dev ${first} nud permanent`];
-    case "route":
+    case "route": {
+      // The kernel refuses one that is there already; replacing could take a route of the host's own away.
+      const verb = present === undefined ? "add" : "replace";
       return [
         value === "unreachable"
-          ? `route replace unreachable ${key} proto ${routeProtocol}`
-          : `route replace ${key} ${value} proto ${routeProtocol}`,
+          ? `route ${verb} unreachable ${key} proto ${routeProtocol}`
+          : `route ${verb} ${key} ${value} proto ${routeProtocol}`,
       ];
+    }
     case "return":
       return [`route replace ${everywhere(key)} ${value} table ${key} proto ${routeProtocol}`];
     case "rule": {

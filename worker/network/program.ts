@@ -14,7 +14,7 @@ import { Fabric } from "./fabric.ts";
 import { Flows } from "./flows.ts";
 import type { TaskRecord } from "./journal.ts";
 import { MeshPorts } from "./mesh.ts";
-import type { BridgeNetwork, HostOffer, WantedNetworks } from "./network.ts";
+import type { BridgeNetwork, HostOffer, OverlayNetwork, WantedNetworks } from "./network.ts";
 import { Rules } from "./nftables.ts";
 import { bridgeName, type HostState, type LocalPort } from "./objects.ts";
 import type { PublishedPorts } from "./ports.ts";
@@ -32,6 +32,8 @@ import {
   wantedTunnel,
 } from "./tunnel-plan.ts";
 import type { WantedTunnel } from "./tunnel-plan.ts";
+import { type HostRoutes, HostSubnets } from "./host-subnets.ts";
+import { noOverlaps, type Overlaps, overlapsOf, withoutOverlaps } from "./overlaps.ts";
 import { OwnAddresses } from "./own-addresses.ts";
 import { gatewaysOf, ipv6RulesOf, meshPorts, rulesOf } from "./views.ts";
 
@@ -46,6 +48,8 @@ export interface ProgramDeps {
   };
   readonly ports: PublishedPorts;
   readonly names: NameServer;
+  /** Default: those of this process's network namespace. */
+  readonly readHostRoutes?: () => Promise<HostRoutes>;
 }
 
 /** What a look found. */
@@ -59,6 +63,7 @@ export interface Seen {
 
 export class Program {
   readonly tunnel: Tunnel;
+  readonly subnets: HostSubnets;
   readonly #addresses = new OwnAddresses();
   readonly #fabric: Fabric;
   readonly #rules: Rules;
@@ -76,11 +81,17 @@ export class Program {
   readonly #warn: (text: string) => void;
   #guarded: readonly number[] = [];
   #refusal = "";
+  #overlaps: {
+    readonly of: readonly unknown[];
+    readonly overlaps: Overlaps;
+  } = { of: [], overlaps: noOverlaps };
+  #overlapsSaid = "";
 
   constructor(deps: ProgramDeps) {
     const { clock, run, settings, names, warn } = deps;
     const file = (name: string): string => `${settings.runDir}/network/${name}`;
     this.tunnel = new Tunnel({ clock, run, directory: file("tunnel"), ...settings.tunnel });
+    this.subnets = new HostSubnets(deps.readHostRoutes);
     this.#fabric = new Fabric({ ...deps, onObserved: (observed) => this.#addresses.note(observed) });
     this.#rules = new Rules({ clock, run, file: file("rules.nft") });
     this.#ipv6Rules = new Rules({ clock, run, file: file("rules6.nft"), table: rulesTables.ip6 });
@@ -92,18 +103,20 @@ export class Program {
     this.#warn = warn;
   }
 
-  async open(): Promise<void> {
+  /** @param bridges - Of this host alone, so that they are not taken for the host's. */
+  async open(bridges: readonly BridgeNetwork[]): Promise<void> {
+    await this.subnets.look(bridges);
     await this.#fabric.open();
     await this.tunnel.open();
   }
 
   get offer(): HostOffer {
-    return { tunnel: this.tunnel.offer, ipv6Addresses: this.#addresses.ipv6 };
+    return { tunnel: this.tunnel.offer, ipv6Addresses: this.#addresses.ipv6, subnets: this.subnets.told };
   }
 
   /** Calls back after each change of `offer`. @returns a function that ends the watching. */
   watch(listener: () => void): () => void {
-    const ends = [this.tunnel.watch(listener), this.#addresses.watch(listener)];
+    const ends = [this.tunnel, this.#addresses, this.subnets].map((each) => each.watch(listener));
     return () => ends.forEach((end) => end());
   }
 
@@ -132,11 +145,36 @@ export class Program {
     return wanted?.self.nodeIndex === undefined ? "the managers have not told its number yet" : undefined;
   }
 
+  /** Before an overlay comes, the host's own subnets are read anew. */
+  async lookFor(
+    next: readonly OverlayNetwork[],
+    before: readonly OverlayNetwork[] | undefined,
+    bridges: readonly BridgeNetwork[],
+  ): Promise<void> {
+    const known = new Set(before?.map(({ id }) => id));
+    if (next.some(({ id }) => !known.has(id))) await this.subnets.look(bridges);
+  }
+
+  /** The overlays wanted that this host cannot have, as it has their addresses otherwise. @param bridges - Of this host alone. */
+  overlaps(wanted: WantedNetworks | undefined, bridges: readonly BridgeNetwork[]): Overlaps {
+    const of = [wanted, this.subnets.blocks, bridges];
+    if (of.some((each, index) => each !== this.#overlaps.of[index])) {
+      const overlaps = overlapsOf(wanted?.networks ?? [], this.subnets.blocks, bridges);
+      this.#overlaps = { of, overlaps };
+    }
+    return this.#overlaps.overlaps;
+  }
+
   /**
-   * What can be made of what is wanted: where there are no tunnels, encrypted networks are left out, so that nothing of theirs
-   * leaves in clear and the others go on. That is said once.
+   * What can be made of what is wanted, and that is said once: networks that would take what the host has of its own are left
+   * out, and where there are no tunnels, encrypted ones, so that nothing of theirs leaves in clear and the others go on.
    */
-  possible(wanted: WantedNetworks | undefined): WantedNetworks | undefined {
+  possible(all: WantedNetworks | undefined, bridges: readonly BridgeNetwork[]): WantedNetworks | undefined {
+    const overlaps = this.overlaps(all, bridges);
+    const said = [...overlaps.values()].join("; ");
+    if (said !== "" && said !== this.#overlapsSaid) this.#warn(said);
+    this.#overlapsSaid = said;
+    const wanted = all && withoutOverlaps(all, overlaps);
     const problem = this.tunnelProblem(wanted);
     const encrypted = encryptedNetworks(wanted);
     if (wanted === undefined || problem === undefined || encrypted.length === 0) return wanted;

@@ -1,13 +1,25 @@
+import * as fc from "fast-check";
 import t from "tap";
 import { parseCidr, printCidr, type CidrBlock } from "../../../model/address.ts";
 import { AddressPool, NetworkPool } from "../../../manager/allocator/address.ts";
-import { chooseSubnets, findOverlap, pickSubnet, ipv6PoolOf } from "../../../manager/allocator/subnet.ts";
+import {
+  chooseSubnets,
+  findOverlap,
+  hostBlocks,
+  ipv6PoolOf,
+  pickSubnet,
+} from "../../../manager/allocator/subnet.ts";
 import { pickVni } from "../../../manager/allocator/vni.ts";
 import type { SubnetConfig } from "../../../model/network.ts";
-import { networkObject } from "../../sim/objects.ts";
+import type { Node } from "../../../model/node.ts";
+import { networkObject, nodeObject } from "../../sim/objects.ts";
 
 function blocks(...texts: string[]): CidrBlock[] {
   return texts.flatMap((text) => parseCidr(text) ?? []);
+}
+
+function host(name: string, subnets: readonly string[]): Pick<Node, "id" | "description"> {
+  return nodeObject(name, { subnets });
 }
 
 const ipv6Pool = ipv6PoolOf("a-cluster");
@@ -52,6 +64,82 @@ t.test("subnet: none is where hosts have the addresses of their tunnels", (t) =>
   t.equal(printCidr(pickSubnet({ ...first, pools: ["198.16.0.0/14"] })), "198.16.0.0/24");
   const taken = blocks("198.16.0.0/15");
   t.throws(() => pickSubnet({ ...first, taken, pools: ["198.16.0.0/14"] }), { code: "resource-exhausted" });
+  t.end();
+});
+
+const ofHosts = [
+  { name: "a host's network is jumped over", hosts: ["10.0.1.0/24"], ingress: false, want: "10.0.2.0/24" },
+  { name: "by the ingress network too", hosts: ["10.0.0.0/24"], ingress: true, want: "10.0.1.0/24" },
+  { name: "also where it is wide", hosts: ["10.0.0.0/15"], ingress: true, want: "10.2.0.0/24" },
+  { name: "or a single address", hosts: ["10.0.0.7/32"], ingress: true, want: "10.0.1.0/24" },
+  { name: "beside what networks have", hosts: ["10.0.2.0/24"], ingress: false, want: "10.0.3.0/24" },
+];
+
+for (const { name, hosts, ingress, want } of ofHosts) {
+  t.test(`subnet: ${name}`, (t) => {
+    const taken = blocks("10.0.1.0/24").filter(() => name.includes("beside"));
+    const own = hostBlocks([host("web1", hosts)]);
+    t.equal(printCidr(pickSubnet({ pools: ["10.0.0.0/8"], bits: 24, taken, hosts: own, ingress })), want);
+    t.end();
+  });
+}
+
+t.test("subnet: where hosts leave none, the error names one of them and the way out", (t) => {
+  const hosts = hostBlocks([
+    host("web1", ["192.0.2.0/24", "10.0.0.0/8"]),
+    host("web2", ["10.0.0.0/8", "10.1.0.0/16"]),
+  ]);
+  t.equal(hosts.length, 3, "what two hosts have counts once");
+  const given = { pools: ["10.0.0.0/8"], bits: 24, taken: [], ingress: true };
+  t.throws(() => pickSubnet({ ...given, hosts }), {
+    code: "resource-exhausted",
+    message:
+      /^no subnet of size \/24 is left in the address pools 10\.0\.0\.0\/8: .*\(10\.0\.0\.0\/8 on node web1 and 1 more such blocks\).*--subnet.*--default-addr-pool/,
+  });
+  t.throws(() => pickSubnet({ ...given, taken: blocks("10.0.0.0/8"), hosts: hostBlocks([]) }), {
+    message: /pools 10\.0\.0\.0\/8$/,
+  });
+  t.throws(() => pickSubnet({ ...given, taken: blocks("10.0.0.0/8"), hosts }), {
+    message: /pools 10\.0\.0\.0\/8$/,
+  });
+  t.equal(
+    printCidr(pickSubnet({ ...given, pools: ["10.0.0.0/8", "172.20.0.0/16"], hosts })),
+    "172.20.0.0/24",
+    "the next pool has some",
+  );
+  t.end();
+});
+
+t.test("subnet: whatever hosts and networks have, what is chosen meets none of it", (t) => {
+  const byte = fc.integer({ min: 0, max: 255 });
+  const block = fc
+    .tuple(fc.constantFrom("10.0", "10.1", "192.168"), byte, byte, fc.integer({ min: 12, max: 32 }))
+    .map(([start, third, last, bits]) => blocks(`${start}.${third}.${last}/${bits}`).map(printCidr).join());
+  fc.assert(
+    fc.property(fc.array(block), fc.array(block), fc.boolean(), (taken, own, ingress) => {
+      const request = { pools: ["10.0.0.0/15"], bits: 24, taken: blocks(...taken), ingress };
+      let chosen: CidrBlock;
+      try {
+        chosen = pickSubnet({ ...request, hosts: hostBlocks([host("web1", own)]) });
+      } catch {
+        return findOverlap("10.0.0.0/15", [...taken, ...own]) !== undefined;
+      }
+      return findOverlap(printCidr(chosen), [...taken, ...own]) === undefined;
+    }),
+  );
+  t.end();
+});
+
+t.test("IPv6: a /64 that a host has is jumped over", (t) => {
+  const chosen = chooseSubnets(networkObject("n", { ipv6: true }).spec, {
+    ...request,
+    ipv6Pool: "fd12:3456:789a::/48",
+    hosts: hostBlocks([host("web1", ["10.0.1.0/25", "fd12:3456:789a::/63"])]),
+  });
+  t.strictSame(
+    [chosen.subnet, chosen.further?.map(({ subnet }) => subnet)],
+    ["10.0.2.0/24", ["fd12:3456:789a:2::/64"]],
+  );
   t.end();
 });
 

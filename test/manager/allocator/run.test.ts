@@ -11,7 +11,14 @@ import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
 import { settle, VirtualClock } from "../../sim/clock.ts";
 import { loneStore } from "../../sim/lone-store.ts";
-import { clusterObject, id, networkObject, serviceObject, serviceSpec } from "../../sim/objects.ts";
+import {
+  clusterObject,
+  id,
+  networkObject,
+  nodeObject,
+  serviceObject,
+  serviceSpec,
+} from "../../sim/objects.ts";
 
 /** An allocator whose decisions wait for the gate before they are stored. */
 class World implements AsyncDisposable {
@@ -283,4 +290,56 @@ t.test("a service has a virtual IP of both families on a network with IPv6", asy
   t.strictSame(world.endpoint("web")?.virtualIps, [
     { networkId: frontId, address: "10.0.1.2/24", ipv6: "fd00:5::2/64" },
   ]);
+});
+
+t.test(
+  "a new cluster's first node is heard before its networks get subnets, and so are hosts later",
+  async (t) => {
+    await using world = new World();
+    const subnet = (name: string): string | undefined =>
+      world.store.view((view) => view.networks.get(id<NetworkId>(name))?.state?.subnet);
+    const describe = async (name: string, subnets: readonly string[]): Promise<void> => {
+      await world.store.update((tx) => {
+        const { description } = nodeObject(name);
+        const node = tx.nodes.get(id<NodeId>(name));
+        if (node !== undefined && description !== undefined)
+          tx.nodes.update({ ...node, description: { ...description, subnets } });
+      });
+      await settle();
+    };
+    await world.store.update((tx) => {
+      tx.clusters.create(clusterObject());
+      const { description: _unheard, ...first } = nodeObject("first");
+      tx.nodes.create(first);
+      tx.networks.create(networkObject("ingress", { ingress: true }));
+    });
+    await settle();
+    t.equal(subnet("ingress"), undefined);
+    await describe("first", ["10.0.0.0/24"]);
+    t.equal(subnet("ingress"), "10.0.1.0/24");
+    await describe("first", ["10.0.0.0/8"]);
+    await world.store.update((tx) => tx.networks.create(networkObject("front")));
+    await settle();
+    t.equal(subnet("front"), undefined, "the host leaves none");
+    t.equal(subnet("ingress"), "10.0.1.0/24", "one that has its subnet keeps it");
+    await describe("first", ["10.0.0.0/12"]);
+    t.equal(subnet("front"), "10.16.0.0/24");
+  },
+);
+
+t.test("a first node that is never heard holds networks up for a while only", async (t) => {
+  await using world = new World();
+  await world.store.update((tx) => {
+    tx.clusters.create(clusterObject());
+    const { description: _unheard, ...first } = nodeObject("first");
+    tx.nodes.create(first);
+    tx.networks.create(networkObject("ingress", { ingress: true }));
+  });
+  await settle();
+  await world.clock.advance(10_000);
+  await settle();
+  t.equal(
+    world.store.view((view) => view.networks.ingress()?.state?.subnet),
+    "10.0.0.0/24",
+  );
 });

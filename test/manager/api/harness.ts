@@ -48,7 +48,7 @@ export async function makeHarness({
       role: "manager",
       member: { address: "10.9.0.1:2377", raftAddress: "10.9.0.1:2378" },
     });
-    const worker = nodeObject("w1");
+    const worker = nodeObject("w1", { subnets: ["172.30.0.0/16", "fd00:30::/64"] });
     tx.nodes.create(worker);
     tx.networks.create(networkObject("host", { driver: "host", labels: { [predefinedLabel]: "true" } }));
     tx.networks.create(networkObject("bridge", { driver: "bridge", labels: { [predefinedLabel]: "true" } }));

@@ -106,6 +106,18 @@ t.test(
   },
 );
 
+t.test(
+  "a network that a host cannot have, as its subnet is the host's, is named with the reason and two ways out",
+  (t) => {
+    const text = "network web is not set up on this host: its subnet 10.0.1.0/24 overlaps 10.0.0.0/8";
+    const missing = { ...finding, test: "kernel", subject: "network web", state: "broken", text };
+    const report = diagnose([one], [{ nodeId: one.id, reply: { findings: [missing] }, problem: "" }]);
+    t.match(report.Findings, [{ Host: "host-n1", Text: text, Next: /on host-n1: ip route; .*--subnet/ }]);
+    t.equal(report.Healthy, false);
+    t.end();
+  },
+);
+
 for (const count of [0, 1, 2, 3, 8, 9, 129]) {
   t.test(`every pair of ${count} hosts is tested once`, (t) => {
     const nodes = Array.from({ length: count }, (_, index) => node(`n${index + 1}`));

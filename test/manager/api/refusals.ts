@@ -377,6 +377,18 @@ export const refusals: readonly (readonly [line: string, body: unknown, status: 
     ],
     [
       "POST /networks/create",
+      { Name: "n", Driver: "overlay", IPAM: { Config: [{ Subnet: "172.30.5.0/24" }] } },
+      400,
+      "invalid pool request: Pool overlaps with other one on this address space: 172.30.5.0/24 with 172.30.0.0/16, which node w1 has of its own; choose a subnet that no host has, or take that address or route away from the host",
+    ],
+    [
+      "POST /networks/create",
+      { Name: "n", EnableIPv6: true, IPAM: { Config: [{ Subnet: "fd00:30::/56" }] } },
+      400,
+      "invalid pool request: Pool overlaps with other one on this address space: fd00:30::/56 with fd00:30::/64, which node w1 has of its own; choose a subnet that no host has, or take that address or route away from the host",
+    ],
+    [
+      "POST /networks/create",
       { Name: "n", Driver: "overlay", IPAM: { Config: [{ Subnet: "198.19.7.0/24" }] } },
       400,
       "invalid subnet 198.19.7.0/24: 198.18.0.0/15 is where hosts have the addresses of their tunnels",

@@ -53,6 +53,25 @@ t.test("addresses of IPv6 are what the kernel would print, and not too many", (t
   t.end();
 });
 
+t.test("the host's own subnets are canonical, none of them everything, and not too many", (t) => {
+  const subnets = ["10.0.0.0/24", "192.0.2.7/32", "2001:db8::/64"];
+  t.strictSame(readWith({ subnets }).subnets, subnets);
+  t.equal(readWith({}).subnets, undefined);
+  for (const wrong of [
+    ["10.0.0.1/24"],
+    ["10.0.0.0"],
+    ["0.0.0.0/0"],
+    ["::/0"],
+    ["2001:DB8::/64"],
+    ["10.0.0.0/24 } ; flush ruleset"],
+    [7],
+    "10.0.0.0/24",
+    Array.from({ length: 257 }, (_, index) => `10.${index % 256}.${Math.floor(index / 256)}.0/24`),
+  ])
+    t.throws(() => readWith({ subnets: wrong }), { code: "invalid-argument", message: /subnets/ });
+  t.end();
+});
+
 const refused = [
   { name: "an option of a command for a key", keys: [{ publicKey: "--help", slot: 0 }], want: /publicKey/ },
   { name: "a slot that there is not", keys: [{ publicKey: key, slot: 2 }], want: /slot/ },

@@ -9,9 +9,9 @@ import {
   defaultPools,
   freeGateway,
   ipv6Pools,
-  parseIpv6Routes,
-  parseRoutes,
+  takenByRoute,
 } from "../../../worker/bridges/subnet.ts";
+import { parseIpv6Routes, parseRoutes } from "../../../worker/network/routes.ts";
 
 const number = fc.integer({ min: 0, max: 255 });
 const block = fc
@@ -82,12 +82,14 @@ t.test("routes of IPv6: not the default one, nor those that every link or the ho
     route("fd0000020000000000000000000000ab", "80", "tun0"),
     "",
   ].join("\n");
-  t.strictSame(parseIpv6Routes(text), [
+  t.strictSame(parseIpv6Routes(text).map(takenByRoute), [
     { block: "2001:db8::/32", by: "a route of the host by eth0" },
     { block: "fd00:2::ab/128", by: "a route of the host by tun0" },
   ]);
-  t.throws(() => checkFree("2001:db8:1::/64", parseIpv6Routes(text)), { code: "permission-denied" });
-  checkFree("10.0.0.0/8", parseIpv6Routes(text));
+  t.throws(() => checkFree("2001:db8:1::/64", parseIpv6Routes(text).map(takenByRoute)), {
+    code: "permission-denied",
+  });
+  checkFree("10.0.0.0/8", parseIpv6Routes(text).map(takenByRoute));
   t.end();
 });
 
@@ -99,11 +101,11 @@ t.test("routes of the host, the default one left out", (t) => {
     "tun0\t0501640A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0",
     "",
   ].join("\n");
-  t.strictSame(parseRoutes(text), [
+  t.strictSame(parseRoutes(text).map(takenByRoute), [
     { block: "192.168.0.0/24", by: "a route of the host by eth0" },
     { block: "10.100.1.5/32", by: "a route of the host by tun0" },
   ]);
-  t.throws(() => checkFree("192.168.0.128/25", parseRoutes(text)), {
+  t.throws(() => checkFree("192.168.0.128/25", parseRoutes(text).map(takenByRoute)), {
     code: "permission-denied",
     message:
       "invalid pool request: Pool overlaps with other one on this address space: 192.168.0.128/25 with a route of the host by eth0 (192.168.0.0/24)",

@@ -84,8 +84,8 @@ t.test(
       "ip address replace 10.0.1.1/24 dev ov4097 noprefixroute",
       "ip address replace 169.254.77.1/32 dev vx4097 noprefixroute scope link",
       "ip nexthop replace id 1397227520 via 192.168.0.2 dev vx4097 onlink proto 77",
-      "ip route replace unreachable 10.0.1.0/24 proto 77",
-      "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
+      "ip route add unreachable 10.0.1.0/24 proto 77",
+      "ip route add 10.0.1.12 nhid 1397227520 proto 77",
       "ip neighbour replace 192.168.0.2 lladdr 02:4e:c0:a8:00:02 dev vx4097 nud permanent",
       "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 192.168.0.2 self static",
     ]);
@@ -128,9 +128,9 @@ t.test(
         "ip address replace fd00:1::1/64 dev ov4097 noprefixroute nodad",
         "ip link set dev sv-? master ov4097 up",
         "ip nexthop replace id 1397227521 via fe80::c0a8:2 dev vx4097 onlink proto 77",
-        "ip route replace fd00:1::5 dev ov4097 proto 77",
-        "ip route replace unreachable fd00:1::/64 proto 77",
-        "ip route replace fd00:1::c nhid 1397227521 proto 77",
+        "ip route add fd00:1::5 dev ov4097 proto 77",
+        "ip route add unreachable fd00:1::/64 proto 77",
+        "ip route add fd00:1::c nhid 1397227521 proto 77",
         "ip neighbour replace fd00:1::5 lladdr 02:42:0a:00:01:05 dev ov4097 nud permanent",
         "ip neighbour replace fe80::c0a8:2 lladdr 02:4e:c0:a8:00:02 dev vx4097 nud permanent",
       ].map((line) => line.replace("fd00:1::c ", "fd00:1::12 ")),
@@ -326,8 +326,8 @@ t.test(
       made.filter((line) => /vx4097.*type|fdb|198\.18\.|10\.0\.1\.1[23]/.test(line)),
       [
         "ip link add vx4097 address 02:4e:c0:a8:00:01 mtu 1390 group 21320 up type vxlan id 4097 dstport 4789 nolearning",
-        "ip route replace 198.18.0.0/15 dev shoal-wg0 proto 77",
-        "ip route replace 10.0.1.12 nhid 1397227520 proto 77",
+        "ip route add 198.18.0.0/15 dev shoal-wg0 proto 77",
+        "ip route add 10.0.1.12 nhid 1397227520 proto 77",
         "bridge fdb replace 02:4e:c0:a8:00:02 dev vx4097 dst 198.18.0.2 via shoal-wg0 self static",
       ],
     );
@@ -361,7 +361,7 @@ const changes = [
     to: state([endpoint(3, 12), endpoint(3, 13), endpoint(2, 14)]),
     want: [
       "ip route replace 10.0.1.12 nhid 1397227521 proto 77",
-      "ip route replace 10.0.1.14 nhid 1397227520 proto 77",
+      "ip route add 10.0.1.14 nhid 1397227520 proto 77",
     ],
   },
   {
@@ -382,7 +382,7 @@ const changes = [
     want: [
       "ip link set dev sv-? master ov4097 up",
       "ip link set dev sv-? type bridge_slave hairpin on",
-      "ip route replace 10.0.1.5 dev ov4097 proto 77",
+      "ip route add 10.0.1.5 dev ov4097 proto 77",
       "ip neighbour replace 10.0.1.5 lladdr 02:42:0a:00:01:05 dev ov4097 nud permanent",
       "bridge fdb replace 02:42:0a:00:01:05 dev sv-? master static",
     ],
@@ -416,6 +416,19 @@ for (const { name, from, to, want } of changes) {
     t.end();
   });
 }
+
+t.test(
+  "no route is put in the place of one that is not ours: where one is there, the kernel refuses ours",
+  (t) => {
+    const before = wantedObjects(state([endpoint(2, 12)]), nothing);
+    const made = lines(plan(before, nothing.objects)).filter((line) => line.includes(" route "));
+    t.strictSame(made, [
+      "ip route add unreachable 10.0.1.0/24 proto 77",
+      "ip route add 10.0.1.12 nhid 1397227520 proto 77",
+    ]);
+    t.end();
+  },
+);
 
 t.test("device names fit the kernel's 15 characters, whatever the id", (t) => {
   for (const { kind, device } of wantedObjects(state([], [5, 6]), nothing).values()) {
