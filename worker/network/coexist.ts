@@ -6,6 +6,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import { deviceGroup } from "./objects.ts";
+import { chainsCommand, endsStrictly, parseRules } from "./rules-observe.ts";
 import type { ForeignChain } from "./rules-observe.ts";
 import type { Family } from "./ruleset.ts";
 
@@ -50,6 +51,39 @@ export function admissionOf(
     });
   const chain = hasDocker ? dockerChain : "FORWARD";
   return { ...(strict.some(isOfIptables) && { chain }), advice };
+}
+
+/** All tables of ours have such names. */
+const ownTable = /^shoal_/;
+
+/**
+ * Chains of others that stop what no rule of theirs accepts, but for those of iptables that `Coexistence` sees to: what is broken
+ * may be broken there. What their rules accept is theirs to know.
+ *
+ * @returns that, in words; empty where there are none.
+ */
+export async function firewallHint(run: Run): Promise<string> {
+  const doing = "read the host's firewall";
+  const { foreign } = parseRules(await must(run, doing, chainsCommand));
+  const { chain: admitted } = admissionOf(foreign);
+  const found: string[] = [];
+  for (const chain of foreign) {
+    const { family, table, name, hook, policy } = chain;
+    if (ownTable.test(table) || !["ip", "ip6", "inet"].includes(family)) continue;
+    if (hook !== "input" && hook !== "forward") continue;
+    if (admitted !== undefined && name === "FORWARD") continue;
+    const isStrict =
+      policy === "drop" ||
+      endsStrictly(await must(run, doing, ["nft", "-j", "list", "chain", family, table, name]));
+    if (isStrict) found.push(`${family} ${table} ${name}`);
+  }
+  if (found.length === 0) return "";
+  const needs = `4789/udp from other hosts, 53 from tasks, and what devices of group ${deviceGroup} send and get`;
+  const firewalld = foreign.some(({ table }) => table === "firewalld")
+    ? "; with firewalld: firewall-cmd --permanent --zone=trusted --add-interface=ov+ --add-interface=vx+ " +
+      "--add-interface=shoal0 --add-interface=br-+; firewall-cmd --permanent --add-port=4789/udp; firewall-cmd --reload"
+    : "";
+  return `this host's firewall stops in ${found.join(", ")} what no rule there accepts; needed are ${needs}${firewalld}`;
 }
 
 export class Coexistence {

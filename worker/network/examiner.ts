@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import { programFile } from "../../runtime/programs.ts";
+import { firewallHint } from "./coexist.ts";
 import type { Run } from "./command.ts";
 import type { ProbedName } from "./dns-probe.ts";
 import { peerFindings, pingArgv, pingOutcome } from "./examine.ts";
@@ -48,7 +49,18 @@ export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal
     if (signal.aborted) return;
     findings.push(...(await job()));
   });
-  return findings;
+  return await explained(deps, findings);
+}
+
+/** What a firewall of this host's may stop. */
+const stoppable: readonly Finding["test"][] = ["tunnel", "vxlan", "vip", "dns"];
+
+async function explained({ run }: Deps, findings: Finding[]): Promise<Finding[]> {
+  const isStopped = ({ test, state }: Finding): boolean => state === "broken" && stoppable.includes(test);
+  if (!findings.some(isStopped)) return findings;
+  const hint = await firewallHint(run).catch((reason: unknown) => errorText(reason));
+  if (hint === "") return findings;
+  return findings.map((each) => (isStopped(each) ? { ...each, text: `${each.text}; ${hint}` } : each));
 }
 
 async function probePeer(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {

@@ -68,6 +68,19 @@ export function parseRules(output: string, table: Table = rulesTables.ip): Obser
   return { table, exists, foreign, chains, containers, rules };
 }
 
+/** @param output - Of one chain. @returns whether its last rule drops or refuses whatever comes to it. */
+export function endsStrictly(output: string): boolean {
+  const parsed: unknown = JSON.parse(output);
+  const list = row(parsed)["nftables"];
+  const rules = Array.isArray(list) ? list.map(row).flatMap((entry) => entry["rule"] ?? []) : [];
+  const expressions = row(rules.at(-1))["expr"];
+  const words = Array.isArray(expressions) ? expressions.flatMap((each) => Object.keys(row(each))) : [];
+  return (
+    words.some((word) => word === "drop" || word === "reject") &&
+    words.every((word) => ["drop", "reject", "counter", "log"].includes(word))
+  );
+}
+
 function foreignChain({ family, table, name, hook = "", policy = "" }: Row): ForeignChain {
   return {
     family: String(family),

@@ -1,6 +1,6 @@
 import t from "tap";
 
-import { admissionOf, Coexistence } from "../../../worker/network/coexist.ts";
+import { admissionOf, Coexistence, firewallHint } from "../../../worker/network/coexist.ts";
 
 const chain = (family: string, table: string, name: string, hook = "", policy = "") => ({
   family,
@@ -70,3 +70,34 @@ t.test("a busy iptables does not say that there is no accept", async (t) => {
   await t.rejects(coexistence.admit([forward]), { code: "unavailable", message: /holding the xtables lock/ });
   t.strictSame(actions, ["-C"]);
 });
+
+t.test(
+  "what is broken may be so in chains that stop what no rule accepts, whatever their policy",
+  async (t) => {
+    const reject = { reject: { type: "icmpx", expr: "admin-prohibited" } };
+    const related = { match: { op: "in", left: { ct: { key: "state" } }, right: "established" } };
+    const hintWith = (foreign: readonly ReturnType<typeof chain>[], ...rules: readonly object[][]) =>
+      firewallHint(async (argv) => {
+        const nftables = argv.includes("chains")
+          ? foreign.map(({ hook, policy, ...rest }) => ({
+              chain: { ...rest, ...(hook !== "" && { type: "filter", hook, prio: 0, policy }) },
+            }))
+          : rules.map((expr) => ({ rule: { chain: argv.at(-1), expr } }));
+        return { code: 0, stdout: JSON.stringify({ nftables }), stderr: "" };
+      });
+    const firewalld = chain("inet", "firewalld", "filter_FORWARD", "forward", "accept");
+    t.match(
+      await hintWith([firewalld], [related, { accept: null }], [{ counter: {} }, reject]),
+      /stops in inet firewalld filter_FORWARD what no rule there accepts; .* --zone=trusted --add-interface=ov\+/,
+    );
+    t.equal(await hintWith([firewalld], [reject], [related, { accept: null }]), "");
+    t.equal(await hintWith([firewalld], [related, { drop: null }]), "", "what it stops is not all");
+    t.equal(await hintWith([firewalld]), "");
+    t.match(
+      await hintWith([chain("ip", "filter", "INPUT", "input", "drop")]),
+      /in ip filter INPUT .*4789\/udp/,
+    );
+    t.equal(await hintWith([forward, docker]), "", "we are let pass there");
+    t.equal(await hintWith([chain("ip6", "shoal_net", "forward", "forward", "drop")]), "", "our own");
+  },
+);
