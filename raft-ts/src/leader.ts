@@ -58,7 +58,7 @@ export function becomeLeader(s: RaftState): void {
 }
 
 export function tickLeader(s: RaftState, role: LeaderRole): void {
-  for (const progress of role.progress.values()) progress.silentTicks += 1;
+  for (const progress of role.progress.values()) progress.tick();
   if (!quorumIsActive(s, role)) {
     s.becomeFollower(s.term, undefined); // Cut off from a quorum it could commit nothing, and reads would go stale.
     return;
@@ -226,16 +226,18 @@ export function flush(s: RaftState, role: LeaderRole): void {
 /** The transport could not deliver: what was in flight may be gone. */
 export function onUnreachable(role: LeaderRole, id: MemberId): void {
   const progress = role.progress.get(id);
+  progress?.snapshotMayPass(); // Another process may be there now.
   if (progress?.state === "replicate") progress.becomeProbe();
 }
 
-/** The transport is through with a snapshot; on failure the peer is tried again from where it was. */
+/** The transport is through with a snapshot; on failure the peer is tried again from where it was, after a while if need be. */
 export function onSnapshotSent(
+  s: RaftState,
   role: LeaderRole,
   { to, transferId }: SnapshotMessage,
   outcome: "sent" | "failed",
 ): void {
-  role.progress.get(to)?.snapshotEnded(transferId, outcome);
+  role.progress.get(to)?.snapshotEnded(transferId, outcome, s.options.electionTicks);
 }
 
 /** Entries of this leadership that are handed out as committed make room for proposals. */
@@ -389,9 +391,11 @@ function sendSnapshot(s: RaftState, role: LeaderRole, to: MemberId, progress: Pr
   // What was broken off is resumed as long as the log goes on where it ends.
   const resumes =
     broken !== undefined && broken.ackedBytes > 0 && broken.meta.index + 1 >= s.log.firstIndex();
+  const { meta, ackedBytes } = resumes ? broken : { meta: s.log.snapshot(), ackedBytes: 0 };
+  if (progress.isResting(meta.index)) return;
   s.snapshotTransfers += 1;
   const id = s.snapshotTransfers;
-  const transfer = resumes ? { ...broken, id } : { id, meta: s.log.snapshot(), ackedBytes: 0 };
+  const transfer = { id, meta, ackedBytes };
   progress.becomeSnapshot(transfer);
   s.send({ type: "snapshot", from: s.id, to, term: s.term, snapshot: transfer.meta, transferId: id });
 }

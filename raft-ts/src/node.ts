@@ -164,10 +164,11 @@ export class RaftNode {
 
   /**
    * How the transfer that this `snapshot` message asked for has ended; each of them needs exactly one such report. After a
-   * failure the core asks again once the peer gives a sign of life. A report that comes late does not touch a later transfer.
+   * failure the core asks again once the peer gives a sign of life; if the same snapshot fails again and gets no further, after one
+   * election timeout, then two, up to sixteen. A newer snapshot or `reportUnreachable` ends the wait. A report that comes late does not touch a later transfer.
    */
   reportSnapshot(message: SnapshotMessage, outcome: "sent" | "failed"): void {
-    if (this.#s.role.kind === "leader") onSnapshotSent(this.#s.role, message, outcome);
+    if (this.#s.role.kind === "leader") onSnapshotSent(this.#s, this.#s.role, message, outcome);
   }
 
   /**

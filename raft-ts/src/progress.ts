@@ -80,6 +80,18 @@ export interface SnapshotTransfer {
   readonly ackedBytes: number;
 }
 
+/** A snapshot that broke off. Each further try that gets no further waits twice as long, up to this many election timeouts. */
+const maxRestElections = 16;
+
+interface BrokenOff {
+  /** Of the snapshot. */
+  readonly index: number;
+  /** The most that the peer ever held of it. */
+  readonly reachedBytes: number;
+  /** Tries in a row that got no further. */
+  readonly count: number;
+}
+
 /** What the leader knows of one peer. `match < next`; in `replicate`, `next` runs ahead of the answers. */
 export class Progress {
   state: ProgressState = "probe";
@@ -100,6 +112,9 @@ export class Progress {
   /** Send at the next chance even if there is nothing new: the answer tells whether something was lost. */
   nudge = false;
   readonly inflights: Inflights;
+  #brokenOff: BrokenOff | undefined;
+  /** Before that snapshot is tried again. */
+  #restTicks = 0;
 
   constructor(next: number, limits: { maxCount: number; maxBytes: number }) {
     this.next = next;
@@ -115,6 +130,11 @@ export class Progress {
       case "snapshot":
         return true;
     }
+  }
+
+  tick(): void {
+    this.silentTicks += 1;
+    if (this.#restTicks > 0) this.#restTicks -= 1;
   }
 
   /** An answer of it came in, whatever it says. */
@@ -163,6 +183,7 @@ export class Progress {
   becomeReplicate(): void {
     this.next = this.match + 1;
     this.transfer = undefined;
+    this.snapshotMayPass();
     this.#enter("replicate");
   }
 
@@ -171,15 +192,20 @@ export class Progress {
     this.transfer = transfer;
   }
 
-  /** This transfer is over: delivered, so that the log goes on behind it, or broken off. */
-  snapshotEnded(id: number | undefined, outcome: "sent" | "failed"): void {
+  /**
+   * This transfer is over: delivered, so that the log goes on behind it, or broken off.
+   *
+   * @param electionTicks - The unit in which it rests before it is tried again.
+   */
+  snapshotEnded(id: number | undefined, outcome: "sent" | "failed", electionTicks: number): void {
     const { transfer } = this;
     if (this.state !== "snapshot" || transfer === undefined || transfer.id !== id) return;
     this.becomeProbe();
     if (outcome === "sent") {
       this.next = Math.max(this.match, transfer.meta.index) + 1;
       this.transfer = undefined;
-    }
+      this.snapshotMayPass();
+    } else this.#rest(transfer, electionTicks);
     this.probeSent = true; // Waits for a sign of life before the next try.
   }
 
@@ -188,6 +214,29 @@ export class Progress {
     const { transfer } = this;
     if (this.state !== "snapshot" || transfer === undefined || transfer.id !== id) return;
     this.transfer = { ...transfer, ackedBytes };
+  }
+
+  /** Whether the snapshot at this index was broken off so lately that it would be again. */
+  isResting(index: number): boolean {
+    return this.#restTicks > 0 && this.#brokenOff?.index === index;
+  }
+
+  /** Whatever broke it off may be over: the next try comes at once. */
+  snapshotMayPass(): void {
+    this.#brokenOff = undefined;
+    this.#restTicks = 0;
+  }
+
+  /** What is refused, by a full disk at either end for instance, costs both of them a whole try and a warning each time. */
+  #rest({ meta, ackedBytes }: SnapshotTransfer, electionTicks: number): void {
+    const before = this.#brokenOff;
+    const isAgain = before?.index === meta.index && ackedBytes <= before.reachedBytes;
+    const count = isAgain ? before.count + 1 : 1;
+    const reachedBytes = isAgain ? before.reachedBytes : ackedBytes;
+    this.#brokenOff = { index: meta.index, reachedBytes, count };
+    // The first one may have been bad luck. No power is taken of a number that grows for ever.
+    const elections = count === 1 ? 0 : Math.min(2 ** Math.min(count - 2, 10), maxRestElections);
+    this.#restTicks = elections * electionTicks;
   }
 
   #enter(state: ProgressState): void {

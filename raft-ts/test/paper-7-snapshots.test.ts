@@ -2,6 +2,9 @@ import t from "tap";
 import { MemoryStorage, type SnapshotMessage, compactionIndex } from "../src/index.ts";
 import { Group, append, dataEntry } from "./group.ts";
 
+/** The default, which the groups here have. */
+const electionTicks = 8;
+
 t.test("a follower whose next entry is compacted gets the snapshot, then the rest", (t) => {
   const group = lagging();
   group.get("c").restart();
@@ -156,6 +159,62 @@ t.test("the end of an earlier transfer, told late, does not end the one under wa
   t.end();
 });
 
+t.test("a snapshot that a peer keeps refusing is offered more and more seldom", (t) => {
+  const { reportBroken, nextSnapshot, ticksUntilNext } = transferring();
+  reportBroken();
+  t.equal(nextSnapshot(), 6, "another one than what failed: at once");
+  reportBroken();
+  t.equal(nextSnapshot(), 6, "once more: it may have been bad luck");
+  reportBroken();
+  const waited: number[] = [];
+  for (let tries = 0; tries < 7; tries += 1) {
+    waited.push(ticksUntilNext() / electionTicks);
+    reportBroken();
+  }
+  t.strictSame(waited, [1, 2, 4, 8, 16, 16, 16]);
+  t.end();
+});
+
+const ends = [
+  { name: "a newer snapshot", end: ({ snapshotAgain }) => snapshotAgain(), next: 8 },
+  {
+    name: "a broken connection, and perhaps another process",
+    end: ({ node }) => node.reportUnreachable("b"),
+    next: 6,
+  },
+  { name: "an end of the process", end: ({ node }) => node.reportGone("b"), next: 6 },
+] as const satisfies readonly {
+  end: (group: ReturnType<typeof transferring>) => void;
+  name: string;
+  next: number;
+}[];
+
+for (const { name, end, next } of ends) {
+  t.test(`the wait after refusals ends with ${name}`, (t) => {
+    const group = transferring();
+    for (let tries = 0; tries < 3; tries += 1) {
+      group.reportBroken();
+      if (tries < 2) t.equal(group.nextSnapshot(), 6);
+    }
+    t.equal(group.nextSnapshot(), undefined, "it waits");
+    end(group);
+    t.equal(group.nextSnapshot(), next);
+    t.end();
+  });
+}
+
+t.test("a transfer that gets further each time is resumed at once, however often it breaks off", (t) => {
+  const { node, reportBroken, asked, nextSnapshot } = transferring();
+  for (let tries = 1; tries <= 5; tries += 1) {
+    node.reportSnapshotProgress(asked(), tries * 1_000);
+    reportBroken();
+    t.equal(nextSnapshot(), 4);
+  }
+  reportBroken();
+  t.equal(nextSnapshot(), undefined, "until it gets no further");
+  t.end();
+});
+
 const compactions = [
   { name: "nobody is behind: the usual tail stays", snapshot: 1000, first: 1, peers: [1000, 999], want: 900 },
   { name: "a slow peer keeps what it needs", snapshot: 1000, first: 1, peers: [1000, 700], want: 700 },
@@ -242,10 +301,20 @@ function transferring() {
     latest = group.sentOf("snapshot").at(-1);
     return latest?.snapshot.index;
   };
-  let latest: SnapshotMessage | undefined;
+  let latest: SnapshotMessage | undefined; // Of what was asked for last, if anything was since.
   const asked = (): SnapshotMessage => {
     if (latest === undefined) throw new Error("no snapshot was asked for");
     return latest;
+  };
+  /** b answers all the while. */
+  const ticksUntilNext = (): number => {
+    for (let ticks = 0; ticks < 1_000; ticks += 1) {
+      if (nextSnapshot() !== undefined) return ticks;
+      group.tick("a");
+      latest = group.sentOf("snapshot").at(-1);
+      if (latest !== undefined) return ticks + 1;
+    }
+    return Infinity;
   };
   proposeTwo();
   compactTo(4);
@@ -253,5 +322,16 @@ function transferring() {
   const { node } = a;
   proposeTwo();
   compactTo(4);
-  return { node, reportBroken: () => node.reportSnapshot(asked(), "failed"), asked, nextSnapshot, compactTo };
+  return {
+    node,
+    reportBroken: () => node.reportSnapshot(asked(), "failed"),
+    asked,
+    nextSnapshot,
+    compactTo,
+    ticksUntilNext,
+    snapshotAgain: () => {
+      proposeTwo();
+      compactTo(4);
+    },
+  };
 }

@@ -79,10 +79,10 @@ t.test("whatever a peer answers, match never falls and next stays beyond it", (t
             progress.becomeSnapshot({ id: 1, meta: { index: at, term: 1, configuration }, ackedBytes: 0 });
             break;
           case "ended":
-            progress.snapshotEnded(1, "sent");
+            progress.snapshotEnded(1, "sent", 10);
             break;
           case "failed":
-            progress.snapshotEnded(1, "failed");
+            progress.snapshotEnded(1, "failed", 10);
             break;
         }
         if (progress.match < match || progress.next <= progress.match) return false;
