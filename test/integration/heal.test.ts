@@ -294,6 +294,28 @@ await t.test("a look mends what differs and touches nothing else", async (t) => 
   ]);
 });
 
+await t.test(
+  "overlays follow the MTU of the host's link, with all that hangs on their devices",
+  async (t) => {
+    const mtus = () =>
+      ["vx4097", "ov4097"].map(
+        (device) => /mtu (\d+)/.exec(one.run("ip", "link", "show", device).output)?.[1],
+      );
+    const ways = () => one.run("sh", "-c", "ip route show proto 77; bridge fdb show dev vx4097").output;
+    const before = ways();
+    for (const [link, overlay] of [
+      ["1400", "1350"],
+      ["1500", "1450"],
+    ] as const) {
+      one.run("ip", "link", "set", "eth0", "mtu", link);
+      await one.examine([]);
+      t.strictSame(mtus(), [overlay, overlay]);
+      t.equal(ways(), before);
+      await heals();
+    }
+  },
+);
+
 await t.test("what a host has of its own stays its own: no overlay takes it, and says why", async (t) => {
   const three = world.host(3);
   const lan = (host: Host, address: string): void => {
