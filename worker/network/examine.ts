@@ -171,16 +171,20 @@ interface Home {
   readonly namespace: string;
   /** Whom that task asks for names. */
   readonly gateway: string;
+  /** Of its device, which it keeps while that of the network changes. */
+  readonly mtu: number;
 }
 
 function homesOf({ records }: ExamineState, { networks }: WantedNetworks): Home[] {
   const all = [...records].filter(({ state }) => state === "attached");
   return networks.flatMap((network) => {
     if (network.ingress) return [];
-    for (const { attached } of all) {
+    for (const { attached, mtus } of all) {
       if (attached.kind !== "namespace") continue;
-      const place = attached.addresses.find(({ networkId }) => networkId === network.id);
-      if (place !== undefined) return [{ network, namespace: attached.path, gateway: place.gateway }];
+      const index = attached.addresses.findIndex(({ networkId }) => networkId === network.id);
+      const place = attached.addresses[index];
+      if (place === undefined) continue;
+      return [{ network, namespace: attached.path, gateway: place.gateway, mtu: mtus[index] ?? Infinity }];
     }
     return [];
   });
@@ -240,12 +244,12 @@ function pathsTo(
             resolveNetwork(ingress, underlayMtu).mtu,
           ),
         ];
-  const byTasks = homes.flatMap(({ network, namespace }) => {
+  const byTasks = homes.flatMap(({ network, namespace, mtu: ownMtu }) => {
     const endpoint = wanted.endpoints.find(
       ({ networkId, nodeId, serving }) => serving && networkId === network.id && nodeId === peer.nodeId,
     );
     if (endpoint === undefined) return [];
-    const { mtu } = resolveNetwork(network, underlayMtu);
+    const mtu = Math.min(ownMtu, resolveNetwork(network, underlayMtu).mtu);
     return familiesOf(endpoint).map((target) =>
       path(`network ${network.name}${byFamily(target)}`, { namespace, target }, mtu),
     );

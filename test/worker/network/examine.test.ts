@@ -229,3 +229,16 @@ t.test("tunnels are tried where both hosts are on an encrypted network", (t) => 
   t.equal(probesOf(state, [peer]).peers[0]?.tunnel, undefined, "nothing is encrypted");
   t.end();
 });
+
+t.test(
+  "a task that began on a smaller link is asked for no larger packets than its own device takes",
+  (t) => {
+    const sizes = (underlayMtu: number) =>
+      probesOf({ ...state, underlayMtu }, [peer]).peers.flatMap(({ vxlan }) =>
+        vxlan.flatMap(({ large }) => (large.namespace === undefined ? [] : [large.packetBytes])),
+      );
+    t.strictSame(sizes(9_000), [1450]);
+    t.strictSame(sizes(1_400), [1350]);
+    t.end();
+  },
+);
