@@ -2,7 +2,7 @@ import type { ClusterPlan, Day } from "./cluster-plan.ts";
 import type { Plant } from "./raft-plants.ts";
 
 /** As those of consensus, for whole clusters. */
-export interface ClusterPlant extends Omit<Plant, "plan"> {
+export interface ClusterPlant extends Omit<Plant, "plan" | "rules"> {
   /** The kind of day, where any kind would need many of them. */
   readonly day?: Day;
   /** What histories are like, for the same reason. */

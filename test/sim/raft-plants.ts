@@ -3,6 +3,8 @@ import type { RaftPlan } from "./raft-plan.ts";
 /** A bug that is written into the compiled text of one module, for one process. */
 export interface Plant {
   readonly name: string;
+  /** One of these has to be broken: another would be a find by chance, or a bug of the simulation. */
+  readonly rules: readonly string[];
   /** From the root, without extension; under the build folder of its package. */
   readonly module: string;
   /** Each `find` stands in the module exactly once. */
@@ -36,30 +38,35 @@ const orphanedLeaders: Partial<RaftPlan> = {
 export const plants: readonly Plant[] = [
   {
     name: "the vote is not persisted",
+    rules: ["durability"],
     module: "manager/raft/codec",
     changes: [{ find: 'vote: hardState.vote ?? ""', replace: 'vote: ""' }],
     seeds: 100,
   },
   {
     name: "an append is acknowledged before it is durable",
+    rules: ["acknowledged before it was durable"],
     module: "raft-ts/src/state",
     changes: [{ find: "message.index <= this.log.stableIndex()", replace: "true" }],
     seeds: 100,
   },
   {
     name: "the log is written without a sync",
+    rules: ["a sound disk was refused", "durability"],
     module: "manager/raft/wal",
     changes: [{ find: "file.commit(this.#position, bytes)", replace: "file.write(this.#position, bytes)" }],
     seeds: 100,
   },
   {
     name: "the leader counts its own entries before they are durable",
+    rules: ["committed without a quorum"],
     module: "raft-ts/src/leader",
     changes: [{ find: "id === s.id ? s.log.stableIndex()", replace: "id === s.id ? s.log.lastIndex()" }],
     seeds: 100,
   },
   {
     name: "an entry of an earlier term is committed by counting",
+    rules: ["committed without a quorum"],
     module: "raft-ts/src/leader",
     changes: [
       {
@@ -72,6 +79,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a read is confirmed without a quorum",
+    rules: ["stale read", "linearizability"],
     module: "raft-ts/src/leader",
     changes: [{ find: "role.reads.confirm(confirmed)", replace: "role.reads.confirm(role.reads.round)" }],
     plan: orphanedLeaders,
@@ -79,6 +87,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "reads are served before the first commit of the term",
+    rules: ["stale read", "linearizability"],
     module: "raft-ts/src/leader",
     changes: [
       {
@@ -90,6 +99,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a configuration counts from its commit",
+    rules: ["committed without a quorum"],
     module: "raft-ts/src/leader",
     changes: [
       {
@@ -101,6 +111,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a snapshot claims one entry more than it holds",
+    rules: ["snapshot index"],
     module: "manager/raft/member-snapshots",
     changes: [
       { find: "{ index, term, configuration }", replace: "{ index: index + 1, term, configuration }" },
@@ -109,6 +120,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a proposal of unknown outcome is proposed again",
+    rules: ["proposed twice"],
     module: "manager/raft/member",
     changes: [
       {
@@ -127,6 +139,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a damaged record is taken for the end of the log",
+    rules: ["durability"],
     module: "manager/raft/wal-record",
     changes: [
       {
@@ -139,12 +152,14 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a pre-vote raises the term",
+    rules: ["a term that nobody stood for"],
     module: "raft-ts/src/raft",
     changes: [{ find: 'if (message.type === "pre-vote")\n        return;', replace: "" }],
     seeds: 100,
   },
   {
     name: "learners count in the quorum",
+    rules: ["committed without a quorum", "membership safety"],
     module: "raft-ts/src/quorum",
     changes: [
       {
@@ -157,12 +172,14 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "leadership is handed to who has not caught up",
+    rules: ["leadership handed to who is behind"],
     module: "raft-ts/src/leader",
     changes: [{ find: "role.progress.get(to)?.match !== s.log.lastIndex()", replace: "false" }],
     seeds: 100,
   },
   {
     name: "a conflicting tail is kept",
+    rules: ["state-machine safety", "log matching"],
     module: "raft-ts/src/log",
     changes: [
       {
@@ -175,12 +192,14 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a vote goes to a log that is behind",
+    rules: ["leader completeness"],
     module: "raft-ts/src/raft",
     changes: [{ find: "free && s.log.isUpToDate(message.lastIndex, message.lastTerm)", replace: "free" }],
     seeds: 100,
   },
   {
     name: "a second vote in the same term",
+    rules: ["two votes in a term"],
     module: "raft-ts/src/raft",
     changes: [
       { find: "(s.vote === undefined && s.leader === undefined)", replace: "s.leader === undefined" },
@@ -189,6 +208,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a truncated configuration stays in force",
+    rules: ["membership safety"],
     module: "raft-ts/src/follower",
     changes: [{ find: "s.history.truncated(result.replacedFrom)", replace: "void 0" }],
     plan: { ...orphanedLeaders, hosts: 5, faults: { kinds: ["orphan-change"], everyMs: 700, lastsMs: 1000 } },
@@ -196,6 +216,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "the last record is trusted as it was read",
+    rules: ["a sound disk was refused", "durability"],
     module: "manager/raft/wal",
     changes: [{ find: "if (tail !== undefined)", replace: "if (false)" }],
     plan: {
@@ -206,6 +227,7 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a new segment begins with the hard state of the batch that comes after",
+    rules: ["a sound disk was refused"],
     module: "manager/raft/wal",
     changes: [
       {
@@ -218,12 +240,14 @@ export const plants: readonly Plant[] = [
   },
   {
     name: "a leader speaks before its term is durable",
+    rules: ["led in a term that is not durable", "promised in a term that is not durable"],
     module: "raft-ts/src/state",
     changes: [{ find: "return message.term === this.stableTerm;", replace: "return true;" }],
     seeds: 100,
   },
   {
     name: "a stale leader tells a newcomer that it was removed",
+    rules: ["told to have left"],
     module: "manager/raft/member",
     changes: [
       {
