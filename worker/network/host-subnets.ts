@@ -40,7 +40,10 @@ export async function readHostRoutes(): Promise<HostRoutes> {
   const addresses = Object.entries(networkInterfaces()).flatMap(([device, list = []]) =>
     list.flatMap(({ cidr }) => (cidr === null ? [] : [{ block: cidr, device }])),
   );
-  return { addresses, routes: [...parseRoutes(ipv4), ...parseIpv6Routes(ipv6)] };
+  return {
+    addresses,
+    routes: [...parseRoutes(ipv4, (device) => !ourDevice.test(device)), ...parseIpv6Routes(ipv6)],
+  };
 }
 
 /**

@@ -38,12 +38,17 @@ export function parseIpv6Routes(text: string): Route[] {
   });
 }
 
-/** Routes in the form of `/proc/net/route`; the default route meets nothing. */
-export function parseRoutes(text: string): Route[] {
+/**
+ * Routes in the form of `/proc/net/route`; the default route meets nothing.
+ *
+ * @param isMeant - By device: others are passed over unread, which matters among thousands of tasks.
+ */
+export function parseRoutes(text: string, isMeant: (device: string) => boolean = () => true): Route[] {
   return text
     .split("\n")
     .slice(1)
     .flatMap((line) => {
+      if (!isMeant(line.slice(0, line.indexOf("\t")))) return [];
       const [device = "", destination = "", , , , , , mask = ""] = line.trim().split(/\s+/);
       if (!/^[0-9A-F]{8}$/i.test(mask)) return [];
       const prefixBits = Number.parseInt(mask, 16).toString(2).replaceAll("0", "").length;

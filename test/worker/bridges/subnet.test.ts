@@ -105,6 +105,10 @@ t.test("routes of the host, the default one left out", (t) => {
     { block: "192.168.0.0/24", by: "a route of the host by eth0" },
     { block: "10.100.1.5/32", by: "a route of the host by tun0" },
   ]);
+  t.strictSame(
+    parseRoutes(text, (device) => device !== "eth0").map(({ device }) => device),
+    ["tun0"],
+  );
   t.throws(() => checkFree("192.168.0.128/25", parseRoutes(text).map(takenByRoute)), {
     code: "permission-denied",
     message:
