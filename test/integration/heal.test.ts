@@ -441,10 +441,7 @@ await t.test(
     t.teardown(() => echo.stop());
     const ask = (from: string, to: string): string =>
       inNamespace(from, [...probe, "ask-udp", to, "53"]).output;
-    const startMs = performance.now();
-    while (ask(three.netns, "127.0.0.1") !== "hello") {
-      if (performance.now() - startMs > healMs * 3) throw new Error("the published port is not reached");
-    }
+    await until(() => ask(three.netns, "127.0.0.1") === "hello");
     t.equal(ask(world.outside, three.address), "hello");
     for (const over of ["udp", "tcp"]) {
       const resolve = [...probe, "resolve", over, late.gateway, "asker"];
@@ -459,41 +456,84 @@ await t.test(
   },
 );
 
-await t.test(
-  "a network that another program is in the way of is refused to its tasks alone, and heals",
-  async (t) => {
-    const [taken, free] = [overlay("taken", 20), overlay("free", 21)];
-    const three = world.host(3);
-    three.warnings.length = 0;
-    const vxlan = ["type", "vxlan", "id", String(taken.vni), "dstport", "4789"];
-    t.equal(three.run("ip", "link", "add", "other", "up", ...vxlan).code, 0);
-    const start = (task: string, network: OverlayNetwork, address: string) => ({
+await t.test("what is in the way of a network is in the way of its tasks alone, and heals", async (t) => {
+  const three = world.host(3);
+  const free = overlay("free", 21);
+  const obstacles = [
+    {
+      network: overlay("taken", 20),
+      put: "ip link add other up type vxlan id 4116 dstport 4789",
+      take: "ip link del other",
+      why: /vx4116.*exists\. \(another program/,
+    },
+    {
+      network: overlay("mute", 23),
+      put: "sysctl -w net.ipv4.ip_nonlocal_bind=1",
+      listens: "10.10.23.1",
+      take: "sysctl -w net.ipv4.ip_nonlocal_bind=0",
+      why: /cannot answer names on 10\.10\.23\.1:53: another program does/,
+    },
+  ];
+  const start = (network: OverlayNetwork) => {
+    const [task, address] = [network.name, network.gateway.replace(/1$/, "5")];
+    const place = { networkId: network.id, address: `${address}/24`, aliases: [] };
+    return {
       place: endpoint(network, three, { task, address, service: task }),
-      request: {
-        taskId: task as TaskId,
-        networks: [{ networkId: network.id, address: `${address}/24`, aliases: [] }],
-      },
-    });
-    const bad = start("bad", taken, "10.10.20.5");
-    const good = start("good", free, "10.10.21.5");
-    await three.apply([taken, free], [bad.place, good.place]);
-    const text = /network taken cannot be set up on this host: .*vx4116.*exists\. \(another program/;
-    await t.rejects(three.attach(bad.request), { code: "unavailable", message: text });
-    const attached = await three.attach(good.request);
-    await three.attach({ taskId: "plain" as TaskId });
-    if (attached.kind !== "namespace") throw new Error("it has no namespace");
-    t.match(inNamespace(attached.path, ["busybox", "nslookup", "good", free.gateway]).output, "10.10.21.5");
+      request: { taskId: task as TaskId, networks: [place] },
+    };
+  };
+  three.warnings.length = 0;
+  const programs = obstacles.flatMap(({ put, listens }) => {
+    const { code, output } = three.run(...put.split(" "));
+    t.equal(code, 0, output);
+    return listens === undefined ? [] : [serve(three.netns, [...probe, "serve", "53", "other", listens])];
+  });
+  t.teardown(() => programs.forEach((program) => program.stop()));
+  await until(() => three.run("cat", "/proc/net/tcp").output.includes("01170A0A:0035"));
+  const all = [free, ...obstacles.map(({ network }) => network)];
+  const places = all.map((network) => start(network).place);
+  await three.apply(all, places);
+  const attached = await three.attach(start(free).request);
+  await three.attach({ taskId: "plain" as TaskId });
+  if (attached.kind !== "namespace") throw new Error("it has no namespace");
+  const names = (): string =>
+    inNamespace(attached.path, ["busybox", "nslookup", "free", free.gateway]).output;
+  t.match(names(), "10.10.21.5");
+  for (const { network, why } of obstacles) {
+    const text = new RegExp(`network ${network.name} cannot be set up on this host: .*${why.source}`);
+    await t.rejects(three.attach(start(network).request), { code: "unavailable", message: text });
     t.match(await three.examine([]), [{ test: "kernel", state: "broken", text }]);
-    await three.examine([]);
-    t.equal(three.warnings.filter((each) => each.includes("network taken")).length, 1, "it is said once");
-    three.run("ip", "link", "del", "other");
-    await said(three, /network taken is set up on this host now/);
-    await three.attach(bad.request);
-    t.notMatch(three.warnings.join(), /is mended/, "nothing was ever lost");
-    for (const taskId of ["bad", "good", "plain"]) await three.detach(taskId as TaskId);
-    await three.apply([], []);
-  },
-);
+    t.equal(three.warnings.filter((each) => text.test(each)).length, 1, "it is said once");
+  }
+  for (const program of programs) program.stop();
+  for (const { take } of obstacles) t.equal(three.run(...take.split(" ")).code, 0);
+  for (const { network } of obstacles) {
+    await said(three, new RegExp(`network ${network.name} is set up on this host now`));
+    await three.attach(start(network).request);
+  }
+  t.notMatch(three.warnings.join(), /is mended/, "nothing was ever lost");
+
+  three.run("ip", "addr", "del", "10.233.0.3/24", "dev", "eth0");
+  await said(
+    three,
+    /network free cannot be set up on this host: .* need the data path address 10\.233\.0\.3/,
+  );
+  await three.apply(all, places);
+  t.match(names(), "10.10.21.5", "those that run go on");
+  await three.attach({ taskId: "plain2" as TaskId });
+  three.run("ip", "addr", "add", "10.233.0.3/24", "dev", "eth0");
+  await said(three, /network free is set up on this host now/);
+  for (const { name } of [...all, { name: "plain" }, { name: "plain2" }]) await three.detach(name as TaskId);
+  await three.apply([], []);
+});
+
+async function until(isSo: () => boolean): Promise<void> {
+  const startMs = performance.now();
+  while (!isSo()) {
+    if (performance.now() - startMs > healMs * 3) throw new Error("it never comes to be");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
 
 async function said(host: Host, what: RegExp): Promise<void> {
   const startMs = performance.now();
