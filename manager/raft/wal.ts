@@ -123,7 +123,9 @@ export class Wal {
     await this.#guarded(async () => {
       for (;;) {
         const [oldest] = this.#segments;
-        if (oldest === undefined || this.#segments.length < 2 || oldest.lastIndex > index) return;
+        // One that is only being begun holds nothing yet, not even term and vote: the one before it may be all there is.
+        const needed = this.#isRolling ? 2 : 1;
+        if (oldest === undefined || this.#segments.length <= needed || oldest.lastIndex > index) return;
         const path = segmentPath(this.#directory, oldest.number);
         if (!(await unlessFull(this.#disk.remove(path)))) return; // The next release tries again.
         if (this.#segments[0] === oldest) this.#segments.shift();

@@ -15,5 +15,6 @@ export const regressionSeeds: readonly { readonly seed: number; readonly found: 
     found: "a configuration that was taken back made its newcomer believe that it was removed",
   },
   { seed: 3_019_711, found: "the same, with two newcomers" },
+  { seed: 950_736, found: "the last whole segment went while the next one was only being begun" },
   { seed: 3_039_101, found: "the same, by a snapshot from before it was asked for again" },
 ];
