@@ -66,6 +66,8 @@ export class Wal {
   /** The next segment, filled with zeros ahead of time; gives undefined when there was no room for it. */
   #prepared: Promise<BlockFile | undefined> | undefined;
   #isRolling = false;
+  /** The last segment has no first record yet that is surely on the disk. */
+  #isBeginning = false;
   #isOpen = false;
   #isTended: boolean;
   #queue: Waiting[] = [];
@@ -124,7 +126,7 @@ export class Wal {
       for (;;) {
         const [oldest] = this.#segments;
         // One that is only being begun holds nothing yet, not even term and vote: the one before it may be all there is.
-        const needed = this.#isRolling ? 2 : 1;
+        const needed = this.#isBeginning ? 2 : 1;
         if (oldest === undefined || this.#segments.length <= needed || oldest.lastIndex > index) return;
         const path = segmentPath(this.#directory, oldest.number);
         if (!(await unlessFull(this.#disk.remove(path)))) return; // The next release tries again.
@@ -307,10 +309,12 @@ export class Wal {
   async #startSegment(number: number, file: BlockFile, bytes = this.#segmentBytes): Promise<void> {
     this.#file = file;
     this.#position = 0;
+    this.#isBeginning = true;
     this.#segments.push({ number, bytes, lastIndex: 0, keyIds: new Set() });
     await this.#commit("start", this.#startPayload());
     // Before anything in it is acknowledged: a segment that turns into zeros must not pass for a prepared one.
     await this.#onceThereIsRoom(() => this.#mark("durable"));
+    this.#isBeginning = false;
   }
 
   #startPayload(): Uint8Array {
