@@ -146,7 +146,10 @@ function findService(view: StoreView, call: Call): Service {
   return resolve("service", param(call, "id"), view.services);
 }
 
-/** `ServiceStatus`, as `docker service ls` prints it. What a node that is down was running serves nobody. */
+/**
+ * `ServiceStatus`, as `docker service ls` prints it. What a node that is down was running serves nobody, and where every node has one
+ * it is not missed there: who waits for all to run does not wait for that node.
+ */
 export function countTasks(view: StoreView, service: Service): ServiceCounts {
   const { mode } = service.spec;
   const iteration = service.job?.iteration;
@@ -155,11 +158,13 @@ export function countTasks(view: StoreView, service: Service): ServiceCounts {
   let wanted = 0;
   for (const task of view.tasks.byService(service.id)) {
     if (iteration !== undefined && task.jobIteration !== iteration) continue;
-    if (task.status.state === "running" && !isOnDownNode(view, task)) running += 1;
+    const isAway = isOnDownNode(view, task);
+    if (task.status.state === "running" && !isAway) running += 1;
     if (task.status.state === "complete") completed += 1;
-    if (mode.kind === "global" && task.desiredState === "running") wanted += 1;
+    if (mode.kind === "global" && task.desiredState === "running" && !isAway) wanted += 1;
     if (
       mode.kind === "global-job" &&
+      !isAway &&
       task.desiredState === "complete" &&
       taskStates[task.status.state] < taskStates.complete
     )

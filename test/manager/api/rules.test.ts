@@ -279,10 +279,16 @@ const counted: readonly Counted[] = [
     want: { RunningTasks: 1, DesiredTasks: 2 },
   },
   {
-    name: "global: what a node that is down was running is wanted, and does not run",
-    mode: { Global: {} },
+    name: "replicated: what a node that is down was running is missed",
+    mode: { Replicated: { Replicas: 2 } },
     tasks: ["running/running", "!running/running"],
     want: { RunningTasks: 1, DesiredTasks: 2 },
+  },
+  {
+    name: "global: what a node that is down was running is not waited for",
+    mode: { Global: {} },
+    tasks: ["running/running", "!running/running"],
+    want: { RunningTasks: 1, DesiredTasks: 1 },
   },
   {
     name: "replicated job: how many at once, and completions of the present iteration",
