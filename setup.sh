@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 
-packages="containerd runc crun tini iproute2 nftables conntrack nats-server busybox-static docker-registry util-linux procps iputils-ping iptables python3-docker buildah wireguard-go wireguard-tools wrk attr"
+packages="containerd runc crun tini iproute2 nftables conntrack nats-server busybox-static docker-registry util-linux procps iputils-ping iptables python3-docker buildah wireguard-go wireguard-tools wrk attr e2fsprogs"
 missing=""
 for package in $packages; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
