@@ -82,7 +82,6 @@ async function* frames(
   }
 }
 
-/** Anything but a number means all, as it always did. */
 /** @throws {ClusterError} `invalid-argument` with the texts of Docker's cluster; of a container it takes anything else as "all". */
 function parseTail(text: string | null): number | "all" {
   if (text === null || text === "" || text === "all") return "all";

@@ -2,10 +2,11 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { ServiceId } from "../../model/ids.ts";
 import type { RegistryAuth, Service, ServiceSpec } from "../../model/service.ts";
-import { type Task, taskStates } from "../../model/task.ts";
+import { taskStates } from "../../model/task.ts";
 import { serviceWarnings } from "../../model/warnings.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
+import { isOnDownNode, nodesOf } from "../orchestrator/plan.ts";
 import { jobOf, replaceSpec, rollbackService } from "../orchestrator/spec.ts";
 import { requireSeen, type StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
@@ -153,12 +154,13 @@ function findService(view: StoreView, call: Call): Service {
 export function countTasks(view: StoreView, service: Service): ServiceCounts {
   const { mode } = service.spec;
   const iteration = service.job?.iteration;
+  const nodes = nodesOf(view);
   let running = 0;
   let completed = 0;
   let wanted = 0;
   for (const task of view.tasks.byService(service.id)) {
     if (iteration !== undefined && task.jobIteration !== iteration) continue;
-    const isAway = isOnDownNode(view, task);
+    const isAway = isOnDownNode(nodes, task);
     if (task.status.state === "running" && !isAway) running += 1;
     if (task.status.state === "complete") completed += 1;
     if (mode.kind === "global" && task.desiredState === "running" && !isAway) wanted += 1;
@@ -179,10 +181,6 @@ export function countTasks(view: StoreView, service: Service): ServiceCounts {
     case "global-job":
       return { running, desired: wanted, completed };
   }
-}
-
-function isOnDownNode(view: StoreView, { nodeId }: Task): boolean {
-  return nodeId !== undefined && view.nodes.get(nodeId)?.status.state === "down";
 }
 
 const authLimitBytes = 64 * 1024;

@@ -4,7 +4,7 @@ import type { Node } from "../../model/node.ts";
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
-import { newestFirst } from "../orchestrator/plan.ts";
+import { isOnDownNode, newestFirst, nodesOf } from "../orchestrator/plan.ts";
 import { demandOf, networkReach } from "../scheduler/demand.ts";
 import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
@@ -55,7 +55,8 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
   const Subject = `service ${spec.name}`;
   const all = view.tasks.byService(service.id);
   const live = all.filter(isWanted);
-  const running = live.filter((task) => task.status.state === "running" && !isOnDownNode(view, task)).length;
+  const nodes = nodesOf(view);
+  const running = live.filter((task) => task.status.state === "running" && !isOnDownNode(nodes, task)).length;
   const counted = `${running} of ${live.length} wanted tasks run`;
   if (updateStatus?.state === "paused" || updateStatus?.state === "rollback_paused") {
     const Next =
@@ -144,7 +145,8 @@ function slotsOf(tasks: readonly Task[]): Task[][] {
 
 /** Tasks of nodes that are down: nobody knows whether they run. */
 function whyLost(view: StoreView, live: readonly Task[], counted: string): Rest | undefined {
-  const lost = live.filter((task) => !isTerminal(task) && isOnDownNode(view, task));
+  const nodes = nodesOf(view);
+  const lost = live.filter((task) => !isTerminal(task) && isOnDownNode(nodes, task));
   const [first] = lost;
   const node = first?.nodeId === undefined ? undefined : view.nodes.get(first.nodeId);
   if (node === undefined) return undefined;
@@ -158,10 +160,6 @@ function whyLost(view: StoreView, live: readonly Task[], counted: string): Rest 
     ],
     Next: `shoal why ${hostOf(node)}`,
   };
-}
-
-function isOnDownNode(view: StoreView, { nodeId }: Task): boolean {
-  return nodeId !== undefined && view.nodes.get(nodeId)?.status.state === "down";
 }
 
 export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {

@@ -100,18 +100,9 @@ function proceed(scene: Scene, node: Node, slot: Slot): Plan {
     return { steps: [endRest({ ...slot, live: slot.live.filter(isTerminal) })], wakeAtMs: undefined };
   }
   if (!mayBegin(scene, node)) return emptyPlan;
+  const desiredState = beginState(scene, slot);
   return {
-    steps: [
-      [
-        {
-          kind: "create",
-          slot: 0,
-          nodeId: node.id,
-          desiredState: beginState(scene, slot),
-          restarts: 0,
-        },
-      ],
-    ],
+    steps: [[{ kind: "create", slot: 0, nodeId: node.id, desiredState, restarts: 0 }]],
     wakeAtMs: undefined,
   };
 }

@@ -4,6 +4,7 @@ import type { NodeId, TaskId } from "../../model/ids.ts";
 import type { Node } from "../../model/node.ts";
 import type { Revision, Service, UpdateStatus } from "../../model/service.ts";
 import { isTerminal, isWanted, taskStates, type Task } from "../../model/task.ts";
+import type { StoreView } from "../store/transaction.ts";
 
 /** What a decision sees of one service: a snapshot and the time. */
 export interface Scene {
@@ -174,6 +175,11 @@ export function lossAtMs(
         (service.spec.task.container.stopGracePeriodMs ?? defaultStopGracePeriodMs)
       );
   }
+}
+
+/** What a scene knows of nodes, for those who have none. */
+export function nodesOf(view: Pick<StoreView, "nodes">): Pick<Scene, "node"> {
+  return { node: (id) => view.nodes.get(id) };
 }
 
 /** The task's node does not answer, and whether it still runs nobody knows. */

@@ -26,7 +26,7 @@ export function decideTrim(service: Service, slot: readonly Task[], historyLimit
   const limit = limitFor(service, historyLimit);
   const surplus = slot.length - limit;
   if (limit < 0 || surplus <= 0) return [];
-  const kept = neededBy(service, slot.toSorted(newestFirst));
+  const kept = neededBy(service, slot);
   return slot
     .filter((task) => !kept.has(task) && isHistory(task) && !isResult(service, task))
     .toSorted((a, b) => lastSeenMs(a) - lastSeenMs(b))
@@ -37,12 +37,14 @@ export function decideTrim(service: Service, slot: readonly Task[], historyLimit
  * The newest says that the slot was filled. An update reads from the one before its own that a slot was replaced and not added,
  * and from the first of its own how it went; restarts after that do not make it forget.
  */
-function neededBy(service: Service, [newest, ...older]: readonly Task[]): ReadonlySet<Task | undefined> {
+function neededBy(service: Service, slot: readonly Task[]): ReadonlySet<Task | undefined> {
+  const tasks = slot.toSorted(newestFirst);
+  const [newest] = tasks;
   const { state, startedVersion } = service.updateStatus ?? {};
-  if (newest === undefined || startedVersion === undefined) return new Set([newest]);
-  if (state !== "updating" && state !== "rollback_started") return new Set([newest]);
-  const own = [newest, ...older].filter((task) => isOfThisUpdate({ service }, task, startedVersion));
-  return new Set([newest, own.at(-1), [newest, ...older].find((task) => !own.includes(task))]);
+  const isUpdating = state === "updating" || state === "rollback_started";
+  if (!isUpdating || startedVersion === undefined) return new Set([newest]);
+  const own = tasks.filter((task) => isOfThisUpdate({ service }, task, startedVersion));
+  return new Set([newest, own.at(-1), tasks.find((task) => !own.includes(task))]);
 }
 
 function isHistory(task: Task): boolean {

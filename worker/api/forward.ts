@@ -80,8 +80,8 @@ export async function forward(
 }
 
 /**
- * Passes a request to the manager beside us, when it is there: one that is just starting is waited for. Small bodies go over in one piece, behind their headers; others as streams. A
- * client that goes away ends the request there too.
+ * Passes a request to the manager beside us; one that is just starting is waited for. Small bodies go over in one piece,
+ * behind their headers; others as streams. A client that goes away ends the request there too.
  *
  * @returns Once the manager has begun to answer.
  * @throws {ClusterError} before anything is answered.
@@ -119,16 +119,11 @@ async function askWhenThere(
     try {
       return await ask(deps, exchange, question);
     } catch (error) {
-      const { code } = causeOf(error);
-      const isOver = response.destroyed || deps.clock.monotonic() >= endMs;
-      if (isOver || !unheardCodes.has(code)) {
-        if (!response.destroyed) {
-          const text = errorText(causeOf(error));
-          deps.log.warn(
-            { method: request.method, path: url, error: text },
-            "the manager beside us gave no answer",
-          );
-        }
+      const cause = causeOf(error);
+      if (response.destroyed) throw error;
+      if (!unheardCodes.has(cause.code) || deps.clock.monotonic() >= endMs) {
+        const what = { method: request.method, path: url, error: errorText(cause) };
+        deps.log.warn(what, "the manager beside us gave no answer");
         throw error;
       }
     }

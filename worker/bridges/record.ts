@@ -1,6 +1,7 @@
 /** A bridge network as it is kept. Pure. */
 import type { NetworkId } from "../../model/ids.ts";
 import type { Labels } from "../../model/meta.ts";
+import { linkMtuOption } from "../../model/network.ts";
 import { bridgeMtu } from "../network/bridges.ts";
 import type { BridgeBlock, BridgeNetwork } from "../network/network.ts";
 
@@ -10,7 +11,7 @@ export const bridgeOptions = {
   mutual: "com.docker.network.bridge.enable_icc",
   masquerade: "com.docker.network.bridge.enable_ip_masquerade",
   hostAddress: "com.docker.network.bridge.host_binding_ipv4",
-  mtu: "com.docker.network.driver.mtu",
+  mtu: linkMtuOption,
 } as const;
 
 export interface LocalNetwork {
