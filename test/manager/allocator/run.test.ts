@@ -307,13 +307,7 @@ t.test(
       });
       await settle();
     };
-    await world.store.update((tx) => {
-      tx.clusters.create(clusterObject());
-      const { description: _unheard, ...first } = nodeObject("first");
-      tx.nodes.create(first);
-      tx.networks.create(networkObject("ingress", { ingress: true }));
-    });
-    await settle();
+    await foundUnheard(world);
     t.equal(subnet("ingress"), undefined);
     await describe("first", ["10.0.0.0/24"]);
     t.equal(subnet("ingress"), "10.0.1.0/24");
@@ -329,13 +323,7 @@ t.test(
 
 t.test("a first node that is never heard holds networks up for a while only", async (t) => {
   await using world = new World();
-  await world.store.update((tx) => {
-    tx.clusters.create(clusterObject());
-    const { description: _unheard, ...first } = nodeObject("first");
-    tx.nodes.create(first);
-    tx.networks.create(networkObject("ingress", { ingress: true }));
-  });
-  await settle();
+  await foundUnheard(world);
   await world.clock.advance(10_000);
   await settle();
   t.equal(
@@ -343,3 +331,14 @@ t.test("a first node that is never heard holds networks up for a while only", as
     "10.0.0.0/24",
   );
 });
+
+/** A new cluster whose only node has not said anything yet. */
+async function foundUnheard(world: World): Promise<void> {
+  await world.store.update((tx) => {
+    tx.clusters.create(clusterObject());
+    const { description: _unheard, ...first } = nodeObject("first");
+    tx.nodes.create(first);
+    tx.networks.create(networkObject("ingress", { ingress: true }));
+  });
+  await settle();
+}
