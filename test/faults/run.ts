@@ -11,8 +11,10 @@ export interface RunResult {
   readonly fault: string;
   /** From the moment the fault was complete to the end of the first write begun after it; none when nobody could serve. */
   readonly resumedDuringMs: number | undefined;
-  /** From the moment the fault was taken away until every manager had taken a write. */
+  /** From the moment the fault was taken away to the end of the first write begun after it, by whichever manager. */
   readonly resumedAfterMs: number;
+  /** From that moment until every manager had taken a write. */
+  readonly allServeAfterMs: number;
   readonly operations: number;
   readonly unknown: number;
   readonly registers: Verdict;
@@ -68,8 +70,12 @@ export async function runFault(lab: Lab, kind: FaultKind, seed: number): Promise
       await fault.heal();
     }
     const healed = performance.now();
-    await Promise.all(lab.managers.map((host) => firstWrite([host], `${list}-after-${host.name}`)));
-    const resumedAfterMs = performance.now() - healed;
+    const servedAfterMs = await Promise.all(
+      lab.managers.map(async (host) => {
+        await firstWrite([host], `${list}-after-${host.name}`);
+        return performance.now() - healed;
+      }),
+    );
     await sleep(quietMs);
     ending.abort();
     await Promise.all(clients);
@@ -81,7 +87,8 @@ export async function runFault(lab: Lab, kind: FaultKind, seed: number): Promise
     return {
       fault: kind.name,
       resumedDuringMs,
-      resumedAfterMs,
+      resumedAfterMs: Math.min(...servedAfterMs),
+      allServeAfterMs: Math.max(...servedAfterMs),
       operations: all.length,
       unknown: all.filter(({ returned }) => returned === undefined).length,
       registers: checkRegisters(history.registers),
