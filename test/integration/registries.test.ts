@@ -2,16 +2,14 @@
 import { createHash, randomBytes } from "node:crypto";
 import { execFileSync } from "node:child_process";
 import { mkdir, writeFile } from "node:fs/promises";
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import { createServer as createTlsServer, type ServerOptions } from "node:https";
-import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import t, { type Test } from "tap";
+import t from "tap";
 
-import { type Blob, buildImage, buildLayer, type Image, text } from "../lab/image.ts";
+import { type Blob, buildImage, buildLayer, text } from "../lab/image.ts";
 import { certifiedAddress, createAuthority } from "../worker/engine/authority.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { serveImage as serve } from "./fake-registry.ts";
 import { openTestDoor } from "./front-door.ts";
 
 insideNamespaces(import.meta.url);
@@ -24,42 +22,6 @@ t.teardown(async () => {
   await door.close();
   await host.stop();
 });
-
-type Handler = (request: IncomingMessage, response: ServerResponse, next: () => void) => void;
-
-interface FakeRegistry {
-  readonly host: string;
-  readonly seen: string[];
-}
-
-/** A registry that has one image as "test/image:1"; `handler` may answer in its place. */
-async function serve(t: Test, image: Image, handler: Handler, tls?: ServerOptions): Promise<FakeRegistry> {
-  const seen: string[] = [];
-  const blobs = new Map([...image.layers, image.config, image.manifest].map((blob) => [blob.digest, blob]));
-  const listener = (request: IncomingMessage, response: ServerResponse): void => {
-    const range = request.headers.range === undefined ? "" : ` ${request.headers.range}`;
-    seen.push(`${request.method} ${request.url}${range}`);
-    handler(request, response, () => {
-      const asked = request.url?.split("/").at(-1) ?? "";
-      const blob = asked === "1" ? image.manifest : blobs.get(asked);
-      if (blob === undefined) return response.writeHead(404).end();
-      const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? "")?.[1] ?? 0);
-      response.writeHead(start > 0 ? 206 : 200, {
-        "content-type": blob.mediaType,
-        "content-length": blob.data.length - start,
-        "docker-content-digest": blob.digest,
-      });
-      return response.end(request.method === "HEAD" ? undefined : blob.data.subarray(start));
-    });
-  };
-  const server = tls === undefined ? createServer(listener) : createTlsServer(tls, listener);
-  await new Promise<void>((resolve) => server.listen(0, "0.0.0.0", resolve));
-  t.teardown(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return { host: `127.0.0.1:${(server.address() as AddressInfo).port}`, seen };
-}
 
 /** Bytes that containerd keeps on the disk. */
 function storedBytes(): number {

@@ -6,9 +6,10 @@ import type { Mount } from "../../proto/gen/containerd/types.ts";
 import { type Connection, toEngineError, unpackTimeoutMs } from "./connection.ts";
 import { type ImageContent, parseDetails } from "./image-details.ts";
 import type { ImageNames } from "./image-names.ts";
+import { underLease } from "./leases.ts";
 import type { Descriptor } from "./manifest.ts";
 import { chainIds, snapshotMounts, unpackLayer } from "./snapshots.ts";
-import { type LoadedImage, storeImage, underLease } from "./store-image.ts";
+import { type LoadedImage, storeImage } from "./store-image.ts";
 import { belowMounts, readOnlyMounts } from "./views.ts";
 
 export interface CommitRequest {

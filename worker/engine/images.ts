@@ -29,7 +29,7 @@ import { familiarName, parseReference, printReference, type Reference } from "./
 import { readBody } from "./registry-answers.ts";
 import { Registry } from "./registry.ts";
 import type { RegistrySettings } from "./registry-hosts.ts";
-import { chainIds } from "./snapshots.ts";
+import { chainIds, snapshotExists } from "./snapshots.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
@@ -93,7 +93,7 @@ export class Images {
     const reference = parseReference(text);
     if (reference.digest !== undefined) {
       const present = await this.find(text);
-      if (present !== undefined && isFor(present, platform)) {
+      if (present !== undefined && isFor(present, platform) && (await this.#isUnpacked(present))) {
         onProgress?.({ kind: "resolved", reference: present.reference, digest: present.digest });
         onProgress?.({ kind: "done", changed: false });
         return { image: present, changed: false };
@@ -268,7 +268,12 @@ export class Images {
     const name = printReference(reference);
     const before = await this.names.get(name);
     const present = before === undefined ? undefined : await this.#load(before);
-    if (before !== undefined && present !== undefined && isFor(present, platform)) {
+    if (
+      before !== undefined &&
+      present !== undefined &&
+      isFor(present, platform) &&
+      (await this.#isUnpacked(present))
+    ) {
       const remote = await this.#registry.head(reference, auth, signal);
       if (remote.digest === present.digest) {
         report({ kind: "resolved", reference: name, digest: present.digest });
@@ -315,6 +320,15 @@ export class Images {
     } catch (error) {
       if (error instanceof ClusterError && error.code === "not-found") return undefined;
       throw error;
+    }
+  }
+
+  /** Whether containers can be made of it. One whose layers were lost is pulled again from the beginning. */
+  async #isUnpacked({ chainId, reference }: Image): Promise<boolean> {
+    try {
+      return chainId === "" || (await snapshotExists(this.#connection, chainId));
+    } catch (error) {
+      throw toEngineError(error, `cannot look up the layers of ${reference}`);
     }
   }
 

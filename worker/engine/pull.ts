@@ -5,9 +5,10 @@ import { ClusterError } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import type { Limit } from "../../runtime/limit.ts";
 import { abortBlob, readBlob, writeBlob } from "./blobs.ts";
-import { type Connection, unlessGone } from "./connection.ts";
+import type { Connection } from "./connection.ts";
 import type { PullProgress } from "./engine.ts";
 import type { ImageNames } from "./image-names.ts";
+import { createLease, deleteLease } from "./leases.ts";
 import {
   chooseEntry,
   configLimitBytes,
@@ -60,21 +61,14 @@ export async function pullImage(
 ): Promise<void> {
   const { connection } = deps;
   const lease = `shoal-pull-${randomUUID()}`;
-  const { leases } = connection;
-  const expire = new Date(Date.now() + leaseLifetimeMs).toISOString();
-  await connection.call(
-    leases,
-    "create",
-    { id: lease, labels: { "containerd.io/gc.expire": expire } },
-    { signal },
-  );
+  await createLease(connection, lease, leaseLifetimeMs, signal);
   let done = false;
   try {
     await new Pull(deps, target, lease, report, signal).run();
     done = true;
   } finally {
     // After a failure the lease stays until it expires: the next try finds the finished layers.
-    if (done) await unlessGone(connection.call(leases, "delete", { id: lease, sync: false }));
+    if (done) await deleteLease(connection, lease, "later");
   }
 }
 

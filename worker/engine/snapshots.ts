@@ -11,6 +11,7 @@ import {
   unlessGone,
   unpackTimeoutMs,
 } from "./connection.ts";
+import { holdInLease } from "./leases.ts";
 import type { Descriptor } from "./manifest.ts";
 import { requireRoom } from "./room.ts";
 import { anyOf, type LinkedSignal } from "../../runtime/signal.ts";
@@ -61,13 +62,18 @@ export interface LayerUnpack {
   readonly lease: string;
 }
 
-/** Applies one downloaded layer on its parent. Nothing to do when its snapshot exists. */
+/**
+ * Applies one downloaded layer on its parent. Nothing to do when its snapshot exists; either way it belongs to the lease
+ * afterwards, so that the removal of another image does not take it.
+ */
 export async function unpackLayer(
   connection: Connection,
   unpack: LayerUnpack,
   signal: AbortSignal,
 ): Promise<"unpacked" | "exists"> {
   const { layer, diffId, chainId, parent, lease } = unpack;
+  // In this order: what is there once the lease has it is not collected any more.
+  await holdInLease(connection, lease, { type: `snapshots/${snapshotter}`, id: chainId });
   if (await snapshotExists(connection, chainId)) return "exists";
   const { snapshots, diff } = connection;
   const key = `extract-${Date.now().toString(36)}-${process.pid} ${chainId}`;

@@ -1,16 +1,13 @@
 /** An image into containerd's store: layers, configuration, manifest, names. */
-import { randomUUID } from "node:crypto";
-
 import { ClusterError } from "../../model/errors.ts";
 import { writeBlob } from "./blobs.ts";
-import { type Connection, unlessGone } from "./connection.ts";
+import type { Connection } from "./connection.ts";
 import { type ImageNames, untaggedName } from "./image-names.ts";
+import { underLease } from "./leases.ts";
 import { type Descriptor, parseConfig } from "./manifest.ts";
 import { digestOf } from "./save.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
 
-/** Long enough for the slowest disk; what an interrupted process stored is then collected. */
-const leaseLifetimeMs = 6 * 3_600_000;
 const manifestType = "application/vnd.oci.image.manifest.v1+json";
 const configType = "application/vnd.oci.image.config.v1+json";
 
@@ -76,22 +73,6 @@ export async function storeNewImage(
     },
     signal,
   );
-}
-
-/** What is stored meanwhile under this lease is kept from collection until it is done. */
-export async function underLease<Result>(
-  connection: Connection,
-  work: (lease: string) => Promise<Result>,
-  signal: AbortSignal,
-): Promise<Result> {
-  const id = `shoal-store-${randomUUID()}`;
-  const labels = { "containerd.io/gc.expire": new Date(Date.now() + leaseLifetimeMs).toISOString() };
-  await connection.call(connection.leases, "create", { id, labels }, { signal });
-  try {
-    return await work(id);
-  } finally {
-    await unlessGone(connection.call(connection.leases, "delete", { id, sync: false }));
-  }
 }
 
 /** @param layers - Of the configuration, lowest first; their content and snapshots are there. */

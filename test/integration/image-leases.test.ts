@@ -1,0 +1,79 @@
+/** Images that are removed while others that share with them are pulled, pushed or saved; over a real containerd. */
+import t from "tap";
+
+import { newContainerId, systemRandom } from "../../runtime/random.ts";
+import { Connection } from "../../worker/engine/connection.ts";
+import type { PullProgress } from "../../worker/engine/engine.ts";
+import { chainIds, removeSnapshot, snapshotExists } from "../../worker/engine/snapshots.ts";
+import { buildImage, buildLayer, text } from "../lab/image.ts";
+import { plainSpec } from "../worker/engine/plain.ts";
+import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { createGate, serveImage } from "./fake-registry.ts";
+import { openTestDoor } from "./front-door.ts";
+
+insideNamespaces(import.meta.url);
+
+const host = await startTestHost("leases");
+const engine = await host.openEngine();
+const door = await openTestDoor(host, engine);
+const { docker } = door;
+const connection = new Connection(host.settings.containerd);
+const none = new AbortController().signal;
+t.teardown(async () => {
+  connection.close();
+  await door.close();
+  await host.stop();
+});
+
+const base = buildLayer([text("base", "shared\n")]);
+const first = buildImage([base, buildLayer([text("a", "1\n")])], { Cmd: ["a"] });
+const own = buildLayer([text("b", "2\n")]);
+const second = buildImage([base, own], { Cmd: ["b"] });
+const topOfSecond = chainIds([base.diffId, own.diffId]).at(-1) ?? "";
+
+/** Whether a container can be made of it. */
+async function isUsable(image: string): Promise<boolean> {
+  const id = newContainerId(systemRandom);
+  const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+  await engine.create({ id, name: "user", image, spec: plainSpec, ...rest }, none);
+  await engine.remove(id);
+  return true;
+}
+
+function shortOf(digest: string): string {
+  return digest.slice("sha256:".length, "sha256:".length + 12);
+}
+
+await t.test("a pull keeps the layers that it found, whoever else is removed meanwhile", async (t) => {
+  const one = await serveImage(t, first, (_request, _response, next) => next());
+  const release = createGate();
+  const two = await serveImage(t, second, (request, _response, next) => {
+    if (request.url?.endsWith(own.blob.digest) !== true) return next();
+    return void release.opened.then(next);
+  });
+  await docker("pull", "-q", `${one.host}/test/image:1`);
+  const unpacked = createGate();
+  const onProgress = (progress: PullProgress): void => {
+    if (progress.kind === "complete" && progress.layer === shortOf(base.blob.digest)) unpacked.open();
+  };
+  const pull = engine.pull(`${two.host}/test/image:1`, { onProgress }, none);
+  await unpacked.opened;
+  await docker("rmi", `${one.host}/test/image:1`);
+  t.ok(await snapshotExists(connection, base.diffId), "the shared layer stays for the pull");
+  release.open();
+  t.equal((await pull).chainId, topOfSecond);
+  t.ok(await isUsable(`${two.host}/test/image:1`));
+});
+
+await t.test("an image whose layers were lost is pulled again, not called up to date", async (t) => {
+  const registry = await serveImage(t, second, (_request, _response, next) => next());
+  const name = `${registry.host}/test/image:1`;
+  await docker("pull", "-q", name);
+  await removeSnapshot(connection, topOfSecond);
+  t.match(await docker("pull", name), /Status: Downloaded newer image/);
+  t.ok(await isUsable(name));
+  await removeSnapshot(connection, topOfSecond);
+  const byDigest = `${registry.host}/test/image@${second.manifest.digest}`;
+  await docker("pull", "-q", byDigest);
+  t.ok(await isUsable(byDigest));
+});
