@@ -4,6 +4,7 @@ import t from "tap";
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import { Connection } from "../../worker/engine/connection.ts";
 import type { PullProgress } from "../../worker/engine/engine.ts";
+import { createLease, deleteLease } from "../../worker/engine/leases.ts";
 import { chainIds, removeSnapshot, snapshotExists } from "../../worker/engine/snapshots.ts";
 import { buildImage, buildLayer, text } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
@@ -30,6 +31,13 @@ const first = buildImage([base, buildLayer([text("a", "1\n")])], { Cmd: ["a"] })
 const own = buildLayer([text("b", "2\n")]);
 const second = buildImage([base, own], { Cmd: ["b"] });
 const topOfSecond = chainIds([base.diffId, own.diffId]).at(-1) ?? "";
+
+/** What nothing holds is gone afterwards. */
+async function collect(): Promise<void> {
+  const lease = "test-collect";
+  await createLease(connection, lease, 60_000, none);
+  await deleteLease(connection, lease, "now");
+}
 
 /** Whether a container can be made of it. */
 async function isUsable(image: string): Promise<boolean> {
@@ -76,4 +84,58 @@ await t.test("an image whose layers were lost is pulled again, not called up to 
   const byDigest = `${registry.host}/test/image@${second.manifest.digest}`;
   await docker("pull", "-q", byDigest);
   t.ok(await isUsable(byDigest));
+});
+
+await t.test("two platforms of one index stand side by side, and go one by one", async (t) => {
+  const platforms = ["amd64", "arm64"].map((name) => ({ architecture: name, os: "linux" }));
+  const images = platforms.map((platform) =>
+    buildImage([buildLayer([text("platform", JSON.stringify(platform))])], { Cmd: ["p"] }, platform),
+  );
+  const index = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: "application/vnd.oci.image.index.v1+json",
+      manifests: images.map(({ manifest: { mediaType, digest, data } }, at) => ({
+        mediaType,
+        digest,
+        size: data.length,
+        platform: platforms[at],
+      })),
+    }),
+  );
+  const [amd, arm] = images;
+  if (amd === undefined || arm === undefined) throw new Error("two images were made");
+  const blobs = new Map(
+    images
+      .flatMap((image) => [...image.layers, image.config, image.manifest])
+      .map((blob) => [blob.digest, blob]),
+  );
+  const registry = await serveImage(t, amd, (request, response, next) => {
+    if (request.url?.endsWith("/manifests/1") === true) return response.end(index);
+    const blob = blobs.get(request.url?.split("/").at(-1) ?? "");
+    return blob === undefined ? next() : response.end(blob.data);
+  });
+  const name = `${registry.host}/test/image:1`;
+  const ids = async (): Promise<string[]> =>
+    (await docker("images", "-aq", "--no-trunc")).split("\n").toSorted();
+  await docker("image", "prune", "-af");
+  const snapshotOf = ({ config }: typeof amd): string =>
+    (JSON.parse(config.data.toString("utf8")) as { rootfs: { diff_ids: string[] } }).rootfs.diff_ids[0] ?? "";
+  for (const [platform, image, others] of [
+    ["linux/amd64", amd, []],
+    ["linux/arm64", arm, [amd]],
+    ["linux/amd64", amd, [arm]],
+  ] as const) {
+    await docker("pull", "-q", "--platform", platform, name);
+    await collect();
+    t.equal(await docker("image", "inspect", "--format", "{{.Id}}", name), image.config.digest, platform);
+    t.strictSame(await ids(), [image, ...others].map(({ config }) => config.digest).toSorted());
+    for (const each of [image, ...others]) t.ok(await snapshotExists(connection, snapshotOf(each)));
+  }
+  t.equal(await docker("images", "-q", "--no-trunc", "--filter", "dangling=true"), arm.config.digest);
+  await docker("image", "prune", "-f");
+  t.notOk(await snapshotExists(connection, snapshotOf(arm)), "its disk comes back although the index stays");
+  t.ok(await isUsable(name));
+  await docker("rmi", name);
+  t.notOk(await snapshotExists(connection, snapshotOf(amd)));
 });

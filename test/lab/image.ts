@@ -44,11 +44,14 @@ export interface Image {
 export const architecture = process.arch === "x64" ? "amd64" : process.arch;
 
 /** Builds an image of the given layers. The same input gives the same digests. */
-export function buildImage(layers: readonly Layer[], config: ImageConfig): Image {
+export function buildImage(
+  layers: readonly Layer[],
+  config: ImageConfig,
+  platform: Readonly<Record<string, string>> = { architecture, os: "linux" },
+): Image {
   const configBlob = jsonBlob("application/vnd.oci.image.config.v1+json", {
     created: "1970-01-01T00:00:00Z",
-    architecture,
-    os: "linux",
+    ...platform,
     config,
     rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.diffId) },
     history: layers.map(() => ({ created: "1970-01-01T00:00:00Z", created_by: "test/lab/image.ts" })),

@@ -54,7 +54,8 @@ export async function writeBlob(
   } catch (error) {
     signal.throwIfAborted();
     if (isAlreadyThere(error)) {
-      await relabel(connection, blob, signal);
+      // It keeps its bytes but may lack the references that hold others.
+      await relabelBlob(connection, blob.digest, blob.labels ?? {}, signal);
       return "exists";
     }
     if (statusOf(error) === status.FAILED_PRECONDITION) {
@@ -218,21 +219,23 @@ function writeReference(digest: string): string {
   return `shoal-${digest}`;
 }
 
-/** Content that was there keeps its bytes but may lack the references that hold others. */
-async function relabel(connection: Connection, blob: BlobWrite, signal: AbortSignal): Promise<void> {
-  const labels = blob.labels ?? {};
-  const keys = Object.keys(labels);
-  if (keys.length === 0) return;
-  const { content } = connection;
-  await connection.call(
-    content,
+/** Sets these labels beside those that it has; an empty one is taken away. */
+export async function relabelBlob(
+  connection: Connection,
+  digest: string,
+  labels: Readonly<Record<string, string>>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const updateMask = Object.keys(labels).map((key) => `labels.${key}`);
+  if (updateMask.length === 0) return;
+  const info = { digest, size: 0, labels: { ...labels } };
+  const call = connection.call(
+    connection.content,
     "update",
-    {
-      info: { digest: blob.digest, size: 0, labels: { ...labels } },
-      updateMask: keys.map((key) => `labels.${key}`),
-    },
-    { signal },
+    { info, updateMask },
+    { ...(signal && { signal }) },
   );
+  await unlessGone(call);
 }
 
 /** Puts small pieces together and cuts large ones, so that a request carries enough. */

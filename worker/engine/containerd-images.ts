@@ -4,13 +4,14 @@ import type { RegistryAuth } from "../../model/service.ts";
 import type { Connection } from "./connection.ts";
 import type { EngineEvent, Image } from "./engine.ts";
 import { type ImageContent, type ImageDetails, parseDetails } from "./image-details.ts";
-import { type ImageName, isUntagged, untaggedName } from "./image-names.ts";
+import { type ImageName, isSameImage, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
 import { type Images, isIdOf } from "./images.ts";
 import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
+import { releasePlatform } from "./pull.ts";
 import { saveImages } from "./save.ts";
 import { type LoadedImage, type NewImage, storeNewImage } from "./store-image.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
@@ -74,7 +75,8 @@ export class ContainerdImages implements ImageStore {
     const name = printReference(reference);
     const held = await images.names.get(name);
     // The same content keeps what a registry has said of this name.
-    if (held?.target.digest !== from.target.digest) await images.names.put({ ...from, name, local: true });
+    if (held === undefined || !isSameImage(held, from))
+      await images.names.put({ ...from, name, local: true });
     emit({ action: "tag", id: image.id, reference: name });
   }
 
@@ -170,10 +172,10 @@ export class ContainerdImages implements ImageStore {
     const plan = planRemoval({ asked, named, id: image.id, tags, users: users(image.id), force });
     const records: Removal[] = plan.untag.map(({ text }) => ({ untagged: text }));
     const { layers } = await this.#stored(group);
+    const contents = await Promise.all(group.names.map((each) => images.content(each.image)));
     if (plan.image === "orphaned") {
       const [first] = group.names;
-      if (first !== undefined)
-        await images.names.put({ ...first.name, name: untaggedName(first.name.target.digest) });
+      if (first !== undefined) await images.names.put({ ...first.name, name: untaggedName(first.name) });
     }
     const gone = new Set(plan.untag.map(({ text }) => text));
     for (const { name } of group.names) {
@@ -185,6 +187,8 @@ export class ContainerdImages implements ImageStore {
     for (const { text } of plan.untag) emit({ action: "untag", id: image.id, reference: text });
     if (plan.image !== "deleted") return { records, reclaimedBytes: 0 };
     for (const { name } of group.names) await images.names.delete(name.name, "later");
+    // Where the index stays, for another platform's sake, it lets go of this one.
+    for (const { root, manifest } of contents) await releasePlatform(this.#deps.connection, root, manifest);
     await images.collect();
     emit({ action: "delete", id: image.id, reference: image.id });
     records.push({ deleted: image.id });

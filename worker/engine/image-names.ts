@@ -21,8 +21,10 @@ export interface ImageName {
 
 export type NewImageName = Omit<ImageName, "taggedAtMs">;
 
-export function untaggedName(digest: string): string {
-  return `${untaggedDomain}/image@${digest}`;
+/** @param platform - Empty for the host's own: an index stands for one image of each platform. */
+export function untaggedName({ target, platform }: Pick<ImageName, "target" | "platform">): string {
+  const path = platform === "" ? "image" : `image/${platform}`;
+  return `${untaggedDomain}/${path}@${target.digest}`;
 }
 
 export function isUntagged(name: string): boolean {
@@ -61,14 +63,12 @@ export class ImageNames {
   async put(wanted: NewImageName): Promise<void> {
     const all = await this.list();
     const before = all.find(({ name }) => name === wanted.name);
-    if (before !== undefined && before.target.digest !== wanted.target.digest && !isUntagged(before.name)) {
-      const others = all.filter(
-        ({ name, target }) => name !== before.name && target.digest === before.target.digest,
-      );
-      if (others.length === 0) await this.#write({ ...before, name: untaggedName(before.target.digest) });
+    if (before !== undefined && !isSameImage(before, wanted) && !isUntagged(before.name)) {
+      const others = all.filter((other) => other.name !== before.name && isSameImage(other, before));
+      if (others.length === 0) await this.#write({ ...before, name: untaggedName(before) });
     }
     await this.#write(wanted);
-    if (!isUntagged(wanted.name)) await this.delete(untaggedName(wanted.target.digest), "later");
+    if (!isUntagged(wanted.name)) await this.delete(untaggedName(wanted), "later");
   }
 
   /** @param collection - Whether the call waits until what only this name held is gone from the disk. */
@@ -95,6 +95,11 @@ export class ImageNames {
       await this.#connection.call(images, "update", { image, updateMask: ["target", "labels"] });
     }
   }
+}
+
+/** Of one index, each platform is another image. */
+export function isSameImage(a: NewImageName, b: NewImageName): boolean {
+  return a.target.digest === b.target.digest && a.platform === b.platform;
 }
 
 function parse({ name, target, labels, updatedAt }: NamedImage): ImageName | undefined {

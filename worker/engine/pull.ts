@@ -4,7 +4,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { ClusterError } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import type { Limit } from "../../runtime/limit.ts";
-import { abortBlob, readBlob, writeBlob } from "./blobs.ts";
+import { abortBlob, readBlob, relabelBlob, writeBlob } from "./blobs.ts";
 import type { Connection } from "./connection.ts";
 import type { PullProgress } from "./engine.ts";
 import type { ImageNames } from "./image-names.ts";
@@ -49,7 +49,7 @@ export interface PullTarget {
   readonly name: string;
   readonly auth: RegistryAuth | undefined;
   readonly platform: WantedPlatform;
-  /** The platform if it is not the host's, else empty; kept with the name. */
+  /** The platform if it is not the host's, else empty; kept with the name of an index. */
   readonly label: string;
 }
 
@@ -129,10 +129,10 @@ class Pull {
     });
     if (root !== leaf) {
       await this.#storeBytes(root.descriptor, root.bytes, {
-        "containerd.io/gc.ref.content.m.0": leaf.descriptor.digest,
+        [platformLabel(leaf.descriptor)]: leaf.descriptor.digest,
       });
     }
-    await this.#nameImage(root.descriptor);
+    await this.#nameImage(root.descriptor, root === leaf ? "" : this.#target.label);
   }
 
   async #fetchManifest(reference: Reference): Promise<FetchedManifest> {
@@ -299,10 +299,24 @@ class Pull {
     );
   }
 
-  async #nameImage(target: Descriptor): Promise<void> {
-    const { name, label } = this.#target;
-    await this.#deps.names.put({ name, target, local: false, platform: label });
+  async #nameImage(target: Descriptor, platform: string): Promise<void> {
+    await this.#deps.names.put({ name: this.#target.name, target, local: false, platform });
   }
+}
+
+/** One for each platform that was pulled of an index: they are kept and collected apart. */
+function platformLabel({ digest }: Descriptor): string {
+  return `containerd.io/gc.ref.content.m.${digest.replace(":", ".")}`;
+}
+
+/** An index no longer keeps the image of one platform. */
+export async function releasePlatform(
+  connection: Connection,
+  index: Descriptor,
+  manifest: Descriptor,
+): Promise<void> {
+  if (index.digest !== manifest.digest)
+    await relabelBlob(connection, index.digest, { [platformLabel(manifest)]: "" });
 }
 
 export interface FetchedManifest {

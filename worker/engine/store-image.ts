@@ -107,7 +107,7 @@ export async function storeImage(
       layers.map(({ digest }, index) => [`containerd.io/gc.ref.content.l.${index}`, digest]),
     ),
   });
-  for (const name of wanted.length > 0 ? wanted : [untaggedName(target.digest)]) {
+  for (const name of wanted.length > 0 ? wanted : [untaggedName({ target, platform: "" })]) {
     // What a registry has said of the same content stays said.
     if ((await names.get(name))?.target.digest !== target.digest)
       await names.put({ name, target, local: true, platform: "" });
