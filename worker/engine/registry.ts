@@ -161,7 +161,7 @@ export class Registry {
   /**
    * Where a blob may be sent; undefined when the registry took it over from another of its repositories.
    *
-   * @param blob - `from` is a repository that may have it.
+   * @param blob - `from` is a repository that may have it. A registry that will not take it from there is sent it.
    */
   async beginUpload(
     reference: Reference,
@@ -169,14 +169,24 @@ export class Registry {
     auth: RegistryAuth | undefined,
     signal: AbortSignal,
   ): Promise<{ readonly location: URL } | undefined> {
-    const query = from === undefined ? "" : `?${new URLSearchParams({ mount: digest, from }).toString()}`;
-    const path = `/blobs/uploads/${query}`;
-    const response = await this.#send("POST", reference, path, { "content-length": "0" }, auth, signal);
-    const { location } = response.headers;
-    if (response.statusCode === 201) {
-      response.resume();
-      return undefined;
+    const path = "/blobs/uploads/";
+    const send = (query: string): Promise<IncomingMessage> =>
+      this.#send("POST", reference, `${path}${query}`, { "content-length": "0" }, auth, signal);
+    let response: IncomingMessage | undefined;
+    if (from !== undefined) {
+      const query = new URLSearchParams({ mount: digest, from }).toString();
+      response = await send(`?${query}`).catch((error: unknown) => {
+        signal.throwIfAborted();
+        // Such as a token service that knows no right to the other repository.
+        if (error instanceof ClusterError) return undefined;
+        throw error;
+      });
+      response?.resume();
+      if (response?.statusCode === 201) return undefined;
+      if (response?.statusCode !== 202) response = undefined;
     }
+    response ??= await send("");
+    const { location } = response.headers;
     if (response.statusCode !== 202 || location === undefined) await refuse(response, reference, "push");
     response.resume();
     return { location: new URL(location ?? "", await this.#hosts.base(reference.domain, signal)) };
@@ -367,16 +377,14 @@ export class Registry {
     }
     const wanted = reference.path === "" ? undefined : `repository:${reference.path}:pull`;
     const scope = challenge.scope ?? wanted;
-    const parameters = {
-      ...(scope !== undefined && { scope }),
-      ...(challenge.service !== undefined && { service: challenge.service }),
-    };
+    const service = challenge.service === undefined ? {} : { service: challenge.service };
     const response =
       auth?.identityToken !== undefined && auth.identityToken !== ""
         ? await this.#post(
             realm,
             {
-              ...parameters,
+              ...(scope !== undefined && { scope }),
+              ...service,
               grant_type: "refresh_token",
               client_id: "shoal",
               refresh_token: auth.identityToken,
@@ -386,7 +394,8 @@ export class Registry {
         : await this.#follow(
             {
               method: "GET",
-              url: withQuery(realm, parameters),
+              // Several scopes are one parameter each here (token specification), one with blanks in a form (RFC 6749).
+              url: withQuery(realm, { scope: scope?.split(" ") ?? [], ...service }),
               headers: withAuthorization({}, basicHeader(auth)),
             },
             signal,
@@ -499,9 +508,10 @@ function withAuthorization(
   return authorization === undefined ? { ...headers } : { ...headers, authorization };
 }
 
-function withQuery(url: URL, parameters: Readonly<Record<string, string>>): URL {
+function withQuery(url: URL, parameters: Readonly<Record<string, string | readonly string[]>>): URL {
   const target = new URL(url);
-  for (const [key, value] of Object.entries(parameters)) target.searchParams.append(key, value);
+  for (const [key, values] of Object.entries(parameters))
+    for (const value of [values].flat()) target.searchParams.append(key, value);
   return target;
 }
 

@@ -217,6 +217,30 @@ t.test("an upload goes where the registry says; credentials only to the registry
   t.equal(received.join(""), "content");
 });
 
+t.test("a layer that the registry does not take from another repository is sent", async (t) => {
+  for (const status of [201, 401, 403, 404, 405]) {
+    const { host, seen, reference, registry } = await serve(t, (request, response) => {
+      if (request.url?.startsWith("/token?") === true)
+        return status === 401 && request.url.includes("c%2Fd")
+          ? response.writeHead(401).end()
+          : response.end('{"token":"W"}');
+      const isMount = request.url?.includes("mount=") === true;
+      const scope = `repository:a/b:pull,push${isMount ? " repository:c/d:pull" : ""}`;
+      if (request.headers.authorization !== "Bearer W")
+        return refuse(response, `Bearer realm="http://${host}/token",scope="${scope}"`);
+      if (isMount) return response.writeHead(status).end();
+      return response.writeHead(202, { location: "/own" }).end();
+    });
+    const begun = await registry.beginUpload(reference, { digest, from: "c/d" }, undefined, none);
+    if (status === 201) t.equal(begun, undefined, "taken over");
+    else t.equal(begun?.location.pathname, "/own", String(status));
+    t.ok(
+      seen.includes("GET /token?scope=repository%3Aa%2Fb%3Apull%2Cpush&scope=repository%3Ac%2Fd%3Apull -"),
+      "each scope is a parameter of its own",
+    );
+  }
+});
+
 t.test("a push that is refused says why", async (t) => {
   const { reference, registry } = await serve(t, (_request, response) => {
     response.writeHead(403).end('{"errors":[{"code":"DENIED","message":"not yours"}]}');
