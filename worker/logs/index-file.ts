@@ -33,12 +33,22 @@ export function decodeRecords(buffer: Buffer): IndexRecord[] {
   }));
 }
 
-/** The records that keep at most `keepBytes` of output; the last one always stays. */
+/**
+ * The records that keep the newest `keepBytes` of output; the last one always stays. Where the cut falls inside
+ * one record, as after a burst between two looks, what is kept begins inside it: at the same share of both streams,
+ * as nobody knows in which order they came.
+ */
 export function dropOldest(records: readonly IndexRecord[], keepBytes: number): IndexRecord[] {
   const last = records.at(-1);
   if (last === undefined) return [];
-  const start = records.findIndex((record) => totalBytes(last) - totalBytes(record) <= keepBytes);
-  return records.slice(start);
+  const cutAt = totalBytes(last) - keepBytes;
+  const start = records.findIndex((record) => totalBytes(record) >= cutAt);
+  const kept = records.slice(start);
+  const [before, next] = [records[start - 1], records[start]];
+  if (before === undefined || next === undefined || totalBytes(next) === cutAt) return kept;
+  const share = (cutAt - totalBytes(before)) / (totalBytes(next) - totalBytes(before));
+  const stdoutBytes = before.stdoutBytes + Math.round((next.stdoutBytes - before.stdoutBytes) * share);
+  return [{ timeMs: next.timeMs, stdoutBytes, stderrBytes: cutAt - stdoutBytes }, ...kept];
 }
 
 /** Halves the precision of the older half, for output that comes in very small pieces. */

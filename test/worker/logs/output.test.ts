@@ -170,6 +170,45 @@ t.test("old output makes room, lines stay whole, and the shim's file keeps its s
   file.close();
 });
 
+t.test("of a burst between two looks that is larger than the bound, the newest is kept", async (t) => {
+  const world = await bench(t);
+  const file = await OutputFile.create(world.deps, world.directory, { maxBytes: 4_000, maxFiles: 2 });
+  appendFileSync(file.stdoutPath, "before\n");
+  file.look();
+  const lines = (stream: string, count: number): string =>
+    Array.from({ length: count }, (_unused, index) => `${stream} ${String(index).padStart(7, "0")}\n`).join(
+      "",
+    );
+  world.nowMs = 2_000;
+  appendFileSync(file.stdoutPath, lines("o", 3_000)); // 10 bytes each.
+  appendFileSync(file.stderrPath, lines("e", 1_000));
+  file.look();
+  await t.resolves(waitUntil(() => file.first.stdoutBytes > 0));
+  t.equal(
+    file.first.stdoutBytes + file.first.stderrBytes,
+    40_007 - 4_000,
+    "as much as is kept of any output",
+  );
+  const kept = await read(file);
+  t.match(kept[0], /^2000 o o 000270\d$/);
+  t.ok(kept.includes("2000 o o 0002999") && kept.includes("2000 e e 0000999"), "the last of both streams");
+  t.ok(kept.length >= 398 && kept.length <= 400, `${kept.length} lines are kept`);
+  t.strictSame(await read(file, { tail: 1 }), ["2000 e e 0000999"]);
+  file.close();
+});
+
+t.test("where the cut falls inside a record, both streams lose the same share of it", (t) => {
+  const at = (timeMs: number, stdoutBytes: number, stderrBytes: number) => ({
+    timeMs,
+    stdoutBytes,
+    stderrBytes,
+  });
+  const records = [at(1, 0, 0), at(2, 10, 10), at(3, 310, 110)];
+  t.strictSame(dropOldest(records, 40), [at(3, 280, 100), at(3, 310, 110)]);
+  t.strictSame(dropOldest(records, 400), records.slice(1), "at a record nothing is put in");
+  t.end();
+});
+
 t.test("a file that somebody truncated begins anew", async (t) => {
   const world = await bench(t);
   const file = await OutputFile.create(world.deps, world.directory, roomy);
@@ -207,7 +246,8 @@ t.test("index records survive being written, torn, dropped and thinned", (t) => 
   const bytes = encodeRecords(records);
   t.strictSame(decodeRecords(bytes), records);
   t.equal(decodeRecords(bytes.subarray(0, -1)).length, 9);
-  t.equal(dropOldest(records, 35)[0]?.stdoutBytes, 60);
+  t.equal(dropOldest(records, 30)[0]?.stdoutBytes, 60);
+  t.equal(dropOldest(records, 1_000).length, 10);
   t.equal(dropOldest(records, 0).length, 1);
   const thin = thinOut(records);
   t.strictSame([thin[0], thin.at(-1)], [records[0], records[9]]);
