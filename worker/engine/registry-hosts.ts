@@ -93,24 +93,41 @@ export class RegistryHosts {
     this.#protocols.delete(registryHost(domain));
   }
 
-  /** @throws {ClusterError} `failed-precondition` for certificates that cannot be used. */
-  async agentOf(url: URL): Promise<HttpAgent> {
+  /**
+   * A registry is trusted as far with what it names, its token service and where its blobs lie, as for itself: what it says of
+   * those is its own word. Only its client certificate is shown to nobody else.
+   *
+   * @param domain - Of the registry that is asked, or that named the address.
+   * @throws {ClusterError} `failed-precondition` for certificates that cannot be used.
+   */
+  async agentOf(url: URL, domain: string): Promise<HttpAgent> {
     if (url.protocol !== "https:") return this.#http;
-    const own = await this.#certificatesOf(url.host);
-    const fingerprint = own?.fingerprint ?? "";
+    // With the port that was written, as directories are named; a URL has none where it is the usual one.
+    const registry = registryHost(domain);
+    const isItself = new URL(`https://${registry}`).host === url.host;
+    const own = await this.#certificatesOf(registry);
+    const named = isItself ? undefined : await this.#certificatesOf(url.host);
+    const fingerprint = `${own?.fingerprint ?? ""}\n${named?.fingerprint ?? ""}`;
+    const verified = !this.isInsecure(registry) && !this.isInsecure(url.host);
     // Hosts without certificates of their own share one agent, whose context is costly.
-    const verified = !this.isInsecure(url.host);
-    const key = own === undefined ? String(verified) : url.host;
+    const key = [
+      verified,
+      own === undefined ? "" : registry,
+      own !== undefined && isItself ? "itself" : "",
+      named === undefined ? "" : url.host,
+    ].join(" ");
     const kept = this.#https.get(key);
     if (kept?.fingerprint === fingerprint) return kept.agent;
-    const files = own === undefined ? { roots: [] } : await own.read();
-    const roots = [...(await this.#trustedRoots()), ...files.roots];
+    const files = await own?.read();
+    const others = await named?.read();
+    const ca = [...(await this.#trustedRoots()), ...(files?.roots ?? []), ...(others?.roots ?? [])];
+    const client = isItself ? files?.client : others?.client;
     const agent = new HttpsAgent({
       keepAlive: true,
       maxSockets: socketLimit,
       timeout: this.#timeouts.idleTimeoutMs,
       rejectUnauthorized: verified,
-      secureContext: contextOf(url.host, { ca: roots, ...files.client }),
+      secureContext: contextOf(url.host, { ca, ...client }),
     });
     kept?.agent.destroy();
     this.#https.set(key, { agent, fingerprint });

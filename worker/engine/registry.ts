@@ -1,7 +1,5 @@
 /** A client of OCI registries: manifests and blobs over HTTP(S), with basic and token authentication. */
-import { type IncomingMessage, request as httpRequest, STATUS_CODES } from "node:http";
-import { request as httpsRequest } from "node:https";
-import type { Socket } from "node:net";
+import { type IncomingMessage, STATUS_CODES } from "node:http";
 import { Readable } from "node:stream";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
@@ -12,22 +10,25 @@ import { manifestLimitBytes, manifestTypes } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import { readBody, refuse } from "./registry-answers.ts";
 import { RegistryHosts, type RegistrySettings } from "./registry-hosts.ts";
+import {
+  defaultTimeouts,
+  type RegistryTimeouts,
+  RegistryTransport,
+  type Sent,
+  withAuthorization,
+  withQuery,
+} from "./registry-transport.ts";
 import { anyOf } from "../../runtime/signal.ts";
 
-/** A registry that takes longer to accept a connection, TLS included, is out of reach; it is not tried again. */
-const defaultConnectTimeoutMs = 5_000;
-/** A registry that says nothing for this long has died. */
-const idleTimeoutMs = 30_000;
 /** A small answer, such as a manifest, that takes longer than this comes from a registry that hangs. */
 const smallAnswerMs = 60_000;
 /** A mirror that failed is left alone for this long. */
 const mirrorPauseMs = 60_000;
-const redirectLimit = 5;
 const tokenLimitBytes = 1 << 20;
 const tagLimit = 10_000;
 const attempts = 3;
 const retryDelayMs = 250;
-/** Tokens without a lifetime live this long (token specification), less what a request may take. */
+/** No token lives shorter, whatever it says (token specification); less what a request may take. */
 const tokenLifetimeMs = 60_000;
 const tokenMarginMs = 10_000;
 
@@ -38,15 +39,6 @@ export interface RemoteManifest {
   readonly size: number;
 }
 
-type Method = "GET" | "HEAD" | "POST" | "PUT";
-
-interface Sent {
-  readonly method: Method;
-  readonly url: URL;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body?: Buffer | undefined;
-}
-
 interface Token {
   readonly header: string;
   readonly untilMs: number;
@@ -54,14 +46,15 @@ interface Token {
 
 export class Registry {
   readonly #hosts: RegistryHosts;
-  readonly #connectTimeoutMs: number;
+  readonly #transport: RegistryTransport;
   readonly #tokens = new Map<string, Token>();
   /** Until when a mirror is left alone, by its address. */
   readonly #pausedMirrors = new Map<string, number>();
 
-  constructor(settings: RegistrySettings, connectTimeoutMs = defaultConnectTimeoutMs) {
-    this.#hosts = new RegistryHosts(settings, { idleTimeoutMs, connectTimeoutMs });
-    this.#connectTimeoutMs = connectTimeoutMs;
+  constructor(settings: RegistrySettings, timeouts: Partial<RegistryTimeouts> = {}) {
+    const all = { ...defaultTimeouts, ...timeouts };
+    this.#hosts = new RegistryHosts(settings, all);
+    this.#transport = new RegistryTransport(this.#hosts, all);
   }
 
   /**
@@ -189,7 +182,12 @@ export class Registry {
     const { location } = response.headers;
     if (response.statusCode !== 202 || location === undefined) await refuse(response, reference, "push");
     response.resume();
-    return { location: new URL(location ?? "", await this.#hosts.base(reference.domain, signal)) };
+    const base = await this.#hosts.base(reference.domain, signal);
+    const target = new URL(location ?? "", base);
+    // One behind a proxy that ends TLS may not know that it has it. Credentials go there: never in the clear.
+    if (target.hostname === base.hostname && base.protocol === "https:" && target.protocol === "http:")
+      return { location: new URL(`${base.origin}${target.pathname}${target.search}`) };
+    return { location: target };
   }
 
   /** @throws {ClusterError} `unavailable` when the connection broke: a new upload may go well. */
@@ -208,18 +206,25 @@ export class Registry {
     const url = withQuery(location, { digest });
     const headers = { "content-type": "application/octet-stream", "content-length": String(size) };
     // Credentials go only to the registry itself, not to where it has uploads sent.
-    const isOwn = url.host === (await this.#hosts.base(reference.domain, signal)).host;
-    const known = isOwn ? this.#authorization(reference, auth) : undefined;
-    const sent = withAuthorization(headers, known);
-    const response = await this.#request("PUT", url, sent, Readable.from(body()), signal).catch(
-      (error: unknown) => {
-        signal.throwIfAborted();
-        if (error instanceof ClusterError) throw error;
-        throw new ClusterError("unavailable", `Put "${url.origin}${url.pathname}": ${errorText(error)}`, {
-          cause: error,
+    const isOwn = url.origin === (await this.#hosts.base(reference.domain, signal)).origin;
+    const send = (authorization: string | undefined): Promise<IncomingMessage> => {
+      const sent = { method: "PUT", url, headers: withAuthorization(headers, authorization) } as const;
+      return this.#transport
+        .request({ ...sent, body: Readable.from(body()) }, reference.domain, signal)
+        .catch((error: unknown) => {
+          signal.throwIfAborted();
+          if (error instanceof ClusterError) throw error;
+          throw new ClusterError("unavailable", `Put "${url.origin}${url.pathname}": ${errorText(error)}`, {
+            cause: error,
+          });
         });
-      },
-    );
+    };
+    let response = await send(isOwn ? this.#authorization(reference, auth) : undefined);
+    if (isOwn && response.statusCode === 401) {
+      // The token ended since the upload began.
+      const token = await this.#renewed(response, reference, auth, signal);
+      if (token !== undefined) response = await send(token.header);
+    }
     if (response.statusCode !== 201) await refuse(response, reference, "push");
     response.resume();
   }
@@ -283,7 +288,7 @@ export class Registry {
 
   /** Sends, answers one challenge, and repeats what may be passing: broken connections, 5xx and 429. */
   async #send(
-    method: Method,
+    method: Sent["method"],
     reference: Reference,
     path: string,
     headers: Readonly<Record<string, string>>,
@@ -322,14 +327,32 @@ export class Registry {
     signal: AbortSignal,
   ): Promise<IncomingMessage> {
     const first = this.#authorization(reference, auth);
-    const response = await this.#follow({ ...sent, headers: withAuthorization(sent.headers, first) }, signal);
+    const { domain } = reference;
+    const response = await this.#transport.follow(
+      { ...sent, headers: withAuthorization(sent.headers, first) },
+      domain,
+      signal,
+    );
     if (response.statusCode !== 401) return response;
-    const challenges = parseChallenges(response.headers["www-authenticate"] ?? "");
-    const token = await this.#answer(challenges, reference, auth, signal);
+    const token = await this.#renewed(response, reference, auth, signal);
     if (token === undefined) return response;
-    response.destroy();
+    const headers = withAuthorization(sent.headers, token.header);
+    return this.#transport.follow({ ...sent, headers }, domain, signal);
+  }
+
+  /** What the challenge of a refusal asks for; undefined, and the refusal unread, where there is no such thing. */
+  async #renewed(
+    refusal: IncomingMessage,
+    reference: Reference,
+    auth: RegistryAuth | undefined,
+    signal: AbortSignal,
+  ): Promise<Token | undefined> {
+    const challenges = parseChallenges(refusal.headers["www-authenticate"] ?? "");
+    const token = await this.#answer(challenges, reference, auth, signal);
+    if (token === undefined) return undefined;
+    refusal.destroy();
     this.#tokens.set(tokenKey(reference, auth), token);
-    return this.#follow({ ...sent, headers: withAuthorization(sent.headers, token.header) }, signal);
+    return token;
   }
 
   /** What the registry took last; undefined when nothing is known, or no longer valid. */
@@ -380,7 +403,7 @@ export class Registry {
     const service = challenge.service === undefined ? {} : { service: challenge.service };
     const response =
       auth?.identityToken !== undefined && auth.identityToken !== ""
-        ? await this.#post(
+        ? await this.#transport.post(
             realm,
             {
               ...(scope !== undefined && { scope }),
@@ -389,15 +412,17 @@ export class Registry {
               client_id: "shoal",
               refresh_token: auth.identityToken,
             },
+            reference.domain,
             signal,
           )
-        : await this.#follow(
+        : await this.#transport.follow(
             {
               method: "GET",
               // Several scopes are one parameter each here (token specification), one with blanks in a form (RFC 6749).
               url: withQuery(realm, { scope: scope?.split(" ") ?? [], ...service }),
               headers: withAuthorization({}, basicHeader(auth)),
             },
+            reference.domain,
             signal,
           );
     if (response.statusCode !== 200) await refuse(response, reference);
@@ -407,75 +432,8 @@ export class Registry {
       throw new ClusterError("unauthenticated", `the token service ${realm.origin} sent no token`);
     }
     const seconds = body["expires_in"];
-    const lifetimeMs = typeof seconds === "number" && seconds > 0 ? seconds * 1000 : tokenLifetimeMs;
+    const lifetimeMs = Math.max(typeof seconds === "number" ? seconds * 1000 : 0, tokenLifetimeMs);
     return { header: `Bearer ${token}`, untilMs: Date.now() + lifetimeMs - tokenMarginMs };
-  }
-
-  /** Follows redirects; the authorization goes to the first host only. */
-  async #follow({ method, url, headers, body }: Sent, signal: AbortSignal): Promise<IncomingMessage> {
-    let target = url;
-    let sent = headers;
-    for (let redirects = 0; ; redirects++) {
-      const response = await this.#request(method, target, sent, body, signal);
-      const { location } = response.headers;
-      const code = response.statusCode ?? 0;
-      if (code < 300 || code > 399 || location === undefined) return response;
-      response.destroy();
-      if (redirects >= redirectLimit)
-        throw new ClusterError("unavailable", `${url.href}: too many redirects`);
-      const next = new URL(location, target);
-      if (next.protocol !== "https:" && target.protocol === "https:") {
-        throw new ClusterError("unavailable", `${url.href}: redirected to plain HTTP at ${next.host}`);
-      }
-      if (next.host !== target.host) {
-        const { authorization: _dropped, ...rest } = sent as Record<string, string>;
-        sent = rest;
-      }
-      target = next;
-    }
-  }
-
-  #post(url: URL, form: Readonly<Record<string, string>>, signal: AbortSignal): Promise<IncomingMessage> {
-    const body = new URLSearchParams(form).toString();
-    return this.#request("POST", url, { "content-type": "application/x-www-form-urlencoded" }, body, signal);
-  }
-
-  async #request(
-    method: string,
-    url: URL,
-    headers: Readonly<Record<string, string>>,
-    body: string | Buffer | Readable | undefined,
-    signal: AbortSignal,
-  ): Promise<IncomingMessage> {
-    const agent = await this.#hosts.agentOf(url);
-    signal.throwIfAborted();
-    return new Promise((resolve, reject) => {
-      const secure = url.protocol === "https:";
-      const send = secure ? httpsRequest : httpRequest;
-      const options = { method, headers: { "user-agent": "shoal", ...headers }, agent, signal };
-      const request = send(url, options, resolve);
-      request.setTimeout(idleTimeoutMs, () => {
-        const cause = `no answer from ${url.host} within ${idleTimeoutMs / 1000} s`;
-        request.destroy(new ClusterError("unavailable", `cannot ask the registry: ${cause}`));
-      });
-      request.on("socket", (socket: Socket) => {
-        if (request.reusedSocket) return;
-        const timer = setTimeout(() => {
-          const cause = `no connection to ${url.host} within ${this.#connectTimeoutMs / 1000} s`;
-          request.destroy(new ClusterError("unavailable", `cannot ask the registry: ${cause}`));
-        }, this.#connectTimeoutMs);
-        const connected = (): void => clearTimeout(timer);
-        socket.once(secure ? "secureConnect" : "connect", connected).once("close", connected);
-      });
-      request.on("error", (error) => {
-        if (body instanceof Readable) body.destroy();
-        reject(error);
-      });
-      if (body instanceof Readable) {
-        body.on("error", (error) => request.destroy(error));
-        body.pipe(request);
-      } else request.end(body);
-    });
   }
 }
 
@@ -499,20 +457,6 @@ function tokenKey({ domain, path }: Reference, auth: RegistryAuth | undefined): 
 function basicHeader(auth: RegistryAuth | undefined): string | undefined {
   if (auth?.username === undefined || auth.username === "") return undefined;
   return `Basic ${Buffer.from(`${auth.username}:${auth.password ?? ""}`).toString("base64")}`;
-}
-
-function withAuthorization(
-  headers: Readonly<Record<string, string>>,
-  authorization: string | undefined,
-): Record<string, string> {
-  return authorization === undefined ? { ...headers } : { ...headers, authorization };
-}
-
-function withQuery(url: URL, parameters: Readonly<Record<string, string | readonly string[]>>): URL {
-  const target = new URL(url);
-  for (const [key, values] of Object.entries(parameters))
-    for (const value of [values].flat()) target.searchParams.append(key, value);
-  return target;
 }
 
 /** The fields of a JSON object; none where the text is something else. */

@@ -6,6 +6,7 @@ import { createServer as createTlsServer, type ServerOptions } from "node:https"
 import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { TLSSocket } from "node:tls";
 import t, { type Test } from "tap";
 
 import type { Reference } from "../../../worker/engine/reference.ts";
@@ -288,3 +289,81 @@ t.test("a token that ends in the middle of a pull is renewed", async (t) => {
   t.equal(rest.statusCode, 206);
   rest.resume();
 });
+
+t.test(
+  "a registry's authority, and its being insecure, hold for what it names; its client certificate does not",
+  async (t) => {
+    const shown: boolean[] = [];
+    const asking = { ...tls, ca: authority.certificatePem, requestCert: true, rejectUnauthorized: false };
+    const elsewhere = await serve(
+      t,
+      (request, response) => {
+        shown.push(Object.keys((request.socket as TLSSocket).getPeerCertificate()).length > 0);
+        if (request.url?.startsWith("/token") === true) response.end('{"token":"T"}');
+        else response.end("blob");
+      },
+      asking,
+    );
+    const registry = await serve(
+      t,
+      (request, response) => {
+        shown.push(Object.keys((request.socket as TLSSocket).getPeerCertificate()).length > 0);
+        if (request.headers.authorization !== "Bearer T") {
+          const realm = `https://${elsewhere.host}/token`;
+          response.writeHead(401, { "www-authenticate": `Bearer realm="${realm}"` }).end();
+        } else response.writeHead(307, { location: `https://${elsewhere.host}/blob` }).end();
+      },
+      asking,
+    );
+    const own = await certificates(registry.host, {
+      "ca.crt": authority.certificatePem,
+      "client.cert": client.certificatePem,
+      "client.key": client.keyPem,
+    });
+    const reference = referenceOf(registry.host);
+    const trusting = registryOf(t, { insecure: [], certificateDirectories: [own] });
+    (await trusting.blob(reference, digest, 0, undefined, none)).resume();
+    t.strictSame(shown, [true, false, true, false]);
+    await t.rejects(trusting.blob(referenceOf(elsewhere.host), digest, 0, undefined, none), {
+      code: "unavailable",
+    });
+    const insecure = registryOf(t, { insecure: [registry.host] });
+    (await insecure.blob(reference, digest, 0, { identityToken: "i" }, none)).resume();
+  },
+);
+
+t.test("the directory of a registry with the usual port written out is found", async (t) => {
+  const own = await certificates("registry.test:443", { "x.cert": "nonsense" });
+  const hosts = new RegistryHosts(
+    { insecure: [], certificateDirectories: [own] },
+    { idleTimeoutMs: 1_000, connectTimeoutMs: 1_000 },
+  );
+  t.teardown(() => hosts.close());
+  const url = await hosts.base("registry.test:443", none);
+  await t.rejects(hosts.agentOf(url, "registry.test:443"), { message: /missing key .*x\.key/ });
+  await t.resolves(hosts.agentOf(url, "registry.test"));
+});
+
+t.test(
+  "a registry that names itself without TLS is sent the upload, and the credentials, over TLS",
+  async (t) => {
+    const { host, seen } = await serve(
+      t,
+      (request, response) => {
+        if (request.headers.authorization === undefined)
+          response.writeHead(401, { "www-authenticate": "Basic realm=r" }).end();
+        else if (request.method === "POST") response.writeHead(202, { location: `http://${host}/own` }).end();
+        else request.resume().on("end", () => response.writeHead(201).end());
+      },
+      tls,
+    );
+    const own = await certificates(host, { "ca.crt": authority.certificatePem });
+    const registry = registryOf(t, { insecure: [], certificateDirectories: [own] });
+    const auth = { username: "u", password: "p" };
+    const begun = await registry.beginUpload(referenceOf(host), { digest, from: undefined }, auth, none);
+    t.equal(begun?.location.href, `https://${host}/own`);
+    const blob = { location: begun?.location ?? new URL("x:"), digest, size: 0, body: async function* () {} };
+    await registry.upload(referenceOf(host), blob, auth, none);
+    t.match(seen.at(-1), /^PUT \/own\?digest=\S+ Basic /);
+  },
+);

@@ -163,7 +163,7 @@ t.test("a registry that lets nobody connect is given up, at once and for good", 
   const silent = createTcpServer((socket) => held.push(socket.on("error", () => {})));
   await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
   const host = `127.0.0.1:${(silent.address() as AddressInfo).port}`;
-  const registry = new Registry({ insecure: [] }, 20);
+  const registry = new Registry({ insecure: [] }, { connectTimeoutMs: 20 });
   t.teardown(() => {
     registry.close();
     for (const socket of held) socket.destroy();
@@ -267,3 +267,57 @@ t.test("tags come page by page; a list without end is given up", async (t) => {
     code: "resource-exhausted",
   });
 });
+
+async function* twoPieces(): AsyncGenerator<Buffer> {
+  yield Buffer.from("con");
+  yield Buffer.from("tent");
+}
+
+t.test("a registry may take its time to confirm what was sent whole, but not to answer", async (t) => {
+  const answers: (() => void)[] = [];
+  const { host, reference } = await serve(t, (request, response) => {
+    if (request.method === "GET") return; // Never.
+    request.resume().on("end", () => answers.push(() => response.writeHead(201).end()));
+  });
+  const registry = new Registry({ insecure: [host] }, { idleTimeoutMs: 100 });
+  t.teardown(() => registry.close());
+  const blob = { location: new URL(`http://${host}/own`), digest, size: 7, body: twoPieces };
+  const upload = registry.upload(reference, blob, undefined, none);
+  await t.rejects(registry.blob(reference, digest, 0, undefined, none), {
+    message: `cannot ask the registry: no answer from ${host} within 0.1 s`,
+  });
+  t.equal(answers.length, 1, "all of it has come");
+  for (const answer of answers) answer();
+  await upload;
+});
+
+t.test(
+  "a token that says it lives for seconds is used for a minute, and renewed where it ended in an upload",
+  async (t) => {
+    let issued = 0;
+    let valid = "";
+    const { host, seen, reference, registry } = await serve(t, (request, response) => {
+      if (request.url?.startsWith("/token") === true) {
+        valid = `Bearer T${++issued}`;
+        return response.end(`{"token":"T${issued}","expires_in":5}`);
+      }
+      if (request.headers.authorization !== valid)
+        return refuse(response, `Bearer realm="http://${host}/token"`);
+      if (request.method === "POST") return response.writeHead(202, { location: "/own" }).end();
+      let sent = "";
+      request.on("data", (piece: Buffer) => (sent += piece.toString("utf8")));
+      return request.on("end", () => response.writeHead(sent === "content" ? 201 : 400).end());
+    });
+    const begun = await registry.beginUpload(reference, { digest, from: undefined }, undefined, none);
+    const blob = { location: begun?.location ?? new URL("x:"), digest, size: 7, body: twoPieces };
+    await registry.upload(reference, blob, undefined, none);
+    t.equal(issued, 1);
+    valid = "ended";
+    await registry.upload(reference, blob, undefined, none);
+    t.equal(issued, 2);
+    t.strictSame(
+      seen.slice(-3).map((line) => line.replace(/\?\S*/, "")),
+      ["PUT /own Bearer T1", "GET /token -", "PUT /own Bearer T2"],
+    );
+  },
+);
