@@ -53,6 +53,13 @@ export interface LocalEvent {
   readonly attributes: Readonly<Record<string, string>>;
 }
 
+export interface Update {
+  readonly limits: Limits;
+  /** Says which of the limits were named. */
+  readonly given: Fields;
+  readonly policy?: RestartPolicy;
+}
+
 export type WaitCondition = "not-running" | "next-exit" | "removed";
 
 const defaultStopMs = 10_000;
@@ -72,6 +79,8 @@ export class LocalContainers {
   readonly #runs: Runs;
   readonly #names: Names;
   readonly #connections: Connections;
+  /** By container: the last of the works for which it stands still. */
+  readonly #standingStill = new Map<string, Promise<void>>();
   #listener: (event: LocalEvent) => void = () => undefined;
   #networkListener: (event: ConnectionEvent) => void = () => undefined;
 
@@ -202,7 +211,7 @@ export class LocalContainers {
         await this.#runs.launch(entry, signal);
       } catch (error) {
         await this.#runs.save(entry, { wantsToRun: false });
-        if (entry.record.hostConfig.AutoRemove) await this.#runs.removeNow(entry, "removed");
+        if (entry.record.hostConfig.AutoRemove) await this.#runs.removeOwn(entry);
         throw error;
       }
       return true;
@@ -239,15 +248,11 @@ export class LocalContainers {
     abort: AbortSignal,
   ): Promise<void> {
     const entry = this.#require(id);
-    const isKept = entry.record.hostConfig.AutoRemove;
-    // Else its end would be the end of it.
-    if (isKept)
-      entry.record = { ...entry.record, hostConfig: { ...entry.record.hostConfig, AutoRemove: false } };
+    entry.restartsByHand += 1;
     try {
       await this.stop(id, options, abort);
     } finally {
-      if (isKept)
-        entry.record = { ...entry.record, hostConfig: { ...entry.record.hostConfig, AutoRemove: true } };
+      entry.restartsByHand -= 1;
     }
     await this.start(id, abort);
     await this.emit(id, "restart");
@@ -259,8 +264,16 @@ export class LocalContainers {
     const number = signalNumber(signal);
     const record = await engine.inspect(id);
     const entry = this.#runs.entry(id);
-    const isRunning = record?.status.state === "running";
     const endsIt = number === 9 || (record !== undefined && number === signalNumber(record.stopSignal));
+    if (entry?.isRestarting === true) {
+      // As with Docker: no process has to get it, and one that would end the container ends the wait for its restart.
+      if (!endsIt) return;
+      await this.#noteStop(entry);
+      await this.#runs.endRestarts(entry);
+      if ((await engine.inspect(id))?.status.state !== "running") return;
+      return this.kill(id, signal); // That start was under way.
+    }
+    const isRunning = record?.status.state === "running";
     if (entry !== undefined && isRunning && endsIt) await this.#noteStop(entry);
     await engine.kill(id, signal);
     if (isRunning && record.status.state === "running" && record.status.paused === true && endsIt) {
@@ -299,8 +312,23 @@ export class LocalContainers {
     await this.emit(id, "unpause");
   }
 
-  /** One that runs stands still during the work, and is as it was when this settles. */
+  /** One that runs stands still during the work, and is as it was when this settles; others of the same container wait their turn. */
   async whilePaused<Result>(id: string, work: () => Promise<Result>): Promise<Result> {
+    const before = this.#standingStill.get(id) ?? Promise.resolve();
+    const done = before.then(() => this.#whilePausedNow(id, work));
+    const over = done.then(
+      () => undefined,
+      () => undefined, // Told to whoever asked for that work.
+    );
+    this.#standingStill.set(id, over);
+    try {
+      return await done;
+    } finally {
+      if (this.#standingStill.get(id) === over) this.#standingStill.delete(id);
+    }
+  }
+
+  async #whilePausedNow<Result>(id: string, work: () => Promise<Result>): Promise<Result> {
     const { engine } = this.#deps;
     const isPaused = async (): Promise<boolean | undefined> => {
       const { status } = (await engine.inspect(id)) ?? {};
@@ -318,26 +346,35 @@ export class LocalContainers {
   /** @param volumes - What becomes of its anonymous volumes. */
   async remove(id: string, options: { force: boolean; volumes: "kept" | "removed" }): Promise<void> {
     const { engine } = this.#deps;
-    const record = await engine.inspect(id);
-    if (record === undefined) throw new ClusterError("not-found", `No such container: ${id}`);
     const entry = this.#runs.entry(id);
-    if (entry?.isRemoving === true) {
+    if (entry === undefined) {
+      await this.#removable(id, options.force);
+      return engine.remove(id);
+    }
+    if (entry.isRemoving) {
       throw new ClusterError("conflict", `removal of container ${id} is already in progress`);
     }
+    // Looked at in its turn: a start that is under way makes it one that runs.
+    await entry.locked(async () => {
+      await this.#removable(id, options.force);
+      await this.#runs.removeNow(entry, options.volumes);
+    });
+  }
+
+  /** @throws {ClusterError} `not-found`; `conflict` for one that runs, unless that is no reason. */
+  async #removable(id: string, force: boolean): Promise<void> {
+    const record = await this.#deps.engine.inspect(id);
+    if (record === undefined) throw new ClusterError("not-found", `No such container: ${id}`);
     const isRunning = record.status.state === "running";
-    if (!options.force && (isRunning || entry?.isRestarting === true)) {
-      const isPaused = record.status.state === "running" && record.status.paused === true;
-      const [state, hint] = isPaused
-        ? ["paused", "unpause and then stop the container before removing or force remove"]
-        : [isRunning ? "running" : "restarting", "stop the container before removing or force remove"];
-      throw new ClusterError(
-        "conflict",
-        `cannot remove container "/${record.name}": container is ${state}: ${hint}`,
-      );
-    }
-    if (entry === undefined) return engine.remove(id);
-    entry.isRemoving = true;
-    await entry.locked(() => this.#runs.removeNow(entry, options.volumes));
+    if (force || !(isRunning || this.isRestarting(id))) return;
+    const isPaused = record.status.state === "running" && record.status.paused === true;
+    const [state, hint] = isPaused
+      ? ["paused", "unpause and then stop the container before removing or force remove"]
+      : [isRunning ? "running" : "restarting", "stop the container before removing or force remove"];
+    throw new ClusterError(
+      "conflict",
+      `cannot remove container "/${record.name}": container is ${state}: ${hint}`,
+    );
   }
 
   async rename(id: string, name: string): Promise<void> {
@@ -418,33 +455,34 @@ export class LocalContainers {
   }
 
   /** New limits and policy, at once and for later starts. */
-  async update(
-    id: string,
-    changes: {
-      readonly limits: Limits;
-      /** Says which of the limits were named. */
-      readonly given: Fields;
-      readonly policy?: RestartPolicy;
-    },
-  ): Promise<readonly string[]> {
+  async update(id: string, changes: Update): Promise<readonly string[]> {
     const entry = this.#require(id);
+    const warnings = await entry.locked(() => this.#updateNow(entry, changes));
+    await this.emit(id, "update");
+    return warnings;
+  }
+
+  /** Under the entry's lock: two that come at once add up. */
+  async #updateNow(entry: Entry, { limits: named, given, policy }: Update): Promise<readonly string[]> {
     const { engine, facts } = this.#deps;
-    const { hostConfig } = entry.record;
-    if (hostConfig.AutoRemove && changes.policy !== undefined && changes.policy.Name !== "no") {
+    const { id, hostConfig } = entry.record;
+    if (hostConfig.AutoRemove && policy !== undefined && policy.Name !== "no") {
       throw new ClusterError(
         "invalid-argument",
         "Restart policy cannot be updated because AutoRemove is enabled for the container",
       );
     }
-    const limits = mergedLimits(hostConfig, changes.limits, changes.given);
+    const limits = mergedLimits(hostConfig, named, given);
     const warnings = validateLimits(limits, facts);
-    const policy = changes.policy ?? hostConfig.RestartPolicy;
-    const updated = withDefaults({ ...hostConfig, ...limits, RestartPolicy: policy }, facts);
+    const changed = { ...hostConfig, ...limits, RestartPolicy: policy ?? hostConfig.RestartPolicy };
+    const updated = withDefaults(changed, facts);
     const record = await engine.inspect(id);
-    if (record?.status.state === "running")
-      await engine.update(id, { devices: [], ...limitsOf(updated, facts) });
+    if (record?.status.state === "running") {
+      // Of a process that runs, what is not named stays.
+      const lifted = given.has("PidsLimit") && (updated.PidsLimit ?? 0) <= 0 && { pids: { limit: -1 } };
+      await engine.update(id, { devices: [], ...limitsOf(updated, facts), ...lifted });
+    }
     await this.#runs.save(entry, { hostConfig: updated });
-    await this.emit(id, "update");
     return warnings;
   }
 

@@ -12,6 +12,8 @@ export class Entry {
   /** Waits for its restart by policy. */
   isRestarting = false;
   isRemoving = false;
+  /** Stops for a restart by hand: their end does not remove a container that is removed at its end. */
+  restartsByHand = 0;
   /** What its last run had of the host could not be given back yet. */
   hasLeftovers = false;
   /** Ends the wait for a restart. */

@@ -5,8 +5,10 @@
 import { setMaxListeners } from "node:events";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { backoff } from "../../runtime/backoff.ts";
 import type { Clock } from "../../runtime/clock.ts";
 import type { Log } from "../../runtime/log.ts";
+import type { Random } from "../../runtime/random.ts";
 import type { ExitStatus } from "../engine/engine.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import type { HostNetwork } from "../network/network.ts";
@@ -19,8 +21,12 @@ import { atStart } from "./sandbox.ts";
 import { closeSharedMemory, sharedMemoryPath } from "./shared-memory.ts";
 import { type LocalRecord, LocalStore } from "./store.ts";
 
+/** Between tries to remove a container that goes with its end. */
+const removalPauses = { firstMs: 500, limitMs: 60_000, factor: 2, jitterRatio: 0.2 } as const;
+
 export interface RunsDeps {
   readonly clock: Clock;
+  readonly random: Random;
   readonly log: Log;
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
@@ -186,11 +192,11 @@ export class Runs {
     if (this.#closing.signal.aborted) return;
     if (delayMs === undefined) {
       await this.save(entry, { wantsToRun: false });
-      if (hostConfig.AutoRemove && !entry.isRemoving) {
+      if (hostConfig.AutoRemove && entry.restartsByHand === 0 && !entry.isRemoving) {
         entry.isRemoving = true;
         this.#inBackground(
           entry,
-          entry.locked(() => this.removeNow(entry, "removed")),
+          entry.locked(() => this.removeOwn(entry)),
         );
       }
       return;
@@ -246,6 +252,41 @@ export class Runs {
     }
   }
 
+  /** Under the entry's lock, for one that goes with its end: what cannot be removed now is tried again, until it is. */
+  async removeOwn(entry: Entry): Promise<void> {
+    try {
+      await this.removeNow(entry, "removed");
+    } catch (error) {
+      if (this.#closing.signal.aborted) return; // The next process does it.
+      const { id } = entry.record;
+      this.#deps.log.error({ id, error }, "a container could not be removed at its end");
+      this.#inBackground(entry, this.#removeLater(entry));
+    }
+  }
+
+  async #removeLater(entry: Entry): Promise<void> {
+    const { clock, random, engine } = this.#deps;
+    const { id } = entry.record;
+    let isDone = false;
+    for (const pauseMs of backoff(random, removalPauses)) {
+      await clock.sleep(pauseMs, this.#closing.signal);
+      await entry.locked(async () => {
+        const { status } = (await engine.inspect(id)) ?? {};
+        // Removed by hand, or started again.
+        isDone = this.#entries.get(id) !== entry || status?.state === "running";
+        if (isDone) return;
+        isDone = await this.removeNow(entry, "removed").then(
+          () => true,
+          (error: unknown) => {
+            this.#deps.log.warn({ id, error: errorText(error) }, "a container still cannot be removed");
+            return false;
+          },
+        );
+      });
+      if (isDone) return;
+    }
+  }
+
   #probe(entry: Entry): void {
     const { log } = this.#deps;
     const { id } = entry.record;
@@ -273,7 +314,11 @@ export class Runs {
   async endRestarts(entry: Entry): Promise<boolean> {
     const wasRestarting = this.cancelRestart(entry);
     await entry.locked(async () => undefined);
-    return wasRestarting;
+    if (!wasRestarting || entry.lastExit === undefined) return wasRestarting;
+    const { status } = (await this.#deps.engine.inspect(entry.record.id)) ?? {};
+    // Whoever waits for its end has waited on through the pause before the restart.
+    if (status?.state === "stopped") entry.tellExit(entry.lastExit);
+    return true;
   }
 
   async settle(entry: Entry | undefined): Promise<void> {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 
 import { silentLog } from "../../../runtime/log.ts";
+import { systemRandom } from "../../../runtime/random.ts";
 import { orAborted } from "../../../runtime/signal.ts";
 import type { Connections } from "../../../worker/containers/connections.ts";
 import { type Entry, lastOutcome } from "../../../worker/containers/entry.ts";
@@ -39,6 +40,7 @@ function fixture(detach: () => Promise<void>, restart: string) {
   };
   const runs = new Runs({
     clock,
+    random: systemRandom,
     log: silentLog,
     engine,
     network: {} as HostNetwork,
