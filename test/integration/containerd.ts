@@ -2,7 +2,7 @@
  * A containerd and a registry of a test's own: own mount and network namespace, own directories,
  * sockets and cgroup. Everything it makes is below one temporary directory and goes with `stop`.
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmdirSync, statfsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
@@ -251,6 +251,14 @@ export async function startTestHost(
       }
     }
   }
+}
+
+/** What containerd keeps on the disk. */
+export function containerdBytes({ directory }: Pick<TestHost, "directory">): number {
+  return Number.parseInt(
+    execFileSync("du", ["-s", "-B1", join(directory, "root")], { encoding: "utf8" }),
+    10,
+  );
 }
 
 async function reachable(

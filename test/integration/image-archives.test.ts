@@ -1,7 +1,7 @@
 /** `docker save`, `load` and `import` over a real containerd, and archives that mean harm. */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import t from "tap";
@@ -16,6 +16,7 @@ import {
   text,
 } from "../lab/image.ts";
 import { packTar, type TarEntry, plainHeader } from "../lab/tar.ts";
+import { spoolArchive } from "../../worker/engine/spool.ts";
 import { printTarEntry, printTarHeader, tarPadding } from "../../worker/engine/tar.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 import { openTestDoor } from "./front-door.ts";
@@ -302,4 +303,18 @@ await t.test("import makes an image of one layer, with its changes", async (t) =
   t.match((await door.ask("POST", "/images/create?fromSrc=http://x/y")).text, /only the request's body/);
   await docker("rmi", "made:1", "made:2");
   t.strictSame(await engine.images(), []);
+});
+
+await t.test("an archive of many small files does not take the last of the disk either", async (t) => {
+  const small = join(host.directory, "small");
+  await mkdir(small);
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=560m", "small", small]);
+  t.teardown(() => execFileSync("umount", [small]));
+  const data = Buffer.alloc(1 << 20);
+  const entries = Array.from({ length: 70 }, (_, at): TarEntry => ({ kind: "file", path: `f${at}`, data }));
+  async function* body(): AsyncGenerator<Buffer> {
+    yield packTar(entries);
+  }
+  await t.rejects(spoolArchive(small, body(), new AbortController().signal), { code: "resource-exhausted" });
+  t.strictSame(await readdir(small), []);
 });

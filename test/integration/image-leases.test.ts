@@ -1,14 +1,18 @@
 /** Images that are removed while others that share with them are pulled, pushed or saved; over a real containerd. */
+import { execFileSync } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { Readable } from "node:stream";
 import t from "tap";
 
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
+import { writeBlob } from "../../worker/engine/blobs.ts";
 import { Connection } from "../../worker/engine/connection.ts";
 import type { PullProgress } from "../../worker/engine/engine.ts";
-import { createLease, deleteLease } from "../../worker/engine/leases.ts";
+import { createLease, deleteLease, openLease } from "../../worker/engine/leases.ts";
 import { chainIds, removeSnapshot, snapshotExists } from "../../worker/engine/snapshots.ts";
-import { buildImage, buildLayer, text } from "../lab/image.ts";
+import { buildImage, buildLayer, type Layer, text } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
-import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { containerdBytes, insideNamespaces, startTestHost } from "./containerd.ts";
 import { createGate, serveImage } from "./fake-registry.ts";
 import { openTestDoor } from "./front-door.ts";
 
@@ -17,7 +21,7 @@ insideNamespaces(import.meta.url);
 const host = await startTestHost("leases");
 const engine = await host.openEngine();
 const door = await openTestDoor(host, engine);
-const { docker } = door;
+const { docker, refused } = door;
 const connection = new Connection(host.settings.containerd);
 const none = new AbortController().signal;
 t.teardown(async () => {
@@ -138,4 +142,103 @@ await t.test("two platforms of one index stand side by side, and go one by one",
   t.ok(await isUsable(name));
   await docker("rmi", name);
   t.notOk(await snapshotExists(connection, snapshotOf(amd)));
+});
+
+function noiseLayer(): Layer {
+  return buildLayer([text("noise", randomBytes(3 << 20).toString("base64"))]);
+}
+
+/** Names of the leases of pulls. */
+async function pullLeases(): Promise<string[]> {
+  const { leases } = await connection.call(connection.leases, "list", { filters: [] });
+  return leases.map(({ id }) => id).filter((id) => id.startsWith("shoal-pull-"));
+}
+
+await t.test("prune gives back what failed pulls left, and leaves alone what is being pulled", async (t) => {
+  const [left, taken] = [noiseLayer(), noiseLayer()];
+  const broken = await serveImage(t, buildImage([left, own], { Cmd: ["b"] }), (request, response, next) =>
+    request.url?.endsWith(own.blob.digest) === true ? response.writeHead(404).end() : next(),
+  );
+  const before = containerdBytes(host);
+  await refused("pull", `${broken.host}/test/none:nosuch`);
+  t.strictSame(await pullLeases(), [], "what the registry does not have leaves nothing");
+  await refused("pull", `${broken.host}/test/image:1`);
+  const release = createGate();
+  const slow = await serveImage(t, buildImage([taken, own], { Cmd: ["b"] }), (request, _response, next) =>
+    request.url?.endsWith(own.blob.digest) === true ? void release.opened.then(next) : next(),
+  );
+  const unpacked = createGate();
+  const onProgress = ({ kind }: PullProgress): void => {
+    if (kind === "complete") unpacked.open();
+  };
+  const pull = engine.pull(`${slow.host}/test/image:1`, { onProgress }, none);
+  await unpacked.opened;
+  t.equal((await pullLeases()).length, 2);
+  await docker("image", "prune", "-f");
+  t.equal((await pullLeases()).length, 1);
+  release.open();
+  t.ok(await isUsable((await pull).reference));
+  await docker("image", "prune", "-af");
+  t.ok(containerdBytes(host) - before < 1 << 20, `${containerdBytes(host) - before} bytes are left`);
+});
+
+await t.test("a pull ends before it takes the last of the disk, and gives back what it took", async (t) => {
+  const piece = Buffer.alloc(1 << 20);
+  const endless = {
+    mediaType: own.blob.mediaType,
+    digest: `sha256:${"e".repeat(64)}`,
+    data: { length: 200 << 20 },
+  };
+  const { config, layers, manifest } = buildImage([noiseLayer(), own], { Cmd: ["b"] });
+  const wanted = JSON.parse(manifest.data.toString("utf8")) as { layers: object[] };
+  wanted.layers[1] = { mediaType: endless.mediaType, digest: endless.digest, size: endless.data.length };
+  const data = Buffer.from(JSON.stringify(wanted));
+  const digest = `sha256:${createHash("sha256").update(data).digest("hex")}`;
+  const lying = { config, layers, manifest: { ...manifest, data, digest } };
+  const { stateDir } = host.settings;
+  let isFull = false;
+  const registry = await serveImage(t, lying, (request, response, next) => {
+    if (request.url?.endsWith(endless.digest) !== true) return next();
+    if (!isFull) execFileSync("mount", ["-t", "tmpfs", "-o", "size=100m", "full", stateDir]);
+    isFull = true;
+    response.on("error", () => undefined);
+    Readable.from(Array.from({ length: 200 }, () => piece)).pipe(response);
+    return undefined;
+  });
+  const before = containerdBytes(host);
+  t.match(await refused("pull", `${registry.host}/test/image:1`), /no space left on device/);
+  execFileSync("umount", [stateDir]);
+  t.strictSame(await pullLeases(), []);
+  t.ok(containerdBytes(host) - before < 1 << 20, `${containerdBytes(host) - before} bytes are left`);
+});
+
+await t.test("two images with one layer are stored at the same time", async (t) => {
+  const layer = noiseLayer();
+  const { digest, data, mediaType } = layer.blob;
+  const release = createGate();
+  const begun = createGate();
+  const slow = async function* (offset: number): AsyncGenerator<Buffer> {
+    begun.open();
+    await release.opened;
+    yield data.subarray(offset);
+  };
+  const add = (name: string): Promise<unknown> => {
+    const configBytes = buildImage([layer], { Cmd: [name] }).config.data;
+    const descriptor = { mediaType, digest, size: data.length };
+    const names = [`docker.io/library/${name}:1`];
+    return engine.imageStore.add({ configBytes, layers: [{ descriptor, source: slow }], names }, none);
+  };
+  const first = add("one");
+  await begun.opened;
+  const second = add("two");
+  second.catch(() => undefined); // Awaited below.
+  await using lease = await openLease(connection, none);
+  const third = writeBlob(connection, { digest, size: data.length, lease: lease.id, source: slow }, none);
+  await t.rejects(third, { code: "unavailable" }, "containerd has one writer, and no patience");
+  release.open();
+  await t.resolves(first);
+  await t.resolves(second);
+  t.ok(await isUsable("one:1"));
+  t.ok(await isUsable("two:1"));
+  await docker("image", "prune", "-af");
 });

@@ -8,7 +8,7 @@ import t from "tap";
 
 import { type Blob, buildImage, buildLayer, text } from "../lab/image.ts";
 import { certifiedAddress, createAuthority } from "../worker/engine/authority.ts";
-import { insideNamespaces, startTestHost } from "./containerd.ts";
+import { containerdBytes, insideNamespaces, startTestHost } from "./containerd.ts";
 import { serveImage as serve } from "./fake-registry.ts";
 import { openTestDoor } from "./front-door.ts";
 
@@ -23,13 +23,7 @@ t.teardown(async () => {
   await host.stop();
 });
 
-/** Bytes that containerd keeps on the disk. */
-function storedBytes(): number {
-  return Number.parseInt(
-    execFileSync("du", ["-s", "-B1", join(host.directory, "root")], { encoding: "utf8" }),
-    10,
-  );
-}
+const storedBytes = (): number => containerdBytes(host);
 
 const noise = buildLayer([text("noise", randomBytes(6 << 20).toString("base64"))]);
 const large = buildImage([noise], { Cmd: ["sh"] });

@@ -5,11 +5,10 @@ import { ClusterError } from "../../model/errors.ts";
 import type { Mount } from "../../proto/gen/containerd/types.ts";
 import { type Connection, toEngineError, unpackTimeoutMs } from "./connection.ts";
 import { type ImageContent, parseDetails } from "./image-details.ts";
-import type { ImageNames } from "./image-names.ts";
 import { underLease } from "./leases.ts";
 import type { Descriptor } from "./manifest.ts";
 import { chainIds, snapshotMounts, unpackLayer } from "./snapshots.ts";
-import { type LoadedImage, storeImage } from "./store-image.ts";
+import { type LoadedImage, type StoreDeps, storeImage } from "./store-image.ts";
 import { belowMounts, readOnlyMounts } from "./views.ts";
 
 export interface CommitRequest {
@@ -30,7 +29,7 @@ const plainLabel = "containerd.io/uncompressed";
 
 /** @throws {ClusterError} `internal` in containerd's words. */
 export async function commitContainer(
-  { connection, names }: { readonly connection: Connection; readonly names: ImageNames },
+  { connection, names, layers: turns }: StoreDeps,
   id: string,
   image: ImageContent,
   request: CommitRequest,
@@ -44,10 +43,16 @@ export async function commitContainer(
       const configBytes = Buffer.from(JSON.stringify(configOf(image.configBytes, diffId, request)));
       const chain = chainIds([...parseDetails(image.configBytes).diffIds, diffId]);
       const [chainId = "", parent = ""] = chain.toReversed();
-      await unpackLayer(connection, { layer, diffId, chainId, parent, lease }, signal);
+      const unpack = { layer, diffId, chainId, parent, lease };
+      await turns.take(chainId, () => unpackLayer(connection, unpack, signal), signal);
       const layers = [...image.layers, layer];
       const wanted = request.name === "" ? [] : [request.name];
-      return storeImage({ connection, names }, { configBytes, layers, names: wanted }, lease, signal);
+      return storeImage(
+        { connection, names, layers: turns },
+        { configBytes, layers, names: wanted },
+        lease,
+        signal,
+      );
     },
     signal,
   );

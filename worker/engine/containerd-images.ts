@@ -94,7 +94,8 @@ export class ContainerdImages implements ImageStore {
 
   add(image: NewImage, signal: AbortSignal): Promise<LoadedImage> {
     const { connection, images } = this.#deps;
-    return storeNewImage({ connection, names: images.names }, image, () => undefined, signal);
+    const { names, layers } = images;
+    return storeNewImage({ connection, names, layers }, image, () => undefined, signal);
   }
 
   async push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor> {
@@ -127,7 +128,8 @@ export class ContainerdImages implements ImageStore {
   ): Promise<readonly LoadedImage[]> {
     const { connection, images, directory, emit } = this.#deps;
     await using spool = await spoolArchive(directory, body, signal);
-    const loaded = await loadImages({ connection, names: images.names }, spool, report, signal);
+    const { names, layers } = images;
+    const loaded = await loadImages({ connection, names, layers }, spool, report, signal);
     for (const { id, names } of loaded) emit({ action: "load", id, reference: names[0] ?? id });
     return loaded;
   }
@@ -140,7 +142,7 @@ export class ContainerdImages implements ImageStore {
     const { connection, images, directory, emit } = this.#deps;
     await using spooled = await spoolFile(directory, body, signal);
     const names = name === "" ? [] : [printReference(parseReference(name))];
-    const deps = { connection, names: images.names };
+    const deps = { connection, names: images.names, layers: images.layers };
     const made = await importImage(deps, spooled.file, { config, names }, signal);
     emit({ action: "import", id: made.id, reference: made.id });
     return made;
@@ -205,6 +207,7 @@ export class ContainerdImages implements ImageStore {
   async prune(select: (image: StoredImage) => boolean): Promise<RemovalOutcome> {
     const records: Removal[] = [];
     let reclaimedBytes = 0;
+    await this.#deps.images.forgetPulls();
     for (const stored of await this.list()) {
       if (this.#deps.users(stored.id).length > 0 || !select(stored)) continue;
       try {

@@ -138,6 +138,7 @@ class ContainerdEngine implements LocalEngine {
         certificateDirectories: settings.registryCertificates ?? [],
       },
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
+      directory: stateDir,
     });
     this.volumes = openVolumes({ clock, directory: join(stateDir, "volumes") });
     this.imageStore = new ContainerdImages({
@@ -293,7 +294,8 @@ class ContainerdEngine implements LocalEngine {
     const image = await this.#images.find(imageId);
     if (image === undefined) throw new ClusterError("not-found", `No such image: ${imageId}`);
     const content = await this.#images.content(image);
-    return commitContainer({ connection, names: this.#images.names }, id, content, request, signal);
+    const { names, layers } = this.#images;
+    return commitContainer({ connection, names, layers }, id, content, request, signal);
   }
 
   async rename(id: string, name: string): Promise<void> {

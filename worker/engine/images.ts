@@ -23,13 +23,15 @@ import {
   platformsOf,
   printPlatform,
 } from "./manifest.ts";
-import { type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
+import { forgetPulls, type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
 import { pushImage } from "./push.ts";
 import { familiarName, parseReference, printReference, type Reference } from "./reference.ts";
 import { readBody } from "./registry-answers.ts";
 import { Registry } from "./registry.ts";
 import type { RegistrySettings } from "./registry-hosts.ts";
+import { RoomCheck } from "./room.ts";
 import { chainIds, snapshotExists } from "./snapshots.ts";
+import { Turns } from "./turns.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
@@ -58,10 +60,14 @@ export interface ImagesDeps {
   readonly connection: Connection;
   readonly registries: RegistrySettings;
   readonly platform: Platform;
+  /** On the disk that containerd stores on. */
+  readonly directory: string;
 }
 
 export class Images {
   readonly names: ImageNames;
+  /** Layers being stored or unpacked, by whomever. */
+  readonly layers = new Turns();
   readonly #connection: Connection;
   readonly #platform: Platform;
   readonly #registry: Registry;
@@ -70,7 +76,7 @@ export class Images {
   readonly #known = new Map<string, Image & { readonly platform: string }>();
   readonly #pulls = new Map<string, RunningPull>();
 
-  constructor({ connection, registries, platform }: ImagesDeps) {
+  constructor({ connection, registries, platform, directory }: ImagesDeps) {
     this.#connection = connection;
     this.names = new ImageNames(connection);
     this.#platform = platform;
@@ -82,7 +88,9 @@ export class Images {
       names: this.names,
       registry: this.#registry,
       downloads: new Limit(parallelDownloads),
-      layers: new Map(),
+      layers: this.layers,
+      room: new RoomCheck(directory),
+      leases: new Set(),
     };
   }
 
@@ -199,6 +207,15 @@ export class Images {
       for (const { digest } of content?.layers ?? []) holders.set(digest, other.path);
     }
     return holders;
+  }
+
+  /** What interrupted pulls downloaded goes from the disk. */
+  async forgetPulls(): Promise<void> {
+    try {
+      await forgetPulls(this.#pullDeps);
+    } catch (error) {
+      throw toEngineError(error, "cannot give back disk");
+    }
   }
 
   /** Settles once what no name or lease holds any more is gone from the disk. */

@@ -24,11 +24,14 @@ import {
 } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
 import type { Registry, RemoteManifest } from "./registry.ts";
+import type { RoomCheck } from "./room.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
+import type { Turns } from "./turns.ts";
 import { anyOf } from "../../runtime/signal.ts";
 
 /** What an interrupted pull downloaded is kept this long for the next one. */
 const leaseLifetimeMs = 24 * 3_600_000;
+const leasePrefix = "shoal-pull-";
 const layerAttempts = 4;
 /** A try that gets this much further is worth the next one. */
 const furtherBytes = 1 << 20;
@@ -40,7 +43,11 @@ export interface PullDeps {
   /** Layers downloading at once, over all pulls. */
   readonly downloads: Limit;
   /** Layers being stored or unpacked, by digest; two images that share one do it once. */
-  readonly layers: Map<string, Promise<unknown>>;
+  readonly layers: Turns;
+  /** Of the disk that containerd stores on. */
+  readonly room: RoomCheck;
+  /** Those of the pulls under way. */
+  readonly leases: Set<string>;
 }
 
 export interface PullTarget {
@@ -59,17 +66,33 @@ export async function pullImage(
   report: (progress: PullProgress) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  const { connection } = deps;
-  const lease = `shoal-pull-${randomUUID()}`;
-  await createLease(connection, lease, leaseLifetimeMs, signal);
-  let done = false;
+  const { connection, leases, room } = deps;
+  const lease = `${leasePrefix}${randomUUID()}`;
+  leases.add(lease);
   try {
     await new Pull(deps, target, lease, report, signal).run();
-    done = true;
+    await deleteLease(connection, lease, "later");
+  } catch (error) {
+    // Otherwise the lease stays until it expires: the next try finds the finished layers. On a full disk it would find no room.
+    const isFull = await room.look().then(
+      () => false,
+      () => true,
+    );
+    if (isFull) await deleteLease(connection, lease, "now");
+    throw error;
   } finally {
-    // After a failure the lease stays until it expires: the next try finds the finished layers.
-    if (done) await deleteLease(connection, lease, "later");
+    leases.delete(lease);
   }
+}
+
+/** What failed pulls downloaded is given up, beside that of those that run. */
+export async function forgetPulls({
+  connection,
+  leases,
+}: Pick<PullDeps, "connection" | "leases">): Promise<void> {
+  const { leases: all } = await connection.call(connection.leases, "list", { filters: [] });
+  for (const { id } of all)
+    if (id.startsWith(leasePrefix) && !leases.has(id)) await deleteLease(connection, id, "now");
 }
 
 class Pull {
@@ -108,6 +131,8 @@ class Pull {
         `cannot use ${name}: layer ${foreign.digest} is a foreign one (${foreign.mediaType}): layers from the image's registry are accepted`,
       );
     }
+    // Not before: a name that the registry does not have leaves nothing behind.
+    await createLease(this.#deps.connection, this.#lease, leaseLifetimeMs, this.#signal);
     const config = await this.#fetchConfig(manifest.config);
     if (config.diffIds.length !== manifest.layers.length) {
       throw new ClusterError(
@@ -162,9 +187,9 @@ class Pull {
         `image configuration of ${descriptor.size} bytes, at most ${configLimitBytes} are accepted`,
       );
     }
-    const bytes = await this.#storeBlob(descriptor, {}).then(() =>
-      readBlob(this.#deps.connection, descriptor.digest, configLimitBytes),
-    );
+    const { connection, layers } = this.#deps;
+    await layers.take(descriptor.digest, () => this.#storeBlob(descriptor, {}), this.#signal);
+    const bytes = await readBlob(connection, descriptor.digest, configLimitBytes);
     return { ...parseConfig(bytes), bytes };
   }
 
@@ -195,7 +220,7 @@ class Pull {
   async #downloadLayer(layer: Descriptor, signal: AbortSignal): Promise<void> {
     const { downloads } = this.#deps;
     const outcome = await downloads.run(
-      () => this.#once(layer.digest, () => this.#storeBlob(layer, {}, signal)),
+      () => this.#deps.layers.take(layer.digest, () => this.#storeBlob(layer, {}, signal), signal),
       signal,
     );
     this.#report({ kind: outcome === "exists" ? "exists" : "downloaded", layer: shortDigest(layer.digest) });
@@ -210,30 +235,10 @@ class Pull {
   ): Promise<void> {
     const short = shortDigest(layer.digest);
     this.#report({ kind: "extracting", layer: short });
-    const { connection } = this.#deps;
-    await this.#once(chainId, () =>
-      unpackLayer(connection, { layer, diffId, chainId, parent, lease: this.#lease }, signal),
-    );
+    const { connection, layers } = this.#deps;
+    const unpack = { layer, diffId, chainId, parent, lease: this.#lease };
+    await layers.take(chainId, () => unpackLayer(connection, unpack, signal), signal);
     this.#report({ kind: "complete", layer: short });
-  }
-
-  /**
-   * Waits for whoever is at the same piece, then does it as well: then it is there, and the call only
-   * adds it to this pull's lease. So the failure or cancelling of one pull never fails another.
-   */
-  async #once<Result>(key: string, work: () => Promise<Result>): Promise<Result> {
-    const { layers } = this.#deps;
-    for (let other = layers.get(key); other !== undefined; other = layers.get(key)) {
-      await other.catch(() => {});
-      this.#signal.throwIfAborted();
-    }
-    const mine = work();
-    layers.set(key, mine);
-    try {
-      return await mine;
-    } finally {
-      layers.delete(key);
-    }
   }
 
   async #storeBlob(
@@ -241,7 +246,7 @@ class Pull {
     labels: Readonly<Record<string, string>>,
     signal = this.#signal,
   ): Promise<"written" | "exists"> {
-    const { connection, registry } = this.#deps;
+    const { connection, registry, room } = this.#deps;
     const { reference, auth } = this.#target;
     const { digest, size } = descriptor;
     const layer = shortDigest(digest);
@@ -249,6 +254,7 @@ class Pull {
       const response = await registry.blob(reference, digest, offset, auth, signal);
       let skipBytes = response.statusCode === 206 ? 0 : offset;
       for await (const chunk of response as AsyncIterable<Buffer>) {
+        await room.add(chunk.length);
         if (skipBytes < chunk.length) yield chunk.subarray(skipBytes);
         skipBytes = Math.max(0, skipBytes - chunk.length);
       }
@@ -292,11 +298,9 @@ class Pull {
       yield bytes.subarray(offset);
     }
     const { digest, size } = descriptor;
-    await writeBlob(
-      this.#deps.connection,
-      { digest, size, lease: this.#lease, labels, source },
-      this.#signal,
-    );
+    const { connection, layers } = this.#deps;
+    const blob = { digest, size, lease: this.#lease, labels, source };
+    await layers.take(digest, () => writeBlob(connection, blob, this.#signal), this.#signal);
   }
 
   async #nameImage(target: Descriptor, platform: string): Promise<void> {

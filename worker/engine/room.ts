@@ -8,6 +8,29 @@ const reservedDiskBytes = 512 * 2 ** 20;
 /** Whoever writes looks again after this much. */
 export const spaceCheckBytes = 64 * 2 ** 20;
 
+/** Looks again after each so many bytes, of whatever number of files that are written there. */
+export class RoomCheck {
+  readonly #directory: string;
+  #uncheckedBytes = 0;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+  }
+
+  /** @throws {ClusterError} as `requireRoom`. */
+  async add(bytes: number): Promise<void> {
+    this.#uncheckedBytes += bytes;
+    if (this.#uncheckedBytes < spaceCheckBytes) return;
+    this.#uncheckedBytes = 0;
+    await this.look();
+  }
+
+  /** @throws {ClusterError} as `requireRoom`. */
+  look(): Promise<void> {
+    return requireRoom(this.#directory);
+  }
+}
+
 /** @throws {ClusterError} `resource-exhausted` once no more than the reserve is free where the directory lies. */
 export async function requireRoom(directory: string): Promise<void> {
   const { bavail, bsize } = await statfs(directory);

@@ -2,10 +2,10 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, mkdtemp, open, readFile, rm } from "node:fs/promises";
-import { dirname, join, posix } from "node:path";
+import { join, posix } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
-import { requireRoom, spaceCheckBytes } from "./room.ts";
+import { RoomCheck } from "./room.ts";
 import { decompressed, readTar } from "./tar-stream.ts";
 
 const entryLimit = 20_000;
@@ -75,7 +75,8 @@ export async function spoolArchive(
   };
 
   async function read(): Promise<void> {
-    await requireRoom(own);
+    const room = new RoomCheck(own);
+    await room.look();
     let count = 0;
     for await (const { header, content } of readTar(await decompressed(body))) {
       signal.throwIfAborted();
@@ -86,7 +87,7 @@ export async function spoolArchive(
       switch (header.type) {
         case "0":
         case "7":
-          files.set(name, await writeSpooled(join(own, String(count)), content, signal));
+          files.set(name, await writeSpooled(join(own, String(count)), content, room, signal));
           break;
         case "1":
           links.set(name, insidePath(link));
@@ -119,7 +120,7 @@ export async function spoolFile(
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const own = await mkdtemp(join(directory, "file-"));
   try {
-    const file = await writeSpooled(join(own, "0"), body, signal);
+    const file = await writeSpooled(join(own, "0"), body, new RoomCheck(own), signal);
     return { file, [Symbol.asyncDispose]: () => rm(own, { recursive: true, force: true }) };
   } catch (error) {
     await rm(own, { recursive: true, force: true });
@@ -131,21 +132,17 @@ export async function spoolFile(
 async function writeSpooled(
   path: string,
   content: AsyncIterable<Buffer>,
+  room: RoomCheck,
   signal: AbortSignal,
 ): Promise<SpooledFile> {
   const hash = createHash("sha256");
   let sizeBytes = 0;
-  let uncheckedBytes = 0;
   const file = await open(path, "wx", 0o600);
   try {
     for await (const piece of content) {
       signal.throwIfAborted();
       sizeBytes += piece.length;
-      uncheckedBytes += piece.length;
-      if (uncheckedBytes >= spaceCheckBytes) {
-        uncheckedBytes = 0;
-        await requireRoom(dirname(path));
-      }
+      await room.add(piece.length);
       hash.update(piece);
       await file.writeFile(piece);
     }

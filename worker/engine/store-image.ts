@@ -7,6 +7,7 @@ import { underLease } from "./leases.ts";
 import { type Descriptor, parseConfig } from "./manifest.ts";
 import { digestOf } from "./save.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
+import type { Turns } from "./turns.ts";
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json";
 const configType = "application/vnd.oci.image.config.v1+json";
@@ -14,6 +15,8 @@ const configType = "application/vnd.oci.image.config.v1+json";
 export interface StoreDeps {
   readonly connection: Connection;
   readonly names: ImageNames;
+  /** Shared with whoever else stores layers. */
+  readonly layers: Turns;
 }
 
 export interface LoadedImage {
@@ -57,15 +60,17 @@ export async function storeNewImage(
     );
   }
   const chain = chainIds(diffIds);
+  const { connection, layers: turns } = deps;
   return underLease(
-    deps.connection,
+    connection,
     async (lease) => {
       for (const [index, { descriptor, source }] of layers.entries()) {
         const { digest, size } = descriptor;
-        await writeBlob(deps.connection, { digest, size, lease, source }, signal);
+        const blob = { digest, size, lease, source };
+        await turns.take(digest, () => writeBlob(connection, blob, signal), signal);
         const [diffId = "", chainId = "", parent = ""] = [diffIds[index], chain[index], chain[index - 1]];
         const unpack = { layer: descriptor, diffId, chainId, parent, lease };
-        const outcome = await unpackLayer(deps.connection, unpack, signal);
+        const outcome = await turns.take(chainId, () => unpackLayer(connection, unpack, signal), signal);
         if (outcome === "unpacked") report(diffId.slice("sha256:".length, "sha256:".length + 12));
       }
       const descriptors = layers.map(({ descriptor }) => descriptor);
@@ -77,7 +82,7 @@ export async function storeNewImage(
 
 /** @param layers - Of the configuration, lowest first; their content and snapshots are there. */
 export async function storeImage(
-  { connection, names }: StoreDeps,
+  { connection, names, layers: turns }: StoreDeps,
   {
     configBytes,
     layers,
@@ -122,7 +127,8 @@ export async function storeImage(
     async function* source(offset: number): AsyncGenerator<Buffer> {
       yield bytes.subarray(offset);
     }
-    await writeBlob(connection, { digest, size, lease, labels, source }, signal);
+    const blob = { digest, size, lease, labels, source };
+    await turns.take(digest, () => writeBlob(connection, blob, signal), signal);
   }
 }
 
