@@ -265,6 +265,24 @@ await t.test(
   },
 );
 
+await t.test("a profile in Docker's form holds for the capabilities that the container has", async (t) => {
+  const script = "unshare -U true 2>&1 && echo unshared || echo refused; mkdir /made && echo made";
+  const profile = JSON.stringify({
+    defaultAction: "SCMP_ACT_ALLOW",
+    archMap: [{ architecture: "SCMP_ARCH_X86_64", subArchitectures: ["SCMP_ARCH_X86"] }],
+    syscalls: [
+      { names: ["unshare"], action: "SCMP_ACT_ERRNO", excludes: { caps: ["CAP_SYS_ADMIN"] } },
+      { names: ["mkdir"], action: "SCMP_ACT_ERRNO", includes: { caps: ["CAP_SYS_ADMIN"] } },
+    ],
+  });
+  const seccomp = { mode: "custom", profile } as const;
+  t.match(await output(script, { seccomp }), /not permitted\nrefused\nmade/);
+  t.match(
+    await output(script, { seccomp, capabilityAdd: ["SYS_ADMIN"] }),
+    /unshared\nmkdir: .*not permitted/,
+  );
+});
+
 await t.test("a killed shim ends its containers with 137, and others start", async (t) => {
   const ids = await Promise.all(Array.from({ length: 2 * containersAShim }, () => launch({})));
   t.ok(host.shims().length < ids.length, "shims are shared");

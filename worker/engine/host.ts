@@ -14,7 +14,6 @@ export const apparmorProfile = "docker-default";
 const initNames = ["docker-init", "tini-static", "tini"];
 
 export interface HostDescription extends HostFacts {
-  readonly kernelVersion: string;
   readonly operatingSystem: string;
   readonly cpuCount: number;
   readonly memoryBytes: number;

@@ -2,7 +2,6 @@
  * The default system call filter: what ordinary programs use is allowed, the rest answers EPERM. The
  * same set as Docker's default allows, grouped by what the calls are for, so that a reader can judge them. Pure.
  */
-import { ClusterError } from "../../model/errors.ts";
 import type { OciSeccomp, SeccompArgument } from "./oci.ts";
 
 const eperm = 1;
@@ -137,24 +136,6 @@ export function defaultSeccomp(machine: string, capabilities: readonly string[])
           ]),
     ],
   };
-}
-
-/** A user's own profile, in the form of the OCI specification. */
-export function customSeccomp(profile: string): OciSeccomp {
-  let json: unknown;
-  try {
-    json = JSON.parse(profile);
-  } catch (cause) {
-    throw new ClusterError("invalid-argument", "opening seccomp profile failed: it is not JSON", { cause });
-  }
-  const { defaultAction } = (json ?? {}) as Partial<OciSeccomp>;
-  if (typeof defaultAction !== "string") {
-    throw new ClusterError(
-      "invalid-argument",
-      "seccomp profile without defaultAction: the OCI form is accepted",
-    );
-  }
-  return json as OciSeccomp;
 }
 
 function words(text: string): string[] {

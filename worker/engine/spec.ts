@@ -6,7 +6,8 @@ import type { ContainerSpec, ResourceRequirements } from "../../model/service.ts
 import type { ContainerNetwork, ImageConfig } from "./engine.ts";
 import type { OciLinux, OciMount, OciProcess, OciResources, OciSpec } from "./oci.ts";
 import { capabilitiesOf, commandOf, defaultPath, environmentOf, rlimitsOf } from "./process.ts";
-import { customSeccomp, defaultSeccomp } from "./seccomp.ts";
+import { customSeccomp } from "./seccomp-profile.ts";
+import { defaultSeccomp } from "./seccomp.ts";
 import type { ProcessUser } from "./user.ts";
 
 /** Facts of this host that a specification depends on. */
@@ -14,6 +15,8 @@ export interface HostFacts {
   readonly cgroupVersion: 1 | 2;
   /** As `uname -m` prints it. */
   readonly machine: string;
+  /** As `uname -r` prints it. */
+  readonly kernelVersion: string;
   readonly lastCapability: number;
   /** The kernel accounts for swap, so that it can be limited. */
   readonly swapLimit: boolean;
@@ -212,7 +215,7 @@ function seccompOf(
     case "unconfined":
       return undefined;
     case "custom":
-      return customSeccomp(spec.seccomp.profile ?? "");
+      return customSeccomp(spec.seccomp.profile ?? "", { ...host, capabilities });
     case "default":
     case undefined:
       return defaultSeccomp(host.machine, capabilities);

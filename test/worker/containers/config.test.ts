@@ -253,7 +253,7 @@ t.test("no body makes the parser do anything but refuse or read", (t) => {
           user: { uid: 0, gid: 0, additionalGids: [] },
           mounts: [],
           cgroupPath: "/x",
-          host: { ...facts, machine: "x86_64", apparmor: false, hostname: "h" },
+          host: { ...facts, machine: "x86_64", kernelVersion: "6.1.0", apparmor: false, hostname: "h" },
         });
         inSandbox(plain, request, { held: [], ...facts, devices: [] });
       } catch (error) {

@@ -16,6 +16,7 @@ import { type HostFacts, ociSpec, type SpecInput } from "../../../worker/engine/
 const host: HostFacts = {
   cgroupVersion: 1,
   machine: "x86_64",
+  kernelVersion: "6.1.0-18-amd64",
   lastCapability: 40,
   swapLimit: true,
   apparmor: false,
