@@ -56,6 +56,7 @@ export class Wal {
   readonly #segments: Segment[] = [];
   #watermark: Watermark | undefined;
   #marking: Promise<void> = Promise.resolve();
+  /** The watermark on the disk has at least this. */
   #marked = 0;
   #markedBytes = 0;
   #file: BlockFile | undefined;
@@ -140,11 +141,14 @@ export class Wal {
     this.#isTended = true;
   }
 
-  /** Once a second or so: lets the watermark follow, and looks whether a disk that was full has room again. */
+  /**
+   * Once a second or so: makes the watermark follow, on the disk and not only in the system's cache, which keeps it back for half a
+   * minute; and looks whether a disk that was full has room again.
+   */
   async maintain(): Promise<void> {
     if (this.#failure !== undefined || this.#upkeep !== undefined) return;
     this.#upkeep = this.#guarded(async () => {
-      if (this.#marked < this.#sequence) await unlessFull(this.#mark("lazy"));
+      if (this.#marked < this.#sequence) await unlessFull(this.#mark("durable"));
       if (this.#space.state === "short" && !this.#isRolling && (await this.#prepareNext()) !== undefined) {
         await this.#space.restore();
       }
@@ -393,7 +397,7 @@ export class Wal {
     this.#markedBytes = 0;
     const marking = this.#marking.then(async () => {
       await this.#watermark?.raise(sequence, when);
-      this.#marked = Math.max(this.#marked, sequence);
+      if (when === "durable") this.#marked = Math.max(this.#marked, sequence);
     });
     this.#marking = marking.catch(() => undefined); // Whoever asked is told.
     return marking;
