@@ -1,5 +1,5 @@
 import { type RaftNode, type SnapshotMessage, type SnapshotMeta, compactionIndex } from "raft-ts";
-import { errorText } from "../../model/errors.ts";
+import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Log } from "../../runtime/log.ts";
 import { isFull } from "./disk-space.ts";
 import type { LogLimits, RaftGroupOptions } from "./group.ts";
@@ -209,8 +209,17 @@ export class MemberSnapshots {
     guarded(() => node.reportSnapshot(message, outcome));
   }
 
-  /** A peer begins to send one. */
-  offer(message: SnapshotMessage, identity: SnapshotIdentity): Promise<SnapshotIntake> {
+  /**
+   * A peer begins to send one.
+   *
+   * @throws {ClusterError} `failed-precondition` when it leads no more: it must not end what the leader sends meanwhile.
+   */
+  async offer(message: SnapshotMessage, identity: SnapshotIdentity): Promise<SnapshotIntake> {
+    const { term } = this.#deps.node.status();
+    if (message.term < term) {
+      const seen = `a snapshot of the leader of term ${message.term}`;
+      throw new ClusterError("failed-precondition", `${seen}: this member is in term ${term}`);
+    }
     return this.#inbox.offer(message.snapshot, identity, (writer) => this.#take(message, writer));
   }
 

@@ -94,7 +94,7 @@ export class RaftNode {
     this.#s = new RaftState(options);
     this.#soft = this.#softState();
     this.#configuration = this.#s.history.latest;
-    this.#written = { term: this.#s.term, vote: this.#s.vote };
+    this.#written = options.storage.initialState();
     this.#applying = new Inflights({ maxCount: Infinity, maxBytes: this.#s.options.maxApplyingBytes });
   }
 

@@ -85,10 +85,12 @@ export class RaftState {
     this.id = options.id;
     const { storage } = options;
     this.log = new RaftLog(storage);
-    const { term, vote } = storage.initialState();
-    this.term = term;
-    this.stableTerm = term;
-    this.vote = vote;
+    const stored = storage.initialState();
+    // A crash between a snapshot of a later term and the term itself: whoever acknowledged by the earlier one would speak of entries
+    // that are not its leader's. There was no vote in the later term, or it would be stored.
+    this.term = Math.max(stored.term, this.log.lastTerm());
+    this.stableTerm = stored.term;
+    this.vote = this.term === stored.term ? stored.vote : undefined;
     this.history = new ConfigurationHistory(storage.snapshot());
     this.history.appended(this.log.entriesFrom(this.log.firstIndex(), Number.MAX_SAFE_INTEGER) ?? []);
     this.electionDeadline = drawElectionDeadline(this.options);

@@ -1,5 +1,5 @@
 import t from "tap";
-import { MemoryStorage, type SnapshotMessage, compactionIndex } from "../src/index.ts";
+import { MemoryStorage, RaftNode, type SnapshotMessage, compactionIndex } from "../src/index.ts";
 import { Group, append, dataEntry } from "./group.ts";
 
 /** The default, which the groups here have. */
@@ -47,6 +47,26 @@ t.test("while a snapshot is on its way the peer gets no entries, and one that fa
   t.match(group.sentOf("snapshot"), [{ to: "c", snapshot: { index: 5 } }]);
   t.end();
 });
+
+t.test(
+  "a snapshot of a term that a crash kept from being stored: nothing is acknowledged in earlier terms",
+  (t) => {
+    const storage = new MemoryStorage();
+    const configuration = { voters: ["a", "b", "c"], outgoing: [], learners: [], contexts: {} };
+    storage.installSnapshot({ index: 100, term: 5, configuration });
+    storage.setHardState({ term: 4, vote: "b", commit: 100 });
+    const node = new RaftNode({ id: "a", storage, random: () => 0 });
+    t.match(node.status(), { term: 5 });
+    node.step(append({ from: "b", to: "a", term: 4 }, { index: 50, term: 4 }, [dataEntry(4, 51)], 50));
+    const { write, messages } = node.ready();
+    t.match(write?.hardState, { term: 5, vote: undefined, commit: 100 });
+    t.strictSame(
+      messages.filter(({ type }) => type === "append-reply"),
+      [],
+    );
+    t.end();
+  },
+);
 
 t.test("a snapshot takes the place of the log and of the configuration, and survives a restart", (t) => {
   const group = new Group("a b c");

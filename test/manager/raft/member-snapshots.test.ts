@@ -108,6 +108,27 @@ t.test("a snapshot that came from the leader is what the next one is compared wi
   t.equal(wanted(), 1);
 });
 
+t.test("who leads no more does not end what the leader is sending", async (t) => {
+  const from = await begun(t);
+  from.snapshots.applied(minEntries, 400);
+  from.snapshots.want(entryCount);
+  await from.take(entryCount, 3_000);
+  const file = await from.state.snapshots.open();
+  if (file === undefined) throw new Error("no snapshot");
+  const { node, state, snapshots } = await begun(t, {}, undefined, 1);
+  const { meta, identity } = file;
+  const message = (sender: string, term: number): SnapshotMessage => {
+    return { type: "snapshot", from: sender, to: state.memberId, term, snapshot: meta };
+  };
+  node.step({ type: "heartbeat", from: "n2.bb", to: state.memberId, term: 6, commit: 0, round: 0 });
+  const intake = await snapshots.offer(message("n2.bb", 6), identity);
+  const other = { ...identity, digest: "00" };
+  const refusal = { code: "failed-precondition", message: /leader of term 5: this member is in term 6/ };
+  await t.rejects(snapshots.offer(message("n3.cc", 5), other), refusal);
+  for await (const part of file.parts()) await intake.add(part);
+  await intake.finish();
+});
+
 t.test("small entries in front of a large state are bounded by what a restart can take in", async (t) => {
   const { snapshots, take, wanted } = await begun(t, { smallSnapshotBytes: 10 });
   snapshots.applied(minEntries, 400);
@@ -178,6 +199,7 @@ async function begun(
 
   return {
     disk,
+    node,
     state,
     snapshots,
     sent,
