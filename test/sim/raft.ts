@@ -37,6 +37,8 @@ export interface RaftResult {
   readonly events: number;
   readonly operations: number;
   readonly acknowledged: number;
+  /** Too many disks were lost for anything to be decided once all was healed: liveness was not asked for. */
+  readonly isBeyondRepair: boolean;
   readonly virtualMs: number;
 }
 
@@ -72,7 +74,14 @@ export type Founded =
   | readonly SimDisk[]
   | { readonly violations: readonly Violation[]; readonly digest: string };
 
-const notBegun = { lines: [], events: 0, operations: 0, acknowledged: 0, virtualMs: 0 };
+const notBegun = {
+  lines: [],
+  events: 0,
+  operations: 0,
+  acknowledged: 0,
+  isBeyondRepair: false,
+  virtualMs: 0,
+};
 
 /** Disks of a group that came about the real way: one founder, and the others joined. Made once for each size. */
 export function foundedDisks(founders: number): Promise<Founded> {
@@ -134,6 +143,7 @@ class World {
   readonly #hosts: readonly SimHost[];
   readonly #clients: Clients;
   readonly #operator: Operator;
+  #isBeyondRepair = false;
   readonly #violations: Violation[] = [];
 
   constructor(seed: number, plan: RaftPlan, keep: "lines" | "digest", images: readonly SimDisk[]) {
@@ -245,6 +255,7 @@ class World {
       events: this.#schedule.fired,
       operations: this.#clients.operations,
       acknowledged: this.#clients.acknowledged,
+      isBeyondRepair: this.#isBeyondRepair,
       virtualMs: this.#schedule.nowMs,
     };
   }
@@ -263,7 +274,8 @@ class World {
     await this.#until(healedMs + writeBoundMs, () => answered);
     if (this.#isBroken) return;
     if (!answered) {
-      if (this.#hasQuorum())
+      this.#isBeyondRepair = !this.#hasQuorum();
+      if (!this.#isBeyondRepair)
         this.#violate("liveness", `no write was acknowledged within ${writeBoundMs} ms of healing`);
       return;
     }
