@@ -536,6 +536,27 @@ await t.test("stats, top, pause, update, prune, events", async (t) => {
   ]);
 });
 
+await t.test("what is paused is stopped and removed; a limit is lifted from what runs", async (t) => {
+  await ok("run", "-d", "--name", "still", "--pids-limit", "20", image, "sleep", "600");
+  const limit = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null";
+  const limitNow = async (): Promise<string> => (await docker("exec", "still", "sh", "-c", limit)).out.trim();
+  t.equal(await limitNow(), "20");
+  await ok("update", "--pids-limit", "-1", "still");
+  t.equal(Number(await limitNow()), 2 ** 22, "as many as Linux can have");
+  await ok("pause", "still");
+  await ok("stop", "-t", "1", "still");
+  t.equal(await inspect("still", "{{.State.Status}} {{.State.Paused}}"), "exited false");
+  await ok("start", "still");
+  await ok("pause", "still");
+  const id = await inspect("still", "{{.Id}}");
+  const stopping = host.engine.stop(id, { graceMs: 100 }, AbortSignal.timeout(10_000));
+  t.match(await stopping, { exitCode: 137 }, "as the agent stops it");
+  await ok("start", "still");
+  await ok("pause", "still");
+  await ok("rm", "-f", "still");
+  t.match(await docker("inspect", "still"), { code: 1 });
+});
+
 await t.test("logs: follow to the end, tail, since, timestamps", async (t) => {
   await ok("run", "-d", "--name", "says", image, "sh", "-c", "echo one; echo two >&2; sleep 0.3; echo three");
   const followed = await docker("logs", "-f", "says");

@@ -64,6 +64,8 @@ export type WaitCondition = "not-running" | "next-exit" | "removed";
 
 const defaultStopMs = 10_000;
 const foreverMs = Infinity;
+/** PID_MAX_LIMIT of Linux: no limit, in a form that every runtime takes; crun 1.8 writes the kernel a -1 as it is. */
+const mostProcesses = 4_194_304;
 /** Of a task's container, whose removal nobody tells. */
 const removedPollMs = 100;
 
@@ -231,13 +233,11 @@ export class LocalContainers {
     const wasRestarting = entry !== undefined && (await this.#runs.endRestarts(entry));
     const record = await engine.inspect(id);
     if (record?.status.state !== "running") return wasRestarting;
-    const stopping = engine.stop(
+    await engine.stop(
       id,
       { graceMs: timeoutMs ?? this.#graceMs(entry), ...(signal !== undefined && { signal }) },
       abort,
     );
-    if (record.status.paused === true) await this.#resumeQuietly(id);
-    await stopping;
     await this.#runs.settle(entry);
     return true;
   }
@@ -479,7 +479,8 @@ export class LocalContainers {
     const record = await engine.inspect(id);
     if (record?.status.state === "running") {
       // Of a process that runs, what is not named stays.
-      const lifted = given.has("PidsLimit") && (updated.PidsLimit ?? 0) <= 0 && { pids: { limit: -1 } };
+      const lifted = given.has("PidsLimit") &&
+        (updated.PidsLimit ?? 0) <= 0 && { pids: { limit: mostProcesses } };
       await engine.update(id, { devices: [], ...limitsOf(updated, facts), ...lifted });
     }
     await this.#runs.save(entry, { hostConfig: updated });

@@ -178,13 +178,14 @@ export class Runs {
     if (entry.isRemoving || this.#closing.signal.aborted) return;
     const record = await engine.inspect(id);
     const startedAtMs = record?.status.state === "stopped" ? record.status.startedAtMs : undefined;
-    const { hostConfig, restartCount, restartDelayMs: lastDelayMs } = entry.record;
+    const { hostConfig, restartCount, restartDelayMs: lastDelayMs, startError } = entry.record;
     const delayMs = restartDelayMs({
       policy: hostConfig.RestartPolicy,
       exitCode: exit.exitCode,
       wasStopped: !entry.record.wantsToRun,
       restartCount,
-      ranMs: startedAtMs === undefined ? 0 : exit.atMs - startedAtMs,
+      // What is known of a run before a failed start is that run's.
+      ranMs: startedAtMs === undefined || (startError ?? "") !== "" ? 0 : exit.atMs - startedAtMs,
       lastDelayMs,
     });
     entry.isRestarting = delayMs !== undefined;

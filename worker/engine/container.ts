@@ -24,8 +24,12 @@ export class Container {
   spec: OciSpec | undefined;
   /** The profile whose filter the runtime compiles at the next start, nobody having it yet. */
   uncompiled: OciSeccomp | undefined;
-  /** An exit that came while it was being started. */
-  earlyExit: ExitStatus | undefined;
+  /** Exits that came while it was being started, by process: those of former runs may be told late. */
+  readonly earlyExits = new Map<number, ExitStatus>();
+  /** Its last start failed, but may have gone through in containerd, which could not be asked. */
+  hasDoubtfulStart = false;
+  /** What may run of that start is being removed. */
+  undoing: Promise<void> | undefined;
   oomKilled = false;
   /** Of containers that keep their standard input open. */
   stdin: StdinPipe | undefined;

@@ -27,6 +27,8 @@ const killWaitMs = 30_000;
 /** A start is tried again after containerd went away in the middle of it. */
 const startAttempts = 3;
 const lostExitCode = 137;
+/** Of a process that had ended before its start was answered. */
+const endedPid = 0;
 const sigkill = 9;
 
 export interface LifecycleDeps {
@@ -67,7 +69,7 @@ export async function startContainer(
   container: Container,
   adjust?: (spec: OciSpec) => OciSpec,
 ): Promise<Started> {
-  const { clock, records, tasks } = deps;
+  const { clock, records } = deps;
   const { id } = container;
   if (container.status.state === "running" || container.activity !== undefined) {
     throw new ClusterError(
@@ -77,13 +79,14 @@ export async function startContainer(
   }
   container.activity = "starting";
   try {
+    if (container.hasDoubtfulStart) await undoStart(deps, container);
     await container.cleaned();
     await container.written;
     for (const { type, name } of container.record.mounts) {
       if (type === "volume" && name !== undefined) await deps.volumes.use(name, id);
     }
     await deps.imageMounts.ensure(container.record);
-    container.earlyExit = undefined;
+    container.earlyExits.clear();
     container.oomKilled = false;
     container.output?.reopen();
     await container.stdin?.ensure();
@@ -100,27 +103,41 @@ export async function startContainer(
       .saveState(id, storedState(container.status))
       .catch((error: unknown) => deps.warn(`cannot record the start of container ${id}`, error));
     container.activity = undefined;
-    const { earlyExit } = container;
+    const earlyExit = container.earlyExits.get(pid);
     if (earlyExit !== undefined) await endContainer(deps, container, earlyExit);
     return { pid, startedAtMs };
   } catch (error) {
+    // A start that only took too long, or whose answer was lost, may have gone through.
+    container.hasDoubtfulStart = true;
     if (isAway(error)) throw toEngineError(error, `cannot start container ${id}`);
     const { exitCode, text } = startRefusal(detailOf(error), container.process?.args[0] ?? "");
-    // A start that only took too long may have gone through.
-    await removeTask(tasks, id).catch((reason: unknown) =>
+    await undoStart(deps, container).catch((reason: unknown) =>
       deps.warn(`cannot remove the task of ${id}`, reason),
     );
     const exit: ExitStatus = { exitCode, atMs: clock.now(), oomKilled: false, error: text };
     await releaseVolumes(deps, container);
     container.output?.end();
     container.stdin?.reset();
-    container.setStatus({ state: "stopped", exit });
+    // That it has run before is still so.
+    const ranAtMs = container.status.state === "created" ? undefined : container.status.startedAtMs;
+    container.setStatus({ state: "stopped", ...(ranAtMs !== undefined && { startedAtMs: ranAtMs }), exit });
     await records.saveState(id, storedState(container.status));
     throw new ClusterError("failed-precondition", text, { cause: error });
   } finally {
     container.activity = undefined;
     container.wake();
   }
+}
+
+/** Whoever asked for that start was told that it failed: what may run of it is nobody's. */
+export async function undoStart(
+  { tasks }: Pick<LifecycleDeps, "tasks">,
+  container: Container,
+): Promise<void> {
+  container.undoing ??= removeTask(tasks, container.id)
+    .then(() => void (container.hasDoubtfulStart = false))
+    .finally(() => (container.undoing = undefined));
+  await container.undoing;
 }
 
 /** What its volumes' options name is no longer mounted for it. */
@@ -145,8 +162,9 @@ async function runTask(deps: LifecycleDeps, container: Container): Promise<numbe
       const task = attempt === 1 ? undefined : await tasks.get(id);
       if (task?.state === "running") return task.pid;
       if (task?.state === "stopped") {
-        container.earlyExit = { exitCode: task.exitCode, atMs: task.atMs, oomKilled: false, error: "" };
-        return 0;
+        const { exitCode, atMs } = task;
+        container.earlyExits.set(endedPid, { exitCode, atMs, oomKilled: false, error: "" });
+        return endedPid;
       }
       if (task === undefined) await createTask(deps, container);
       return await tasks.start(id);
@@ -240,6 +258,27 @@ async function usesOtherRuntime(
   return true;
 }
 
+/**
+ * As {@link endContainer}, for the process that an event names: the exit of a former run may be told late.
+ *
+ * @param pid - 0 when it is not known, as of one whose shim was lost.
+ */
+export async function endRun(
+  deps: LifecycleDeps,
+  container: Container,
+  pid: number,
+  exit: ExitStatus,
+): Promise<void> {
+  const { activity, status } = container;
+  if (activity === "starting") {
+    container.earlyExits.set(pid, exit);
+    return;
+  }
+  if (status.state !== "running") return;
+  const isThisRun = pid === 0 ? exit.atMs >= status.startedAtMs : status.pid === pid;
+  if (isThisRun) await endContainer(deps, container, exit);
+}
+
 /** A container has ended, seen by an event or by comparing. Only the first report counts. */
 export async function endContainer(
   deps: LifecycleDeps,
@@ -248,10 +287,6 @@ export async function endContainer(
 ): Promise<void> {
   const { records, tasks, warn, cgroupVersion, cgroupPath } = deps;
   const { id, status } = container;
-  if (container.activity === "starting") {
-    container.earlyExit ??= exit;
-    return;
-  }
   if (status.state !== "running") return;
   // The cgroup lives until the task is deleted, so this also sees what happened while we were away.
   const oomKilled =
@@ -341,6 +376,7 @@ export async function stopContainer(
   deps.idle.active();
   emitContainer(deps, container, "kill", { signal });
   await call(signalTo(deps, container, number), `cannot stop container ${id}`);
+  await thaw(deps, container);
   const exit =
     (await endedWithin(deps, container, options.graceMs, abort)) ?? (await forceEnd(deps, container, abort));
   emitContainer(deps, container, "stop");
@@ -415,8 +451,24 @@ export async function removeFromContainerd(connection: Connection, tasks: Tasks,
 
 /** SIGKILL takes a moment, and a task that has not ended cannot be deleted. */
 async function removeTask(tasks: Tasks, id: string): Promise<void> {
-  if (await tasks.kill(id, sigkill)) await tasks.ended(id, killWaitMs);
+  if (await tasks.kill(id, sigkill)) {
+    const task = await tasks.get(id);
+    if (task?.state === "running" && task.paused === true) await tasks.resume(id);
+    await tasks.ended(id, killWaitMs);
+  }
   await tasks.delete(id);
+}
+
+/** After its signal: in cgroups of version 1 a frozen process takes none, not even SIGKILL, before it goes on. */
+async function thaw(deps: LifecycleDeps, container: Container): Promise<void> {
+  if (container.status.state !== "running" || container.status.paused !== true) return;
+  try {
+    await pauseContainer(deps, container, "resume");
+  } catch (error) {
+    // In those of version 2 it has perhaps ended by now.
+    const task = await call(deps.tasks.get(container.id), `cannot look at container ${container.id}`);
+    if (task?.state === "running" && task.paused === true) throw error;
+  }
 }
 
 /** False when there was nothing left to signal. A frozen process would not be seen to get it. */
@@ -432,6 +484,7 @@ async function signalTo(
 async function forceEnd(deps: LifecycleDeps, container: Container, abort: AbortSignal): Promise<ExitStatus> {
   const { id } = container;
   await call(signalTo(deps, container, sigkill), `cannot kill container ${id}`);
+  await thaw(deps, container);
   const exit = await endedWithin(deps, container, killWaitMs, abort);
   if (exit !== undefined) return exit;
   throw new ClusterError(

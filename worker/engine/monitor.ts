@@ -12,7 +12,14 @@ import type { Envelope } from "../../proto/gen/containerd/events.ts";
 import { containerdNamespace } from "../../proto/host.ts";
 import { isAlreadyThere, isAway, received } from "./connection.ts";
 import { type Container, storedState } from "./container.ts";
-import { endContainer, type LifecycleDeps, lostExit, removeFromContainerd } from "./lifecycle.ts";
+import {
+  endContainer,
+  endRun,
+  type LifecycleDeps,
+  lostExit,
+  removeFromContainerd,
+  undoStart,
+} from "./lifecycle.ts";
 import { millisecondsOf, type TaskView } from "./task.ts";
 import { anyOf } from "../../runtime/signal.ts";
 
@@ -89,14 +96,15 @@ async function follow(deps: MonitorDeps, signal: AbortSignal): Promise<void> {
   }
 }
 
-async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope): Promise<void> {
+/** Takes in one of containerd's events. */
+export async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope): Promise<void> {
   if (event === undefined || namespace !== containerdNamespace) return;
   if (topic === "/tasks/oom") {
     const container = deps.containers.get(TaskOOM.decode(event.value).containerId);
     if (container !== undefined) await alone(deps, container.id, noteOom(deps, container));
     return;
   }
-  const { containerId, id, exitStatus, exitedAt } = TaskExit.decode(event.value);
+  const { containerId, id, pid, exitStatus, exitedAt } = TaskExit.decode(event.value);
   const container = deps.containers.get(containerId);
   if (container === undefined) return;
   if (id !== containerId) {
@@ -107,7 +115,7 @@ async function onEvent(deps: MonitorDeps, { topic, event, namespace }: Envelope)
   }
   const exit = { exitCode: exitStatus, atMs: millisecondsOf(exitedAt), oomKilled: false, error: "" };
   // Not awaited: one that ends slowly must not hold up the others' news.
-  endContainer(deps, container, exit).catch((error: unknown) =>
+  endRun(deps, container, pid, exit).catch((error: unknown) =>
     deps.warn(`cannot end container ${containerId}`, error),
   );
 }
@@ -199,6 +207,7 @@ async function compareOne(
 async function adopt(deps: MonitorDeps, container: Container, task: TaskView): Promise<void> {
   const { clock, tasks, records } = deps;
   const { id } = container;
+  if (container.hasDoubtfulStart) return undoStart(deps, container);
   // A process that never ran is removed; one that did counts.
   if (task.state === "created") {
     await tasks.kill(id, 9);

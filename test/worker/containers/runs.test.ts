@@ -52,8 +52,8 @@ function fixture(detach: () => Promise<void>, restart: string) {
   });
   runs.add(startedRecord(id, { RestartPolicy: { Name: restart } }));
   const entry = runs.entry(id) as Entry;
-  const ended = async (): Promise<void> => {
-    exit = { exitCode: 1, atMs: 0, oomKilled: false, error: "" };
+  const ended = async (atMs = 0): Promise<void> => {
+    exit = { exitCode: 1, atMs, oomKilled: false, error: "" };
     end(exit);
     await new Promise(setImmediate);
     await runs.settle(entry);
@@ -110,6 +110,21 @@ t.test("one whose network could not be given back is started again by its policy
   await entry.locked(async () => undefined);
   t.equal(seen.starts, 2);
   t.equal(entry.isRestarting, false);
+  await runs.close();
+});
+
+t.test("pauses before restarts grow while starts fail, however long the last run was", async (t) => {
+  const { runs, entry, clock, ended, connections } = fixture(async () => undefined, "always");
+  await runs.launch(entry, none);
+  connections.attach = () => Promise.reject(new Error("no network"));
+  await ended(60_000);
+  const delays: number[] = [];
+  for (let pauseMs = 100; pauseMs <= 400; pauseMs *= 2) {
+    await clock.advance(pauseMs);
+    await entry.locked(async () => undefined);
+    delays.push(entry.record.restartDelayMs);
+  }
+  t.strictSame(delays, [100, 200, 400]);
   await runs.close();
 });
 

@@ -4,6 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 
+import { ClusterError } from "../../../model/errors.ts";
+import { TaskExit } from "../../../proto/gen/containerd/events.ts";
+import { containerdNamespace } from "../../../proto/host.ts";
 import { systemRandom } from "../../../runtime/random.ts";
 import { createContainer } from "../../../worker/engine/create.ts";
 import type { ContainerCreate, ContainerState, Image } from "../../../worker/engine/engine.ts";
@@ -18,10 +21,11 @@ import { IdleQueue } from "../../../worker/engine/idle-queue.ts";
 import {
   endContainer,
   killContainer,
+  removeFromContainerd,
   startContainer,
   stopContainer,
 } from "../../../worker/engine/lifecycle.ts";
-import { compare, type MonitorDeps } from "../../../worker/engine/monitor.ts";
+import { compare, type MonitorDeps, onEvent } from "../../../worker/engine/monitor.ts";
 import { Records, type StoredContainer } from "../../../worker/engine/records.ts";
 import { Runtime } from "../../../worker/engine/runtime.ts";
 import { ShimGroups } from "../../../worker/engine/shims.ts";
@@ -42,7 +46,10 @@ class FakeTasks extends Tasks {
   /** What happens while they are being listed. */
   meanwhile: () => Promise<void> = () => Promise.resolve();
   listed: Record<string, TaskView> = {};
+  /** What a start does, and its process. */
+  starting: () => Promise<number> = async () => 42;
   readonly deleted: string[] = [];
+  readonly resumed: string[] = [];
   readonly killed: number[] = [];
 
   constructor() {
@@ -50,7 +57,14 @@ class FakeTasks extends Tasks {
   }
   override async create(): Promise<void> {}
   override async start(): Promise<number> {
-    return 42;
+    return this.starting();
+  }
+  override async pause(): Promise<void> {}
+  override async resume(container: string): Promise<void> {
+    this.resumed.push(container);
+  }
+  override async get(container: string): Promise<TaskView | undefined> {
+    return this.listed[container];
   }
   override async kill(_container: string, signal: number): Promise<boolean> {
     this.killed.push(signal);
@@ -248,4 +262,117 @@ t.test("a container that ends by itself leaves nothing for later", async (t) => 
   const { deps, container, tasks } = await world(t, running);
   await endContainer(deps, container, exit);
   t.strictSame(tasks.deleted, [id]);
+});
+
+/** containerd's news of an exit, of a process that it may not name. */
+const exitOf = (pid: number, seconds = 1) => ({
+  timestamp: undefined,
+  namespace: containerdNamespace,
+  topic: "/tasks/exit",
+  event: {
+    typeUrl: "containerd.events.TaskExit",
+    value: Buffer.from(
+      TaskExit.encode({
+        containerId: id,
+        id,
+        pid,
+        exitStatus: 3,
+        exitedAt: { seconds, nanos: 0 },
+      }).finish(),
+    ),
+  },
+});
+
+t.test("the late exit of a former run does not end the one that runs", async (t) => {
+  const { deps, container, tasks } = await world(t, { ...running, startedAtMs: 2_000 });
+  await onEvent(deps, exitOf(41));
+  await onEvent(deps, exitOf(0));
+  t.equal(container.status.state, "running");
+  t.strictSame(tasks.deleted, []);
+  await onEvent(deps, exitOf(42));
+  t.match(container.status, { state: "stopped", exit: { exitCode: 3 } });
+});
+
+t.test("an exit without a process, as of a lost shim, ends the run that began before it", async (t) => {
+  const { deps, container } = await world(t, running);
+  await onEvent(deps, exitOf(0));
+  t.match(container.status, { state: "stopped", exit: { exitCode: 3 } });
+});
+
+t.test("of exits that come during a start only that of its own process counts", async (t) => {
+  const { deps, container, tasks } = await world(t, { state: "created" });
+  tasks.starting = async () => {
+    await onEvent(deps, exitOf(41));
+    return 42;
+  };
+  await startContainer(deps, container);
+  t.equal(container.status.state, "running");
+  await onEvent(deps, exitOf(42));
+  t.equal(container.status.state, "stopped");
+  tasks.starting = async () => {
+    await onEvent(deps, exitOf(42));
+    await onEvent(deps, exitOf(43));
+    return 43;
+  };
+  await startContainer(deps, container);
+  t.match(container.status, { state: "stopped", exit: { exitCode: 3 } }, "it ended before that was answered");
+});
+
+const away = (): Promise<never> => Promise.reject(new ClusterError("unavailable", "containerd is away"));
+
+t.test("what runs of a start that was said to have failed is removed, not taken up", async (t) => {
+  const { deps, container, tasks } = await world(t, { state: "created" });
+  tasks.starting = away;
+  await t.rejects(startContainer(deps, container), { code: "unavailable" });
+  tasks.listed[id] = { state: "running", pid: 42 };
+  await compare(deps);
+  t.strictSame([tasks.killed, tasks.deleted], [[9], [id]]);
+  t.equal(container.status.state, "created");
+  tasks.listed = {};
+  tasks.starting = async () => 43;
+  await startContainer(deps, container);
+  t.match(container.status, { state: "running", pid: 43 });
+});
+
+t.test("the next start removes what runs of one that was said to have failed", async (t) => {
+  const { deps, container, tasks } = await world(t, { state: "created" });
+  tasks.starting = away;
+  await t.rejects(startContainer(deps, container), { code: "unavailable" });
+  tasks.starting = async () => 43;
+  await startContainer(deps, container);
+  t.strictSame([tasks.killed, tasks.deleted], [[9], [id]]);
+  await compare(deps);
+  tasks.listed[id] = { state: "running", pid: 43 };
+  t.strictSame(tasks.killed, [9], "once");
+});
+
+t.test("a failed start again leaves a container that has run before one that has", async (t) => {
+  const { deps, container, tasks } = await world(t, { state: "stopped", startedAtMs: 7, exit });
+  tasks.starting = () => Promise.reject(new Error("exec: no such file"));
+  await t.rejects(startContainer(deps, container));
+  t.match(container.status, { state: "stopped", startedAtMs: 7, exit: { error: /no such file/ } });
+});
+
+t.test("one that is paused goes on after its signal, or it would never end", async (t) => {
+  const { deps, container, tasks } = await world(t, { ...running, paused: true });
+  const stopping = stopContainer(deps, container, { graceMs: 1_000 }, new AbortController().signal);
+  await new Promise(setImmediate);
+  t.strictSame([tasks.resumed, container.status], [[id], running]);
+  await endContainer(deps, container, exit);
+  await stopping;
+});
+
+t.test("a paused task without an end that was seen goes on after its kill, and is removed", async (t) => {
+  const { tasks } = await world(t, running);
+  tasks.listed[id] = { state: "running", pid: 42, paused: true };
+  let isFirst = true;
+  const connection = {
+    call: async (_client: unknown, name: string) => {
+      if (name !== "delete" || !isFirst) return {};
+      isFirst = false;
+      throw Object.assign(new Error("9 FAILED_PRECONDITION: running task"), { code: 9 });
+    },
+  } as unknown as Connection;
+  await removeFromContainerd(connection, tasks, id);
+  t.strictSame([tasks.killed, tasks.resumed, tasks.deleted], [[9], [id], [id]]);
 });
