@@ -228,6 +228,8 @@ export type ContainerState =
       readonly startedAtMs: number;
       readonly oomKilled: boolean;
       readonly paused?: true;
+      /** When it last went on after a pause, as far as this process has seen. */
+      readonly resumedAtMs?: number;
     }
   /** `startedAtMs` is absent when it never ran. */
   | { readonly state: "stopped"; readonly startedAtMs?: number; readonly exit: ExitStatus };

@@ -8,7 +8,7 @@ import type { Payloads } from "../mounts/secret.ts";
 import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, detailOf, isAway, isNotFound, toEngineError, unlessGone } from "./connection.ts";
 import { type Container, storedState } from "./container.ts";
-import type { EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
+import type { ContainerState, EngineEvent, ExitStatus, Started, StopOptions } from "./engine.ts";
 import type { ImageMounts } from "./image-mounts.ts";
 import { readOomKills } from "./host.ts";
 import type { OciSpec } from "./oci.ts";
@@ -52,6 +52,7 @@ export interface LifecycleDeps {
   readonly warn: (message: string, error: unknown) => void;
 }
 
+type RunningState = Extract<ContainerState, { state: "running" }>;
 type ContainerEvent = Extract<EngineEvent, { kind: "container" }>;
 
 export function emitContainer(
@@ -393,8 +394,15 @@ export async function pauseContainer(
   if (status.state !== "running") throw new ClusterError("conflict", `container ${id} is not running`);
   await call(deps.tasks[action](id), `cannot ${action} container ${id}`);
   if (container.status.state !== "running") return; // It ended meanwhile.
-  const { paused: _paused, ...rest } = container.status;
-  container.setStatus(action === "pause" ? { ...rest, paused: true } : rest);
+  container.setStatus(
+    action === "pause" ? { ...container.status, paused: true } : resumed(container.status, deps.clock),
+  );
+}
+
+/** The status of one that goes on after a pause. */
+export function resumed(status: RunningState, clock: Clock): RunningState {
+  const { paused: _paused, ...rest } = status;
+  return { ...rest, resumedAtMs: clock.now() };
 }
 
 /** Removes all that there is of it. Safe to repeat: the record goes last. */

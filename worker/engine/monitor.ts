@@ -18,6 +18,7 @@ import {
   type LifecycleDeps,
   lostExit,
   removeFromContainerd,
+  resumed,
   undoStart,
 } from "./lifecycle.ts";
 import { millisecondsOf, type TaskView } from "./task.ts";
@@ -177,8 +178,7 @@ async function compareOne(
       } else if (task.state === "stopped") {
         await endContainer(deps, container, { ...exitOf(task), error: "" });
       } else if (status.paused !== task.paused) {
-        const { paused: _paused, ...rest } = status;
-        container.setStatus(task.paused === true ? { ...rest, paused: true } : rest);
+        container.setStatus(task.paused === true ? { ...status, paused: true } : resumed(status, clock));
       }
       return;
     case "created": {

@@ -9,24 +9,43 @@ interface ProbeDeps {
   readonly engine: Engine;
 }
 
-/** Runs one probe in a running container. Rejects only when `signal` aborts. */
+/**
+ * Runs one probe in a running container. Rejects only when `signal` aborts.
+ *
+ * @returns Undefined when it says nothing of the container: it stood still or has ended, or the engine was away.
+ */
 async function probe(
   { clock, engine }: ProbeDeps,
   containerId: string,
   plan: HealthPlan,
   signal: AbortSignal,
-): Promise<ProbeResult> {
+): Promise<ProbeResult | undefined> {
+  if ((await goingOnSince(engine, containerId)) === undefined) return undefined;
   const startedAtMs = clock.now();
   const request = { args: plan.command, timeoutMs: plan.timeoutMs, outputLimitBytes: keptOutputBytes };
   try {
     const { exitCode, output } = await engine.exec(containerId, request, signal);
-    return { startedAtMs, endedAtMs: clock.now(), exitCode, output };
+    const result = { startedAtMs, endedAtMs: clock.now(), exitCode, output };
+    return exitCode === 0 || (await hasGoneOn()) ? result : undefined;
   } catch (error) {
     signal.throwIfAborted();
+    const isAway = error instanceof ClusterError && error.code === "unavailable";
+    if (isAway || !(await hasGoneOn())) return undefined;
     const tookTooLong = error instanceof ClusterError && error.code === "deadline-exceeded";
     const output = tookTooLong ? `Health check exceeded timeout (${plan.timeoutMs}ms)` : errorText(error);
     return { startedAtMs, endedAtMs: clock.now(), exitCode: -1, output };
   }
+
+  async function hasGoneOn(): Promise<boolean> {
+    const sinceMs = await goingOnSince(engine, containerId);
+    return sinceMs !== undefined && sinceMs < startedAtMs;
+  }
+}
+
+/** Unix milliseconds; undefined while it stands still or does not run. */
+async function goingOnSince(engine: Engine, containerId: string): Promise<number | undefined> {
+  const { status } = (await engine.inspect(containerId)) ?? {};
+  return status?.state === "running" && status.paused !== true ? (status.resumedAtMs ?? 0) : undefined;
 }
 
 export interface HealthWatch {
@@ -57,16 +76,20 @@ export async function watchHealth(deps: ProbeDeps, watch: HealthWatch, signal: A
   let waitedMs = 0;
   while (state.status === "starting" && waitedMs + eagerMs < firstMs) {
     await clock.sleep(eagerMs, signal);
+    const beganAtMs = clock.now();
     const result = await probe(deps, watch.containerId, plan, signal);
-    if (result.exitCode === 0) take(result);
-    waitedMs += eagerMs + (result.endedAtMs - result.startedAtMs);
+    if (result?.exitCode === 0) take(result);
+    waitedMs += eagerMs + (clock.now() - beganAtMs);
     eagerMs *= 2;
   }
   if (state.status === "starting") await clock.sleep(Math.max(0, firstMs - waitedMs), signal);
   else await pause();
   for (;;) {
-    take(await probe(deps, watch.containerId, plan, signal));
-    if (isUnhealthy()) return;
+    const result = await probe(deps, watch.containerId, plan, signal);
+    if (result !== undefined) {
+      take(result);
+      if (isUnhealthy()) return;
+    }
     await pause();
   }
 

@@ -357,7 +357,7 @@ t.test("one that is paused goes on after its signal, or it would never end", asy
   const { deps, container, tasks } = await world(t, { ...running, paused: true });
   const stopping = stopContainer(deps, container, { graceMs: 1_000 }, new AbortController().signal);
   await new Promise(setImmediate);
-  t.strictSame([tasks.resumed, container.status], [[id], running]);
+  t.strictSame([tasks.resumed, container.status], [[id], { ...running, resumedAtMs: 60_000 }]);
   await endContainer(deps, container, exit);
   await stopping;
 });
