@@ -6,6 +6,7 @@ import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
 import { isOnDownNode, newestFirst, nodesOf } from "../orchestrator/plan.ts";
 import { demandOf, networkReach } from "../scheduler/demand.ts";
+import { hostBlockAmong } from "../scheduler/facts.ts";
 import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -233,12 +234,18 @@ function refusalEvidence(
   const revision = revisionOfTask(view, task);
   if (revision === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
   const own = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
-  const refusals = [
-    ...refusalsByNode(indexOf(view), demandOf(revision, networkReach(view, revision)), nowMs),
-  ].filter(([host]) => own === undefined || host === hostOf(own));
+  const demand = demandOf(revision, networkReach(view, revision));
+  const refusals = [...refusalsByNode(indexOf(view), demand, nowMs)].filter(
+    ([host]) => own === undefined || host === hostOf(own),
+  );
   const problemOf = (host: string, filter: string): string => {
-    const node = filter === "tunnel" && view.nodes.list().find((each) => hostOf(each) === host);
-    return node && node.description?.tunnel?.problem ? ` (${node.description.tunnel.problem})` : "";
+    if (filter !== "tunnel" && filter !== "subnet") return "";
+    const node = view.nodes.list().find((each) => hostOf(each) === host);
+    const problem =
+      filter === "tunnel"
+        ? node?.description?.tunnel?.problem
+        : node && hostBlockAmong(demand.reach.blocks, node);
+    return problem ? ` (${problem})` : "";
   };
   const Evidence = refusals
     .slice(0, shownNodes)
@@ -260,6 +267,8 @@ function nextFor(filter: string, name: string): string {
       return `shoal service update --reserve-cpu N --reserve-memory BYTES ${name}`;
     case "tunnel":
       return "on these nodes: modprobe wireguard, or apt-get install wireguard-go wireguard-tools";
+    case "subnet":
+      return "docker network create -d overlay --subnet BLOCK NAME, with a block that no host has, and the service on that";
     case "constraint":
       return `shoal service inspect ${name}, then shoal node update --label-add KEY=VALUE NODE`;
     default:

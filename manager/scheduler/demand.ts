@@ -1,6 +1,7 @@
 import { extensionsOf, type Preference } from "../../model/extensions.ts";
 import type { ServiceId } from "../../model/ids.ts";
-import { isEncrypted } from "../../model/network.ts";
+import { type CidrBlock, parseCidr, printCidr } from "../../model/address.ts";
+import { isEncrypted, subnetsOf } from "../../model/network.ts";
 import { noResources, type Resources } from "../../model/resources.ts";
 import { revisionKey, type EndpointSpec, type Revision, type TaskSpec } from "../../model/service.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -22,19 +23,34 @@ export interface Demand {
   /** Names of services, lower case, that may not be on the same node. */
   readonly avoid: readonly string[];
   readonly prefer: readonly Preference[];
-  /** It is on an encrypted network. */
-  readonly needsTunnel: boolean;
+  readonly reach: NetworkReach;
 }
 
-/** @param reach - What its networks ask of a node; `networkReach` knows it. */
-export function demandOf(revision: Revision, reach: "tunnel" | "any" = "any"): Demand {
+/** What the networks of a task ask of a node. */
+export interface NetworkReach {
+  /** One is encrypted. */
+  readonly needsTunnel: boolean;
+  /** Their subnets: a host that has some of these addresses otherwise cannot set the network up. */
+  readonly blocks: readonly CidrBlock[];
+}
+
+const anyNode: NetworkReach = { needsTunnel: false, blocks: [] };
+
+/** @param reach - `networkReach` knows it. */
+export function demandOf(revision: Revision, reach = anyNode): Demand {
   const { placement, resources, container, logDriver } = revision.task;
   const wanted: Resources = { ...noResources, ...resources.reservations };
   const extensions = extensionsOf(revision.serviceLabels);
   const volumes = container.mounts.map((mount) => (mount.type === "volume" ? mount.volume?.driverName : ""));
   return {
     key: revisionKey(revision.serviceId, revision.specVersion),
-    kind: JSON.stringify([placement.constraints, placement.platforms, volumes, logDriver?.name, reach]),
+    kind: JSON.stringify([
+      placement.constraints,
+      placement.platforms,
+      volumes,
+      logDriver?.name,
+      textOf(reach),
+    ]),
     serviceId: revision.serviceId,
     serviceName: revision.serviceName.toLowerCase(),
     resources: wanted,
@@ -43,19 +59,27 @@ export function demandOf(revision: Revision, reach: "tunnel" | "any" = "any"): D
     task: revision.task,
     avoid: extensions.avoid.filter((name) => name !== revision.serviceName.toLowerCase()),
     prefer: extensions.prefer,
-    needsTunnel: reach === "tunnel",
+    reach,
   };
 }
 
-/** Whether a task of the revision needs a node that can make tunnels. Networks never change in this. */
-export function networkReach(view: StoreView, { task, endpoint }: Revision): "tunnel" | "any" {
+/** What the networks of the revision's tasks ask of a node. Networks never change in this. */
+export function networkReach(view: StoreView, { task, endpoint }: Revision): NetworkReach {
   const ingress = view.networks.ingress();
   const isPublished = endpoint.ports.some(({ publishMode }) => publishMode === "ingress");
   const networks = [
-    ...task.networks.map(({ networkId }) => view.networks.get(networkId)),
-    isPublished ? ingress : undefined,
+    ...task.networks.flatMap(({ networkId }) => view.networks.get(networkId) ?? []),
+    ...(isPublished && ingress !== undefined ? [ingress] : []),
   ];
-  return networks.some((network) => network !== undefined && isEncrypted(network)) ? "tunnel" : "any";
+  const subnets = networks.flatMap(({ state }) => (state === undefined ? [] : subnetsOf(state)));
+  return {
+    needsTunnel: networks.some(isEncrypted),
+    blocks: subnets.flatMap(({ subnet }) => parseCidr(subnet) ?? []),
+  };
+}
+
+function textOf({ needsTunnel, blocks }: NetworkReach): string {
+  return [needsTunnel ? "tunnel" : "any", ...blocks.map(printCidr)].join(" ");
 }
 
 function hostPortsOf({ ports }: EndpointSpec): string[] {

@@ -1,16 +1,18 @@
+import { type CidrBlock, overlaps, parseCidr } from "../../model/address.ts";
 import { matchesAll, nodeMeets } from "../../model/constraint.ts";
 import type { Node } from "../../model/node.ts";
 import type { Platform } from "../../model/service.ts";
 import type { Demand } from "./demand.ts";
 
 /** What a node says to a demand whatever runs on it; `fits` when it says nothing against it. */
-export type NodeAnswer = "fits" | "ready" | "plugin" | "tunnel" | "constraint" | "platform";
+export type NodeAnswer = "fits" | "ready" | "plugin" | "tunnel" | "subnet" | "constraint" | "platform";
 
 export const answers = [
   "fits",
   "ready",
   "plugin",
   "tunnel",
+  "subnet",
   "constraint",
   "platform",
 ] as const satisfies NodeAnswer[];
@@ -110,11 +112,22 @@ export function isLabel(descriptor: string): boolean {
 export function answerOf(demand: Demand, node: Node): NodeAnswer {
   if (node.status.state !== "ready" || node.spec.availability !== "active") return "ready";
   if (!hasPlugins(demand, node)) return "plugin";
-  if (demand.needsTunnel && (node.description?.tunnel?.keys.length ?? 0) === 0) return "tunnel";
+  const { needsTunnel, blocks } = demand.reach;
+  if (needsTunnel && (node.description?.tunnel?.keys.length ?? 0) === 0) return "tunnel";
+  if (hostBlockAmong(blocks, node) !== undefined) return "subnet";
   const { constraints, platforms } = demand.task.placement;
   if (!nodeMeets(constraints, node)) return "constraint";
   if (platforms.length > 0 && !platforms.some((wanted) => runs(wanted, node))) return "platform";
   return "fits";
+}
+
+/** What the node's host has of its own in one of these blocks, such as "10.0.0.0/24". */
+export function hostBlockAmong(blocks: readonly CidrBlock[], { description }: Node): string | undefined {
+  if (blocks.length === 0) return undefined;
+  return description?.subnets?.find((text) => {
+    const own = parseCidr(text);
+    return own !== undefined && blocks.some((block) => overlaps(block, own));
+  });
 }
 
 /** Higher is better: each preference outweighs all that come after it. */

@@ -4,6 +4,7 @@ export const filterNames = [
   "resource",
   "plugin",
   "tunnel",
+  "subnet",
   "constraint",
   "platform",
   "host-port",
@@ -36,6 +37,8 @@ function sentence(name: FilterName, nodes: number): string {
       return `missing plugin on ${count}`;
     case "tunnel":
       return `encrypted networks not possible on ${count}`;
+    case "subnet":
+      return `addresses of a network belong to the host on ${count}`;
     case "constraint":
       return `scheduling constraints not satisfied on ${count}`;
     case "platform":

@@ -62,6 +62,31 @@ t.test("a host that can make no tunnels for an encrypted network is named with w
   });
 });
 
+t.test("a host that has a network's addresses is named with its own block", async (t) => {
+  const { store } = await withTask({ state: "pending", error: "no suitable node" });
+  await store.update((tx) => {
+    const own = "10.0.9.0/24";
+    const state = { subnet: own, gateway: "10.0.9.1", vni: 4100 };
+    const network = tx.networks.create({ ...networkObject("wide"), state });
+    for (const revision of tx.revisions.byService(id("web"))) {
+      const networks = [{ networkId: network.id, aliases: [] }];
+      tx.revisions.update({ ...revision, task: { ...revision.task, networks } });
+    }
+    for (const node of tx.nodes.list()) {
+      if (node.description === undefined) continue;
+      tx.nodes.update({ ...node, description: { ...node.description, subnets: ["172.31.0.0/16", own] } });
+    }
+  });
+  const answer = store.view((view) => {
+    const service = view.services.byName("web");
+    return service === undefined ? undefined : whyService(view, service, 0);
+  });
+  t.match(answer, {
+    Evidence: ["m1: subnet (10.0.9.0/24)", "w1: subnet (10.0.9.0/24)"],
+    Next: /docker network create -d overlay --subnet BLOCK/,
+  });
+});
+
 t.test("a task that failed: its error, its exit code, and its output next", async (t) => {
   const { store } = await withTask({
     state: "failed",

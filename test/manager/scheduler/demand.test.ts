@@ -1,6 +1,7 @@
 import t from "tap";
 
 import { demandOf, networkReach } from "../../../manager/scheduler/demand.ts";
+import { printCidr } from "../../../model/address.ts";
 import type { NetworkId, ServiceId } from "../../../model/ids.ts";
 import { type PortSpec, type Revision, revisionKey } from "../../../model/service.ts";
 import { VirtualClock } from "../../sim/clock.ts";
@@ -28,12 +29,19 @@ const options: Readonly<Record<string, Record<string, string>>> = {
   off: { encrypted: "false" },
 };
 
+const subnets: Readonly<Record<string, string>> = {
+  plain: "10.0.1.0/24",
+  safe: "10.0.2.0/24",
+  off: "10.0.3.0/24",
+};
+
 for (const { name, on, ports, ingress, want } of cases) {
   t.test(`what a service's networks ask of a node: ${name}`, async (t) => {
     const { store } = loneStore(new VirtualClock());
     await store.update((tx) => {
       for (const [word, driverOptions] of Object.entries(options)) {
-        tx.networks.create(networkObject(word, { driverOptions, ingress: word === ingress }));
+        const state = { subnet: subnets[word] ?? "", gateway: "", vni: 4096 };
+        tx.networks.create({ ...networkObject(word, { driverOptions, ingress: word === ingress }), state });
       }
     });
     const revision: Revision = {
@@ -47,9 +55,16 @@ for (const { name, on, ports, ingress, want } of cases) {
       endpoint: { mode: "vip", ports },
     };
     const reach = store.view((view) => networkReach(view, revision));
-    t.equal(reach, want);
-    const demand = demandOf(revision, reach);
-    t.equal(demand.needsTunnel, want === "tunnel");
-    t.equal(demand.kind === demandOf(revision).kind, want === "any", "nodes are asked anew");
+    t.equal(reach.needsTunnel, want === "tunnel");
+    const isInMesh = ports.some(({ publishMode }) => publishMode === "ingress");
+    const words = [...on, ...(isInMesh ? [ingress] : [])];
+    t.strictSame(
+      reach.blocks.map(printCidr),
+      words.map((word) => subnets[word]),
+    );
+    t.strictSame(demandOf(revision, reach).reach, reach);
+    const inClear = { ...reach, needsTunnel: false };
+    const isSame = demandOf(revision, reach).kind === demandOf(revision, inClear).kind;
+    t.equal(isSame, want === "any", "nodes are asked anew");
   });
 }

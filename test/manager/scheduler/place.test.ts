@@ -1,9 +1,10 @@
 import { array, assert, integer, property } from "fast-check";
 import t from "tap";
+import { parseCidr } from "../../../model/address.ts";
 import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { Labels } from "../../../model/meta.ts";
 import type { Node } from "../../../model/node.ts";
-import { revisionKey, type EndpointSpec, type TaskSpec } from "../../../model/service.ts";
+import { revisionKey, type EndpointSpec, type Revision, type TaskSpec } from "../../../model/service.ts";
 import { explain } from "../../../manager/scheduler/filter.ts";
 import { demandOf, type Demand } from "../../../manager/scheduler/demand.ts";
 import { NodeIndex } from "../../../manager/scheduler/nodes.ts";
@@ -23,9 +24,10 @@ function demand(
   change: Partial<TaskSpec> = {},
   ports: EndpointSpec["ports"] = [],
   labels: Labels = {},
+  subnets: readonly string[] = [],
 ): Demand {
   const serviceId = id<ServiceId>(service);
-  return demandOf({
+  const revision: Revision = {
     id: revisionKey(serviceId, 0),
     meta,
     serviceId,
@@ -34,7 +36,15 @@ function demand(
     serviceLabels: labels,
     task: taskSpec(change),
     endpoint: { mode: "vip", ports },
+  };
+  return demandOf(revision, {
+    needsTunnel: false,
+    blocks: subnets.flatMap((text) => parseCidr(text) ?? []),
   });
+}
+
+function onSubnets(...subnets: string[]): Demand {
+  return demand("web", {}, [], {}, subnets);
 }
 
 function indexOf(...nodes: readonly ReturnType<typeof nodeObject>[]): NodeIndex {
@@ -86,6 +96,12 @@ t.test("a log driver is asked for where a node says which it has, and none never
   t.strictSame(placed("none"), { a: 1, b: 1 });
   t.end();
 });
+
+function withSubnets(name: string, ...subnets: string[]): Node {
+  const node = nodeObject(name);
+  if (node.description === undefined) throw new Error("it describes itself");
+  return { ...node, meta, description: { ...node.description, subnets } };
+}
 
 const refusals = [
   {
@@ -144,11 +160,26 @@ const refusals = [
         },
       },
     ],
-    demand: { ...demand("web"), needsTunnel: true },
+    demand: { ...demand("web"), reach: { needsTunnel: true, blocks: [] } },
     want: "no suitable node (encrypted networks not possible on 2 nodes)",
+  },
+  {
+    name: "hosts that have the addresses of a network",
+    nodes: [withSubnets("a", "10.0.1.0/24"), withSubnets("b", "192.168.0.0/16", "10.0.0.0/8", "fd00::/64")],
+    demand: onSubnets("10.0.1.0/24"),
+    want: "no suitable node (addresses of a network belong to the host on 2 nodes)",
   },
   { name: "no nodes at all", nodes: [], demand: demand("web"), want: "no suitable node" },
 ];
+
+t.test("a task goes to the host that has none of its networks' addresses", (t) => {
+  const index = indexOf(withSubnets("a", "10.0.1.0/24"), withSubnets("b", "10.0.2.0/24"), nodeObject("c"));
+  const wanted = onSubnets("10.0.1.0/24", "fd01::/64");
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(4) }, 0)), { b: 2, c: 2 });
+  index.putNode(withSubnets("b", "fd01::/48"));
+  t.strictSame(perNode(placeGroup(index, { demand: wanted, tasks: ids(1) }, 0)), { c: 1 });
+  t.end();
+});
 
 for (const { name, nodes, demand: wanted, want } of refusals) {
   t.test(`explained: ${name}`, (t) => {
