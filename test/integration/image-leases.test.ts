@@ -5,12 +5,14 @@ import { Readable } from "node:stream";
 import t from "tap";
 
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
-import { writeBlob } from "../../worker/engine/blobs.ts";
+import { readBlob, writeBlob } from "../../worker/engine/blobs.ts";
 import { Connection } from "../../worker/engine/connection.ts";
+import { ContainerdImages } from "../../worker/engine/containerd-images.ts";
 import type { PullProgress } from "../../worker/engine/engine.ts";
+import { Images } from "../../worker/engine/images.ts";
 import { createLease, deleteLease, openLease } from "../../worker/engine/leases.ts";
 import { chainIds, removeSnapshot, snapshotExists } from "../../worker/engine/snapshots.ts";
-import { buildImage, buildLayer, type Layer, text } from "../lab/image.ts";
+import { architecture, buildImage, buildLayer, type Image, type Layer, text } from "../lab/image.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
 import { containerdBytes, insideNamespaces, startTestHost } from "./containerd.ts";
 import { createGate, serveImage } from "./fake-registry.ts";
@@ -240,5 +242,118 @@ await t.test("two images with one layer are stored at the same time", async (t) 
   await t.resolves(second);
   t.ok(await isUsable("one:1"));
   t.ok(await isUsable("two:1"));
+  await docker("image", "prune", "-af");
+});
+
+await t.test("an image that is removed while it is saved or pushed is sent whole", async (t) => {
+  const sent = buildImage([noiseLayer(), own], { Cmd: ["b"] });
+  const source = await serveImage(t, sent, (_request, _response, next) => next());
+  const name = `${source.host}/test/image:1`;
+  await docker("pull", "-q", name);
+  const archive = (await engine.imageStore.save([name], none))[Symbol.asyncIterator]();
+  await archive.next();
+  await docker("rmi", name);
+  let savedBytes = 0;
+  for (let piece = await archive.next(); piece.done !== true; piece = await archive.next())
+    savedBytes += piece.value.length;
+  t.ok(savedBytes > 3 << 20);
+
+  await docker("pull", "-q", name);
+  const asked = createGate();
+  const release = createGate();
+  const received: string[] = [];
+  const target = await serveImage(t, sent, (request, response) => {
+    if (request.method === "HEAD") {
+      asked.open();
+      return void release.opened.then(() => response.writeHead(404).end());
+    }
+    const location = "/upload";
+    if (request.method === "POST") return void response.writeHead(202, { location }).end();
+    received.push(request.url ?? "");
+    request.resume().on("end", () => response.writeHead(201).end());
+    return undefined;
+  });
+  const copy = `${target.host}/test/image:2`;
+  await docker("tag", name, copy);
+  const push = engine.imageStore.push(copy, {}, none);
+  push.catch(() => undefined); // Awaited below.
+  await asked.opened;
+  await docker("rmi", name, copy);
+  await collect();
+  release.open();
+  t.equal((await push).digest, sent.manifest.digest);
+  t.match(received.at(-1), "/manifests/2");
+  await collect();
+
+  await docker("pull", "-q", name);
+  const [stored] = await engine.imageStore.list();
+  if (stored === undefined) throw new Error("it was pulled");
+  const held = await engine.imageStore.hold(
+    [stored, { ...stored, image: { ...stored.image, reference: "gone" } }],
+    none,
+  );
+  await docker("rmi", name);
+  t.equal(held.contents.length, 1);
+  for (const { digest } of sent.layers) await t.resolves(readBlob(connection, digest, 16 << 20));
+  await held[Symbol.asyncDispose]();
+  await collect();
+  await t.rejects(readBlob(connection, own.blob.digest, 1 << 20), { code: "not-found" });
+});
+
+await t.test("prune leaves an image of which a container was made meanwhile", async (t) => {
+  const registry = await serveImage(t, first, (_request, _response, next) => next());
+  await docker("pull", "-q", `${registry.host}/test/image:1`);
+  const images = new Images({
+    connection,
+    registries: { insecure: [] },
+    platform: { os: "linux", architecture },
+    directory: host.directory,
+  });
+  t.teardown(() => images.close());
+  let asked = 0;
+  const users = (): { id: string; running: boolean }[] =>
+    asked++ < 2 ? [] : [{ id: "late", running: false }];
+  const store = new ContainerdImages({
+    connection,
+    images,
+    directory: host.directory,
+    users,
+    emit: () => undefined,
+  });
+  t.strictSame(await store.prune(() => true), { records: [], reclaimedBytes: 0 });
+  t.ok(asked > 2);
+  t.ok(await isUsable(`${registry.host}/test/image:1`));
+  await docker("image", "prune", "-af");
+});
+
+await t.test("an image is found by its whole id, its name, or a prefix that no other's id has", async (t) => {
+  // Two whose ids begin alike, and a name that looks like it.
+  const beginnings = new Map<string, Image>();
+  let pair: readonly [Image, Image] | undefined;
+  for (let number = 0; pair === undefined; number++) {
+    const image = buildImage([own], { Cmd: [String(number)] });
+    const beginning = image.config.digest.slice(7, 11);
+    const other = beginnings.get(beginning);
+    if (other !== undefined && /[a-f]/.test(beginning)) pair = [other, image];
+    beginnings.set(beginning, image);
+  }
+  const registries = [];
+  for (const image of pair)
+    registries.push(await serveImage(t, image, (_request, _response, next) => next()));
+  for (const { host: at } of registries) await docker("pull", "-q", `${at}/test/image:1`);
+  const [one, two] = pair.map(({ config }) => config.digest.slice(7)) as [string, string];
+  const common = one.slice(0, 4);
+  for (const command of ["inspect", "image inspect", "rmi", `save -o ${host.directory}/none.tar`])
+    t.match(await refused(...command.split(" "), common), /No such (image|object)/, command);
+  t.match(await refused("tag", common, "x"), /No such image/);
+  const unlike = one.split("").findIndex((digit, at) => digit !== two[at]) + 1;
+  const idOf = (text: string): Promise<string> => docker("image", "inspect", "--format", "{{.Id}}", text);
+  for (const id of [one, two])
+    for (const text of [id, `sha256:${id}`, id.slice(0, unlike), `sha256:${id.slice(0, unlike)}`])
+      t.equal(await idOf(text), `sha256:${id}`);
+  await docker("tag", two, one.slice(0, 12));
+  t.equal(await idOf(one.slice(0, 12)), `sha256:${two}`, "a name comes before the beginning of an id");
+  t.equal(await docker("rmi", one.slice(0, 12)), `Untagged: ${one.slice(0, 12)}:latest`);
+  t.equal(await idOf(one.slice(0, 12)), `sha256:${one}`);
   await docker("image", "prune", "-af");
 });

@@ -43,7 +43,7 @@ export class FakeImageStore implements ImageStore {
     return [];
   }
 
-  content(): Promise<never> {
+  hold(): Promise<never> {
     return Promise.reject(noContent());
   }
 

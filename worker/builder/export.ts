@@ -5,7 +5,7 @@ import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
 import { parseDetails } from "../engine/image-details.ts";
-import type { ImageStore, StoredImage } from "../engine/image-store.ts";
+import type { HeldImages, ImageStore, StoredImage } from "../engine/image-store.ts";
 import { type Descriptor, manifestLimitBytes, parseConfig, parseManifest } from "../engine/manifest.ts";
 import { digestOf } from "../engine/save.ts";
 import type { LayerPart, LoadedImage } from "../engine/store-image.ts";
@@ -35,7 +35,9 @@ export async function exportImage(
   { work, built, names, bases }: Export,
   signal: AbortSignal,
 ): Promise<LoadedImage> {
-  const known = await knownLayers(imageStore, bases, names);
+  // Not packed again, so they have to be here until the new image has them.
+  await using held = await hold(imageStore, bases, names, signal);
+  const known = knownLayers(held);
   const layout = join(work, "image");
   const blobs = join(layout, "blobs", "sha256");
   await mkdir(blobs, { recursive: true });
@@ -79,19 +81,26 @@ async function configOf(
   return config;
 }
 
-/** Layers of images that are here, as they are stored, by the digest of what they unpack to. */
-async function knownLayers(
+/** An image that was removed since it was built on is none of them: its layers are packed like all others. */
+async function hold(
   imageStore: ImageStore,
   bases: readonly StoredImage[],
   names: readonly string[],
-): Promise<Map<string, Descriptor>> {
+  signal: AbortSignal,
+): Promise<HeldImages> {
   const earlier = await Promise.all(
     [...bases.map(({ id }) => id), ...names].map((name) => imageStore.find(name)),
   );
+  return imageStore.hold(
+    earlier.filter((image) => image !== undefined),
+    signal,
+  );
+}
+
+/** Layers of images that are here, as they are stored, by the digest of what they unpack to. */
+function knownLayers({ contents }: HeldImages): Map<string, Descriptor> {
   const known = new Map<string, Descriptor>();
-  for (const image of earlier) {
-    if (image === undefined) continue; // Removed since it was built on: its layers are packed like all others.
-    const { layers, configBytes } = await imageStore.content(image);
+  for (const { layers, configBytes } of contents) {
     for (const [at, diffId] of parseDetails(configBytes).diffIds.entries()) {
       const layer = layers[at];
       if (layer !== undefined) known.set(diffId, layer);

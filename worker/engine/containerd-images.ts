@@ -7,8 +7,15 @@ import { type ImageContent, type ImageDetails, parseDetails } from "./image-deta
 import { type ImageName, isSameImage, isUntagged, untaggedName } from "./image-names.ts";
 import { type ImageTag, planRemoval } from "./image-removal.ts";
 import type { Descriptor } from "./manifest.ts";
-import type { ImageStore, PushOptions, Removal, RemovalOutcome, StoredImage } from "./image-store.ts";
-import { type Images, isIdOf } from "./images.ts";
+import type {
+  HeldImages,
+  ImageStore,
+  PushOptions,
+  Removal,
+  RemovalOutcome,
+  StoredImage,
+} from "./image-store.ts";
+import type { Images } from "./images.ts";
 import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { releasePlatform } from "./pull.ts";
@@ -69,7 +76,7 @@ export class ContainerdImages implements ImageStore {
         `invalid repository name (${target}), cannot specify 64-byte hexadecimal strings`,
       );
     }
-    const image = await this.#require(source);
+    const { image } = await this.#require(source);
     const from = await images.names.get(image.reference);
     if (from === undefined) throw noSuchImage(source);
     const name = printReference(reference);
@@ -88,8 +95,11 @@ export class ContainerdImages implements ImageStore {
     return this.#deps.images.tags(repository, auth, signal);
   }
 
-  content({ image }: StoredImage): Promise<ImageContent> {
-    return this.#deps.images.content(image);
+  hold(images: readonly StoredImage[], signal: AbortSignal): Promise<HeldImages> {
+    return this.#deps.images.hold(
+      images.map(({ image }) => image),
+      signal,
+    );
   }
 
   add(image: NewImage, signal: AbortSignal): Promise<LoadedImage> {
@@ -152,29 +162,37 @@ export class ContainerdImages implements ImageStore {
   async #named(asked: string): Promise<{ image: Image; isNamed: boolean }[]> {
     const { images } = this.#deps;
     const isBare = !asked.includes("@") && !asked.slice(asked.lastIndexOf("/") + 1).includes(":");
-    if (isBare && !/^[0-9a-f]{12,64}$/.test(asked)) {
+    if (isBare && !/^[0-9a-f]{64}$/.test(asked)) {
       const { domain, path } = parseReference(asked);
       const all = await images.list();
       const own = all.filter(({ reference }) => reference.startsWith(`${domain}/${path}:`));
       if (own.length > 0) return own.map((image) => ({ image, isNamed: true }));
     }
-    const image = await this.#require(asked);
-    const isId = isIdOf(asked, image);
-    return [{ image, isNamed: !isId && !image.reference.includes("@") }];
+    const { image, by } = await this.#require(asked);
+    return [{ image, isNamed: by === "name" && !image.reference.includes("@") }];
   }
 
-  async remove(asked: string, { force }: { readonly force: boolean }): Promise<RemovalOutcome> {
+  remove(asked: string, { force }: { readonly force: boolean }): Promise<RemovalOutcome> {
+    return this.#remove(asked, force ? "forced" : "careful");
+  }
+
+  /** @param how - "unused" takes all names, if no container uses the image. */
+  async #remove(asked: string, how: "careful" | "forced" | "unused"): Promise<RemovalOutcome> {
     const { images, users, emit } = this.#deps;
-    const image = await this.#require(asked);
+    const { image, by } = await this.#require(asked);
     const group = (await this.#groups()).find(({ id }) => id === image.id);
     if (group === undefined) throw noSuchImage(asked);
-    const isId = isIdOf(asked, image);
-    const tags = tagsOf(group);
-    const named = isId ? undefined : tagOf(printReference(parseReference(asked)));
-    const plan = planRemoval({ asked, named, id: image.id, tags, users: users(image.id), force });
-    const records: Removal[] = plan.untag.map(({ text }) => ({ untagged: text }));
     const { layers } = await this.#stored(group);
     const contents = await Promise.all(group.names.map((each) => images.content(each.image)));
+    const tags = tagsOf(group);
+    const named = by === "id" ? undefined : tagOf(printReference(parseReference(asked)));
+    // Right before the first name goes: a container may have been made of it while all that was read.
+    const using = users(image.id);
+    if (how === "unused" && using.length > 0)
+      throw new ClusterError("conflict", `image ${image.id} is being used by a container`);
+    const force = how !== "careful";
+    const plan = planRemoval({ asked, named, id: image.id, tags, users: using, force });
+    const records: Removal[] = plan.untag.map(({ text }) => ({ untagged: text }));
     if (plan.image === "orphaned") {
       const [first] = group.names;
       if (first !== undefined) await images.names.put({ ...first.name, name: untaggedName(first.name) });
@@ -211,7 +229,7 @@ export class ContainerdImages implements ImageStore {
     for (const stored of await this.list()) {
       if (this.#deps.users(stored.id).length > 0 || !select(stored)) continue;
       try {
-        const outcome = await this.remove(stored.id, { force: true });
+        const outcome = await this.#remove(stored.id, "unused");
         records.push(...outcome.records);
         reclaimedBytes += outcome.reclaimedBytes;
       } catch (error) {
@@ -222,10 +240,10 @@ export class ContainerdImages implements ImageStore {
     return { records, reclaimedBytes };
   }
 
-  async #require(text: string): Promise<Image> {
-    const image = await this.#deps.images.find(text);
-    if (image === undefined) throw noSuchImage(text);
-    return image;
+  async #require(text: string): Promise<{ readonly image: Image; readonly by: "id" | "name" }> {
+    const found = await this.#deps.images.lookUp(text);
+    if (found === undefined) throw noSuchImage(text);
+    return found;
   }
 
   async #groups(): Promise<Group[]> {

@@ -117,7 +117,8 @@ class ContainerdEngine implements LocalEngine {
   readonly #events = new EventQueue();
   readonly #closing = new AbortController();
   readonly #contact = new AbortController();
-  readonly #creating = new Set<string>();
+  /** Containers that are being made, and of which image once that is known. */
+  readonly #creating = new Map<string, string>();
   readonly #runtimeTexts = new Map<string, Promise<string>>();
   #readsAttributes: Promise<boolean> | undefined;
   #monitor: Promise<void> = Promise.resolve();
@@ -242,10 +243,11 @@ class ContainerdEngine implements LocalEngine {
     if (this.#containers.has(id) || this.#creating.has(id)) {
       throw new ClusterError("conflict", `cannot create container ${id}: the id is already in use`);
     }
-    this.#creating.add(id);
+    this.#creating.set(id, "");
     try {
       const image = await this.#images.find(request.image);
       if (image === undefined) throw new ClusterError("not-found", `No such image: ${request.image}`);
+      this.#creating.set(id, image.id);
       const created = this.#deps.idle.busy(() => createContainer(this.#deps, request, image));
       this.#containers.set(id, await created);
     } finally {
@@ -426,12 +428,14 @@ class ContainerdEngine implements LocalEngine {
   }
 
   #usersOf(imageId: string): { id: string; running: boolean }[] {
-    return [...this.#containers.values()]
+    const creating = [...this.#creating].filter(([, used]) => used === imageId);
+    const made = [...this.#containers.values()]
       .filter(
         ({ stored }) =>
           stored.imageId === imageId || stored.mounts.some((mount) => mount.imageId === imageId),
       )
       .map(({ id, status }) => ({ id, running: status.state === "running" }));
+    return [...creating.map(([id]) => ({ id, running: false })), ...made];
   }
 
   #require(id: string): Container {

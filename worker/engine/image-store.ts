@@ -9,12 +9,12 @@ import type { PushProgress } from "./push.ts";
 export interface ImageStore {
   /** One for each image, whatever number of names it has; newest first. */
   list(): Promise<readonly StoredImage[]>;
-  /** By reference, `name@digest`, image id or its unique prefix of at least 4 digits. */
+  /** By image id, reference, `name@digest`, or a prefix of at least 4 digits of one image's id only. */
   find(reference: string): Promise<StoredImage | undefined>;
   /** What only its configuration says. */
   details(image: StoredImage): Promise<ImageDetails>;
-  /** Where its parts are. `not-found` when one is gone. */
-  content(image: StoredImage): Promise<ImageContent>;
+  /** Those that are whole stay so until this is disposed of, whoever removes them meanwhile. */
+  hold(images: readonly StoredImage[], signal: AbortSignal): Promise<HeldImages>;
   /**
    * An image that was made on this host becomes one of its own. A layer that is here already is not read.
    *
@@ -74,6 +74,10 @@ export interface ImageStore {
   remove(reference: string, options: { readonly force: boolean }): Promise<RemovalOutcome>;
   /** Removes those images that no container uses and `select` wants. */
   prune(select: (image: StoredImage) => boolean): Promise<RemovalOutcome>;
+}
+
+export interface HeldImages extends AsyncDisposable {
+  readonly contents: readonly ImageContent[];
 }
 
 export interface PushOptions {

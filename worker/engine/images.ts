@@ -9,8 +9,9 @@ import { readBlob } from "./blobs.ts";
 import { type Connection, toEngineError } from "./connection.ts";
 import type { Distribution, Image, PullOptions, PullProgress } from "./engine.ts";
 import type { ImageContent } from "./image-details.ts";
-import { type ImageName, ImageNames, isUntagged } from "./image-names.ts";
-import type { PushOptions } from "./image-store.ts";
+import { type ImageName, ImageNames, isSameImage, isUntagged, untaggedName } from "./image-names.ts";
+import type { HeldImages, PushOptions } from "./image-store.ts";
+import { holdInLease, openLease } from "./leases.ts";
 import {
   chooseEntry,
   configLimitBytes,
@@ -35,12 +36,7 @@ import { Turns } from "./turns.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
-
-/** Whether a text is the beginning of an image's id, long enough to be taken for one. */
-export function isIdOf(text: string, { id }: Pick<Image, "id">): boolean {
-  const hex = /^(?:sha256:)?([0-9a-f]+)$/.exec(text)?.[1];
-  return hex !== undefined && hex.length >= shortestIdDigits && id.startsWith(`sha256:${hex}`);
-}
+const wholeIdDigits = 64;
 
 const loopback = ["127.0.0.0/8", "::1/128", "localhost"];
 
@@ -126,13 +122,32 @@ export class Images {
     }
   }
 
-  /** By reference, `name@digest`, image id or a prefix of it. */
+  /** By image id, reference, `name@digest`, or a prefix of an id that no other image has. */
   async find(text: string): Promise<Image | undefined> {
-    const hex = /^(?:sha256:)?([0-9a-f]+)$/.exec(text)?.[1];
-    if (hex !== undefined && hex.length >= shortestIdDigits) {
-      const byId = (await this.list()).find(({ id }) => id.startsWith(`sha256:${hex}`));
-      if (byId !== undefined || text.startsWith("sha256:")) return byId;
-    }
+    return (await this.lookUp(text))?.image;
+  }
+
+  /** As `find`, and what the text was. */
+  async lookUp(text: string): Promise<{ readonly image: Image; readonly by: "id" | "name" } | undefined> {
+    const hex = /^(?:sha256:)?([0-9a-f]+)$/.exec(text)?.[1] ?? "";
+    const isId = text.startsWith("sha256:");
+    const whole = isId || hex.length === wholeIdDigits ? await this.#withId(hex) : undefined;
+    if (whole !== undefined) return { image: whole, by: "id" };
+    if (isId) return undefined;
+    const named = await this.#named(text);
+    if (named !== undefined) return { image: named, by: "name" };
+    const short = await this.#withId(hex);
+    return short === undefined ? undefined : { image: short, by: "id" };
+  }
+
+  /** Undefined where a prefix is too short, or fits several images. */
+  async #withId(hex: string): Promise<Image | undefined> {
+    if (hex.length < shortestIdDigits) return undefined;
+    const fitting = (await this.list()).filter(({ id }) => id.startsWith(`sha256:${hex}`));
+    return new Set(fitting.map(({ id }) => id)).size === 1 ? fitting[0] : undefined;
+  }
+
+  async #named(text: string): Promise<Image | undefined> {
     const reference = parseReference(text);
     const name = printReference(reference);
     const named = await this.names.get(name);
@@ -182,7 +197,8 @@ export class Images {
       const repository = familiarName(`${reference.domain}/${reference.path}`);
       throw new ClusterError("not-found", `An image does not exist locally with the tag: ${repository}`);
     }
-    const content = await this.#content(named);
+    await using lease = await openLease(this.#connection, signal);
+    const content = await this.#hold(lease.id, named);
     const holders = await this.#holders(reference);
     const deps = { connection: this.#connection, registry: this.#registry, holders };
     const pushed = await pushImage(
@@ -191,9 +207,40 @@ export class Images {
       onProgress ?? (() => undefined),
       signal,
     );
-    if (named.local && pushed.digest === named.target.digest)
-      await this.names.put({ ...named, local: false });
+    const now = await this.names.get(name);
+    if (now === undefined || !isSameImage(now, named)) return pushed; // Removed, or another's, meanwhile.
+    // Of an index, the registry has this one platform under the name from now on.
+    if (pushed.digest !== named.target.digest) {
+      await this.names.put({ name, target: pushed, local: false, platform: "" });
+      await this.names.delete(untaggedName(named), "later");
+    } else if (named.local) await this.names.put({ ...named, local: false });
     return pushed;
+  }
+
+  /** Those images that are whole stay so until this is disposed of, whoever removes them. */
+  async hold(images: readonly Image[], signal: AbortSignal): Promise<HeldImages> {
+    const lease = await openLease(this.#connection, signal);
+    try {
+      const contents: ImageContent[] = [];
+      for (const { reference, digest } of images) {
+        const named = await this.names.get(reference);
+        if (named?.target.digest !== digest) continue;
+        const content = await this.#hold(lease.id, named).catch(undefinedIfMissing);
+        if (content !== undefined) contents.push(content);
+      }
+      return { contents, [Symbol.asyncDispose]: () => lease[Symbol.asyncDispose]() };
+    } catch (error) {
+      await lease[Symbol.asyncDispose]();
+      throw toEngineError(error, "cannot hold images");
+    }
+  }
+
+  async #hold(lease: string, named: ImageName): Promise<ImageContent> {
+    // All that an image has is referred to from there; an index may let go of one platform.
+    await holdInLease(this.#connection, lease, { type: "content", id: named.target.digest });
+    const content = await this.#content(named);
+    await holdInLease(this.#connection, lease, { type: "content", id: content.manifest.digest });
+    return content;
   }
 
   /** Which other repository of the same registry has a layer, by digest. */

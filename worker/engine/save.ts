@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readBlob, streamBlob } from "./blobs.ts";
 import type { Connection } from "./connection.ts";
 import type { ImageContent } from "./image-details.ts";
+import { holdInLease, openLease } from "./leases.ts";
 import { type Descriptor, manifestLimitBytes } from "./manifest.ts";
 import { familiarName } from "./reference.ts";
 import { printTarHeader, tarBlockBytes, tarPadding } from "./tar.ts";
@@ -19,6 +20,11 @@ export async function* saveImages(
   images: readonly SavedImage[],
   signal: AbortSignal,
 ): AsyncGenerator<Buffer> {
+  // Whoever removes an image meanwhile leaves it to this archive.
+  await using lease = await openLease(connection, signal);
+  for (const { root, manifest } of images.map(({ content }) => content))
+    for (const { digest } of [root, manifest])
+      await holdInLease(connection, lease.id, { type: "content", id: digest });
   const written = new Set<string>();
   yield printTarHeader("blobs/", 0, "directory");
   yield printTarHeader("blobs/sha256/", 0, "directory");
