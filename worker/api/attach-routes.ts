@@ -189,9 +189,9 @@ async function serveAttach(
   seized: Seized,
   carried: (what: Omit<Exchange, "version">) => Promise<ExchangeEnd>,
 ): Promise<void> {
-  const input = wantsInput ? deps.containers.engine.stdin(id) : undefined;
-  await deps.containers.emit(id, "attach");
   try {
+    const input = wantsInput ? deps.containers.engine.stdin(id) : undefined;
+    await deps.containers.emit(id, "attach");
     const carrying = carried({
       tty,
       output: [output],
@@ -207,7 +207,7 @@ async function serveAttach(
     if (end === "client-gone" && endsInput && !deps.ending.aborted) await input?.end();
   } finally {
     life.abort();
-    finish(deps, seized);
+    if (seized.isTurned) finish(deps, seized);
   }
 }
 

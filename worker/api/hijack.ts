@@ -104,7 +104,14 @@ export async function carry(
   const detached = new Promise<ExchangeEnd>((resolve) => {
     takeInput(socket, head, what, () => resolve("detached"));
   });
-  const written = Promise.all(what.output.map((chunks) => send(socket, chunks, form)));
+  const written = Promise.all(what.output.map((chunks) => send(socket, chunks, form))).catch(
+    (error: unknown) => {
+      if (!(error instanceof ClusterError)) throw error;
+      // The client must not take it for the end of all output.
+      if (form === "framed") socket.write(framed("error", Buffer.from(error.message)));
+      else socket.write(`\r\n${error.message}\r\n`);
+    },
+  );
   const end = await Promise.race([written.then(() => "output-ended" as const), detached, gone]);
   written.catch(() => undefined); // Of no interest once the race is over.
   over.abort();
@@ -118,11 +125,19 @@ export function finish({ clock }: { readonly clock: Clock }, { socket }: Pick<Se
   if (socket.destroyed) return;
   // Closing with input unread would take the last output from the client.
   socket.resume();
-  const cancel = clock.after(lingerMs, () => socket.destroy());
-  socket.once("close", cancel);
-  socket.once("end", () => socket.destroy());
   socket.end();
-  if (socket.readableEnded) socket.once("finish", () => socket.destroy());
+  // Not before all of it has left: a client that is slow to read would lose the last.
+  whenFinished(socket, () => {
+    const cancel = clock.after(lingerMs, () => socket.destroy());
+    socket.once("close", cancel);
+    if (socket.readableEnded) socket.destroy();
+    else socket.once("end", () => socket.destroy());
+  });
+}
+
+function whenFinished(socket: Duplex, then: () => void): void {
+  if (socket.writableFinished) then();
+  else socket.once("finish", then);
 }
 
 function takeInput(
@@ -166,10 +181,13 @@ async function send(
   }
 }
 
-function framed(stream: OutputChunk["stream"], bytes: Uint8Array): Buffer {
+/** What clients know the streams by; "error" is the daemon's own, which they fail with. */
+const streamNumbers = { stdout: 1, stderr: 2, error: 3 } as const;
+
+function framed(stream: keyof typeof streamNumbers, bytes: Uint8Array): Buffer {
   const frame = Buffer.allocUnsafe(headerBytes + bytes.length);
   frame.fill(0, 0, headerBytes);
-  frame.writeUInt8(stream === "stdout" ? 1 : 2, 0);
+  frame.writeUInt8(streamNumbers[stream], 0);
   frame.writeUInt32BE(bytes.length, 4);
   frame.set(bytes, headerBytes);
   return frame;

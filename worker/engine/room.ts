@@ -31,6 +31,12 @@ export class RoomCheck {
   }
 }
 
+/** More than the reserve is free where the directory lies. */
+export async function hasRoom(directory: string): Promise<boolean> {
+  const { bavail, bsize } = await statfs(directory);
+  return bavail * bsize >= reservedDiskBytes;
+}
+
 /** @throws {ClusterError} `resource-exhausted` once no more than the reserve is free where the directory lies. */
 export async function requireRoom(directory: string): Promise<void> {
   const { bavail, bsize } = await statfs(directory);

@@ -11,6 +11,7 @@
  */
 import {
   closeSync,
+  existsSync,
   type FSWatcher,
   ftruncateSync,
   openSync,
@@ -26,6 +27,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import type { Clock } from "../../runtime/clock.ts";
+import { hasRoom } from "../engine/room.ts";
 import { runTool } from "../mounts/tool.ts";
 import {
   decodeRecords,
@@ -40,6 +42,8 @@ import {
 export interface OutputLimits {
   readonly maxBytes: number;
   readonly maxFiles: number;
+  /** Kept beyond that for those who are attached; absent: {@link heldLimitBytes}. */
+  readonly heldBytes?: number;
 }
 
 export const defaultOutputLimits: OutputLimits = { maxBytes: 10 * 2 ** 20, maxFiles: 3 };
@@ -49,12 +53,24 @@ const sampleEveryMs = 40;
 /** Where the kernel has no watches left, and while nothing can be written. */
 const pollEveryMs = 1_000;
 const recordLimit = 200_000;
+/** What the slowest of those who are attached keeps on the disk beyond what is kept anyway (0107). */
+export const heldLimitBytes = 4 * 2 ** 30;
 const outputMode = 0o600;
+/** Of a file's `blocks`. */
+const blockBytes = 512;
+/** Less is not worth a process that frees it. */
+const leftBytes = 4 * 2 ** 20;
 
 export interface OutputDeps {
   readonly clock: Clock;
   /** What failed in the background, such as freeing space. */
   readonly warn: (message: string, error: unknown) => void;
+}
+
+/** How far somebody who is attached has read; streams that it does not read are at Infinity. Changed by its owner. */
+export interface Place {
+  stdout: number;
+  stderr: number;
 }
 
 export class OutputFile {
@@ -65,6 +81,9 @@ export class OutputFile {
   readonly #deps: OutputDeps;
   readonly #limits: OutputLimits;
   readonly #followers = new Set<() => void>();
+  readonly #held = new Set<Readonly<Place>>();
+  /** What lies before is a hole, or about to be one; never behind `first`. */
+  #freed: Readonly<Place> = { stdout: 0, stderr: 0 };
   #first: IndexRecord = { timeMs: 0, stdoutBytes: 0, stderrBytes: 0 };
   #last: IndexRecord = { timeMs: 0, stdoutBytes: 0, stderrBytes: 0 };
   #count = 0;
@@ -114,13 +133,20 @@ export class OutputFile {
     file.#begin(
       records.length > 0 ? records : [{ timeMs: deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }],
     );
+    file.#freed = { stdout: file.first.stdoutBytes, stderr: file.first.stderrBytes };
     file.look();
+    file.#freeLeft();
     return file;
   }
 
-  /** Output before these sizes is gone. */
+  /** Output before these sizes is gone, but for those who hold it. */
   get first(): IndexRecord {
     return this.#first;
+  }
+
+  /** Output before these sizes is gone for everybody. */
+  get freed(): Readonly<Place> {
+    return this.#freed;
   }
 
   /** Nothing more will come. */
@@ -183,6 +209,7 @@ export class OutputFile {
     if (stdoutBytes < this.#last.stdoutBytes || stderrBytes < this.#last.stderrBytes) {
       // Somebody truncated the files: what is there now is all there is.
       this.#rewrite([{ timeMs: this.#deps.clock.now(), stdoutBytes: 0, stderrBytes: 0 }]);
+      this.#freed = { stdout: 0, stderr: 0 };
     }
     if (stdoutBytes === this.#last.stdoutBytes && stderrBytes === this.#last.stderrBytes) return;
     this.#append({ timeMs: Math.max(timeMs, this.#deps.clock.now()), stdoutBytes, stderrBytes });
@@ -231,6 +258,16 @@ export class OutputFile {
   onChange(listener: () => void): () => void {
     this.#followers.add(listener);
     return () => void this.#followers.delete(listener);
+  }
+
+  /**
+   * Nothing behind this place is freed, up to a bound: whoever is slower finds it `freed`. The result gives it up.
+   */
+  hold(place: Readonly<Place>): () => void {
+    this.#held.add(place);
+    return () => {
+      if (this.#held.delete(place)) this.#freeUnheld();
+    };
   }
 
   #begin(records: readonly IndexRecord[]): void {
@@ -286,12 +323,43 @@ export class OutputFile {
     const { maxBytes, maxFiles } = this.#limits;
     const tooMuch = totalBytes(this.#last) - totalBytes(this.#first) > maxBytes * maxFiles;
     if ((!tooMuch && this.#count <= recordLimit) || this.#freeing) return;
+    this.#inBackground(() => this.#free(tooMuch));
+  }
+
+  #inBackground(freeing: () => Promise<void>): void {
     this.#freeing = true;
-    this.#free(tooMuch)
-      .catch((error: unknown) => this.#deps.warn(`cannot free old output in ${this.#directory}`, error))
-      .finally(() => {
+    void freeing()
+      .then(
+        () => "done" as const,
+        (error: unknown) => {
+          // Gone with its container, there is nothing to free.
+          if (existsSync(this.#directory))
+            this.#deps.warn(`cannot free old output in ${this.#directory}`, error);
+        },
+      )
+      .then((done) => {
         this.#freeing = false;
+        // More may have come meanwhile, and nothing after it.
+        if (done !== undefined) this.#bound();
+        this.#freeUnheld();
       });
+  }
+
+  /** Without output that comes, nothing else would free what was held by somebody who has gone. */
+  #freeUnheld(): void {
+    const { stdoutBytes, stderrBytes } = this.#first;
+    const isFreed = this.#freed.stdout >= stdoutBytes && this.#freed.stderr >= stderrBytes;
+    if (isFreed || this.#freeing || this.#isHeld()) return;
+    this.#inBackground(() => this.#punch());
+  }
+
+  #isHeld(): boolean {
+    return [...this.#held].some((place) => this.#behind(place) > 0);
+  }
+
+  /** Bytes that are kept for this place alone. */
+  #behind({ stdout, stderr }: Readonly<Place>): number {
+    return Math.max(0, this.#first.stdoutBytes - stdout) + Math.max(0, this.#first.stderrBytes - stderr);
   }
 
   async #free(tooMuch: boolean): Promise<void> {
@@ -301,10 +369,34 @@ export class OutputFile {
     // Read and replaced in one go, so that no record can come between.
     const before = decodeRecords(readFileSync(this.#indexPath));
     this.#rewrite(tooMuch ? dropOldest(before, keepBytes) : thinOut(before));
-    if (!tooMuch) return;
+    if (tooMuch) await this.#punch();
+  }
+
+  /** Frees what is not kept, as far as nobody who is attached has yet to read it. */
+  async #punch(): Promise<void> {
+    if (this.#isHeld()) {
+      const { heldBytes = heldLimitBytes } = this.#limits;
+      const mayHoldBytes = (await hasRoom(this.#directory)) ? heldBytes : 0;
+      for (const place of this.#held) if (this.#behind(place) > mayHoldBytes) this.#held.delete(place);
+    }
     const { stdoutBytes, stderrBytes } = this.#first;
-    await punch(this.stdoutPath, stdoutBytes);
-    await punch(this.stderrPath, stderrBytes);
+    const places = [...this.#held, { stdout: stdoutBytes, stderr: stderrBytes }];
+    // Before it is done, so that nobody takes a hole for output.
+    this.#freed = {
+      stdout: Math.min(...places.map(({ stdout }) => stdout)),
+      stderr: Math.min(...places.map(({ stderr }) => stderr)),
+    };
+    await punch(this.stdoutPath, this.#freed.stdout);
+    await punch(this.stderrPath, this.#freed.stderr);
+  }
+
+  /** A worker that ended before us kept more than is kept, for somebody who was attached to it. */
+  #freeLeft(): void {
+    const { stdoutBytes, stderrBytes } = this.#first;
+    const isLeft =
+      allocatedBefore(this.stdoutPath, stdoutBytes) > leftBytes ||
+      allocatedBefore(this.stderrPath, stderrBytes) > leftBytes;
+    if (isLeft && !this.#freeing) this.#inBackground(() => this.#punch());
   }
 
   #wake(): void {
@@ -314,8 +406,15 @@ export class OutputFile {
 
 /** Frees all but the last byte before `end`, which tells a reader whether a line begins there. */
 async function punch(path: string, end: number): Promise<void> {
-  if (end < 2) return;
+  // Gone with its container, which is removed while somebody who is attached still reads.
+  if (end < 2 || sizeOf(path) === 0) return;
   await runTool("fallocate", ["--punch-hole", "--offset", "0", "--length", String(end - 1), path]);
+}
+
+/** At least this much of what lies before `end` is on the disk. */
+function allocatedBefore(path: string, end: number): number {
+  const stats = end < leftBytes ? undefined : statSync(path, { throwIfNoEntry: false });
+  return stats === undefined ? 0 : stats.blocks * blockBytes - (stats.size - end);
 }
 
 function touch(path: string): void {

@@ -1,10 +1,12 @@
 /** A container's output as bytes, for those who are attached to it: as it comes, unfinished lines too. */
 import { type FileHandle, open } from "node:fs/promises";
 
+import { ClusterError } from "../../model/errors.ts";
 import type { OutputFile } from "./file.ts";
 
 const blockBytes = 64 * 1024;
 const streams = ["stdout", "stderr"] as const;
+type Stream = (typeof streams)[number];
 
 export interface OutputChunk {
   readonly stream: "stdout" | "stderr";
@@ -23,7 +25,9 @@ export interface RawOptions {
 /**
  * Opens the files at once, so that a container that is removed as soon as it has ended loses nothing,
  * and nothing that comes after this call is missed. Ends with the container's next end, or when
- * `signal` aborts. A reader that is slower than the rotation loses the oldest.
+ * `signal` aborts, which also frees what nobody began to read. What it has not read is kept, up to a bound.
+ *
+ * @throws {ClusterError} `resource-exhausted`, while it is read, once the next of it is gone: never a hole in it.
  */
 export async function openRaw(
   file: OutputFile,
@@ -32,27 +36,53 @@ export async function openRaw(
 ): Promise<AsyncGenerator<OutputChunk>> {
   const wanted = streams.filter((stream) => options[stream]);
   const endings = file.endings;
-  const handles = new Map<(typeof streams)[number], FileHandle>();
-  const offsets = { stdout: 0, stderr: 0 };
-  for (const stream of wanted) {
-    const handle = await open(stream === "stdout" ? file.stdoutPath : file.stderrPath, "r");
-    handles.set(stream, handle);
-    offsets[stream] = options.from === "start" ? kept(stream) : (await handle.stat()).size;
+  const handles = new Map<Stream, FileHandle>();
+  const place = {
+    stdout: options.stdout ? file.first.stdoutBytes : Infinity,
+    stderr: options.stderr ? file.first.stderrBytes : Infinity,
+  };
+  // From the first, so that nothing is freed while the files are being opened.
+  const letGo = file.hold(place);
+  let isBegun = false;
+  const close = async (): Promise<void> => {
+    letGo();
+    for (const handle of handles.values()) await handle.close();
+  };
+  try {
+    for (const stream of wanted) {
+      const handle = await open(stream === "stdout" ? file.stdoutPath : file.stderrPath, "r");
+      handles.set(stream, handle);
+      if (options.from === "now") place[stream] = (await handle.stat()).size;
+    }
+  } catch (error) {
+    await close();
+    throw error;
   }
+  const unread = (): void => {
+    letGo();
+    if (!isBegun) void close().catch(() => undefined); // What was only opened has nothing to lose.
+  };
+  signal.addEventListener("abort", unread, { once: true });
+  if (signal.aborted) letGo();
   return chunks();
 
   async function* chunks(): AsyncGenerator<OutputChunk> {
+    isBegun = true;
     try {
       for (;;) {
+        if (signal.aborted) return;
         // Read before looking for output: what ended then has written all it ever will.
         const isOver = file.endings > endings || !options.follow;
         const change = nextChange(file, signal);
         let read = 0;
         for (const [stream, handle] of handles) {
-          offsets[stream] = Math.max(offsets[stream], kept(stream));
           const buffer = Buffer.allocUnsafe(blockBytes);
-          const { bytesRead } = await handle.read(buffer, 0, blockBytes, offsets[stream]);
-          offsets[stream] += bytesRead;
+          const { bytesRead } = await handle.read(buffer, 0, blockBytes, place[stream]);
+          if (file.freed[stream] > place[stream]) {
+            change.cancel();
+            throw lost(file.freed[stream] - place[stream], stream);
+          }
+          place[stream] += bytesRead;
           read += bytesRead;
           if (bytesRead > 0) yield { stream, bytes: buffer.subarray(0, bytesRead) };
           if (signal.aborted) return change.cancel();
@@ -65,13 +95,17 @@ export async function openRaw(
         await change.settled;
       }
     } finally {
-      for (const handle of handles.values()) await handle.close();
+      signal.removeEventListener("abort", unread);
+      await close();
     }
   }
+}
 
-  function kept(stream: "stdout" | "stderr"): number {
-    return stream === "stdout" ? file.first.stdoutBytes : file.first.stderrBytes;
-  }
+function lost(bytes: number, stream: Stream): ClusterError {
+  return new ClusterError(
+    "resource-exhausted",
+    `output is lost: ${bytes} bytes of ${stream} were freed before they were read: the reader was too far behind for what the disk may keep`,
+  );
 }
 
 function nextChange(file: OutputFile, signal: AbortSignal): { settled: Promise<void>; cancel(): void } {

@@ -64,6 +64,61 @@ t.test("a connection that was refused is closed once its client has closed it", 
   await closed;
 });
 
+t.test("a client that reads slowly gets the last of the output, however long after its end", async (t) => {
+  const clock = new VirtualClock(0);
+  const text = "x".repeat(1024 * 1024);
+  let onFinishing = (): void => {};
+  const finishing = new Promise<void>((resolve) => (onFinishing = resolve));
+  const client = await connectTo(t, (seized) => {
+    turn(seized, { tty: false, version: "1.44" });
+    t.equal(seized.socket.write(text), false, "more than the connection takes");
+    finish({ clock }, seized);
+    onFinishing();
+  });
+  client.pause();
+  await finishing;
+  await clock.advance(60_000);
+  let answer = "";
+  client.on("data", (piece: string) => void (answer += piece)).resume();
+  await once(client, "end");
+  t.ok(answer.endsWith(text));
+  client.destroy();
+});
+
+t.test("output that is lost is told as an error of the daemon, not as an end", async (t) => {
+  const ends: string[] = [];
+  const serve =
+    (form: "raw" | "framed") =>
+    (seized: Seized): void => {
+      turn(seized, { tty: form === "raw", version: "1.44" });
+      const ending = new AbortController().signal;
+      const what = { tty: form === "raw", output: [losing()], onInputEnd: "nothing", ending } as const;
+      void carry(seized.socket, seized.head, { ...what, detachKeys: undefined }, form).then((end) => {
+        ends.push(end);
+        finish({ clock: new VirtualClock(0) }, seized);
+      });
+    };
+  for (const form of ["framed", "raw"] as const) {
+    const client = await connectTo(t, serve(form));
+    let answer = "";
+    client.on("data", (piece: string) => void (answer += piece));
+    await once(client, "end");
+    client.end();
+    const body = answer.slice(answer.indexOf("\r\n\r\n") + 4);
+    const want =
+      form === "framed"
+        ? "\x01\0\0\0\0\0\0\x04some\x03\0\0\0\0\0\0\x0eoutput is lost"
+        : "some\r\noutput is lost\r\n";
+    t.equal(body, want);
+  }
+  t.strictSame(ends, ["output-ended", "output-ended"]);
+});
+
+async function* losing(): AsyncGenerator<{ stream: "stdout"; bytes: Uint8Array }> {
+  yield { stream: "stdout", bytes: Buffer.from("some") };
+  throw new ClusterError("resource-exhausted", "output is lost");
+}
+
 /** A client that has asked, of a server that gives away the socket of each request. */
 async function connectTo(t: Test, take: (seized: Seized) => void): Promise<Socket> {
   const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
