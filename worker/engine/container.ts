@@ -50,7 +50,7 @@ export class Container {
   }
 
   get record(): ContainerRecord {
-    const { chainId: _chain, log: _log, shimGroup: _group, ...fixed } = this.stored;
+    const { chainId: _chain, log: _log, shimGroup: _group, groups: _groups, ...fixed } = this.stored;
     return { ...fixed, status: this.status };
   }
 

@@ -298,6 +298,7 @@ function storedOf(
     imageId: image.id,
     labels: { ...image.config.labels, ...request.labels },
     createdAtMs: clock.now(),
+    ...(spec.groups.length > 0 && { groups: spec.groups }),
     args: withoutInit(oci.process.args),
     env: oci.process.env,
     user: spec.user ?? image.config.user,

@@ -12,7 +12,7 @@ import type { OciProcess, OciSpec } from "./oci.ts";
 import { environmentOf } from "./process.ts";
 import { startRefusal } from "./runtime.ts";
 import { readInLayers } from "./rootfs.ts";
-import { lowerDirectories, snapshotMounts } from "./snapshots.ts";
+import { lowerDirectories, snapshotMounts, upperDirectory } from "./snapshots.ts";
 import type { Tasks, TerminalSize } from "./task.ts";
 import { resolveUser } from "./user.ts";
 
@@ -147,7 +147,7 @@ export async function processOf(
 ): Promise<OciProcess> {
   const own = container.process ?? (await storedProcess(deps, container.id));
   container.process = own;
-  const user = request.user === undefined ? own.user : await userOf(deps, container.id, request.user);
+  const user = request.user === undefined ? own.user : await userOf(deps, container, request.user);
   const { consoleSize: _size, ...inherited } = own;
   const { tty = false, size } = request;
   const bounding = request.capabilities ?? own.capabilities.bounding;
@@ -172,13 +172,19 @@ async function storedProcess({ connection }: ExecDeps, id: string): Promise<OciP
   return (JSON.parse(text) as OciSpec).process;
 }
 
-async function userOf({ connection }: ExecDeps, id: string, user: string): Promise<OciProcess["user"]> {
-  const layers = lowerDirectories(await snapshotMounts(connection, id));
+/** As the container's own files have it: users may have been added since it began. */
+async function userOf(
+  { connection }: ExecDeps,
+  { id, stored }: Container,
+  user: string,
+): Promise<OciProcess["user"]> {
+  const mounts = await snapshotMounts(connection, id);
+  const layers = [upperDirectory(mounts) ?? [], lowerDirectories(mounts)].flat();
   const [passwd, group] = await Promise.all([
     readInLayers(layers, "/etc/passwd"),
     readInLayers(layers, "/etc/group"),
   ]);
-  return resolveUser(user, [], passwd, group);
+  return resolveUser(user, stored.groups ?? [], passwd, group);
 }
 
 /** The shim appends, so cutting the file's end keeps its beginning and frees the rest. */

@@ -16,6 +16,8 @@ export interface StoredContainer extends Omit<ContainerRecord, "status"> {
   readonly log: LogLimits;
   /** Absent in records of before containers shared shims. */
   readonly shimGroup?: string;
+  /** Added to the user's own, of commands as well; absent: none. */
+  readonly groups?: readonly string[];
 }
 
 export interface LogLimits {
