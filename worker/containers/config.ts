@@ -164,9 +164,10 @@ const msPerNs = 1e-6;
 /**
  * The body of `POST /containers/create`, before anything is checked but its shape.
  *
+ * @param nameOf - A network's name, by its name or id.
  * @throws {ClusterError} `invalid-argument`.
  */
-export function parseCreate(body: unknown): CreateRequest {
+export function parseCreate(body: unknown, nameOf = (term: string): string => term): CreateRequest {
   const fields = new Fields(body);
   if (typeof body !== "object" || body === null || Object.keys(body).length === 0) {
     throw new ClusterError("invalid-argument", "config cannot be empty in order to create a container");
@@ -176,7 +177,11 @@ export function parseCreate(body: unknown): CreateRequest {
   return {
     config: parseConfig(fields),
     hostConfig,
-    endpoints: parseEndpoints(networking, hostConfig.NetworkMode, fields.text("MacAddress")),
+    endpoints: parseEndpoints(networking, {
+      mode: hostConfig.NetworkMode,
+      macAddress: fields.text("MacAddress"),
+      nameOf,
+    }),
   };
 }
 

@@ -66,6 +66,7 @@ const defaultStopMs = 10_000;
 const foreverMs = Infinity;
 /** PID_MAX_LIMIT of Linux: no limit, in a form that every runtime takes; crun 1.8 writes the kernel a -1 as it is. */
 const mostProcesses = 4_194_304;
+const shortIdLength = 12;
 /** Of a task's container, whose removal nobody tells. */
 const removedPollMs = 100;
 
@@ -73,6 +74,11 @@ const removedPollMs = 100;
 function notImage(error: unknown): never {
   if (!(error instanceof ClusterError) || error.code !== "not-found") throw error;
   throw new ClusterError("invalid-argument", error.message, { cause: error });
+}
+
+/** Of what may be a network's id; a short word is a name, though some id may begin with it. */
+function nameOf(networks: LocalNetworks, term: string): string {
+  return term.length < shortIdLength ? term : (networks.resolve(term)?.name ?? term);
 }
 
 export class LocalContainers {
@@ -134,8 +140,8 @@ export class LocalContainers {
     body: unknown,
     signal: AbortSignal,
   ): Promise<{ readonly id: string; readonly warnings: readonly string[] }> {
-    const { engine, random, facts } = this.#deps;
-    const parsed = parseCreate(body);
+    const { engine, random, facts, networks } = this.#deps;
+    const parsed = parseCreate(body, (term) => nameOf(networks, term));
     const warnings = validate(parsed, facts);
     const asked = { ...parsed, hostConfig: withDefaults(parsed.hostConfig, facts) };
     const image = await engine.image(asked.config.Image);

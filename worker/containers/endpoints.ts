@@ -43,18 +43,31 @@ export function isShared(mode: string): boolean {
   return mode === "host" || mode.startsWith("container:");
 }
 
-/** `NetworkingConfig` of a create; the network of its mode is among them, and first. */
-export function parseEndpoints(networking: Fields, mode: string, macAddress: string): Endpoints {
+/**
+ * `NetworkingConfig` of a create. As with Docker, who names networks there gets these alone, the one of the
+ * mode first where it is among them; who names none gets that of the mode.
+ *
+ * @param nameOf - A network's name by its name or id, so that one that is called both ways is one.
+ */
+export function parseEndpoints(
+  networking: Fields,
+  { mode, macAddress, nameOf }: { mode: string; macAddress: string; nameOf: (term: string) => string },
+): Endpoints {
   if (isShared(mode) || mode === "none") return {};
   const given = new Map<string, EndpointRequest>();
   const configs = networking.object("EndpointsConfig");
   for (const [name] of networking.entries("EndpointsConfig")) {
-    given.set(name === "default" ? "bridge" : name, parseEndpoint(configs.object(name)));
+    given.set(name === "default" ? "bridge" : nameOf(name), parseEndpoint(configs.object(name)));
   }
-  const own = given.get(mode) ?? plainEndpoint;
-  const first = own.MacAddress === "" ? { ...own, MacAddress: macAddress } : own;
-  given.delete(mode);
-  return { [mode]: first, ...Object.fromEntries(given) };
+  const own = nameOf(mode);
+  if (given.size === 0) given.set(own, plainEndpoint);
+  const names = [...given.keys()].toSorted((a, b) => Number(b === own) - Number(a === own));
+  const endpoints = names.map((name, index): [string, EndpointRequest] => {
+    const endpoint = given.get(name) ?? plainEndpoint;
+    const isAddressed = index === 0 && endpoint.MacAddress === "";
+    return [name, isAddressed ? { ...endpoint, MacAddress: macAddress } : endpoint];
+  });
+  return Object.fromEntries(endpoints);
 }
 
 export function parseEndpoint(from: Fields): EndpointRequest {

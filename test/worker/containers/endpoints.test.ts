@@ -35,6 +35,40 @@ t.test("the network of its mode comes first, whatever the client calls it", (t) 
   t.end();
 });
 
+t.test("who names networks is on these alone, whatever the mode", (t) => {
+  const MacAddress = "02:00:00:00:00:01";
+  const named = create({
+    NetworkingConfig: { EndpointsConfig: { a: { Aliases: ["x"] }, b: {} } },
+    MacAddress,
+  });
+  t.strictSame(Object.keys(named.endpoints), ["a", "b"]);
+  t.match(named.endpoints["a"], { Aliases: ["x"], MacAddress });
+  t.match(named.endpoints["b"], { MacAddress: "" });
+  const other = create({
+    HostConfig: { NetworkMode: "bridge" },
+    NetworkingConfig: { EndpointsConfig: { a: {} } },
+  });
+  t.strictSame(Object.keys(other.endpoints), ["a"]);
+  t.strictSame(Object.keys(create({ NetworkingConfig: { EndpointsConfig: {} } }).endpoints), ["bridge"]);
+  t.end();
+});
+
+t.test("a network that is called by its id and by its name is one", (t) => {
+  const nameOf = (term: string): string => (term === "1d" ? "net" : term);
+  const MacAddress = "02:00:00:00:00:01";
+  for (const [mode, key] of [
+    ["1d", "net"],
+    ["net", "1d"],
+  ] as const) {
+    const NetworkingConfig = { EndpointsConfig: { a: {}, [key]: { Aliases: ["x"] } } };
+    const body = { Image: "i", HostConfig: { NetworkMode: mode }, NetworkingConfig, MacAddress };
+    const { endpoints } = parseCreate(body, nameOf);
+    t.strictSame(Object.keys(endpoints), ["net", "a"], mode);
+    t.match(endpoints["net"], { Aliases: ["x"], MacAddress });
+  }
+  t.end();
+});
+
 t.test("records from before there were networks are on that of their mode", (t) => {
   const { config, hostConfig } = create({});
   const record = {
