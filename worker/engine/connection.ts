@@ -161,6 +161,10 @@ export class Connection {
     this.#channel.close();
   }
 
+  get isClosed(): boolean {
+    return this.#channel.getConnectivityState(false) === connectivityState.SHUTDOWN;
+  }
+
   #away(seen: string): ClusterError {
     return new ClusterError(
       "unavailable",

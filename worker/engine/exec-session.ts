@@ -4,6 +4,8 @@ import type { Socket } from "node:net";
 import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
+import type { WaitResponse } from "../../proto/gen/containerd/tasks.ts";
+import { backoff } from "../../runtime/backoff.ts";
 import { detailOf, isAway, toEngineError, unlessGone } from "./connection.ts";
 import type { Container } from "./container.ts";
 import { type ExecDeps, newExecId, processOf, type ProcessRequest, processType } from "./exec.ts";
@@ -95,22 +97,14 @@ export async function openSession(
     await connection.call(connection.tasks, "exec", { containerId: id, execId, ...io, spec });
     isMade = true;
     // Asked before the start, so that no end can be missed.
-    const ended = connection.call(
-      connection.tasks,
-      "wait",
-      { containerId: id, execId },
-      { timeoutMs: longestMs },
-    );
+    const ended = waitFor(deps, id, execId);
     ended.catch(() => undefined);
     const pid = await tasks.start(id, execId);
     await stdin?.started();
     // crun leaves a command's terminal as it is, whatever the specification says. A command that has ended needs none.
     if (tty && request.size !== undefined)
       await tasks.resize(id, request.size, execId).catch(() => undefined);
-    const exited = ended.then(
-      ({ exitStatus }) => exitStatus,
-      () => lostExitCode,
-    );
+    const exited = exitCodeOf(deps, container, execId, ended);
     void exited.then(clearQuietly);
     const sockets = { stdout: stdout?.connect(), stderr: stderr?.connect() };
     return {
@@ -141,3 +135,33 @@ export async function openSession(
 
 const nowhere = "/dev/null";
 const lostExitCode = 137;
+
+/**
+ * The code that a command ends with, however often containerd is restarted meanwhile: its shim keeps the command and
+ * its code. Asked again until there is an answer, the container has ended, or the engine is closed. Never rejects.
+ *
+ * @param asked - The first question, from before the command's start.
+ */
+export async function exitCodeOf(
+  deps: ExecDeps,
+  container: Container,
+  execId: string,
+  asked: Promise<WaitResponse>,
+): Promise<number> {
+  let ended = asked;
+  for (const delayMs of backoff(deps.random)) {
+    try {
+      return (await ended).exitStatus;
+    } catch (error) {
+      if (!isAway(error) || container.status.state !== "running" || deps.connection.isClosed)
+        return lostExitCode;
+    }
+    await deps.clock.sleep(delayMs);
+    ended = waitFor(deps, container.id, execId);
+  }
+  return lostExitCode;
+}
+
+function waitFor({ connection }: ExecDeps, containerId: string, execId: string): Promise<WaitResponse> {
+  return connection.call(connection.tasks, "wait", { containerId, execId }, { timeoutMs: longestMs });
+}
