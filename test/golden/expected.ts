@@ -54,7 +54,6 @@ const places: readonly (readonly [call: RegExp, at: RegExp, why: string])[] = [
   [/platform=nosuch/, /^body/, "found by asking the registry"],
   [/docker images --format/, /^out$/, "of one age, in order of names"],
   [/docker ps -a --filter name=c1/, /^out$/, "what was refused is not there"],
-  [/tail=1$/, /^body/, "the last line of the stream that was asked for"],
   [/exec\{?exec1\}?\/json #2|exec\/\{exec1\}\/json #2/, /CanRemove$/, later],
   [/s1\/json #6|s1\?force=1&v=1 #6/, answer, "groups that the image lacks are refused at create"],
   [/docker inspect --format '\{\{\.Name/, /^out$/, later],
@@ -75,12 +74,17 @@ const calls: readonly (readonly [names: readonly string[], why: string])[] = [
   [otherWords, "the same in other words"],
 ];
 
-/** Where only what is quick is asked, nobody waits until a container has written all of its files. */
+/** What the pace of a host, or of Docker on it, decides: met in one run and not in another. */
 const ofPace: readonly (readonly [call: RegExp, at: RegExp, why: string])[] = [
   [
     /DELETE \/images\/made:1/,
     /^body\.2$/,
     "a layer that no other image has is told of; the next one has the same when the container wrote nothing in between",
+  ],
+  [
+    /tail=1$/,
+    /^body/,
+    "the last line of the stream that was asked for; Docker has it where that line came last of both",
   ],
 ];
 
