@@ -1,5 +1,6 @@
 import { contains, parseCidr, parseIp } from "./address.ts";
 import { ClusterError } from "./errors.ts";
+import { labelValue } from "./meta.ts";
 import type { Node } from "./node.ts";
 
 /** A placement expression such as `node.labels.zone==a`. */
@@ -73,13 +74,12 @@ export function nodeMeets(expressions: readonly string[], node: ConstrainedNode)
 function matches(constraint: Constraint, node: ConstrainedNode): boolean {
   const key = constraint.key.toLowerCase();
   if (hasLabelName(key, nodeLabelPrefix)) {
-    return compare(constraint, node.spec.labels[constraint.key.slice(nodeLabelPrefix.length)] ?? "");
+    const name = constraint.key.slice(nodeLabelPrefix.length);
+    return compare(constraint, labelValue(node.spec.labels, name) ?? "");
   }
   if (hasLabelName(key, engineLabelPrefix)) {
-    return compare(
-      constraint,
-      node.description?.engineLabels[constraint.key.slice(engineLabelPrefix.length)] ?? "",
-    );
+    const name = constraint.key.slice(engineLabelPrefix.length);
+    return compare(constraint, labelValue(node.description?.engineLabels ?? {}, name) ?? "");
   }
   switch (key) {
     case "node.id":

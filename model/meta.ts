@@ -12,3 +12,15 @@ export interface Meta {
 }
 
 export type Labels = Readonly<Record<string, string>>;
+
+/** The value of a label whose name somebody chose: "constructor" is a name like any other, and no label unless it was set. */
+export function labelValue(labels: Labels, name: string): string | undefined {
+  return Object.hasOwn(labels, name) ? labels[name] : undefined;
+}
+
+/** Whether a label is there, or has that value: `name` or `name=value`. */
+export function hasLabel(labels: Labels, wanted: string): boolean {
+  const split = wanted.indexOf("=");
+  if (split === -1) return labelValue(labels, wanted) !== undefined;
+  return labelValue(labels, wanted.slice(0, split)) === wanted.slice(split + 1);
+}

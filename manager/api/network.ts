@@ -78,7 +78,11 @@ function inspectNetwork({ store }: ApiDeps, call: Call): Reply {
 }
 
 function details(view: StoreView, network: Network): NetworkDetails {
-  const services: Record<string, { VIP: string; Ports: Json[]; LocalLBIndex: number; Tasks: Json[] }> = {};
+  // Without a prototype: "constructor" is a name that a service may have.
+  const services = Object.create(null) as Record<
+    string,
+    { VIP: string; Ports: Json[]; LocalLBIndex: number; Tasks: Json[] }
+  >;
   const peers = new Map<string, Json>();
   for (const task of view.tasks.byNetwork(network.id)) {
     if (task.status.state !== "running") continue;

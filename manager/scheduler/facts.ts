@@ -1,5 +1,6 @@
 import { type CidrBlock, overlaps, parseCidr } from "../../model/address.ts";
 import { matchesAll, nodeMeets } from "../../model/constraint.ts";
+import { labelValue } from "../../model/meta.ts";
 import type { Node } from "../../model/node.ts";
 import type { Platform } from "../../model/service.ts";
 import type { Demand } from "./demand.ts";
@@ -99,8 +100,8 @@ const noColumn = new Int32Array(0);
 export function labelOf(descriptor: string, node: Node): string {
   const lower = descriptor.toLowerCase();
   if (lower.startsWith("node.labels."))
-    return node.spec.labels[descriptor.slice("node.labels.".length)] ?? "";
-  return node.description?.engineLabels[descriptor.slice("engine.labels.".length)] ?? "";
+    return labelValue(node.spec.labels, descriptor.slice("node.labels.".length)) ?? "";
+  return labelValue(node.description?.engineLabels ?? {}, descriptor.slice("engine.labels.".length)) ?? "";
 }
 
 /** Only labels are known; whatever else a preference names is passed over. */

@@ -179,7 +179,6 @@ export const otherWords: readonly string[] = [
   "POST /containers/c1/resize?h=x&w=1",
   "POST /containers/c2/rename?name=a/b",
   "POST /containers/c2/update no json",
-  "DELETE /containers/c2?link=1",
   "POST /containers/nosuch/attach",
   "GET /containers/l1/logs?stdout=1&since=x",
   'GET /containers/json?all=1&filters={"before":["nosuch"]}',

@@ -109,3 +109,13 @@ t.test("all of several must be met; unknown keys can be told", (t) => {
   ]);
   t.end();
 });
+
+t.test("a label that no node has is none, whatever every object of the language has by that name", (t) => {
+  for (const name of ["constructor", "toString", "hasOwnProperty"]) {
+    for (const key of [`node.labels.${name}`, `engine.labels.${name}`]) {
+      t.equal(nodeMeets([`${key}==x`], nodeObject("host1")), false, key);
+      t.equal(nodeMeets([`${key}!=x`], nodeObject("host1")), true, key);
+    }
+  }
+  t.end();
+});

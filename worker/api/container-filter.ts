@@ -1,4 +1,5 @@
 /** Filters of the list of containers: parsed once, with Docker's refusals. Pure. */
+import { hasLabel } from "../../model/meta.ts";
 import { ClusterError } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { findRecord } from "../containers/identity.ts";
@@ -68,7 +69,7 @@ function testOf(key: Key, value: string, records: readonly ContainerRecord[]): T
     case "name":
       return ({ record }) => nameMatches(record.name, value) || nameMatches(`/${record.name}`, value);
     case "label":
-      return ({ record }) => hasLabel(record, value);
+      return ({ record }) => hasLabel(record.labels, value);
     case "status":
       if (!states.includes(value)) throw invalid(key, value);
       return (view) => stateWord(view) === value;
@@ -118,12 +119,6 @@ function testOf(key: Key, value: string, records: readonly ContainerRecord[]): T
         : ({ record }) => record.createdAtMs > createdAtMs;
     }
   }
-}
-
-export function hasLabel({ labels }: Pick<ContainerRecord, "labels">, wanted: string): boolean {
-  const split = wanted.indexOf("=");
-  if (split === -1) return labels[wanted] !== undefined;
-  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }
 
 function isMadeOf({ image, imageId }: ContainerRecord, ancestor: string): boolean {

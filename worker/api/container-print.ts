@@ -159,7 +159,7 @@ function printState(view: ContainerView): object {
     Running: status.state === "running" || isRestarting,
     Paused: status.state === "running" && status.paused === true,
     Restarting: isRestarting,
-    OOMKilled: exit?.oomKilled ?? false,
+    OOMKilled: status.state === "running" ? status.oomKilled : (exit?.oomKilled ?? false),
     Dead: false,
     Pid: status.state === "running" ? status.pid : 0,
     ExitCode: last.exitCode,

@@ -25,7 +25,7 @@ export function containerReadRoutes(
       if (action === "json")
         return sendJson(reply, 200, await inspectContainer(deps, name, queryOf(request), versionOf(request)));
       if (action === "logs") return logs(name, request, reply);
-      const handler = actions[action];
+      const handler = actions.get(action);
       if (handler === undefined || local === undefined) throw new ClusterError("not-found", notFoundMessage);
       return handler(local, name, request, reply);
     },
@@ -45,7 +45,7 @@ type Action = (
   reply: FastifyReply,
 ) => Promise<FastifyReply>;
 
-const actions: Readonly<Record<string, Action>> = {
+const handlers: Readonly<Record<string, Action>> = {
   archive: readArchive,
   changes: (deps, name, _request, reply) => listChanges(deps, name, reply),
   export: (deps, name, _request, reply) => exportContainer(deps, name, reply),
@@ -59,3 +59,5 @@ const actions: Readonly<Record<string, Action>> = {
     return sendJson(reply, 200, await containerTop(deps, id, queryOf(request).get("ps_args") || "-ef"));
   },
 };
+/** Looked up by what a client wrote. */
+const actions = new Map(Object.entries(handlers));

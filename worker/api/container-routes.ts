@@ -15,10 +15,9 @@ import { Fields } from "../containers/fields.ts";
 import { type AttachDeps, attach, attachRoutes, sizeOf } from "./attach-routes.ts";
 import { AttachedOutput } from "./attached-output.ts";
 import { parseTime } from "./time.ts";
-import type { Labels } from "../../model/meta.ts";
+import { hasLabel, type Labels } from "../../model/meta.ts";
 import { commit } from "./commit.ts";
 import { findContainer } from "./container.ts";
-import { hasLabel } from "./container-filter.ts";
 import { writeArchive } from "./container-archive.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { bodyOf, lifeOf, nameAndAction, queryOf, type RouteContext, wildcard } from "./request.ts";
@@ -41,11 +40,20 @@ export function containerRoutes(
 ): void {
   const deps = { ...containerDeps, attached: new AttachedOutput(containerDeps.clock) };
   attachRoutes(app, deps);
-  app.post("/containers/prune", (request, reply) => prune(deps, context, request, reply));
+  let isPruning = false;
+  app.post("/containers/prune", async (request, reply) => {
+    if (isPruning) throw new ClusterError("conflict", "a prune operation is already running");
+    isPruning = true;
+    try {
+      return await prune(deps, context, request, reply);
+    } finally {
+      isPruning = false;
+    }
+  });
   app.post("/containers/create", (request, reply) => create(deps, request, reply));
   app.post("/containers/*", async (request, reply) => {
     const { name, action } = nameAndAction(wildcard(request));
-    const handler = actions[action];
+    const handler = actions.get(action);
     if (handler === undefined) throw new ClusterError("not-found", notFoundMessage);
     const { id } = await findContainer(deps, name);
     return handler(deps, { id, name, query: queryOf(request), request, reply });
@@ -59,6 +67,9 @@ export function containerRoutes(
   app.delete("/containers/*", async (request, reply) => {
     const query = queryOf(request);
     const { id } = await findContainer(deps, wildcard(request));
+    // As with Docker: there are no links by other names.
+    if (queryFlag(query.get("link")))
+      throw new ClusterError("internal", "Conflict, cannot remove the default link name of the container");
     const volumes = queryFlag(query.get("v")) ? "removed" : "kept";
     await deps.containers.remove(id, { force: queryFlag(query.get("force")), volumes });
     return reply.code(204).send();
@@ -76,7 +87,7 @@ interface Call {
 
 type Action = (deps: AttachDeps, call: Call) => Promise<FastifyReply>;
 
-const actions: Readonly<Record<string, Action>> = {
+const handlers: Readonly<Record<string, Action>> = {
   async start({ containers, ending }, { id, request, reply }) {
     if (Number(request.headers["content-length"] ?? 0) > startBodyLimitBytes) {
       throw new ClusterError(
@@ -131,6 +142,8 @@ const actions: Readonly<Record<string, Action>> = {
   update,
   wait,
 };
+/** Looked up by what a client wrote. */
+const actions = new Map(Object.entries(handlers));
 
 async function create(
   deps: ContainerDeps,
@@ -158,8 +171,8 @@ async function prune(
   const [until] = filters.get("until") ?? [];
   const untilMs = until === undefined ? undefined : parseTime(until, clock.now());
   const isAsked = (labels: Labels): boolean =>
-    (filters.get("label") ?? []).every((text) => hasLabel({ labels }, text)) &&
-    !(filters.get("label!") ?? []).some((text) => hasLabel({ labels }, text));
+    (filters.get("label") ?? []).every((text) => hasLabel(labels, text)) &&
+    !(filters.get("label!") ?? []).some((text) => hasLabel(labels, text));
   const ContainersDeleted: string[] = [];
   let SpaceReclaimed = 0;
   for (const { id, status, labels, createdAtMs } of await engine.list()) {
@@ -167,7 +180,14 @@ async function prune(
       continue;
     if (!isAsked(labels) || (untilMs !== undefined && createdAtMs >= untilMs)) continue;
     const bytes = await containers.engine.files.diskBytes(id);
-    await containers.remove(id, { force: false, volumes: "kept" });
+    try {
+      await containers.remove(id, { force: false, volumes: "kept" });
+    } catch (error) {
+      // Removed or started by somebody else meanwhile.
+      if (error instanceof ClusterError && (error.code === "not-found" || error.code === "conflict"))
+        continue;
+      throw error;
+    }
     ContainersDeleted.push(id);
     SpaceReclaimed += bytes;
   }

@@ -1,4 +1,5 @@
 import { createInterface } from "node:readline";
+import { labelValue } from "../../model/meta.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
@@ -259,7 +260,7 @@ function matches(event: LocalEvent, filters: Filters): boolean {
       case "label":
         return values.every((value) => {
           const [name = "", ...rest] = value.split("=");
-          const found = event.attributes[name];
+          const found = labelValue(event.attributes, name);
           return found !== undefined && (rest.length === 0 || found === rest.join("="));
         });
       default:

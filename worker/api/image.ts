@@ -1,3 +1,4 @@
+import { hasLabel } from "../../model/meta.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { RegistryAuth } from "../../model/service.ts";
 import { apiTime, compareVersions, type Filters, parseFilters } from "../../runtime/http.ts";
@@ -268,10 +269,4 @@ function matchesReference(name: string, pattern: string): boolean {
     .replaceAll("*", "[^/]*")
     .replaceAll("?", "[^/]");
   return new RegExp(`^${escaped}$`).test(name);
-}
-
-function hasLabel(labels: Readonly<Record<string, string>>, wanted: string): boolean {
-  const split = wanted.indexOf("=");
-  if (split === -1) return labels[wanted] !== undefined;
-  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }

@@ -2,7 +2,7 @@
 import { isIpv6, parseCidr } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { subnetsOf } from "../../model/network.ts";
-import type { Labels } from "../../model/meta.ts";
+import { hasLabel, type Labels } from "../../model/meta.ts";
 import type { AssignedNetwork } from "../../proto/gen/shoal/dispatcher.ts";
 import { apiTime, parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
@@ -382,10 +382,4 @@ function matchesOne(network: Named, key: string, value: string, used: ReadonlySe
     default:
       return false; // Refused by `parseFilters` before.
   }
-}
-
-function hasLabel(labels: Labels, wanted: string): boolean {
-  const split = wanted.indexOf("=");
-  if (split === -1) return labels[wanted] !== undefined;
-  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }

@@ -1,5 +1,5 @@
 import { ClusterError } from "../../model/errors.ts";
-import type { Labels } from "../../model/meta.ts";
+import { hasLabel, type Labels } from "../../model/meta.ts";
 import { apiTime, compareVersions, type Filters, parseFilters, queryFlag } from "../../runtime/http.ts";
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import type { VolumeRecord } from "../mounts/volume.ts";
@@ -196,10 +196,4 @@ function eventOf({ clock }: FrontDoorDeps, action: string, name: string): LocalE
 function anyOf(filters: Filters, key: string, test: (value: string) => boolean): boolean {
   const values = filters.get(key);
   return values === undefined || values.some(test);
-}
-
-function hasLabel(labels: Labels, wanted: string): boolean {
-  const split = wanted.indexOf("=");
-  if (split === -1) return labels[wanted] !== undefined;
-  return labels[wanted.slice(0, split)] === wanted.slice(split + 1);
 }

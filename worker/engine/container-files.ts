@@ -112,9 +112,8 @@ export class SnapshotFiles implements ContainerFiles {
   }
 
   async diskBytes(id: string): Promise<number> {
-    const container = this.#deps.require(id);
     try {
-      return await writtenBytes(upperDirectory(await this.#mounts(container)));
+      return await writtenBytes(upperDirectory(await this.#mounts(this.#deps.require(id))));
     } catch (error) {
       if (error instanceof ClusterError && error.code === "not-found") return 0; // It is being made, or goes.
       throw error;

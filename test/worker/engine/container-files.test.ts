@@ -1,5 +1,6 @@
 import t from "tap";
 
+import { ClusterError } from "../../../model/errors.ts";
 import type { Connection } from "../../../worker/engine/connection.ts";
 import type { Container } from "../../../worker/engine/container.ts";
 import { SnapshotFiles } from "../../../worker/engine/container-files.ts";
@@ -32,6 +33,20 @@ t.test(
     t.equal(await files.diskBytes("one"), 3_000 + "other".length);
   },
 );
+
+t.test("a container that has gone takes nothing of the disk", async (t) => {
+  const files = new SnapshotFiles({
+    connection: {} as Connection,
+    volumes: {} as Volumes,
+    imageMounts: {} as ImageMounts,
+    directory: "/nowhere",
+    require: () => {
+      throw new ClusterError("not-found", "No such container: one");
+    },
+    warn: () => undefined,
+  });
+  t.equal(await files.diskBytes("one"), 0);
+});
 
 t.test("whoever no longer waits for a container's files gives up the turn", async (t) => {
   let finish = (): void => undefined;
