@@ -1,5 +1,6 @@
 /** Volumes of a host through the unmodified docker client, and what containers see of them. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 
@@ -170,4 +171,48 @@ await t.test("a bad option is refused, a mount that fails says what the kernel s
     message: /failed to mount local volume: mount \/no\/such\/path:/,
   });
   t.equal(await docker("volume", "rm", "bad"), "bad");
+});
+
+await t.test("a part of a volume is found anew at each start, within the volume", async (t) => {
+  await docker("volume", "create", "shared");
+  const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+  const part = { source: "shared", target: "/part", volume: { subpath: "sub", noCopy: true } } as const;
+  await engine.remove(
+    await ran("mkdir /all/sub && echo mine > /all/sub/own", { source: "shared", target: "/all" }),
+  );
+  const id = newContainerId(systemRandom);
+  const script = "ls -A /part; touch /part/written; exit 0";
+  const spec = {
+    ...plainSpec,
+    command: ["sh", "-c", script],
+    mounts: [{ type: "volume", readOnly: false, ...part }],
+  } as const;
+  await engine.create({ id, name: id, image, spec, ...rest }, none);
+  const printed = async (): Promise<string> => {
+    await engine.start(id, none);
+    await engine.wait(id, none);
+    return docker("logs", id);
+  };
+  t.match(await printed(), /^own$/m);
+  const inVolume = join(host.settings.stateDir, "volumes", "shared", "_data");
+  const outside = join(host.directory, "not for containers");
+  await mkdir(outside);
+  for (const link of [outside, "/", `../../../../..${outside}`]) {
+    await engine.remove(
+      await ran(`rm -rf /all/sub && ln -s '${link}' /all/sub`, { source: "shared", target: "/all" }),
+    );
+    await engine.start(id, none).then(
+      () => engine.wait(id, none),
+      (error: Error) => t.match(error.message, /cannot access path \/sub of the volume/),
+    );
+    t.strictSame(await readdir(outside), [], `nothing was written through ${link}`);
+    t.equal(existsSync("/written"), false);
+  }
+  await engine.remove(await ran("rm /all/sub && mkdir /all/sub", { source: "shared", target: "/all" }));
+  await engine.start(id, none);
+  t.equal((await engine.wait(id, none)).exitCode, 0);
+  t.strictSame(await readdir(join(host.settings.runDir, "containers", "subpaths")), [], "nothing is left");
+  await engine.remove(id);
+  t.strictSame(await readdir(join(inVolume, "sub")), ["written"]);
+  await docker("volume", "rm", "shared");
 });

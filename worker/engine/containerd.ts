@@ -14,6 +14,7 @@ import { openRaw, type OutputChunk, type RawOptions } from "../logs/raw.ts";
 import type { LogReader } from "../logs/reader.ts";
 import { clearFills } from "../mounts/resolve.ts";
 import { openPayloads } from "../mounts/secret.ts";
+import { clearSubpaths } from "../mounts/subpath.ts";
 import { runTool } from "../mounts/tool.ts";
 import { openVolumes, type Volumes } from "../mounts/volume.ts";
 import { type CommitRequest, commitContainer } from "./commit.ts";
@@ -53,6 +54,7 @@ import {
   removeContainer,
   startContainer,
   stopContainer,
+  subpathDirectory,
   waitContainer,
 } from "./lifecycle.ts";
 import { type MonitorDeps, runMonitor } from "./monitor.ts";
@@ -449,6 +451,9 @@ class ContainerdEngine implements LocalEngine {
     const { clock, records, volumes, payloads, runDirectory, shims, warn } = this.#deps;
     await clearFills(fillDirectory(runDirectory)).catch((error: unknown) =>
       warn("cannot clear what filling a volume left", error),
+    );
+    await clearSubpaths(subpathDirectory(runDirectory)).catch((error: unknown) =>
+      warn("cannot clear parts of volumes that a start left", error),
     );
     await this.files.clear().catch((error: unknown) => warn("cannot clear views of containers", error));
     const { containers, remains } = await records.load();

@@ -9,6 +9,7 @@ import type { Random } from "../../runtime/random.ts";
 import { defaultOutputLimits, OutputFile } from "../logs/file.ts";
 import { bindMount, type PlannedMount, planMounts } from "../mounts/plan.ts";
 import { resolveMount, type ResolvedMount } from "../mounts/resolve.ts";
+import { subpathPlace } from "../mounts/subpath.ts";
 import { isNotFound, toEngineError } from "./connection.ts";
 import { Container } from "./container.ts";
 import type { ContainerCreate, Image } from "./engine.ts";
@@ -20,6 +21,7 @@ import {
   prepared,
   releaseVolumes,
   removeFromContainerd,
+  subpathDirectory,
 } from "./lifecycle.ts";
 import type { OciMount, OciSpec } from "./oci.ts";
 import type { LogLimits, StoredContainer } from "./records.ts";
@@ -246,7 +248,10 @@ async function resolveAll(
     imageMounts.make(user, imageCount++, reference);
   const deps = { random, volumes, user, mountImage, temporaryDirectory: fillDirectory(runDirectory) };
   // One after the other: two may name the same fresh volume.
-  for (const mount of planned) made.push(await resolveMount(deps, mount, layers));
+  for (const [index, mount] of planned.entries()) {
+    const place = subpathPlace(subpathDirectory(runDirectory), user, index);
+    made.push(await resolveMount({ ...deps, subpathPlace: place }, mount, layers));
+  }
   return made;
 }
 

@@ -241,7 +241,7 @@ export interface MountRecord {
   readonly name?: string;
   /** Images only. */
   readonly imageId?: string;
-  /** Of what is seen of an image, when it is not all of it. */
+  /** Of what is seen of an image or a volume, when it is not all of it. */
   readonly subpath?: string;
   /** Path on the host; empty for tmpfs. */
   readonly source: string;

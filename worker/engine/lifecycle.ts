@@ -4,6 +4,7 @@ import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { bindSubpaths } from "../mounts/subpath.ts";
 import type { Payloads } from "../mounts/secret.ts";
 import type { Volumes } from "../mounts/volume.ts";
 import { type Connection, detailOf, isAway, isNotFound, toEngineError, unlessGone } from "./connection.ts";
@@ -92,7 +93,7 @@ export async function startContainer(
     container.output?.reopen();
     await container.stdin?.ensure();
     if (adjust !== undefined) await changeSpec(deps, container, adjust);
-    const pid = await runTask(deps, container);
+    const pid = await withSubpaths(deps, container, () => runTask(deps, container));
     const startedAtMs = clock.now();
     const { oomKilled } = container;
     container.setStatus({ state: "running", pid, startedAtMs, oomKilled });
@@ -139,6 +140,25 @@ export async function undoStart(
     .then(() => void (container.hasDoubtfulStart = false))
     .finally(() => (container.undoing = undefined));
   await container.undoing;
+}
+
+/** Where the parts of volumes that containers mount are bound while these start. */
+export function subpathDirectory(runDirectory: string): string {
+  return join(runDirectory, "subpaths");
+}
+
+async function withSubpaths(
+  { runDirectory, warn }: LifecycleDeps,
+  { id, record }: Container,
+  start: () => Promise<number>,
+): Promise<number> {
+  const release = await bindSubpaths(subpathDirectory(runDirectory), id, record.mounts);
+  try {
+    return await start();
+  } finally {
+    // The container has it by now; the next start clears what stays.
+    await release().catch((error: unknown) => warn(`cannot unmount parts of volumes of ${id}`, error));
+  }
 }
 
 /** What its volumes' options name is no longer mounted for it. */

@@ -8,6 +8,7 @@ import type { MountRecord } from "../engine/engine.ts";
 import type { OciMount } from "../engine/oci.ts";
 import { findInLayers } from "../engine/rootfs.ts";
 import { bindOptions, cleanPath, type PlannedMount } from "./plan.ts";
+import { requireSubpath } from "./subpath.ts";
 import { runTool } from "./tool.ts";
 import type { Volumes } from "./volume.ts";
 
@@ -20,6 +21,8 @@ export interface ResolveDeps {
   readonly mountImage: (reference: string) => Promise<{ readonly path: string; readonly imageId: string }>;
   /** For the short life of mounts while an image's content is copied. */
   readonly temporaryDirectory: string;
+  /** Where the part of a volume will be bound at each start, if this mount shows no more. */
+  readonly subpathPlace: string;
 }
 
 export interface ResolvedMount {
@@ -51,7 +54,7 @@ export async function resolveMount(
     case "image": {
       const { reference, subpath } = mount;
       const { path, imageId } = await deps.mountImage(reference);
-      const source = await subpathOf(path, subpath, "image");
+      const source = await subpathOf(path, subpath);
       return {
         oci: { destination: target, type: "bind", source, options: bindOptions(readOnly) },
         record: {
@@ -91,10 +94,20 @@ async function resolveVolume(
       if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());
       await volumes.filled(name);
     }
-    const source = await subpathOf(mountpoint, volume.subpath, "volume");
+    const { subpath = "" } = volume;
+    if (subpath !== "") await requireSubpath(mountpoint, subpath);
+    const source = subpath === "" ? mountpoint : deps.subpathPlace;
     return {
       oci: { destination: target, type: "bind", source, options: bindOptions(readOnly) },
-      record: { type: "volume", name, source: mountpoint, target, readOnly, anonymous },
+      record: {
+        type: "volume",
+        name,
+        ...(subpath !== "" && { subpath }),
+        source: mountpoint,
+        target,
+        readOnly,
+        anonymous,
+      },
     };
   } catch (error) {
     await volumes.release(name, user);
@@ -165,24 +178,20 @@ async function copyContent(layers: readonly string[], target: string, mountpoint
   await chmod(mountpoint, mode & 0o7777);
 }
 
-/** What is inside of a volume or an image; links that lead out of it are refused. */
-async function subpathOf(
-  mountpoint: string,
-  subpath: string | undefined,
-  whole: "volume" | "image",
-): Promise<string> {
-  if (subpath === undefined || subpath === "") return mountpoint;
+/** What is inside of an image, which nobody can change; links that lead out of it are refused. */
+async function subpathOf(mountpoint: string, subpath: string): Promise<string> {
+  if (subpath === "") return mountpoint;
   const inside = cleanPath(`/${subpath}`);
   const path = await realpath(join(mountpoint, inside)).catch((cause: unknown) => {
     throw new ClusterError(
       "invalid-argument",
-      `cannot access path ${inside} of the ${whole}: it does not exist`,
+      `cannot access path ${inside} of the image: it does not exist`,
       { cause },
     );
   });
   const root = await realpath(mountpoint);
   if (path !== root && !path.startsWith(`${root}/`)) {
-    throw new ClusterError("invalid-argument", `invalid subpath ${subpath}: it leads out of the ${whole}`);
+    throw new ClusterError("invalid-argument", `invalid subpath ${subpath}: it leads out of the image`);
   }
   return path;
 }
