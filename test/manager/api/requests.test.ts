@@ -383,3 +383,14 @@ t.test("an ingress network has IPv6 unless it is not to, any other one only if i
     await ask(harness, `DELETE /networks/${id}`);
   }
 });
+
+t.test("a service may have a name that every object of the language has", async (t) => {
+  const harness = await makeHarness({ clock: systemClock });
+  t.teardown(() => harness.api.close());
+  await ask(harness, "POST /networks/create", { Name: "net1", Driver: "overlay" });
+  const task = { ContainerSpec: { Image: "app:1" }, Networks: [{ Target: "net1" }] };
+  await ask(harness, "POST /services/create", plainService("constructor", { TaskTemplate: task }));
+  await harness.fillTasks();
+  const answer = await ask(harness, "GET /networks/net1?verbose=true");
+  t.match(answer.json, { Services: { constructor: { Tasks: [{ EndpointIP: "10.0.1.5" }] } } });
+});

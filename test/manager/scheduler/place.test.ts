@@ -5,6 +5,7 @@ import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { Labels } from "../../../model/meta.ts";
 import type { Node } from "../../../model/node.ts";
 import { revisionKey, type EndpointSpec, type Revision, type TaskSpec } from "../../../model/service.ts";
+import { labelOf } from "../../../manager/scheduler/facts.ts";
 import { explain } from "../../../manager/scheduler/filter.ts";
 import { demandOf, type Demand } from "../../../manager/scheduler/demand.ts";
 import { NodeIndex } from "../../../manager/scheduler/nodes.ts";
@@ -458,5 +459,13 @@ t.test("label values that change for ever are not kept for ever, and branches st
     for (const task of tasks) index.removeTask(task);
   }
   t.ok(index.facts.valueCount("node.labels.zone") <= 130);
+  t.end();
+});
+
+t.test("a node without the label is a branch of its own, whatever the label is called", (t) => {
+  for (const name of ["constructor", "toString"]) {
+    t.equal(labelOf(`node.labels.${name}`, { ...nodeObject("a"), meta }), "");
+    t.equal(labelOf(`engine.labels.${name}`, { ...nodeObject("a"), meta }), "");
+  }
   t.end();
 });
