@@ -1,6 +1,6 @@
 /** Volumes of a host through the unmodified docker client, and what containers see of them. */
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 
@@ -216,3 +216,70 @@ await t.test("a part of a volume is found anew at each start, within the volume"
   t.strictSame(await readdir(join(inVolume, "sub")), ["written"]);
   await docker("volume", "rm", "shared");
 });
+
+await t.test(
+  "an image of many layers gives an empty volume its content, as often as it is empty",
+  async (t) => {
+    const layers = [await busyboxLayer()];
+    for (let index = 0; index < 59; index++)
+      layers.push(buildLayer([text(`data/${String(index)}`, `${String(index)}\n`)]));
+    await pushImage(host.registry, "test/many", "1", buildImage(layers, {}));
+    const many = `${host.registry}/test/many:1`;
+    const data = join(host.settings.stateDir, "volumes", "many", "_data");
+    const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+    const mounts = [{ type: "volume", readOnly: false, source: "many", target: "/data" }] as const;
+    for (const round of ["first", "second"]) {
+      const id = newContainerId(systemRandom);
+      await engine.pull(many, {}, none);
+      await engine.create(
+        { id, name: id, image: many, spec: { ...plainSpec, command: ["true"], mounts }, ...rest },
+        none,
+      );
+      t.equal((await readdir(data)).length, 59, round);
+      t.match(await refused("volume", "rm", "many"), /volume is in use/);
+      await engine.remove(id);
+      for (const name of await readdir(data)) await rm(join(data, name));
+    }
+    await docker("volume", "rm", "many");
+  },
+);
+
+await t.test("an anonymous volume stays for another container that has it", async (t) => {
+  const names = async (): Promise<string[]> => (await engine.volumes.list()).map(({ name }) => name);
+  t.strictSame(await names(), []);
+  const first = await ran("echo mine > /data/own", { source: "", target: "/data" });
+  const [name = ""] = await names();
+  const second = await ran("cat /data/own", { source: name, target: "/data" });
+  await engine.remove(first);
+  t.strictSame(await names(), [name]);
+  await engine.start(second, none);
+  t.equal((await engine.wait(second, none)).exitCode, 0);
+  await engine.remove(second);
+  t.strictSame(await names(), []);
+});
+
+await t.test(
+  "binds: on our own files, read-only with the root, made again when they are missing",
+  async (t) => {
+    const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+    const hosts = join(host.directory, "own-hosts");
+    const made = join(host.directory, "made");
+    await writeFile(hosts, "192.0.2.7 mine\n");
+    const script = "grep -q mine /etc/hosts && ! grep -q localhost /etc/hosts && ! echo x > /etc/hostname";
+    const id = newContainerId(systemRandom);
+    const spec = { ...plainSpec, command: ["sh", "-c", script], readOnly: true } as const;
+    const mounts = [
+      { type: "bind", target: "/etc/hosts", readOnly: false, source: hosts },
+      { type: "bind", target: "/made", readOnly: false, source: made, bind: { createMountpoint: true } },
+    ] as const;
+    await engine.create({ id, name: id, image, spec: { ...spec, mounts }, ...rest }, none);
+    for (const round of ["first", "second"]) {
+      await engine.start(id, none);
+      t.equal((await engine.wait(id, none)).exitCode, 0, round);
+      await rm(made, { recursive: true });
+    }
+    await rm(hosts);
+    await t.rejects(engine.start(id, none), { message: /bind source path does not exist: .*own-hosts/ });
+    await engine.remove(id);
+  },
+);

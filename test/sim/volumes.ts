@@ -4,15 +4,12 @@ import type { VolumeRecord, Volumes, VolumeSettings } from "../../worker/mounts/
 export class FakeVolumes implements Volumes {
   readonly #volumes = new Map<string, VolumeRecord>();
 
-  async create(
-    name: string,
-    { labels, options = {}, anonymous }: VolumeSettings,
-  ): Promise<VolumeRecord & { readonly fresh: boolean }> {
+  async create(name: string, { labels, options = {}, anonymous }: VolumeSettings): Promise<VolumeRecord> {
     const before = this.#volumes.get(name);
-    if (before !== undefined) return { ...before, fresh: false };
+    if (before !== undefined) return before;
     const made = { name, labels, options, anonymous, createdAtMs: 0, mountpoint: `/volumes/${name}/_data` };
     this.#volumes.set(name, made);
-    return { ...made, fresh: true };
+    return made;
   }
 
   async use(): Promise<void> {}
@@ -23,7 +20,9 @@ export class FakeVolumes implements Volumes {
 
   async releaseUnused(): Promise<void> {}
 
-  async filled(): Promise<void> {}
+  claim(): void {}
+
+  async fill(): Promise<void> {}
 
   async get(name: string): Promise<VolumeRecord | undefined> {
     return this.#volumes.get(name);
@@ -37,9 +36,11 @@ export class FakeVolumes implements Volumes {
     return 0;
   }
 
-  async keep(name: string): Promise<void> {
+  async abandon(name: string, _owner: string, anonymous: "kept" | "removed"): Promise<void> {
     const volume = this.#volumes.get(name);
-    if (volume !== undefined) this.#volumes.set(name, { ...volume, anonymous: false });
+    if (volume?.anonymous !== true) return;
+    if (anonymous === "kept") this.#volumes.set(name, { ...volume, anonymous: false });
+    else this.#volumes.delete(name);
   }
 
   async remove(name: string): Promise<void> {

@@ -114,7 +114,14 @@ export async function pruneVolumes(
     if ((filters.get("label!") ?? []).some((value) => hasLabel(labels, value))) continue;
     if (!(filters.get("label") ?? []).every((value) => hasLabel(labels, value))) continue;
     const bytes = (await volumes.diskBytes(volume.name)) ?? 0;
-    await removeVolume(deps, publish, volume.name, true);
+    const isRemoved = await removeVolume(deps, publish, volume.name, true).then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof ClusterError && error.code === "conflict") return false; // A container got it meanwhile.
+        throw error;
+      },
+    );
+    if (!isRemoved) continue;
     deleted.push(volume.name);
     reclaimedBytes += bytes;
   }

@@ -135,7 +135,9 @@ export class Builder {
   }
 
   async #storageBytes(): Promise<number> {
-    const printed = await runTool("du", ["-s", "-B1", "--one-file-system", this.#storage]);
+    // Files of a build beside it go while they are counted: du then says so and still prints the sum.
+    const script = 'du -s -B1 --one-file-system -- "$1" 2>/dev/null || true';
+    const printed = await runTool("sh", ["-c", script, "sh", this.#storage]);
     return Number.parseInt(printed, 10) || 0;
   }
 

@@ -182,18 +182,35 @@ function tmpfsOptions(given: readonly string[]): string[] {
 }
 
 function borrow(mount: MountRecord): PlannedMount {
-  const { target, readOnly, source } = mount;
+  const { target, readOnly, source, subpath } = mount;
+  const options = (own: readonly string[]): string[] =>
+    (mount.options ?? own).map((option) => (readOnly && option === "rw" ? "ro" : option));
   switch (mount.type) {
-    case "bind":
-      return { type: "bind", source, target, readOnly, options: bindOptions(readOnly), createSource: false };
-    case "volume":
-      return { type: "volume", name: mount.name ?? "", target, readOnly, volume: { noCopy: true } };
-    case "image": {
-      const { imageId: reference = "", subpath = "" } = mount;
-      return { type: "image", reference, subpath, target, readOnly: true };
+    case "bind": {
+      const { createSource = false } = mount;
+      return {
+        type: "bind",
+        source,
+        target,
+        readOnly,
+        options: options(bindOptions(readOnly)),
+        createSource,
+      };
     }
-    case "tmpfs":
-      return { type: "tmpfs", target, readOnly, options: [...tmpfsDefaults, readOnly ? "ro" : "rw"] };
+    case "volume": {
+      const volume = { noCopy: true, ...(subpath !== undefined && { subpath }) };
+      return { type: "volume", name: mount.name ?? "", target, readOnly, volume };
+    }
+    case "image": {
+      const { imageId: reference = "" } = mount;
+      return { type: "image", reference, subpath: subpath ?? "", target, readOnly: true };
+    }
+    case "tmpfs": {
+      const own = [...tmpfsDefaults, readOnly ? "ro" : "rw"];
+      const given = options(own);
+      const isSaid = !readOnly || given.includes("ro");
+      return { type: "tmpfs", target, readOnly, options: isSaid ? given : [...given, "ro"] };
+    }
   }
 }
 

@@ -119,7 +119,9 @@ export class Runs {
     try {
       if (entry.hasLeftovers) await this.#giveBack(entry);
       const facts = await startFacts(this.#deps, entry.record, signal);
-      await engine.start(id, signal, (spec) => atStart(spec, facts));
+      const { mounts = [] } = (await engine.inspect(id)) ?? {};
+      const mounted = new Set(mounts.map(({ target }) => target));
+      await engine.start(id, signal, (spec) => atStart(spec, facts, mounted));
     } catch (error) {
       await this.#tryGiveBack(entry);
       // Whoever gave up, and not the host, is no reason of its own.

@@ -235,7 +235,12 @@ export interface StartFacts {
   readonly shm?: string;
 }
 
-export function atStart(spec: OciSpec, { join, network, files, limits, shm }: StartFacts): OciSpec {
+/** @param mounted - Targets of the user's own mounts, which stay as they are. */
+export function atStart(
+  spec: OciSpec,
+  { join, network, files, limits, shm }: StartFacts,
+  mounted: ReadonlySet<string>,
+): OciSpec {
   const kept = spec.linux.namespaces.filter(({ type }) => type !== "network");
   const own = network === "host" ? [] : [{ type: "network" }];
   const sources: Readonly<Record<string, string | undefined>> = {
@@ -248,7 +253,8 @@ export function atStart(spec: OciSpec, { join, network, files, limits, shm }: St
     mounts: spec.mounts.map((mount) => {
       if (shm !== undefined && mount.destination === "/dev/shm" && /^shm$|\.shm$/.test(mount.source))
         return { ...mount, type: "bind", source: shm, options: ["bind", "rw", "nosuid", "nodev", "noexec"] };
-      const source = mount.type === "bind" ? sources[mount.destination] : undefined;
+      const isOurs = mount.type === "bind" && !mounted.has(mount.destination);
+      const source = isOurs ? sources[mount.destination] : undefined;
       return source === undefined ? mount : { ...mount, source };
     }),
     linux: {

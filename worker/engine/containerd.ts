@@ -143,7 +143,7 @@ class ContainerdEngine implements LocalEngine {
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
       directory: stateDir,
     });
-    this.volumes = openVolumes({ clock, directory: join(stateDir, "volumes") });
+    this.volumes = openVolumes({ clock, directory: join(stateDir, "volumes"), warn });
     this.imageStore = new ContainerdImages({
       connection,
       images: this.#images,
@@ -250,7 +250,7 @@ class ContainerdEngine implements LocalEngine {
       const image = await this.#images.find(request.image);
       if (image === undefined) throw new ClusterError("not-found", `No such image: ${request.image}`);
       this.#creating.set(id, image.id);
-      const created = this.#deps.idle.busy(() => createContainer(this.#deps, request, image));
+      const created = this.#deps.idle.busy(() => createContainer(this.#deps, request, image, signal));
       this.#containers.set(id, await created);
     } finally {
       this.#creating.delete(id);
@@ -470,9 +470,14 @@ class ContainerdEngine implements LocalEngine {
         container.status.state === "running" ? "running" : "waiting",
       );
       this.#containers.set(stored.id, container);
+      for (const { type, name } of stored.mounts)
+        if (type === "volume" && name !== undefined) volumes.claim(name, stored.id);
       if (container.status.state !== "running") continue;
       for (const { type, name } of stored.mounts) {
-        if (type === "volume" && name !== undefined) await volumes.hold(name, stored.id);
+        if (type !== "volume" || name === undefined) continue;
+        await volumes
+          .hold(name, stored.id)
+          .catch((error: unknown) => warn(`cannot look at volume ${name}`, error));
       }
     }
     await volumes

@@ -47,12 +47,13 @@ export async function createContainer(
   deps: CreateDeps,
   request: ContainerCreate,
   image: Image,
+  signal: AbortSignal,
 ): Promise<Container> {
   const { records, payloads, volumes, connection, tasks, warn } = deps;
   const { id } = request;
   const made: ResolvedMount[] = [];
   try {
-    const container = await make(deps, request, image, made);
+    const container = await make(deps, request, image, made, signal);
     await releaseVolumes(deps, container); // Until it starts.
     return container;
   } catch (error) {
@@ -63,8 +64,8 @@ export async function createContainer(
       payloads.remove(id),
       records.remove(id),
       rm(join(deps.runDirectory, id), { recursive: true, force: true }),
-      ...made.flatMap(({ record }) =>
-        record.anonymous && record.name !== undefined ? [volumes.remove(record.name)] : [],
+      ...made.flatMap(({ record: { type, name } }) =>
+        type === "volume" && name !== undefined ? [volumes.abandon(name, id, "removed")] : [],
       ),
     ];
     for (const result of await Promise.allSettled(undo)) {
@@ -91,6 +92,7 @@ async function make(
   request: ContainerCreate,
   image: Image,
   made: ResolvedMount[],
+  signal: AbortSignal,
 ): Promise<Container> {
   const { records, clock, host, connection, runtime, payloads } = deps;
   const { id, spec } = request;
@@ -106,7 +108,7 @@ async function make(
   const parts = await settled([
     snapshot,
     userOf(deps, request, image, layers),
-    resolveAll(deps, id, planned, layers, made),
+    resolveAll({ ...deps, signal }, id, planned, layers, made),
     payloads.write(id, request),
   ] as const);
   const [rootfs, user, mounts, payloadMounts] = parts;
@@ -117,7 +119,7 @@ async function make(
     resources: request.resources,
     network: request.network,
     user,
-    mounts: [...mounts.map((mount) => mount.oci), ...files, ...payloadMounts],
+    mounts: [...mounts.map((mount) => mount.oci), ...uncovered(files, mounts), ...payloadMounts],
     cgroupPath: deps.cgroupPath(id),
     host,
     ...(host.apparmor && { apparmorProfile }),
@@ -237,7 +239,7 @@ export function fillDirectory(runDirectory: string): string {
 }
 
 async function resolveAll(
-  { random, volumes, imageMounts, runDirectory }: CreateDeps,
+  { random, volumes, imageMounts, runDirectory, signal }: CreateDeps & { readonly signal: AbortSignal },
   user: string,
   planned: readonly PlannedMount[],
   layers: () => Promise<string[]>,
@@ -246,13 +248,20 @@ async function resolveAll(
   let imageCount = 0;
   const mountImage = (reference: string): ReturnType<typeof imageMounts.make> =>
     imageMounts.make(user, imageCount++, reference);
-  const deps = { random, volumes, user, mountImage, temporaryDirectory: fillDirectory(runDirectory) };
+  const temporaryDirectory = fillDirectory(runDirectory);
+  const deps = { random, volumes, user, mountImage, temporaryDirectory, signal };
   // One after the other: two may name the same fresh volume.
   for (const [index, mount] of planned.entries()) {
     const place = subpathPlace(subpathDirectory(runDirectory), user, index);
     made.push(await resolveMount({ ...deps, subpathPlace: place }, mount, layers));
   }
   return made;
+}
+
+/** What the user mounts at the target of one of our files is what the container sees. */
+function uncovered(files: readonly OciMount[], mounts: readonly ResolvedMount[]): OciMount[] {
+  const taken = new Set(mounts.map(({ record }) => record.target));
+  return files.filter(({ destination }) => !taken.has(destination));
 }
 
 /** /etc/hosts, /etc/hostname and /etc/resolv.conf, those of the caller or our own. */
@@ -279,10 +288,10 @@ function writeFiles(deps: CreateDeps, request: ContainerCreate): OciMount[] {
   mkdirSync(directory, { recursive: true, mode: 0o711 });
   return Object.entries(texts).map(([target, text]) => {
     const own = given[target];
-    if (own !== undefined) return bindMount(own, target, false);
+    if (own !== undefined) return bindMount(own, target, spec.readOnly);
     const path = join(directory, target.slice("/etc/".length));
     writeFileSync(path, text(), { mode: 0o644 });
-    return bindMount(path, target, false);
+    return bindMount(path, target, spec.readOnly);
   });
 }
 

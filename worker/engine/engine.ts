@@ -245,6 +245,10 @@ export interface MountRecord {
   readonly subpath?: string;
   /** Path on the host; empty for tmpfs. */
   readonly source: string;
+  /** How a bind or tmpfs is mounted; absent in records of older versions. */
+  readonly options?: readonly string[];
+  /** A bind's source that is missing at a start is made. */
+  readonly createSource?: boolean;
   readonly target: string;
   readonly readOnly: boolean;
   /** Made for this container alone and removed with it. */

@@ -4,6 +4,7 @@ import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { requireSources } from "../mounts/resolve.ts";
 import { bindSubpaths } from "../mounts/subpath.ts";
 import type { Payloads } from "../mounts/secret.ts";
 import type { Volumes } from "../mounts/volume.ts";
@@ -84,6 +85,7 @@ export async function startContainer(
     if (container.hasDoubtfulStart) await undoStart(deps, container);
     await container.cleaned();
     await container.written;
+    await requireSources(container.record.mounts);
     for (const { type, name } of container.record.mounts) {
       if (type === "volume" && name !== undefined) await deps.volumes.use(name, id);
     }
@@ -448,9 +450,9 @@ export async function removeContainer(
     container.output?.end();
     container.output?.close();
     await container.stdin?.remove();
-    for (const mount of stored.mounts) {
-      if (mount.type !== "volume" || !mount.anonymous || mount.name === undefined) continue;
-      await (keepsVolumes ? volumes.keep(mount.name) : volumes.remove(mount.name));
+    for (const { type, name } of stored.mounts) {
+      if (type === "volume" && name !== undefined)
+        await volumes.abandon(name, id, keepsVolumes ? "kept" : "removed");
     }
     await rm(join(runDirectory, id), { recursive: true, force: true });
     await records.remove(id);

@@ -120,7 +120,7 @@ function layersOf([mount, ...rest]: readonly Mount[]): Layers {
 }
 
 /** The kernel takes options of one page: paths are told from the directory that all layers are in. */
-async function mountOverlay(
+export async function mountOverlay(
   path: string,
   { lower, ...own }: { readonly lower: readonly string[] } & Partial<Layers>,
 ): Promise<void> {
@@ -129,5 +129,5 @@ async function mountOverlay(
   const options = [`lowerdir=${lower.map(short).join(":")}`];
   if (own.upper === undefined) options.push("ro");
   else options.push(`upperdir=${short(own.upper)}`, `workdir=${short(own.work ?? "")}`, "index=off");
-  await runTool("mount", ["-t", "overlay", "-o", options.join(","), "overlay", path], base);
+  await runTool("mount", ["-t", "overlay", "-o", options.join(","), "overlay", path], { cwd: base });
 }

@@ -7,10 +7,11 @@ import { newContainerId, type Random } from "../../runtime/random.ts";
 import type { MountRecord } from "../engine/engine.ts";
 import type { OciMount } from "../engine/oci.ts";
 import { findInLayers } from "../engine/rootfs.ts";
+import { mountOverlay } from "../engine/views.ts";
 import { bindOptions, cleanPath, type PlannedMount } from "./plan.ts";
 import { requireSubpath } from "./subpath.ts";
 import { runTool } from "./tool.ts";
-import type { Volumes } from "./volume.ts";
+import type { VolumeContent, Volumes } from "./volume.ts";
 
 export interface ResolveDeps {
   readonly random: Random;
@@ -23,6 +24,8 @@ export interface ResolveDeps {
   readonly temporaryDirectory: string;
   /** Where the part of a volume will be bound at each start, if this mount shows no more. */
   readonly subpathPlace: string;
+  /** Ends the copying of an image's content. */
+  readonly signal: AbortSignal;
 }
 
 export interface ResolvedMount {
@@ -43,14 +46,16 @@ export async function resolveMount(
       await requireSource(source, createSource);
       return {
         oci: { destination: target, type: "bind", source, options },
-        record: { type: "bind", source, target, readOnly, anonymous: false },
+        record: { type: "bind", source, options, createSource, target, readOnly, anonymous: false },
       };
     }
-    case "tmpfs":
+    case "tmpfs": {
+      const { options } = mount;
       return {
-        oci: { destination: target, type: "tmpfs", source: "tmpfs", options: mount.options },
-        record: { type: "tmpfs", source: "", target, readOnly, anonymous: false },
+        oci: { destination: target, type: "tmpfs", source: "tmpfs", options },
+        record: { type: "tmpfs", source: "", options, target, readOnly, anonymous: false },
       };
+    }
     case "image": {
       const { reference, subpath } = mount;
       const { path, imageId } = await deps.mountImage(reference);
@@ -83,17 +88,16 @@ async function resolveVolume(
   const { target, readOnly, volume } = mount;
   const anonymous = mount.name === "";
   const name = anonymous ? newContainerId(random) : mount.name;
-  const { fresh, mountpoint } = await volumes.create(name, {
+  const { mountpoint } = await volumes.create(name, {
     labels: volume.labels ?? {},
     options: volume.driverOptions ?? {},
     anonymous,
+    owner: user,
   });
   try {
     await volumes.use(name, user);
-    if (fresh) {
-      if (volume.noCopy !== true) await fillVolume(deps, mountpoint, target, await layers());
-      await volumes.filled(name);
-    }
+    if (volume.noCopy !== true)
+      await volumes.fill(name, user, async () => contentAt(deps, target, await layers()));
     const { subpath = "" } = volume;
     if (subpath !== "") await requireSubpath(mountpoint, subpath);
     const source = subpath === "" ? mountpoint : deps.subpathPlace;
@@ -111,9 +115,15 @@ async function resolveVolume(
     };
   } catch (error) {
     await volumes.release(name, user);
-    if (anonymous) await volumes.remove(name);
+    await volumes.abandon(name, user, "removed");
     throw error;
   }
+}
+
+/** As it was when the container was made, or is made again. @throws {ClusterError} `invalid-argument` when a bind's source is missing. */
+export async function requireSources(mounts: readonly MountRecord[]): Promise<void> {
+  for (const { type, source, createSource = false } of mounts)
+    if (type === "bind") await requireSource(source, createSource);
 }
 
 async function requireSource(source: string, create: boolean): Promise<void> {
@@ -134,29 +144,28 @@ async function requireSource(source: string, create: boolean): Promise<void> {
 }
 
 /** What the image has at the target becomes the first content of an empty volume, owner and mode included. */
-async function fillVolume(
-  { temporaryDirectory }: ResolveDeps,
-  mountpoint: string,
+async function contentAt(
+  { temporaryDirectory, signal }: ResolveDeps,
   target: string,
   layers: readonly string[],
-): Promise<void> {
-  if ((await readdir(mountpoint)).length > 0) return;
-  if ((await findInLayers(layers, target))?.kind !== "directory") return;
-  const [only] = layers;
-  if (layers.length === 1 && only !== undefined) return copyContent([only], target, mountpoint);
-  // Several layers are merged by the kernel, for just as long as the copying takes.
-  await mkdir(temporaryDirectory, { recursive: true });
-  const merged = await mkdtemp(join(temporaryDirectory, "image-"));
-  try {
-    await runTool("mount", ["-t", "overlay", "-o", `ro,lowerdir=${layers.join(":")}`, "overlay", merged]);
+): Promise<VolumeContent | undefined> {
+  if ((await findInLayers(layers, target))?.kind !== "directory") return undefined;
+  return async (directory) => {
+    if (layers.length === 1) return copyContent(layers, target, directory, signal);
+    // Several layers are merged by the kernel, for just as long as the copying takes.
+    await mkdir(temporaryDirectory, { recursive: true });
+    const merged = await mkdtemp(join(temporaryDirectory, "image-"));
     try {
-      await copyContent([merged], target, mountpoint);
+      await mountOverlay(merged, { lower: layers });
+      try {
+        await copyContent([merged], target, directory, signal);
+      } finally {
+        await runTool("umount", [merged]);
+      }
     } finally {
-      await runTool("umount", [merged]);
+      await rmdir(merged);
     }
-  } finally {
-    await rmdir(merged);
-  }
+  };
 }
 
 /** Mounts that a former process left when it was ended in the middle of filling a volume. */
@@ -169,10 +178,15 @@ export async function clearFills(temporaryDirectory: string): Promise<void> {
   }
 }
 
-async function copyContent(layers: readonly string[], target: string, mountpoint: string): Promise<void> {
+async function copyContent(
+  layers: readonly string[],
+  target: string,
+  mountpoint: string,
+  signal: AbortSignal,
+): Promise<void> {
   const found = await findInLayers(layers, target);
   if (found?.kind !== "directory") return;
-  await runTool("cp", ["-a", "-T", "--", found.path, mountpoint]);
+  await runTool("cp", ["-a", "-T", "--", found.path, mountpoint], { signal });
   const { mode, uid, gid } = await lstat(found.path);
   await chown(mountpoint, uid, gid);
   await chmod(mountpoint, mode & 0o7777);

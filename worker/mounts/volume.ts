@@ -1,5 +1,5 @@
 /** Named and anonymous volumes of the local driver: `<directory>/<name>/_data` and a record beside it. */
-import { mkdir, readdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises";
 import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
@@ -28,11 +28,19 @@ export interface VolumeSettings {
   readonly labels: Labels;
   readonly options?: Labels;
   readonly anonymous: boolean;
+  /** Container that will have it for as long as there is the container, as by `claim`. */
+  readonly owner?: string;
 }
 
 export interface Volumes {
-  /** Makes it if need be; `fresh` when it did, or when nobody has filled it yet. @throws {ClusterError} `invalid-argument`. */
-  create(name: string, settings: VolumeSettings): Promise<VolumeRecord & { readonly fresh: boolean }>;
+  /** Makes it if need be. @throws {ClusterError} `invalid-argument`. */
+  create(name: string, settings: VolumeSettings): Promise<VolumeRecord>;
+  /** A container has it, running or not: it cannot be removed. */
+  claim(name: string, owner: string): void;
+  /**
+   * The end of a claim. An anonymous volume goes with the last one, or, "kept", outlives it under its name.
+   */
+  abandon(name: string, owner: string, anonymous: "kept" | "removed"): Promise<void>;
   /**
    * Mounts what its options name, unless it is, and keeps it so until each user has released it. The same user
    * again is one. A plain directory needs none of it.
@@ -46,21 +54,27 @@ export interface Volumes {
   release(name: string, user: string): Promise<void>;
   /** Takes away the mounts that nobody uses, which a former process left. */
   releaseUnused(): Promise<void>;
-  /** The image's content has been copied, or is not to be. */
-  filled(name: string): Promise<void>;
+  /**
+   * Gives an empty volume its first content. One that was cut short is done again; nobody else gets the volume meanwhile.
+   *
+   * @param contentFor - What copies to a directory, or undefined when there is nothing to copy.
+   */
+  fill(name: string, owner: string, contentFor: () => Promise<VolumeContent | undefined>): Promise<void>;
   get(name: string): Promise<VolumeRecord | undefined>;
   list(): Promise<readonly VolumeRecord[]>;
   /** Bytes on disk; undefined for a mount of something else. */
   diskBytes(name: string): Promise<number | undefined>;
-  /** It outlives the container it was made for. */
-  keep(name: string): Promise<void>;
+  /** @throws {ClusterError} `conflict` while a container has it, or something is mounted inside. */
   remove(name: string): Promise<void>;
 }
+
+export type VolumeContent = (directory: string) => Promise<void>;
 
 export interface VolumesDeps {
   readonly clock: Clock;
   /** `<stateDir>/volumes` */
   readonly directory: string;
+  readonly warn: (message: string, error: unknown) => void;
 }
 
 /** By which Docker's clients tell volumes that nobody named. */
@@ -72,17 +86,43 @@ interface StoredVolume {
   readonly options?: Labels;
   readonly createdAtMs: number;
   readonly anonymous: boolean;
-  readonly filled: boolean;
+  /** What is there is a part of what the image has. */
+  readonly filling?: boolean;
 }
 
-export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
+export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
   /** What is under way, by name: mounting and removing the same volume must not meet. */
   const busy = new Map<string, Promise<unknown>>();
   /** Of what is mounted for them, by name. */
   const users = new Map<string, Set<string>>();
+  /** Containers that have each, whether they run or not. */
+  const owners = new Map<string, Set<string>>();
 
   return {
-    create: (name, settings) => alone(name, () => made(name, settings)),
+    create: (name, settings) =>
+      alone(name, async () => {
+        const volume = await made(name, settings);
+        // Before anybody can remove it.
+        if (settings.owner !== undefined) claim(name, settings.owner);
+        return volume;
+      }),
+
+    claim,
+
+    async abandon(name, owner, anonymous) {
+      if (owners.get(name)?.has(owner) !== true) return;
+      await alone(name, async () => {
+        const stored = await load(name);
+        if (stored?.anonymous === true && anonymous === "kept") {
+          const labels = { ...stored.labels, [anonymousLabel]: "" };
+          await save(name, { ...stored, labels, anonymous: false });
+        }
+        owners.get(name)?.delete(owner);
+        if ((owners.get(name)?.size ?? 0) > 0) return;
+        owners.delete(name);
+        if (stored?.anonymous === true && anonymous === "removed") await removed(name);
+      });
+    },
 
     use: (name, user) =>
       alone(name, async () => {
@@ -110,14 +150,26 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
         await alone(name, async () => {
           const options = (await load(name))?.options ?? {};
           if (Object.keys(options).length > 0) await unmountUnused(name);
-        });
+        }).catch((error: unknown) => warn(`cannot unmount volume ${name}, which nobody uses`, error));
       }
     },
 
-    filled: (name) =>
+    fill: (name, owner, contentFor) =>
       alone(name, async () => {
         const stored = await load(name);
-        if (stored !== undefined && !stored.filled) await save(name, { ...stored, filled: true });
+        if (stored === undefined) return;
+        const { filling = false, ...whole } = stored;
+        const data = dataOf(name);
+        const isEmpty = (await readdir(data)).length === 0;
+        if (!filling && !isEmpty) return;
+        const content = await contentFor();
+        if (content === undefined) return;
+        // What others may have written since is theirs: it is then only completed.
+        const isOurs = Object.keys(stored.options ?? {}).length === 0 && isOnlyOwner(name, owner);
+        if (!isEmpty && isOurs) await emptied(data);
+        await save(name, { ...whole, filling: true });
+        await content(data);
+        await save(name, whole);
       }),
 
     async get(name) {
@@ -129,7 +181,10 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
       const names = await readdir(directory).catch(noneIfMissing);
       const volumes = await Promise.all(
         names.map(async (name) => {
-          const stored = await load(name);
+          const stored = await load(name).catch((error: unknown) => {
+            warn(`volume ${name} is passed over`, error);
+            return undefined;
+          });
           return stored && recordOf(name, stored);
         }),
       );
@@ -145,46 +200,61 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
         'du -sx -B1 -- "$1" 2>/dev/null || true',
         "sh",
         dataOf(name),
-      ]);
-      return Number.parseInt(printed, 10) || 0;
+      ]).catch((error: unknown) => {
+        warn(`cannot count the bytes of volume ${name}`, error);
+        return undefined;
+      });
+      return printed === undefined ? undefined : Number.parseInt(printed, 10) || 0;
     },
 
-    keep: (name) =>
-      alone(name, async () => {
-        const stored = await load(name);
-        if (stored?.anonymous !== true) return;
-        const labels = { ...stored.labels, [anonymousLabel]: "" };
-        await save(name, { ...stored, labels, anonymous: false });
-      }),
-
-    remove: (name) =>
-      alone(name, async () => {
-        requireVolumeName(name);
-        // Before anything is removed: what is mounted there is not ours to empty.
-        users.delete(name);
-        await unmountUnused(name);
-        const inside = await mountsBelow(name);
-        if (inside.length > 0)
-          throw new ClusterError(
-            "conflict",
-            `remove ${name}: ${inside.join(", ")} is mounted inside the volume`,
-          );
-        await rm(join(directory, name), { recursive: true, force: true });
-      }),
+    async remove(name) {
+      requireVolumeName(name);
+      requireUnclaimed(name); // At once, however long a container fills it.
+      await alone(name, async () => {
+        requireUnclaimed(name);
+        await removed(name);
+      });
+    },
   };
+
+  function claim(name: string, owner: string): void {
+    owners.set(name, (owners.get(name) ?? new Set()).add(owner));
+  }
+
+  function isOnlyOwner(name: string, owner: string): boolean {
+    return [...(owners.get(name) ?? [])].every((each) => each === owner);
+  }
+
+  function requireUnclaimed(name: string): void {
+    const claims = owners.get(name);
+    if (claims === undefined || claims.size === 0) return;
+    throw new ClusterError("conflict", `remove ${name}: volume is in use - [${[...claims].join(", ")}]`);
+  }
+
+  async function removed(name: string): Promise<void> {
+    // Before anything is removed: what is mounted there is not ours to empty.
+    users.delete(name);
+    await unmountUnused(name);
+    const inside = await mountsBelow(name);
+    if (inside.length > 0) {
+      const text = `remove ${name}: ${inside.join(", ")} is mounted inside the volume`;
+      throw new ClusterError("conflict", text);
+    }
+    await rm(join(directory, name), { recursive: true, force: true });
+  }
 
   async function made(
     name: string,
     { labels, options = {}, anonymous }: VolumeSettings,
-  ): Promise<VolumeRecord & { readonly fresh: boolean }> {
+  ): Promise<VolumeRecord> {
     requireVolumeName(name);
     const stored = await load(name);
-    if (stored !== undefined) return { ...recordOf(name, stored), fresh: !stored.filled };
+    if (stored !== undefined) return recordOf(name, stored);
     volumeSource(options);
-    const fresh: StoredVolume = { labels, options, createdAtMs: clock.now(), anonymous, filled: false };
+    const fresh: StoredVolume = { labels, options, createdAtMs: clock.now(), anonymous };
     await mkdir(dataOf(name), { recursive: true });
     await save(name, fresh);
-    return { ...recordOf(name, fresh), fresh: true };
+    return recordOf(name, fresh);
   }
 
   async function mounted(name: string, options: Labels): Promise<void> {
@@ -251,7 +321,7 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
       throw error;
     }
     try {
-      return JSON.parse(text) as StoredVolume;
+      return parsed(text);
     } catch (cause) {
       throw new ClusterError(
         "data-loss",
@@ -263,8 +333,9 @@ export function openVolumes({ clock, directory }: VolumesDeps): Volumes {
 
   async function save(name: string, volume: StoredVolume): Promise<void> {
     const path = join(directory, name, "volume.json");
-    await writeFile(`${path}.new`, JSON.stringify(volume));
+    await writeFile(`${path}.new`, JSON.stringify(volume), { flush: true });
     await rename(`${path}.new`, path);
+    for (const each of [join(directory, name), directory]) await synced(each);
   }
 
   async function alone<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
@@ -299,6 +370,26 @@ async function resolvedOptions({ options }: VolumeSource): Promise<string> {
     }),
   );
   return parts.join(",");
+}
+
+function parsed(text: string): StoredVolume {
+  const value: unknown = JSON.parse(text);
+  if (typeof value !== "object" || value === null) throw new Error("it is no object");
+  return value as StoredVolume; // As `save` wrote it.
+}
+
+async function emptied(directory: string): Promise<void> {
+  for (const name of await readdir(directory)) await rm(join(directory, name), { recursive: true });
+}
+
+/** What has been renamed in it stays so after a power cut. */
+async function synced(directory: string): Promise<void> {
+  const handle = await open(directory);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }
 
 function noneIfMissing(error: unknown): string[] {

@@ -17,6 +17,7 @@ import { Fields } from "../../../worker/containers/fields.ts";
 import { mergedLimits } from "../../../worker/containers/limits.ts";
 import { plannedMounts } from "../../../worker/containers/mounts.ts";
 import {
+  atStart,
   inSandbox,
   limitsOf,
   specOf,
@@ -24,6 +25,8 @@ import {
   withDefaults,
 } from "../../../worker/containers/sandbox.ts";
 import { validate, type ValidationFacts } from "../../../worker/containers/validate.ts";
+import type { MountRecord } from "../../../worker/engine/engine.ts";
+import type { OciSpec } from "../../../worker/engine/oci.ts";
 import { ociSpec } from "../../../worker/engine/spec.ts";
 
 const facts: ValidationFacts = {
@@ -159,6 +162,35 @@ t.test("mounts of images: all of one or what is below a path in it, read-only wh
     planned,
     { type: "image", reference: "sha256:1", subpath: "a", target: "/y", readOnly: true },
   ]);
+  t.end();
+});
+
+t.test("mounts of another container are taken over as it has them", (t) => {
+  const borrowed = (record: object): unknown => {
+    const rest = { source: "/s", target: "/y", readOnly: false, anonymous: false };
+    return plannedMounts(parsed({}), [], [{ ...rest, ...record } as MountRecord])[0];
+  };
+  const bind = { type: "bind", options: ["bind", "rw", "rslave"], createSource: true } as const;
+  t.match(borrowed(bind), { options: ["bind", "rw", "rslave"], createSource: true });
+  t.match(borrowed({ ...bind, readOnly: true }), { options: ["bind", "ro", "rslave"], readOnly: true });
+  t.match(borrowed({ type: "volume", name: "v", subpath: "a" }), { name: "v", volume: { subpath: "a" } });
+  const tmpfs = { type: "tmpfs", source: "", options: ["nosuid", "size=64k"] };
+  t.match(borrowed(tmpfs), { options: ["nosuid", "size=64k"] });
+  t.match(borrowed({ ...tmpfs, readOnly: true }), { options: ["nosuid", "size=64k", "ro"] });
+  t.match(borrowed({ type: "bind" }), { options: ["rbind", "rw", "rprivate"] }, "records of older versions");
+  t.end();
+});
+
+t.test("at a start our files change and the user's own mounts at their places do not", (t) => {
+  const mount = (destination: string) => ({ destination, type: "bind", source: "/before", options: [] });
+  const spec = {
+    mounts: ["/etc/hosts", "/etc/hostname"].map(mount),
+    linux: { namespaces: [], resources: { devices: [] } },
+  } as unknown as OciSpec;
+  const files = { hosts: "/ours/hosts", resolvConf: "/ours/resolv.conf", hostname: "/ours/hostname" };
+  const facts = { join: {}, network: "own", files, limits: {} } as const;
+  const sources = atStart(spec, facts, new Set(["/etc/hosts"])).mounts.map(({ source }) => source);
+  t.strictSame(sources, ["/before", "/ours/hostname"]);
   t.end();
 });
 

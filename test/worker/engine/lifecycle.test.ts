@@ -201,7 +201,10 @@ t.test("an init that this host lacks is refused for good: waiting would not brin
   const host = { cgroupVersion: 2 } as HostDescription;
   const make = { ...deps, payloads, host, random: systemRandom, users: new Map() };
   const request = { id, name: "web", image: "web:1", spec: { ...plainSpec, init: true } } as ContainerCreate;
-  await t.rejects(createContainer(make, request, {} as Image), { code: "invalid-argument", message: /tini/ });
+  await t.rejects(createContainer(make, request, {} as Image, new AbortController().signal), {
+    code: "invalid-argument",
+    message: /tini/,
+  });
 });
 
 t.test("what filling a volume left when it was cut short is cleared", async (t) => {
