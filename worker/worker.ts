@@ -117,7 +117,8 @@ export class Worker {
     });
     worker.#containers = containers;
     worker.#attachments.onLost((lost) => worker.#leaveNetwork(lost));
-    const builder = new Builder({ clock, random, engine, network, settings });
+    const warn = (message: string, error: unknown): void => log.warn({ error: errorText(error) }, message);
+    const builder = new Builder({ clock, random, engine, network, settings, warn });
     worker.#door = await openFrontDoor({
       clock,
       log,

@@ -101,10 +101,11 @@ export class LocalHost {
   async #open(): Promise<void> {
     const deps = { clock: systemClock, random: systemRandom };
     const log = createLog("test", "warn");
+    const warn = (text: string): void => void this.warnings.push(text);
     this.engine = await this.host.openEngine();
     const networks = await LocalNetworks.open({ ...deps, ...this.settings });
     const network = await openHostNetwork(
-      { ...deps, warn: (text) => void this.warnings.push(text) },
+      { ...deps, warn },
       { ...this.settings, bridges: networks.bridges },
       new AbortController().signal,
     );
@@ -131,7 +132,7 @@ export class LocalHost {
       settings: this.settings,
       engine,
       containers: this.#containers,
-      builder: new Builder({ ...deps, engine, network: this.#network, settings: this.settings }),
+      builder: new Builder({ ...deps, warn, engine, network: this.#network, settings: this.settings }),
       network: this.#network,
       networks,
       toManager: new Agent(),

@@ -6,7 +6,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { newContainerId } from "../../runtime/random.ts";
 import { anyOf, deadline, orAborted } from "../../runtime/signal.ts";
-import { runTool } from "../mounts/tool.ts";
+import { diskBytes } from "../mounts/disk-bytes.ts";
 import { Buildah, removeCgroup } from "./buildah.ts";
 import { stepFormat, stepsBefore } from "./cache.ts";
 import { type BuildContext, unpackContext } from "./context.ts";
@@ -32,6 +32,8 @@ export interface Pruned {
 
 export class Builder {
   readonly #deps: JobDeps;
+  /** Of the cache, when they could last be counted. */
+  #lastBytes = 0;
   readonly #buildah: Buildah;
   readonly #running = new Limit(parallelBuilds);
   /** Base images on their way into buildah, by id. */
@@ -135,10 +137,8 @@ export class Builder {
   }
 
   async #storageBytes(): Promise<number> {
-    // Files of a build beside it go while they are counted: du then says so and still prints the sum.
-    const script = 'du -s -B1 --one-file-system -- "$1" 2>/dev/null || true';
-    const printed = await runTool("sh", ["-c", script, "sh", this.#storage]);
-    return Number.parseInt(printed, 10) || 0;
+    this.#lastBytes = (await diskBytes(this.#storage, this.#deps.warn)) ?? this.#lastBytes;
+    return this.#lastBytes;
   }
 
   /** Working containers and directories of builds that were killed; only while no other build may own them. */

@@ -28,6 +28,7 @@ export interface JobDeps {
   readonly random: Random;
   readonly engine: Engine;
   readonly network: HostNetwork;
+  readonly warn: (message: string, error: unknown) => void;
   readonly settings: {
     readonly stateDir: string;
     readonly runDir: string;

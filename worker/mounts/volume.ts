@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { diskBytes } from "./disk-bytes.ts";
 import { mountPoints } from "./mountinfo.ts";
 import { isVolumeName, requireVolumeName } from "./plan.ts";
 import { runTool } from "./tool.ts";
@@ -194,17 +195,7 @@ export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
     async diskBytes(name) {
       const stored = await load(name);
       if (stored === undefined || Object.keys(stored.options ?? {}).length > 0) return undefined;
-      // Files may go while they are counted: du then says so and still prints the sum.
-      const printed = await runTool("sh", [
-        "-c",
-        'du -sx -B1 -- "$1" 2>/dev/null || true',
-        "sh",
-        dataOf(name),
-      ]).catch((error: unknown) => {
-        warn(`cannot count the bytes of volume ${name}`, error);
-        return undefined;
-      });
-      return printed === undefined ? undefined : Number.parseInt(printed, 10) || 0;
+      return diskBytes(dataOf(name), warn);
     },
 
     async remove(name) {
