@@ -8,6 +8,7 @@ import type { Mount } from "../../model/service.ts";
 import { newContainerId, systemRandom } from "../../runtime/random.ts";
 import { loadSchema } from "../api/schema.ts";
 import { buildImage, buildLayer, busyboxLayer, pushImage, text } from "../lab/image.ts";
+import { runTool } from "../../worker/mounts/tool.ts";
 import { plainSpec } from "../worker/engine/plain.ts";
 import { insideNamespaces, startTestHost } from "./containerd.ts";
 import { openTestDoor } from "./front-door.ts";
@@ -280,6 +281,28 @@ await t.test(
     }
     await rm(hosts);
     await t.rejects(engine.start(id, none), { message: /bind source path does not exist: .*own-hosts/ });
+    await engine.remove(id);
+  },
+);
+
+await t.test(
+  "a container that shows the engine's own directories sees what is unmounted there",
+  async (t) => {
+    const rest = { resources: {}, labels: {}, network: { kind: "none" }, secrets: [], configs: [] } as const;
+    const inside = join(host.directory, "inside");
+    await mkdir(inside);
+    await runTool("mount", ["-t", "tmpfs", "tmpfs", inside]);
+    await runTool("mount", ["--make-rshared", "/"]);
+    const id = newContainerId(systemRandom);
+    const script = "while grep -q ' /host/inside ' /proc/self/mountinfo; do sleep 0.1; done";
+    const mounts = [{ type: "bind", target: "/host", readOnly: false, source: host.directory }] as const;
+    const spec = { ...plainSpec, command: ["sh", "-c", script], mounts } as const;
+    await engine.create({ id, name: id, image, spec, ...rest }, none);
+    await engine.start(id, none);
+    await runTool("umount", [inside]);
+    const { exitCode } = await engine.wait(id, AbortSignal.timeout(20_000));
+    t.equal(exitCode, 0);
+    await runTool("mount", ["--make-rslave", "/"]);
     await engine.remove(id);
   },
 );

@@ -71,6 +71,7 @@ function parseBind(text: string): PlannedMount {
       readOnly,
       options: bindOptions(readOnly, given[0]),
       createSource: true,
+      hasPropagation: given.length > 0,
     };
   }
   if (given.length > 0) throw invalid(`invalid volume specification: '${text}'`);
@@ -111,6 +112,7 @@ function planMount(mount: MountRequest): PlannedMount {
         readOnly,
         options: isForced ? options.map((option) => (option === "ro" ? "rro" : option)) : options,
         createSource: mount.CreateMountpoint,
+        hasPropagation: propagation !== undefined,
       };
     }
     case "volume":
@@ -195,6 +197,7 @@ function borrow(mount: MountRecord): PlannedMount {
         readOnly,
         options: options(bindOptions(readOnly)),
         createSource,
+        hasPropagation: true,
       };
     }
     case "volume": {

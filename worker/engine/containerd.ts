@@ -187,6 +187,7 @@ class ContainerdEngine implements LocalEngine {
       imageMounts: this.#imageMounts,
       payloads: openPayloads(join(runDir, "payloads")),
       runDirectory: join(runDir, "containers"),
+      ownDirectories: [stateDir, runDir],
       cgroupVersion: host.cgroupVersion,
       cgroupPath: (id) => join("/", cgroupParent, id),
       emit: (event) => this.#events.send(event),

@@ -38,6 +38,8 @@ const logDrivers = ["json-file", "local", "journald", ""];
 export interface CreateDeps extends LifecycleDeps {
   readonly random: Random;
   readonly host: HostDescription;
+  /** What the engine mounts is below these. */
+  readonly ownDirectories: readonly string[];
   /** User and groups per image; an image never changes. */
   readonly users: Map<string, ProcessUser>;
 }
@@ -239,7 +241,14 @@ export function fillDirectory(runDirectory: string): string {
 }
 
 async function resolveAll(
-  { random, volumes, imageMounts, runDirectory, signal }: CreateDeps & { readonly signal: AbortSignal },
+  {
+    random,
+    volumes,
+    imageMounts,
+    runDirectory,
+    ownDirectories,
+    signal,
+  }: CreateDeps & { readonly signal: AbortSignal },
   user: string,
   planned: readonly PlannedMount[],
   layers: () => Promise<string[]>,
@@ -249,7 +258,7 @@ async function resolveAll(
   const mountImage = (reference: string): ReturnType<typeof imageMounts.make> =>
     imageMounts.make(user, imageCount++, reference);
   const temporaryDirectory = fillDirectory(runDirectory);
-  const deps = { random, volumes, user, mountImage, temporaryDirectory, signal };
+  const deps = { random, volumes, user, mountImage, temporaryDirectory, ownDirectories, signal };
   // One after the other: two may name the same fresh volume.
   for (const [index, mount] of planned.entries()) {
     const place = subpathPlace(subpathDirectory(runDirectory), user, index);

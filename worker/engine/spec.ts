@@ -188,11 +188,16 @@ function linuxOf(input: SpecInput, capabilities: readonly string[]): OciLinux {
       ...spec.sysctls,
     },
     ...(seccomp !== undefined && { seccomp }),
-    // Shared propagation of a bind works only if the container's root lets it through.
-    ...(input.mounts.some(({ options }) => options.includes("rshared") || options.includes("shared")) && {
-      rootfsPropagation: "shared",
-    }),
+    ...rootPropagation(input.mounts),
   };
+}
+
+/** Propagation of a bind works only if the container's root lets it through. */
+function rootPropagation(mounts: readonly OciMount[]): { readonly rootfsPropagation?: string } {
+  const has = (kind: string): boolean =>
+    mounts.some(({ options }) => options.includes(`r${kind}`) || options.includes(kind));
+  if (has("shared")) return { rootfsPropagation: "shared" };
+  return has("slave") ? { rootfsPropagation: "rslave" } : {};
 }
 
 function networkNamespace(network: ContainerNetwork): { type: string; path?: string }[] {

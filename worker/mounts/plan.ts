@@ -12,6 +12,8 @@ export type PlannedMount =
       readonly readOnly: boolean;
       readonly options: readonly string[];
       readonly createSource: boolean;
+      /** How mounts of the host go on into the container was asked for. */
+      readonly hasPropagation: boolean;
     }
   | {
       readonly type: "volume";
@@ -70,6 +72,21 @@ export function bindOptions(readOnly: boolean, propagation = "rprivate", recursi
   return [recursive ? "rbind" : "bind", readOnly ? "ro" : "rw", propagation];
 }
 
+/**
+ * A bind that shows the engine's own directories would else keep every mount that is in there by now, and with it what
+ * the engine unmounts later: as with Docker, these are slaves of the host's, unless something else was asked for.
+ *
+ * @param own - Directories of the engine.
+ */
+export function propagated(
+  { source, options, hasPropagation }: Extract<PlannedMount, { type: "bind" }>,
+  own: readonly string[],
+): readonly string[] {
+  const isAbove = own.some((path) => source === "/" || path === source || path.startsWith(`${source}/`));
+  if (hasPropagation || !isAbove) return options;
+  return options.map((option) => (option === "rprivate" ? "rslave" : option));
+}
+
 export function bindMount(source: string, target: string, readOnly: boolean): OciMount {
   return { destination: target, type: "bind", source, options: bindOptions(readOnly) };
 }
@@ -115,6 +132,7 @@ function planMount(mount: Mount): PlannedMount {
         readOnly,
         options,
         createSource: createMountpoint,
+        hasPropagation: propagation !== undefined,
       };
     }
     case "volume": {

@@ -8,7 +8,7 @@ import type { MountRecord } from "../engine/engine.ts";
 import type { OciMount } from "../engine/oci.ts";
 import { findInLayers } from "../engine/rootfs.ts";
 import { mountOverlay } from "../engine/views.ts";
-import { bindOptions, cleanPath, type PlannedMount } from "./plan.ts";
+import { bindOptions, cleanPath, type PlannedMount, propagated } from "./plan.ts";
 import { requireSubpath } from "./subpath.ts";
 import { runTool } from "./tool.ts";
 import type { VolumeContent, Volumes } from "./volume.ts";
@@ -24,6 +24,8 @@ export interface ResolveDeps {
   readonly temporaryDirectory: string;
   /** Where the part of a volume will be bound at each start, if this mount shows no more. */
   readonly subpathPlace: string;
+  /** What the engine mounts is below these. */
+  readonly ownDirectories: readonly string[];
   /** Ends the copying of an image's content. */
   readonly signal: AbortSignal;
 }
@@ -42,7 +44,8 @@ export async function resolveMount(
   const { target, readOnly } = mount;
   switch (mount.type) {
     case "bind": {
-      const { source, options, createSource } = mount;
+      const { source, createSource } = mount;
+      const options = propagated(mount, deps.ownDirectories);
       await requireSource(source, createSource);
       return {
         oci: { destination: target, type: "bind", source, options },

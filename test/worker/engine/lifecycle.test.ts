@@ -199,7 +199,7 @@ t.test("an init that this host lacks is refused for good: waiting would not brin
   const { deps } = await world(t, running);
   const payloads = { write: async () => [], remove: async () => undefined };
   const host = { cgroupVersion: 2 } as HostDescription;
-  const make = { ...deps, payloads, host, random: systemRandom, users: new Map() };
+  const make = { ...deps, payloads, host, random: systemRandom, users: new Map(), ownDirectories: [] };
   const request = { id, name: "web", image: "web:1", spec: { ...plainSpec, init: true } } as ContainerCreate;
   await t.rejects(createContainer(make, request, {} as Image, new AbortController().signal), {
     code: "invalid-argument",

@@ -1,7 +1,7 @@
 import t from "tap";
 
-import type { Mount } from "../../../model/service.ts";
-import { cleanPath, planMounts } from "../../../worker/mounts/plan.ts";
+import type { BindOptions, Mount } from "../../../model/service.ts";
+import { cleanPath, planMounts, propagated } from "../../../worker/mounts/plan.ts";
 
 const base = { target: "/t", readOnly: false } as const;
 
@@ -123,3 +123,19 @@ t.test("paths are made plain", (t) => {
   }
   t.end();
 });
+
+t.test(
+  "a bind that shows the engine's own directories is a slave of the host, unless told otherwise",
+  (t) => {
+    const options = (source: string, bind: BindOptions = {}): readonly string[] => {
+      const [planned] = planMounts({ mounts: [{ ...base, type: "bind", source, bind }] }, []);
+      return planned?.type === "bind" ? propagated(planned, ["/var/lib/shoal", "/run/shoal"]) : [];
+    };
+    for (const source of ["/", "/var/lib", "/run/shoal", "/run/"])
+      t.strictSame(options(source), ["rbind", "rw", "rslave"], source);
+    for (const source of ["/var/li", "/run/shoal/containers", "/srv"])
+      t.strictSame(options(source), ["rbind", "rw", "rprivate"], source);
+    t.strictSame(options("/", { propagation: "rprivate" }), ["rbind", "rw", "rprivate"]);
+    t.end();
+  },
+);
