@@ -1,5 +1,5 @@
 /** What a container uses, read from its cgroup and its network namespace. */
-import { readFile } from "node:fs/promises";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 
 const root = "/sys/fs/cgroup";
@@ -53,16 +53,27 @@ export async function readUsage(source: UsageSource): Promise<Usage> {
   return { ...own, systemNs, networks, cpuCount: source.cpuCount };
 }
 
-/** Process ids on the host, of all processes of the container. */
+/** Process ids on the host, of all processes of the container: also of the groups that it made below its own. */
 export async function readPids({
   cgroupVersion,
   cgroupPath,
 }: Pick<UsageSource, "cgroupVersion" | "cgroupPath">): Promise<number[]> {
-  const directory = cgroupVersion === 2 ? join(root, cgroupPath) : join(root, "memory", cgroupPath);
-  return (await textOf(join(directory, "cgroup.procs")))
-    .split("\n")
-    .filter((line) => line !== "")
-    .map(Number);
+  return pidsBelow(cgroupVersion === 2 ? join(root, cgroupPath) : join(root, "memory", cgroupPath));
+}
+
+/** @param directory - Of a cgroup. */
+export async function pidsBelow(directory: string): Promise<number[]> {
+  const pids = new Set<number>();
+  // A list and no recursion: a container may nest groups as deep as the kernel allows.
+  const directories = [directory];
+  for (let next = directories.pop(); next !== undefined; next = directories.pop()) {
+    const lines = (await textOf(join(next, "cgroup.procs"))).split("\n");
+    for (const line of lines) if (line !== "") pids.add(Number(line));
+    const parent = next;
+    const entries = await readdir(parent, { withFileTypes: true }).catch(() => []); // It is gone already.
+    directories.push(...entries.filter((entry) => entry.isDirectory()).map(({ name }) => join(parent, name)));
+  }
+  return [...pids];
 }
 
 type OfCgroup = Omit<Usage, "systemNs" | "networks" | "cpuCount">;
