@@ -2,6 +2,7 @@
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Log } from "../../runtime/log.ts";
 import { newContainerId, type Random } from "../../runtime/random.ts";
+import type { ContainerRecord } from "../engine/engine.ts";
 import { ExecRefused, type ExecSession } from "../engine/exec-session.ts";
 import type { LocalEngine } from "../engine/local.ts";
 import { capabilitiesOf } from "../engine/process.ts";
@@ -25,6 +26,8 @@ export interface ExecConfig {
 export interface Exec {
   readonly id: string;
   readonly containerId: string;
+  /** The run of the container that it was created in. */
+  readonly runStartedAtMs: number;
   readonly config: ExecConfig;
   session: ExecSession | undefined;
   pid: number;
@@ -65,12 +68,14 @@ export class Execs {
     const { random } = this.#deps;
     const config = parseExec(body);
     if (config.cmd.length === 0) throw new ClusterError("invalid-argument", "No exec command specified");
-    await this.#requireRunning(containerId);
+    const runStartedAtMs = await this.#requireRunning(containerId);
+    await this.#forgetOver();
     this.#forget();
     const id = newContainerId(random);
     this.#execs.set(id, {
       id,
       containerId,
+      runStartedAtMs,
       config,
       session: undefined,
       pid: 0,
@@ -147,7 +152,8 @@ export class Execs {
     await this.#emit(exec.containerId, "exec_die", { execID: exec.id, exitCode: String(exitCode) });
   }
 
-  async #requireRunning(containerId: string): Promise<void> {
+  /** @returns When it was started. */
+  async #requireRunning(containerId: string): Promise<number> {
     const record = await this.#deps.engine.inspect(containerId);
     if (record?.status.state !== "running") {
       throw new ClusterError("conflict", `container ${containerId} is not running`);
@@ -157,6 +163,21 @@ export class Execs {
         "conflict",
         `container ${containerId} is paused, unpause the container before exec`,
       );
+    }
+    return record.status.startedAtMs;
+  }
+
+  /** Those of containers that are removed, and what was never started in a run that is over. */
+  async #forgetOver(): Promise<void> {
+    const { engine } = this.#deps;
+    const ids = new Set([...this.#execs.values()].map(({ containerId }) => containerId));
+    const records = new Map<string, ContainerRecord | undefined>();
+    for (const id of ids) records.set(id, await engine.inspect(id));
+    for (const { id, containerId, state, runStartedAtMs } of this.#execs.values()) {
+      if (state === "running" || !records.has(containerId)) continue;
+      const status = records.get(containerId)?.status;
+      const isItsRun = status?.state === "running" && status.startedAtMs === runStartedAtMs;
+      if (status === undefined || (state === "created" && !isItsRun)) this.#execs.delete(id);
     }
   }
 
