@@ -12,7 +12,7 @@ import type { ContainerView } from "./container-print.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import type { EndpointView } from "./endpoint-print.ts";
 import { askManager, isManager } from "./forward.ts";
-import { frameLine } from "./log-frame.ts";
+import { frameLine, logDetails } from "./log-frame.ts";
 import { parseTime } from "./time.ts";
 
 /** `GET /containers/json`, newest first. */
@@ -99,11 +99,13 @@ export async function containerLogs(
     ...(untilMs !== undefined && { untilMs }),
   };
   const lines = deps.engine.logs(record.id).read(options, signal);
-  const { tty } = record;
+  const { tty, labels, env } = record;
+  const logOptions = deps.containers?.record(record.id)?.hostConfig.LogConfig.Config ?? {};
+  const details = queryFlag(query.get("details")) && { details: logDetails(logOptions, labels, env) };
   return { tty, frames: frames() };
 
   async function* frames(): AsyncGenerator<Uint8Array> {
-    for await (const line of lines) yield frameLine(line, { tty, timestamps });
+    for await (const line of lines) yield frameLine(line, { tty, timestamps, ...details });
   }
 }
 
