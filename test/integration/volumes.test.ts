@@ -195,6 +195,11 @@ await t.test("a part of a volume is found anew at each start, within the volume"
     return docker("logs", id);
   };
   t.match(await printed(), /^own$/m);
+  const opened = await engine.files.open(id, "read", none);
+  const seen = await opened.tree.walk("/part/own", { last: "kept" });
+  t.equal(seen.last.stats.size, 5n, "seen without a start as well");
+  await seen.close();
+  await opened.close();
   const inVolume = join(host.settings.stateDir, "volumes", "shared", "_data");
   const outside = join(host.directory, "not for containers");
   await mkdir(outside);

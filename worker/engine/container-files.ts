@@ -14,6 +14,7 @@ import type { Container } from "./container.ts";
 import type { ImageMounts } from "./image-mounts.ts";
 import type { OciSpec } from "./oci.ts";
 import { snapshotMounts } from "./snapshots.ts";
+import { bindSubpaths, subpathPlace } from "../mounts/subpath.ts";
 import { runTool } from "../mounts/tool.ts";
 import { clearViews, openView, upperDirectory, type View } from "./views.ts";
 
@@ -58,6 +59,8 @@ const keptErrorBytes = 4_096;
 
 export class SnapshotFiles implements ContainerFiles {
   readonly #deps: FilesDeps;
+  /** Trees of containers that did not run, so far. */
+  #opened = 0;
 
   constructor(deps: FilesDeps) {
     this.#deps = deps;
@@ -161,9 +164,11 @@ export class SnapshotFiles implements ContainerFiles {
     const view = await openView(directory, await this.#mounts(container), kind);
     assert(view !== undefined, "a container has a layer of its own");
     let tree: Tree | undefined;
+    let releaseParts = async (): Promise<void> => {};
     const close = async (): Promise<void> => {
       try {
         await tree?.close();
+        await releaseParts();
         await view.close();
       } finally {
         // A view that cannot be unmounted keeps no volume from its removal.
@@ -173,12 +178,27 @@ export class SnapshotFiles implements ContainerFiles {
     try {
       for (const name of names) await volumes.use(name, `files of ${id}`);
       await imageMounts.ensure(container.record);
+      // At places of their own: a start may come meanwhile and bind and release its.
+      const key = `parts-${this.#opened++}`;
+      releaseParts = await bindSubpaths(directory, key, container.record.mounts);
+      const parts = new Map<string, string>(
+        container.record.mounts.flatMap(({ type, subpath, target }, index) =>
+          type === "volume" && subpath !== undefined
+            ? [[target, subpathPlace(directory, key, index)] as const]
+            : [],
+        ),
+      );
       const { container: known } = await connection.call(connection.containers, "get", { id });
       const spec = JSON.parse(known?.spec?.value.toString("utf8") ?? "{}") as Partial<OciSpec>;
       tree = await Tree.open(view.path, { readOnly: spec.root?.readonly === true });
-      for (const { type, source, destination, options } of spec.mounts ?? []) {
+      for (const { type, source: given, destination, options } of spec.mounts ?? []) {
+        const source = parts.get(destination) ?? given;
         if (type !== "bind" || !(await exists(source))) continue;
-        await tree.mount({ target: destination, source, readOnly: options.includes("ro") });
+        await tree.mount({
+          target: destination,
+          source,
+          readOnly: options.includes("ro") || options.includes("rro"),
+        });
       }
       return { tree, close };
     } catch (error) {
