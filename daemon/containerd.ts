@@ -101,7 +101,7 @@ function writeConfig(settings: HostSettings): string {
     path,
     [
       "version = 2",
-      `root = ${quoted(join(root, "root"))}`,
+      `root = ${quoted(settings.containerdRoot ?? join(root, "root"))}`,
       `state = ${quoted(join(state, "state"))}`,
       // Kubernetes' part, and snapshotters that only log that their file system is missing.
       'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]',

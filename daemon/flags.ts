@@ -90,6 +90,7 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       managerSocket: join(runDir, "manager.sock"),
       hostname: flags.hostname,
       containerd: flags.containerd ?? join(runDir, "containerd", "containerd.sock"),
+      ...(flags.containerd === undefined && { containerdRoot: join(stateDir, "containerd", "root") }),
       runtime: flags.runtime === "auto" ? chooseRuntime() : flags.runtime,
       runtimeRoot: join(runDir, "runtime"),
       cgroupParent: flags.cgroupParent,

@@ -29,6 +29,8 @@ export interface HostSettings {
   readonly hostname: string;
   /** containerd's socket. */
   readonly containerd: string;
+  /** Where a containerd of ours keeps everything; absent for another's, whose files are not ours to look into. */
+  readonly containerdRoot?: string;
   /** Runtime binary for containers: "crun" or "runc", or a path. */
   readonly runtime: string;
   /** Directory for the runtime's own state; never shared between two containerds. */

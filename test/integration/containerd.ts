@@ -103,11 +103,13 @@ export async function startTestHost(
   const directory = join(tmpdir(), `shoal-test-${name}`);
   const cgroupParent = `/shoal-test-${name}`;
   const socket = join(directory, "containerd.sock");
+  const containerdRoot = join(directory, "root");
   const settings: EngineSettings = {
     stateDir: join(directory, "state"),
     runDir: join(directory, "run"),
     hostname: "testhost",
     containerd: socket,
+    containerdRoot,
     runtime: "crun",
     runtimeRoot: join(directory, "runtime"),
     cgroupParent,
@@ -147,14 +149,7 @@ export async function startTestHost(
     async startContainerd() {
       const config = join(directory, "containerd.toml");
       await writeFile(config, 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n');
-      const paths = [
-        "--root",
-        join(directory, "root"),
-        "--state",
-        join(directory, "containerd"),
-        "--address",
-        socket,
-      ];
+      const paths = ["--root", containerdRoot, "--state", join(directory, "containerd"), "--address", socket];
       installShim(programs, findBinary("containerd") ?? "", settings);
       await runtime.look();
       containerd = start("containerd", ["--config", config, "--log-level", "warn", ...paths]);

@@ -8,6 +8,7 @@ import {
   WriteContentRequest,
   type WriteContentResponse,
 } from "../../proto/gen/containerd/content.ts";
+import { explainSystemError } from "../../runtime/system-error.ts";
 import {
   type Connection,
   detailOf,
@@ -17,8 +18,13 @@ import {
   toEngineError,
   unlessGone,
 } from "./connection.ts";
+import { Flusher, openIngest, writeAt } from "./ingest.ts";
 
 const chunkBytes = 256 * 1024;
+/** As much and more is written into containerd's own file, which takes a call more. */
+const directBytes = 2 * 1024 * 1024;
+/** containerd reads what it has of a blob for its digest before it answers; a slow disk gives this much in a millisecond. */
+const hashedBytesPerMs = 20_000;
 /** Requests of a write under way at once. */
 const windowChunks = 4;
 /** Field 6, a string of bytes. */
@@ -32,7 +38,7 @@ export interface BlobWrite {
   readonly size: number;
   readonly lease: string;
   readonly labels?: Readonly<Record<string, string>>;
-  /** The blob's bytes from `offset` on. Called once, and not at all if the content is there. */
+  /** The blob's bytes from `offset` on. Called once as a rule, and not at all if the content is there. */
   readonly source: (offset: number) => AsyncIterable<Buffer>;
   readonly onProgress?: (currentBytes: number) => void;
 }
@@ -47,10 +53,10 @@ export async function writeBlob(
   signal: AbortSignal,
 ): Promise<"written" | "exists"> {
   await connection.ready(signal);
-  const session = new WriteSession(connection, blob, signal);
   try {
-    const outcome = await session.run();
-    return outcome;
+    if (blob.size >= directBytes) await fillAlone(connection, blob, signal);
+    using session = new WriteSession(connection, blob, signal);
+    return await session.run();
   } catch (error) {
     signal.throwIfAborted();
     if (isAlreadyThere(error)) {
@@ -62,9 +68,69 @@ export async function writeBlob(
       throw new ClusterError("data-loss", `${blob.digest}: ${detailOf(error)}`, { cause: error });
     }
     throw toEngineError(error, `cannot store ${blob.digest}`);
-  } finally {
-    session.close();
   }
+}
+
+/** As {@link fill}, for one writer at a time: once it is a blob, nobody may write to that file any more. */
+async function fillAlone(connection: Connection, blob: BlobWrite, signal: AbortSignal): Promise<void> {
+  const { filling } = connection;
+  if (filling.has(blob.digest))
+    throw new ClusterError("unavailable", `${blob.digest} is being written already`);
+  filling.add(blob.digest);
+  try {
+    await fill(connection, blob, signal);
+  } finally {
+    filling.delete(blob.digest);
+  }
+}
+
+/** Writes what is missing of a blob into the file that containerd gathers it in, where that can be found. */
+async function fill(connection: Connection, blob: BlobWrite, signal: AbortSignal): Promise<void> {
+  const { digest, size, source, onProgress } = blob;
+  const { containerdRoot } = connection;
+  if (containerdRoot === undefined) return;
+  let offset: number;
+  {
+    using session = new WriteSession(connection, blob, signal);
+    offset = await session.begin();
+    if (size - offset < directBytes) return;
+    await session.end();
+  }
+  const file = await openIngest(containerdRoot, writeReference(digest), offset);
+  if (file === undefined) return;
+  const flusher = new Flusher(file);
+  try {
+    onProgress?.(offset);
+    let writing = Promise.resolve();
+    for await (const { pieces, bytes } of chunked(source(offset))) {
+      signal.throwIfAborted();
+      requireWithin(blob, offset + bytes);
+      await writing;
+      onProgress?.(offset);
+      writing = writeAt(file, pieces, offset).catch((error: unknown) => {
+        throw explainSystemError(error) ?? error;
+      });
+      writing.catch(() => undefined); // Awaited before the next, or below.
+      offset += bytes;
+      flusher.wrote(bytes);
+    }
+    await writing;
+    onProgress?.(offset);
+  } finally {
+    // Also when the source broke off: what is there would be gone on with.
+    await flusher.end().finally(() => file.close());
+  }
+  requireWhole(blob, offset);
+}
+
+function requireWithin({ digest, size }: BlobWrite, bytes: number): void {
+  if (bytes <= size) return;
+  throw new ClusterError("data-loss", `${digest} is larger than the ${size} bytes that its manifest says`);
+}
+
+function requireWhole({ digest, size }: BlobWrite, bytes: number): void {
+  if (bytes === size) return;
+  throw new ClusterError("data-loss", `${digest} ended after ${bytes} of ${size} bytes`);
 }
 
 /** Forgets what an interrupted or wrong write left, so that the next begins at 0. */
@@ -105,6 +171,7 @@ class WriteSession {
   #unanswered = 0;
   /** As the last answer says. */
   #heldBytes = 0;
+  #isEnding = false;
   #failure: unknown;
   #wake = (): void => undefined;
 
@@ -121,25 +188,26 @@ class WriteSession {
     });
     this.#stream.on("error", (error: Error) => this.#fail(error));
     this.#stream.on("end", () => {
+      if (this.#isEnding) return this.#wake();
       this.#fail(new ClusterError("unavailable", `containerd ended the write of ${blob.digest}`));
     });
     signal.addEventListener("abort", this.#cancel, { once: true });
   }
 
-  async run(): Promise<"written"> {
-    const { digest, size, labels = {}, source, onProgress } = this.#blob;
+  /** @returns how much of the blob is there. */
+  async begin(): Promise<number> {
     this.#send({ action: WriteAction.STAT });
-    await this.#until(0);
-    let offset = this.#heldBytes;
+    await this.#until(0, stallMs + this.#blob.size / hashedBytesPerMs);
+    return this.#heldBytes;
+  }
+
+  async run(): Promise<"written"> {
+    const { size, labels = {}, source, onProgress } = this.#blob;
+    let offset = await this.begin();
     onProgress?.(offset);
     if (offset < size) {
       for await (const { pieces, bytes } of chunked(source(offset))) {
-        if (offset + bytes > size) {
-          throw new ClusterError(
-            "data-loss",
-            `${digest} is larger than the ${size} bytes that its manifest says`,
-          );
-        }
+        requireWithin(this.#blob, offset + bytes);
         await this.#until(windowChunks - 1);
         this.#send({ action: WriteAction.WRITE, offset }, pieces);
         offset += bytes;
@@ -148,15 +216,30 @@ class WriteSession {
       await this.#until(0);
       onProgress?.(this.#heldBytes);
     }
-    if (this.#heldBytes !== size) {
-      throw new ClusterError("data-loss", `${digest} ended after ${this.#heldBytes} of ${size} bytes`);
-    }
+    requireWhole(this.#blob, this.#heldBytes);
     this.#send({ action: WriteAction.COMMIT, offset, labels });
     await this.#until(0);
     return "written";
   }
 
-  close(): void {
+  /** Settles once containerd has let go of the blob, and keeps what it has of it. */
+  async end(): Promise<void> {
+    this.#isEnding = true;
+    const ended = new Promise<void>((resolve, reject) => {
+      this.#stream.once("status", ({ code, details }) =>
+        code === status.OK ? resolve() : reject(new ClusterError("unavailable", details)),
+      );
+    });
+    this.#stream.end();
+    const timer = setTimeout(this.#cancel, stallMs);
+    try {
+      await ended;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  [Symbol.dispose](): void {
     this.#signal.removeEventListener("abort", this.#cancel);
     this.#stream.end();
     this.#stream.cancel();
@@ -182,8 +265,8 @@ class WriteSession {
   }
 
   /** Settles once no more than so many requests wait for their answers. */
-  async #until(unanswered: number): Promise<void> {
-    const timer = setTimeout(this.#cancel, stallMs);
+  async #until(unanswered: number, boundMs = stallMs): Promise<void> {
+    const timer = setTimeout(this.#cancel, boundMs);
     try {
       while (this.#unanswered > unanswered) {
         if (this.#failure !== undefined) throw this.#failure;

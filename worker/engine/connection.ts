@@ -78,8 +78,13 @@ export class Connection {
   readonly #channel: Channel;
   readonly #address: string;
   readonly #metadata: Metadata;
+  /** Directory that our own containerd keeps everything in. */
+  readonly containerdRoot: string | undefined;
+  /** Digests of blobs that are being written into containerd's own files, where its lock keeps nobody else away. */
+  readonly filling = new Set<string>();
 
-  constructor(socket: string) {
+  constructor(socket: string, containerdRoot?: string) {
+    this.containerdRoot = containerdRoot;
     this.#address = socket;
     const address = `unix:${socket}`;
     const plain = credentials.createInsecure();

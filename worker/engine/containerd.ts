@@ -77,6 +77,7 @@ export type EngineSettings = Pick<
   | "runDir"
   | "hostname"
   | "containerd"
+  | "containerdRoot"
   | "runtime"
   | "runtimeRoot"
   | "cgroupParent"
@@ -130,7 +131,7 @@ class ContainerdEngine implements LocalEngine {
   private constructor(deps: EngineDeps, settings: EngineSettings, host: HostDescription) {
     const { clock, random, warn } = deps;
     const { stateDir, runDir, cgroupParent } = settings;
-    const connection = new Connection(settings.containerd);
+    const connection = new Connection(settings.containerd, settings.containerdRoot);
     this.#host = host;
     this.#rootDir = stateDir;
     this.#images = new Images({

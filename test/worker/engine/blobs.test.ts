@@ -1,5 +1,6 @@
 import { Server, ServerCredentials, type ServerDuplexStream, status } from "@grpc/grpc-js";
-import { mkdtemp, rm } from "node:fs/promises";
+import { readFileSync, writeFileSync } from "node:fs";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -19,7 +20,7 @@ type WriteStream = ServerDuplexStream<WriteContentRequest, WriteContentResponse>
 const digest = `sha256:${"0".repeat(64)}`;
 const none = new AbortController().signal;
 
-async function serve(t: Test, write: (stream: WriteStream) => void): Promise<Connection> {
+async function serve(t: Test, write: (stream: WriteStream) => void, root?: string): Promise<Connection> {
   const directory = await mkdtemp(join(tmpdir(), "shoal-blobs-"));
   const socket = join(directory, "containerd.sock");
   const server = new Server();
@@ -29,7 +30,7 @@ async function serve(t: Test, write: (stream: WriteStream) => void): Promise<Con
       error === null ? resolve() : reject(error),
     );
   });
-  const connection = new Connection(socket);
+  const connection = new Connection(socket, root);
   t.teardown(async () => {
     connection.close();
     server.forceShutdown();
@@ -78,6 +79,28 @@ class Content {
   answer(): void {
     for (const send of this.#waiting.splice(0)) send();
   }
+}
+
+/** What it holds is in a file, as containerd has it. */
+async function inFile(t: Test, content: Content, { reference = `shoal/1/shoal-${digest}`, held = "" } = {}) {
+  const root = await mkdtemp(join(tmpdir(), "shoal-ingest-"));
+  t.teardown(() => rm(root, { recursive: true }));
+  const directory = join(root, "io.containerd.content.v1.content", "ingest", "0123");
+  await mkdir(directory, { recursive: true });
+  await writeFile(join(directory, "ref"), reference);
+  const path = join(directory, "data");
+  await writeFile(path, held);
+  const other = join(directory, "..", "4567");
+  await mkdir(other);
+  await writeFile(join(other, "ref"), `shoal/2/shoal-sha256:${"1".repeat(64)}`);
+  await writeFile(join(other, "data"), held);
+  Object.defineProperty(content, "held", {
+    get: () => readFileSync(path),
+    set: (data: Buffer) => {
+      writeFileSync(path, data);
+    },
+  });
+  return { root, path, other: join(other, "data") };
 }
 
 async function* inPieces(data: Buffer, pieceBytes: number): AsyncGenerator<Buffer> {
@@ -199,4 +222,104 @@ t.test("whoever gives up a write that waits gets away at once", async (t) => {
     await new Promise((resolve) => setImmediate(resolve));
   stop.abort(new Error("no longer wanted"));
   await t.rejects(writing, { message: "no longer wanted" });
+});
+
+t.test("a large blob goes into containerd's own file, from where an interrupted write ended", async (t) => {
+  const data = Buffer.from(systemRandom.bytes(3_000_000));
+  const content = new Content();
+  const { root, other } = await inFile(t, content, { held: "\0".repeat(12_345) });
+  content.held = data.subarray(0, 12_345);
+  const connection = await serve(t, content.write, root);
+  const progress: number[] = [];
+  const outcome = await writeBlob(
+    connection,
+    {
+      digest,
+      size: data.length,
+      lease: "l",
+      labels: { of: "a test" },
+      source: (offset) => inPieces(data.subarray(offset), 70_000),
+      onProgress: (bytes) => void progress.push(bytes),
+    },
+    none,
+  );
+  t.equal(outcome, "written");
+  t.ok(content.held.equals(data));
+  t.equal((await readFile(other)).length, 12_345, "another's is left alone");
+  t.equal(progress[0], 12_345);
+  t.equal(progress.at(-1), data.length);
+  t.strictSame(
+    content.requests.map(({ action }) => action),
+    [WriteAction.STAT, WriteAction.STAT, WriteAction.COMMIT],
+  );
+  t.match(content.requests.at(-1), { offset: data.length, expected: digest, labels: { of: "a test" } });
+});
+
+for (const { name, reference, size } of [
+  { name: "of another namespace", reference: `moby/1/shoal-${digest}`, size: 0 },
+  { name: "that has more than containerd says", reference: `shoal/1/shoal-${digest}`, size: 7 },
+]) {
+  t.test(`a file ${name} is left alone: the bytes go by calls`, async (t) => {
+    const data = Buffer.from(systemRandom.bytes(2_500_000));
+    const place = new Content();
+    const { root, path } = await inFile(t, place, { reference, held: "x".repeat(size) });
+    const content = new Content();
+    const connection = await serve(t, content.write, root);
+    const source = (offset: number) => inPieces(data.subarray(offset), 100_000);
+    t.equal(await writeBlob(connection, { digest, size: data.length, lease: "l", source }, none), "written");
+    t.ok(content.held.equals(data));
+    t.equal((await readFile(path)).length, size);
+  });
+}
+
+t.test("too much and too little for the file, and a source that is given up", async (t) => {
+  const data = Buffer.from(systemRandom.bytes(3_000_000));
+  const content = new Content();
+  const { root } = await inFile(t, content);
+  const connection = await serve(t, content.write, root);
+  const blob = { digest, lease: "l", source: (offset: number) => inPieces(data.subarray(offset), 100_000) };
+  await t.rejects(writeBlob(connection, { ...blob, size: 2_900_000 }, none), {
+    code: "data-loss",
+    message: /larger than the 2900000 bytes/,
+  });
+  content.held = Buffer.alloc(0);
+  await t.rejects(writeBlob(connection, { ...blob, size: 6_100_000 }, none), {
+    code: "data-loss",
+    message: /ended after 3000000 of 6100000 bytes/,
+  });
+  content.held = Buffer.alloc(0);
+  const stop = new AbortController();
+  async function* source(): AsyncGenerator<Buffer> {
+    yield data;
+    stop.abort(new Error("no longer wanted"));
+    yield data;
+  }
+  await t.rejects(writeBlob(connection, { digest, size: 6_000_000, lease: "l", source }, stop.signal), {
+    message: "no longer wanted",
+  });
+  t.ok(content.held.length <= data.length);
+  t.notOk(content.requests.some(({ action }) => action === WriteAction.COMMIT));
+});
+
+t.test("of two writers of one blob the second is refused while the first has its file", async (t) => {
+  const data = Buffer.from(systemRandom.bytes(3_000_000));
+  const content = new Content();
+  const { root } = await inFile(t, content);
+  const connection = await serve(t, content.write, root);
+  let release = (): void => undefined;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  let asked = (): void => undefined;
+  const begun = new Promise<void>((resolve) => (asked = resolve));
+  async function* slow(): AsyncGenerator<Buffer> {
+    asked();
+    await released;
+    yield data;
+  }
+  const blob = { digest, size: data.length, lease: "l" };
+  const first = writeBlob(connection, { ...blob, source: slow }, none);
+  await begun;
+  await t.rejects(writeBlob(connection, { ...blob, source: slow }, none), { code: "unavailable" });
+  release();
+  t.equal(await first, "written");
+  t.ok(content.held.equals(data));
 });
