@@ -111,6 +111,8 @@ export interface Image {
   readonly createdAtMs: number;
   readonly architecture: string;
   readonly os: string;
+  /** Such as "v7"; of those architectures that have them. */
+  readonly variant?: string;
 }
 
 export interface ImageConfig {

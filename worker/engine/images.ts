@@ -17,6 +17,7 @@ import {
   configLimitBytes,
   type Descriptor,
   type Manifest,
+  type WantedPlatform,
   manifestLimitBytes,
   parseConfig,
   parseManifest,
@@ -24,12 +25,13 @@ import {
   platformsOf,
   printPlatform,
 } from "./manifest.ts";
-import { forgetPulls, type PullDeps, pullImage, verifiedManifest } from "./pull.ts";
+import { fetchManifest, forgetPulls, type PullDeps, pullImage } from "./pull.ts";
 import { pushImage } from "./push.ts";
 import { familiarName, parseReference, printReference, type Reference } from "./reference.ts";
 import { readBody } from "./registry-answers.ts";
 import { Registry } from "./registry.ts";
 import type { RegistrySettings } from "./registry-hosts.ts";
+import { digestOf } from "./save.ts";
 import { RoomCheck } from "./room.ts";
 import { chainIds, snapshotExists } from "./snapshots.ts";
 import { Turns } from "./turns.ts";
@@ -44,6 +46,8 @@ interface RunningPull {
   readonly result: Promise<PullOutcome>;
   readonly listeners: Set<(progress: PullProgress) => void>;
   readonly cancel: AbortController;
+  /** What whoever joins later has missed, and needs. */
+  resolved: (PullProgress & { readonly kind: "resolved" }) | undefined;
   waiting: number;
 }
 
@@ -106,7 +110,10 @@ export class Images {
     // Credentials are part of the key: who may not pull an image must not be handed another's pull.
     const key = JSON.stringify([printReference(reference), auth ?? null, platform]);
     const running = this.#pulls.get(key) ?? this.#begin(key, text, auth, platform);
-    if (onProgress !== undefined) running.listeners.add(onProgress);
+    if (onProgress !== undefined) {
+      if (running.resolved !== undefined) onProgress(running.resolved);
+      running.listeners.add(onProgress);
+    }
     running.waiting++;
     try {
       const outcome = await orAborted(running.result, signal);
@@ -280,12 +287,18 @@ export class Images {
 
   async resolve(text: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<Distribution> {
     const reference = parseReference(text);
-    const remote = await this.#registry.manifest(reference, auth, signal);
-    const { manifest, descriptor } = verifiedManifest(reference, remote);
+    const { manifest, descriptor } = await fetchManifest(this.#registry, reference, auth, signal);
     if (manifest.kind === "index") return { descriptor, platforms: platformsOf(manifest.manifests) };
-    const response = await this.#registry.blob(reference, manifest.config.digest, 0, auth, signal);
-    const { architecture, os } = parseConfig(await readBody(response, configLimitBytes));
-    return { descriptor, platforms: [{ architecture, os }] };
+    const { digest } = manifest.config;
+    const response = await this.#registry.blob(reference, digest, 0, auth, signal);
+    const bytes = await readBody(response, configLimitBytes);
+    if (digestOf(bytes) !== digest)
+      throw new ClusterError(
+        "data-loss",
+        `configuration of ${reference.path}: other content came for ${digest}`,
+      );
+    const { architecture, os, variant } = parseConfig(bytes);
+    return { descriptor, platforms: [{ architecture, os, ...(variant !== undefined && { variant }) }] };
   }
 
   tags(repository: string, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<string[]> {
@@ -303,10 +316,11 @@ export class Images {
     this.#registry.close();
   }
 
-  #begin(key: string, text: string, auth: RegistryAuth | undefined, platform: Platform): RunningPull {
+  #begin(key: string, text: string, auth: RegistryAuth | undefined, platform: WantedPlatform): RunningPull {
     const cancel = new AbortController();
     const listeners = new Set<(progress: PullProgress) => void>();
     const report = (progress: PullProgress): void => {
+      if (progress.kind === "resolved") running.resolved = progress;
       for (const listener of listeners) listener(progress);
     };
     const result = this.#pull({ text, auth, platform }, report, cancel.signal).finally(() => {
@@ -314,7 +328,7 @@ export class Images {
     });
     // Those who wait have it; when all of them gave up nobody does.
     result.catch(() => {});
-    const running: RunningPull = { result, listeners, cancel, waiting: 0 };
+    const running: RunningPull = { result, listeners, cancel, resolved: undefined, waiting: 0 };
     this.#pulls.set(key, running);
     return running;
   }
@@ -324,7 +338,7 @@ export class Images {
       text,
       auth,
       platform,
-    }: { readonly text: string; readonly auth: RegistryAuth | undefined; readonly platform: Platform },
+    }: { readonly text: string; readonly auth: RegistryAuth | undefined; readonly platform: WantedPlatform },
     report: (progress: PullProgress) => void,
     signal: AbortSignal,
   ): Promise<PullOutcome> {
@@ -332,12 +346,8 @@ export class Images {
     const name = printReference(reference);
     const before = await this.names.get(name);
     const present = before === undefined ? undefined : await this.#load(before);
-    if (
-      before !== undefined &&
-      present !== undefined &&
-      isFor(present, platform) &&
-      (await this.#isUnpacked(present))
-    ) {
+    const isWhole = present !== undefined && (await this.#isUnpacked(present));
+    if (before !== undefined && isWhole && isFor(present, platform)) {
       const remote = await this.#registry.head(reference, auth, signal);
       if (remote.digest === present.digest) {
         report({ kind: "resolved", reference: name, digest: present.digest });
@@ -356,7 +366,8 @@ export class Images {
     const named = await this.names.get(name);
     const image = named === undefined ? undefined : await this.#load(named);
     if (image === undefined) throw new ClusterError("internal", `cannot pull ${text}: its content vanished`);
-    return { image, changed: true };
+    // What fits best may be what was here.
+    return { image, changed: !isWhole || image.id !== present.id || image.digest !== present.digest };
   }
 
   /** Undefined when parts of it are missing, such as those of another platform: then it must be pulled. */
@@ -366,7 +377,7 @@ export class Images {
     if (known?.digest === target.digest && known.platform === platform) return known;
     try {
       const { manifest, config: configDescriptor, layers, configBytes } = await this.#content(named);
-      const { config, diffIds, architecture, os, createdAtMs } = parseConfig(configBytes);
+      const { config, diffIds, architecture, os, variant, createdAtMs } = parseConfig(configBytes);
       const layersBytes = layers.reduce((sum, layer) => sum + layer.size, 0);
       const image: Image = {
         id: configDescriptor.digest,
@@ -378,6 +389,7 @@ export class Images {
         createdAtMs,
         architecture,
         os,
+        ...(variant !== undefined && { variant }),
       };
       this.#known.set(name, { ...image, platform });
       return image;
@@ -426,6 +438,8 @@ function undefinedIfMissing(error: unknown): undefined {
   throw error;
 }
 
-function isFor(image: Image, { os, architecture }: Platform): boolean {
-  return image.os === os && image.architecture === architecture;
+/** Whether the registry need not be asked for a part that fits better. */
+function isFor(image: Image, { os, architecture, variant }: WantedPlatform): boolean {
+  const isKind = image.os === os && image.architecture === architecture;
+  return isKind && (variant === undefined || (image.variant ?? variant) === variant);
 }

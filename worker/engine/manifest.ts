@@ -53,8 +53,7 @@ export type Manifest =
 export function parseManifest(bytes: Uint8Array, contentType: string): Manifest {
   const json = parseObject(bytes, "manifest");
   const mediaType = textOf(json["mediaType"]) ?? contentType.split(";")[0]?.trim() ?? "";
-  if (json["schemaVersion"] === 1)
-    throw malformed("schema 1 manifests are too old, schema 2 or OCI is accepted");
+  if (json["schemaVersion"] === 1) throw firstSchema();
   if (Array.isArray(json["manifests"])) {
     const entries = json["manifests"]
       .slice(0, layerCountLimit)
@@ -103,16 +102,38 @@ export function printPlatform({ os, architecture, variant }: WantedPlatform): st
   return [os, architecture, ...(variant === undefined ? [] : [variant])].join("/");
 }
 
-/** The entry for a platform; amd64 also takes variants, arm64 its v8. */
+/**
+ * The entry for a platform. A variant runs what was made for those before it, the highest first; what says nothing of its
+ * variant, or of its platform at all, is taken where nothing else fits.
+ */
 export function chooseEntry(entries: readonly IndexEntry[], wanted: WantedPlatform): IndexEntry | undefined {
   const fitting = entries.filter(
     ({ platform }) => platform?.os === wanted.os && platform.architecture === wanted.architecture,
   );
-  const exact = fitting.find(({ platform }) => platform?.variant === wanted.variant);
-  if (wanted.variant !== undefined)
-    return exact ?? fitting.find(({ platform }) => platform?.variant === undefined);
+  const plain = fitting.find(({ platform }) => platform?.variant === undefined);
+  const unsaid = entries.find(({ platform }) => platform === undefined);
   // The plain one first: it runs everywhere.
-  return fitting.find(({ platform }) => (platform?.variant ?? "") === "") ?? fitting[0];
+  if (wanted.variant === undefined) return plain ?? fitting[0] ?? unsaid;
+  const exact = fitting.find(({ platform }) => platform?.variant === wanted.variant);
+  const wantedVersion = versionOf(wanted.variant);
+  const [earlier] = fitting
+    .filter(({ platform }) => versionOf(platform?.variant) < wantedVersion)
+    .toSorted((a, b) => versionOf(b.platform?.variant) - versionOf(a.platform?.variant));
+  return exact ?? earlier ?? plain ?? unsaid;
+}
+
+/** Of "v7"; not a number for what is no such variant, which is then before no other. */
+function versionOf(variant: string | undefined): number {
+  return Number(/^v(\d+)$/.exec(variant ?? "")?.[1] ?? Number.NaN);
+}
+
+/** @throws {ClusterError} where a registry says so of what it sends; the digest of those that are signed is not of their bytes. */
+export function refuseFirstSchema(mediaType: string): void {
+  if (/\.docker\.distribution\.manifest\.v1\+/.test(mediaType)) throw firstSchema();
+}
+
+function firstSchema(): ClusterError {
+  return malformed("schema 1 manifests are too old, schema 2 or OCI is accepted");
 }
 
 export interface ParsedConfig {
@@ -120,6 +141,7 @@ export interface ParsedConfig {
   readonly diffIds: readonly string[];
   readonly architecture: string;
   readonly os: string;
+  readonly variant?: string;
   readonly createdAtMs: number;
 }
 
@@ -135,6 +157,7 @@ export function parseConfig(bytes: Uint8Array): ParsedConfig {
   }
   const stopSignal = textOf(config["StopSignal"]);
   const healthcheck = healthOf(config["Healthcheck"]);
+  const variant = textOf(json["variant"]);
   return {
     config: {
       env: textsOf(config["Env"]),
@@ -151,6 +174,7 @@ export function parseConfig(bytes: Uint8Array): ParsedConfig {
     diffIds,
     architecture: textOf(json["architecture"]) ?? "",
     os: textOf(json["os"]) ?? "",
+    ...(variant !== undefined && variant !== "" && { variant }),
     createdAtMs: Date.parse(textOf(json["created"]) ?? "") || 0,
   };
 }

@@ -20,6 +20,7 @@ import {
   parseConfig,
   parseManifest,
   printPlatform,
+  refuseFirstSchema,
   type WantedPlatform,
 } from "./manifest.ts";
 import type { Reference } from "./reference.ts";
@@ -160,10 +161,8 @@ class Pull {
     await this.#nameImage(root.descriptor, root === leaf ? "" : this.#target.label);
   }
 
-  async #fetchManifest(reference: Reference): Promise<FetchedManifest> {
-    const { registry } = this.#deps;
-    const remote = await registry.manifest(reference, this.#target.auth, this.#signal);
-    return verifiedManifest(reference, remote);
+  #fetchManifest(reference: Reference): Promise<FetchedManifest> {
+    return fetchManifest(this.#deps.registry, reference, this.#target.auth, this.#signal);
   }
 
   async #fetchChosen(root: FetchedManifest): Promise<FetchedManifest> {
@@ -250,8 +249,10 @@ class Pull {
     const { reference, auth } = this.#target;
     const { digest, size } = descriptor;
     const layer = shortDigest(digest);
+    let mirror: string | undefined;
     async function* source(offset: number): AsyncGenerator<Buffer> {
       const response = await registry.blob(reference, digest, offset, auth, signal);
+      mirror = registry.mirrorOf(response);
       let skipBytes = response.statusCode === 206 ? 0 : offset;
       for await (const chunk of response as AsyncIterable<Buffer>) {
         await room.add(chunk.length);
@@ -274,6 +275,7 @@ class Pull {
         );
       } catch (error) {
         signal.throwIfAborted();
+        if (isPassing(error)) registry.distrust(mirror);
         if (error instanceof ClusterError && error.code === "data-loss") {
           await abortBlob(connection, digest, this.#lease);
           failedAtBytes = size; // What came was wrong: nothing was reached.
@@ -323,6 +325,23 @@ export async function releasePlatform(
     await relabelBlob(connection, index.digest, { [platformLabel(manifest)]: "" });
 }
 
+/** From the first mirror that has what was asked for, else from the registry; verified. */
+export async function fetchManifest(
+  registry: Registry,
+  reference: Reference,
+  auth: RegistryAuth | undefined,
+  signal: AbortSignal,
+): Promise<FetchedManifest> {
+  for (;;) {
+    const remote = await registry.manifest(reference, auth, signal);
+    try {
+      return verifiedManifest(reference, remote);
+    } catch (error) {
+      if (!registry.distrust(remote.mirror)) throw error;
+    }
+  }
+}
+
 export interface FetchedManifest {
   readonly descriptor: Descriptor;
   readonly manifest: Manifest;
@@ -339,6 +358,7 @@ export function verifiedManifest(
   remote: RemoteManifest & { readonly bytes: Buffer },
 ): FetchedManifest {
   const { bytes, mediaType } = remote;
+  refuseFirstSchema(mediaType);
   if (bytes.length > manifestLimitBytes) throw new ClusterError("failed-precondition", "manifest too large");
   const digest = digestOf(bytes);
   const wanted = reference.digest ?? (remote.digest === "" ? digest : remote.digest);

@@ -28,11 +28,17 @@ export async function readBody(response: IncomingMessage, limitBytes: number): P
 export async function refuse(
   response: IncomingMessage,
   reference: Reference,
-  doing: "pull" | "push" = "pull",
+  doing: "pull" | "push" | "login" = "pull",
 ): Promise<never> {
   const code = response.statusCode ?? 0;
   const said = await registryMessage(response);
   const name = printReference(reference);
+  if (doing === "login" && (code === 401 || code === 403)) {
+    throw new ClusterError(
+      "unauthenticated",
+      `Get "https://${reference.domain}/v2/": ${said || "unauthorized: incorrect username or password"}`,
+    );
+  }
   if (doing === "push") {
     if (code === 401)
       throw new ClusterError("unauthenticated", said || "unauthorized: authentication required");

@@ -26,6 +26,8 @@ const smallAnswerMs = 60_000;
 const mirrorPauseMs = 60_000;
 const tokenLimitBytes = 1 << 20;
 const tagLimit = 10_000;
+/** Pages may be empty, and name a next one for ever. */
+const tagPageLimit = 1_000;
 const attempts = 3;
 const retryDelayMs = 250;
 /** No token lives shorter, whatever it says (token specification); less what a request may take. */
@@ -37,6 +39,8 @@ export interface RemoteManifest {
   /** As the registry says; empty if it does not. Verified by whoever uses the bytes. */
   readonly digest: string;
   readonly size: number;
+  /** Of the mirror that answered; undefined for the registry itself. */
+  readonly mirror: string | undefined;
 }
 
 interface Token {
@@ -50,6 +54,8 @@ export class Registry {
   readonly #tokens = new Map<string, Token>();
   /** Until when a mirror is left alone, by its address. */
   readonly #pausedMirrors = new Map<string, number>();
+  /** Which mirror sent an answer. */
+  readonly #answeredBy = new WeakMap<IncomingMessage, string>();
 
   constructor(settings: RegistrySettings, timeouts: Partial<RegistryTimeouts> = {}) {
     const all = { ...defaultTimeouts, ...timeouts };
@@ -82,7 +88,23 @@ export class Registry {
   ): Promise<RemoteManifest> {
     const response = await this.#manifest("HEAD", reference, auth, signal);
     response.resume();
-    return remoteManifest(response);
+    return this.#remoteManifest(response);
+  }
+
+  /**
+   * What a mirror sent proved to be broken, or something else than was asked for: it is left alone for a while.
+   *
+   * @returns Whether another may be asked; false when it was the registry's own answer.
+   */
+  distrust(mirror: string | undefined): boolean {
+    if (mirror === undefined) return false;
+    this.#pausedMirrors.set(mirror, Date.now() + mirrorPauseMs);
+    return true;
+  }
+
+  /** The mirror that sent this blob; undefined for the registry itself. */
+  mirrorOf(response: IncomingMessage): string | undefined {
+    return this.#answeredBy.get(response);
   }
 
   async manifest(
@@ -95,27 +117,31 @@ export class Registry {
     const response = await this.#manifest("GET", reference, auth, limited);
     const bytes = await readBody(response, manifestLimitBytes).catch((error: unknown) => {
       signal.throwIfAborted();
+      if (this.distrust(this.mirrorOf(response))) return undefined;
       if (!limited.aborted) throw error;
       const cause = `its answer takes more than ${smallAnswerMs / 1_000} s`;
       throw new ClusterError("unavailable", `cannot ask the registry ${reference.domain}: ${cause}`, {
         cause: error,
       });
     });
-    return { ...remoteManifest(response), size: bytes.length, bytes };
+    // From the next mirror, or the registry; there are only so many.
+    if (bytes === undefined) return this.manifest(reference, auth, signal);
+    return { ...this.#remoteManifest(response), size: bytes.length, bytes };
   }
 
   /** All tags of a repository, at most `tagLimit` of them. */
   async tags(reference: Reference, auth: RegistryAuth | undefined, signal: AbortSignal): Promise<string[]> {
     const found: string[] = [];
+    let pages = 0;
     for (let path: string | undefined = "/tags/list"; path !== undefined;) {
       const response = await this.#send("GET", reference, path, {}, auth, signal);
       if (response.statusCode !== 200) await refuse(response, reference);
       const { tags } = parseObject((await readBody(response, manifestLimitBytes)).toString("utf8"));
       if (Array.isArray(tags)) found.push(...tags.filter((tag): tag is string => typeof tag === "string"));
-      if (found.length > tagLimit)
+      if (found.length > tagLimit || ++pages > tagPageLimit)
         throw new ClusterError(
           "resource-exhausted",
-          `${reference.path} has more than ${tagLimit} tags: name one`,
+          `${reference.path} has more than ${tagLimit} tags, or ${tagPageLimit} pages of them: name one`,
         );
       // The next page is where the registry says, in the same list (distribution specification, "Listing Tags").
       const next = /<[^>?]*\?([^>]*)>;\s*rel="?next/.exec(String(response.headers["link"] ?? ""))?.[1];
@@ -258,6 +284,16 @@ export class Registry {
     return this.#read(method, reference, path, headers, auth, signal);
   }
 
+  #remoteManifest(response: IncomingMessage): RemoteManifest {
+    const digest = response.headers["docker-content-digest"];
+    return {
+      mediaType: (response.headers["content-type"] ?? "").split(";")[0]?.trim() ?? "",
+      digest: typeof digest === "string" ? digest : "",
+      size: Number(response.headers["content-length"] ?? 0),
+      mirror: this.mirrorOf(response),
+    };
+  }
+
   /** From the first of the mirrors that has it, else from the registry itself. Whatever comes is verified by its digest. */
   async #read(
     method: "GET" | "HEAD",
@@ -273,12 +309,15 @@ export class Registry {
         // Credentials are the registry's own and no matter of its mirrors.
         const at = { ...reference, domain: mirror.host };
         const response = await this.#send(method, at, path, headers, undefined, signal, undefined, mirror);
-        if (isRead(response)) return response;
+        if (isRead(response)) {
+          this.#answeredBy.set(response, mirror.host);
+          return response;
+        }
         response.destroy();
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof ClusterError)) throw error;
-        this.#pausedMirrors.set(mirror.host, Date.now() + mirrorPauseMs);
+        this.distrust(mirror.host);
       }
     }
     const response = await this.#send(method, reference, path, headers, auth, signal);
@@ -425,7 +464,8 @@ export class Registry {
             reference.domain,
             signal,
           );
-    if (response.statusCode !== 200) await refuse(response, reference);
+    if (response.statusCode !== 200)
+      await refuse(response, reference, reference.path === "" ? "login" : "pull");
     const body = parseObject((await readBody(response, tokenLimitBytes)).toString("utf8"));
     const token = body["token"] ?? body["access_token"];
     if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) {
@@ -435,15 +475,6 @@ export class Registry {
     const lifetimeMs = Math.max(typeof seconds === "number" ? seconds * 1000 : 0, tokenLifetimeMs);
     return { header: `Bearer ${token}`, untilMs: Date.now() + lifetimeMs - tokenMarginMs };
   }
-}
-
-function remoteManifest(response: IncomingMessage): RemoteManifest {
-  const digest = response.headers["docker-content-digest"];
-  return {
-    mediaType: (response.headers["content-type"] ?? "").split(";")[0]?.trim() ?? "",
-    digest: typeof digest === "string" ? digest : "",
-    size: Number(response.headers["content-length"] ?? 0),
-  };
 }
 
 function isRead({ statusCode }: IncomingMessage): boolean {

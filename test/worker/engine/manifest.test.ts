@@ -48,6 +48,30 @@ t.test("of an index, the entry of this platform is taken, one without variant fi
   t.end();
 });
 
+t.test("a variant takes what was made for those before it, then what says nothing", (t) => {
+  const cases = [
+    { wanted: "v7", entries: ["v5", "v6", "v8"], chosen: 1 },
+    { wanted: "v7", entries: ["v6", "v7"], chosen: 1 },
+    { wanted: "v7", entries: ["v8", "plain"], chosen: 1 },
+    { wanted: "v6", entries: ["v7"], chosen: undefined },
+    { wanted: "v7", entries: ["v8", "none"], chosen: 1 },
+    { wanted: undefined, entries: ["none", "v7"], chosen: 1 },
+    { wanted: undefined, entries: ["none"], chosen: 0 },
+  ];
+  for (const { wanted, entries, chosen } of cases) {
+    const arm = { os: "linux", architecture: "arm" };
+    const index = entries.map((variant, at) => ({
+      mediaType: "",
+      digest: String(at),
+      size: 1,
+      ...(variant !== "none" && { platform: { ...arm, ...(variant !== "plain" && { variant }) } }),
+    }));
+    const platform = { ...arm, ...(wanted !== undefined && { variant: wanted }) };
+    t.equal(chooseEntry(index, platform)?.digest, chosen?.toString(), `${wanted} of ${entries.join(" ")}`);
+  }
+  t.end();
+});
+
 for (const [name, value] of [
   ["not JSON", Buffer.from("<html>")],
   ["a list", bytes([])],

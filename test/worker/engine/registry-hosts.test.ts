@@ -10,6 +10,7 @@ import type { TLSSocket } from "node:tls";
 import t, { type Test } from "tap";
 
 import type { Reference } from "../../../worker/engine/reference.ts";
+import { fetchManifest } from "../../../worker/engine/pull.ts";
 import { Registry } from "../../../worker/engine/registry.ts";
 import { RegistryHosts } from "../../../worker/engine/registry-hosts.ts";
 import { createAuthority } from "./authority.ts";
@@ -244,6 +245,26 @@ t.test(
   },
 );
 
+t.test("a mirror whose manifests are broken or others than were asked for is left alone", async (t) => {
+  const text = '{"schemaVersion":2,"config":{},"layers":[]}'.replace("{}", `{"digest":"${digest}","size":2}`);
+  const wanted = `sha256:${createHash("sha256").update(text).digest("hex")}`;
+  const lying = await serve(t, (_request, response) => response.end(text.replace("2", "3")));
+  const cut = await serve(t, (_request, response) => {
+    response.writeHead(200, { "content-length": 100 });
+    response.write("{", () => response.destroy());
+  });
+  const good = await serve(t, (_request, response) => response.end(text));
+  const mirrors = [lying, cut, good].map(({ host }) => `http://${host}`);
+  const registry = registryOf(t, { insecure: [], mirrors });
+  const reference = { domain: "docker.io", path: "library/bb", digest: wanted };
+  for (let time = 0; time < 2; time++)
+    t.equal((await fetchManifest(registry, reference, undefined, none)).descriptor.digest, wanted);
+  t.strictSame(
+    [lying, cut, good].map(({ seen }) => seen.length),
+    [1, 1, 2],
+  );
+});
+
 t.test("login: what the registry says of credentials", async (t) => {
   const { host, seen } = await serve(t, (request, response) => {
     if (request.url?.startsWith("/token") === true) {
@@ -264,6 +285,7 @@ t.test("login: what the registry says of credentials", async (t) => {
   );
   await t.rejects(registry.login(host, { username: "u", password: "wrong" }, none), {
     code: "unauthenticated",
+    message: `Get "https://${host}/v2/": unauthorized: incorrect username or password`,
   });
 });
 

@@ -251,6 +251,24 @@ t.test("a push that is refused says why", async (t) => {
   });
 });
 
+t.test("empty pages of tags without end are given up", async (t) => {
+  const { seen, reference, registry } = await serve(t, (_request, response) => {
+    response.setHeader("link", `</v2/a/b/tags/list?page=${seen.length}>; rel="next"`).end('{"tags":[]}');
+    if (seen.length > 1_500) response.socket?.destroy();
+  });
+  await t.rejects(registry.tags(reference, undefined, none), { code: "resource-exhausted" });
+});
+
+t.test("a signed manifest of the first schema is called that, not another than was asked for", async (t) => {
+  const { reference, registry } = await serve(t, (_request, response) => {
+    response.setHeader("docker-content-digest", `sha256:${"0".repeat(64)}`);
+    response.setHeader("content-type", "application/vnd.docker.distribution.manifest.v1+prettyjws");
+    response.end('{"schemaVersion":1}');
+  });
+  const remote = await registry.manifest(reference, undefined, none);
+  t.throws(() => verifiedManifest(reference, remote), { message: /schema 1 manifests are too old/ });
+});
+
 t.test("tags come page by page; a list without end is given up", async (t) => {
   const { reference, registry } = await serve(t, (request, response) => {
     const last = Number(/last=(\d+)/.exec(request.url ?? "")?.[1] ?? 0);
