@@ -1,5 +1,7 @@
 /** Bridge networks of one host, made and used by the unmodified docker client. */
 import { createSocket } from "node:dgram";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { isDeepStrictEqual } from "node:util";
 
 import Docker from "dockerode";
@@ -520,6 +522,34 @@ await t.test("events of networks", async (t) => {
     told.split("\n"),
     ["create", "connect", "disconnect", "destroy"].map((action) => `${action} told bridge`),
   );
+});
+
+await t.test("host-gateway is where a container finds what the host listens on", async (t) => {
+  const listener = createServer((socket) => socket.end("from the host\n")).listen(0, "0.0.0.0");
+  await once(listener, "listening");
+  const { port } = listener.address() as AddressInfo;
+  const script = `grep -c host-gateway /etc/hosts; nc -w 3 box ${port} < /dev/null`;
+  await ok("network", "create", "far");
+  try {
+    for (const network of ["bridge", "far", "host"]) {
+      const args = [
+        "--rm",
+        "--network",
+        network,
+        "--add-host",
+        "box:host-gateway",
+        image,
+        "sh",
+        "-c",
+        script,
+      ];
+      t.equal((await docker("run", ...args)).out, "0\nfrom the host\n", network);
+    }
+    t.match(await refused("create", "--add-host", "box:nowhere", image), /invalid (IP address|argument)/);
+  } finally {
+    listener.close();
+    await ok("network", "rm", "far");
+  }
 });
 
 await t.test("the same by dockerode", async (t) => {

@@ -1,4 +1,5 @@
 /** What no container can be, refused with Docker's texts before anything is made. Pure. */
+import { parseIp } from "../../model/address.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { capabilitiesOf } from "../engine/process.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
@@ -63,7 +64,10 @@ export function validate({ config, hostConfig, endpoints }: CreateRequest, facts
   requireCapabilities(hostConfig, facts);
   for (const option of hostConfig.SecurityOpt) parseSecurityOption(option);
   for (const line of hostConfig.ExtraHosts) {
-    if (!/^[^:=]+[:=].+$/.test(line)) throw invalid(`bad format for add-host: "${line}"`);
+    const [, address = ""] = /^[^:=]+[:=](.+)$/.exec(line) ?? [];
+    if (address === "") throw invalid(`bad format for add-host: "${line}"`);
+    if (address !== "host-gateway" && parseIp(address.replace(/^\[(.*)\]$/, "$1")) === undefined)
+      throw invalid(`invalid IP address in add-host: "${address}"`);
   }
   if ((hostConfig.CgroupParent ?? "").split("/").includes(".."))
     throw invalid(`invalid cgroup parent: ${hostConfig.CgroupParent}: a path without ".." is accepted`);

@@ -10,12 +10,35 @@ ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 `;
 
-/** @param addresses - The task's own, no prefix length; each is known by its host name. */
+/** Stands for the host, wherever the task finds it. */
+const hostWord = "host-gateway";
+
+/** Whether a line of its hosts file is about the host. */
+export function namesHost({ extraHosts }: Pick<AttachRequest, "extraHosts">): boolean {
+  return extraHosts.some((line) => line.trim().split(/\s+/)[0] === hostWord);
+}
+
+/** @param gateway - Address of the host on its own bridge. */
+function extraLines(
+  { extraHosts }: Pick<AttachRequest, "extraHosts">,
+  gateway: string,
+): readonly (readonly string[])[] {
+  return extraHosts
+    .map((line) => line.trim().split(/\s+/))
+    .map(([address = "", ...names]) => [address === hostWord ? gateway : address, ...names]);
+}
+
+/**
+ * @param addresses - The task's own, no prefix length; each is known by its host name.
+ * @param gateway - Address of the host on its own bridge.
+ */
 export function hostsText(
-  { hostname, domainname = "", extraHosts }: Pick<AttachRequest, "hostname" | "domainname" | "extraHosts">,
+  request: Pick<AttachRequest, "hostname" | "domainname" | "extraHosts">,
   addresses: readonly string[],
+  gateway: string,
 ): string {
-  const extra = extraHosts.map((line) => line.trim().split(/\s+/)).filter(({ length }) => length > 1);
+  const { hostname, domainname = "" } = request;
+  const extra = extraLines(request, gateway).filter(({ length }) => length > 1);
   const names = domainname === "" ? [hostname] : [`${hostname}.${domainname}`, hostname];
   const own = addresses.map((address) => [address, ...names]);
   return (
@@ -24,9 +47,18 @@ export function hostsText(
 }
 
 /** For a task that shares the host's namespace: what the host has, and what the task asked for. */
-export function sharedHostsText(host: string, { extraHosts }: Pick<AttachRequest, "extraHosts">): string {
+export function sharedHostsText(
+  host: string,
+  request: Pick<AttachRequest, "extraHosts">,
+  gateway: string,
+): string {
   const start = host === "" || host.endsWith("\n") ? host : `${host}\n`;
-  return start + extraHosts.map((line) => `${line.trim().split(/\s+/).join("\t")}\n`).join("");
+  return (
+    start +
+    extraLines(request, gateway)
+      .map((words) => `${words.join("\t")}\n`)
+      .join("")
+  );
 }
 
 /**

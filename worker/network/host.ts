@@ -87,7 +87,6 @@ export class KernelNetwork implements HostNetwork {
   constructor(parts: HostParts, adopted: readonly TaskRecord[], wanted: WantedNetworks | undefined) {
     this.#parts = parts;
     this.#upstream = new Upstream({ ...parts, resolvConf: parts.settings.resolvConf });
-    this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream });
     this.#troubles = new OverlayTroubles(parts);
     this.#names = new NameServer({
       clock: parts.clock,
@@ -100,6 +99,8 @@ export class KernelNetwork implements HostNetwork {
     });
     this.#program = new Program({ ...parts, names: this.#names });
     this.#own = ownBridge(parts.settings.bridgeSubnet);
+    const { gateway } = this.#own;
+    this.#texts = new TaskTexts({ ...parts, upstream: this.#upstream, gateway });
     this.#useBridges(parts.settings.bridges);
     for (const record of adopted) this.#records.set(record.request.taskId, record);
     this.#wanted = wanted;

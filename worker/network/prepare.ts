@@ -13,6 +13,7 @@ import {
   pickIpv6,
   taskMac,
 } from "./addresses.ts";
+import { namesHost } from "./files.ts";
 import type {
   AttachedAddress,
   AttachedIpv6,
@@ -48,11 +49,10 @@ interface Host {
 
 const maxLinks = 32;
 
-/** Whether it joins the host's own bridge. */
-export function usesBridge(
-  { host, none, networks }: AttachRequest,
-  bridges: readonly BridgeNetwork[],
-): boolean {
+/** Whether it joins the host's own bridge, or finds the host by its address there. */
+export function usesBridge(request: AttachRequest, bridges: readonly BridgeNetwork[]): boolean {
+  const { host, none, networks } = request;
+  if (namesHost(request)) return true;
   if (host || none) return false;
   return networks.length === 0 || networks.some((network) => bridgeOf(network, bridges)?.id === "");
 }

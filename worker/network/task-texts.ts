@@ -8,6 +8,8 @@ interface Deps {
   readonly settings: { readonly resolvConf: string; readonly hosts: string };
   readonly readText: (path: string) => Promise<string>;
   readonly upstream: Upstream;
+  /** Of the host, on its own bridge. */
+  readonly gateway: string;
 }
 
 export class TaskTexts {
@@ -18,11 +20,11 @@ export class TaskTexts {
   }
 
   async of({ request, attached }: TaskRecord): Promise<FileTexts> {
-    const { settings, readText, upstream } = this.#deps;
+    const { settings, readText, upstream, gateway } = this.#deps;
     if (attached.kind === "host") {
       const shared = request.dns === undefined;
       return {
-        hosts: sharedHostsText(await readText(settings.hosts), request),
+        hosts: sharedHostsText(await readText(settings.hosts), request, gateway),
         resolvConf: shared
           ? await readText(settings.resolvConf)
           : resolvConfText(request, await upstream.conf(), undefined),
@@ -31,7 +33,7 @@ export class TaskTexts {
     }
     const addresses = attached.addresses.flatMap(addressesOf);
     return {
-      hosts: hostsText(request, addresses),
+      hosts: hostsText(request, addresses, gateway),
       resolvConf: resolvConfText(request, await upstream.conf(), attached.addresses[0]?.gateway),
       hostname: `${request.hostname}\n`,
     };

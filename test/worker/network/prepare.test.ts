@@ -13,7 +13,7 @@ import type {
   BridgeNetwork,
   OverlayNetwork,
 } from "../../../worker/network/network.ts";
-import { prepareLinks, type PreparedLink } from "../../../worker/network/prepare.ts";
+import { prepareLinks, type PreparedLink, usesBridge } from "../../../worker/network/prepare.ts";
 
 const own = ownBridge("172.20.0.0/16");
 
@@ -432,5 +432,19 @@ t.test("a host without tunnels is on no encrypted network, and says why", (t) =>
     code: "failed-precondition",
     message: "network green is encrypted, which this host cannot do: there is no WireGuard",
   });
+  t.end();
+});
+
+t.test("the host's own bridge is used by who joins it, and by who finds the host there", (t) => {
+  const named = { extraHosts: ["host-gateway host.docker.internal"] };
+  const cases = [
+    [request([]), true],
+    [request([on(1)]), false],
+    [{ ...request([on(1)]), ...named }, true],
+    [{ ...request([]), host: true }, false],
+    [{ ...request([]), host: true, ...named }, true],
+    [{ ...request([]), none: true }, false],
+  ] as const;
+  for (const [asked, want] of cases) t.equal(usesBridge(asked, bridges), want, JSON.stringify(asked));
   t.end();
 });

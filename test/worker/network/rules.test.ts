@@ -1,6 +1,6 @@
 import t from "tap";
 
-import { hostsText, resolvConfText } from "../../../worker/network/files.ts";
+import { hostsText, resolvConfText, sharedHostsText } from "../../../worker/network/files.ts";
 import { hasNetworks, rulesetOf, rulesText } from "../../../worker/network/rules.ts";
 import { parseResolvConf } from "../../../worker/network/upstream.ts";
 
@@ -291,10 +291,17 @@ for (const { rule, want, ...request } of resolvers) {
 }
 
 t.test("a hosts file has the extra lines and the task's own name; a line without a name is left out", (t) => {
-  const text = hostsText({ hostname: "box", extraHosts: ["192.0.2.9  db database", "192.0.2.8"] }, [
-    "10.0.1.5",
-  ]);
+  const extraHosts = ["192.0.2.9  db database", "192.0.2.8"];
+  const text = hostsText({ hostname: "box", extraHosts }, ["10.0.1.5"], "172.20.0.1");
   t.ok(text.endsWith("192.0.2.9\tdb database\n10.0.1.5\tbox\n"), text);
   t.notMatch(text, "192.0.2.8");
+  t.end();
+});
+
+t.test("a hosts file has the host's address on its own bridge for host-gateway", (t) => {
+  const request = { hostname: "box", extraHosts: ["host-gateway host.docker.internal"] };
+  t.match(hostsText(request, [], "172.20.0.1"), "\n172.20.0.1\thost.docker.internal\n");
+  const shared = sharedHostsText("127.0.0.1 localhost", request, "172.20.0.1");
+  t.equal(shared, "127.0.0.1 localhost\n172.20.0.1\thost.docker.internal\n");
   t.end();
 });
