@@ -25,6 +25,7 @@ import {
   type Seized,
   turn,
   upgradeBody,
+  withoutUpgrade,
 } from "./hijack.ts";
 import { bodyOf, jsonLimitBytes, queryOf, wildcard } from "./request.ts";
 import { socketQuery, webSocketOf } from "./web-socket.ts";
@@ -43,6 +44,7 @@ export interface AttachDeps extends ContainerDeps {
 
 export function attachRoutes(app: FastifyInstance, deps: AttachDeps): void {
   app.server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (!isTurned(request)) return withoutUpgrade(app.server, request, { socket, head });
     socket.on("error", () => socket.destroy());
     const seized = { socket, head, isUpgrade: true, isTurned: false };
     upgraded(deps, request, seized).catch((error: unknown) => fail(deps, seized, error));
@@ -103,9 +105,16 @@ export function sizeOf(query: URLSearchParams): TerminalSize {
   return { height: read("h"), width: read("w") };
 }
 
+/** Whether it is for one of the paths that turn their connection. */
+function isTurned({ method, url = "/" }: IncomingMessage): boolean {
+  const [path = ""] = splitVersion(url).url.split("?");
+  const paths = { GET: [socketPath], POST: [attachPath, execStartPath] }[method ?? ""] ?? [];
+  return paths.some((each) => each.test(path));
+}
+
 async function upgraded(deps: AttachDeps, request: IncomingMessage, seized: Seized): Promise<void> {
   const { url, version } = splitVersion(request.url ?? "/");
-  const path = decodeURIComponent(url.split("?")[0] ?? "");
+  const path = decodedPath(url.split("?")[0] ?? "");
   const framed = socketPath.exec(path)?.[1];
   if (framed !== undefined && request.method === "GET") {
     const { id } = await findContainer(deps, framed);
@@ -134,6 +143,14 @@ async function upgraded(deps: AttachDeps, request: IncomingMessage, seized: Seiz
     return serveExec(deps, deps.containers.execs.require(execId), body, seized, version);
   }
   throw new ClusterError("not-found", "page not found");
+}
+
+function decodedPath(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch (cause) {
+    throw new ClusterError("invalid-argument", `not a path: ${path}`, { cause });
+  }
 }
 
 interface OpenAttach {

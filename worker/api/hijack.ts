@@ -2,7 +2,7 @@
  * Connections that a request turns into a stream of bytes both ways: attach and exec. A client asks for
  * it with `Upgrade: tcp` and gets 101, or without and gets 200; from then on the socket is ours.
  */
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { ClusterError } from "../../model/errors.ts";
 import { compareVersions, errorResponse, jsonContentType } from "../../runtime/http.ts";
@@ -14,6 +14,8 @@ import { DetachFilter } from "./detach-keys.ts";
 /** A client that does not close its side once all was said is closed on after this long. */
 const lingerMs = 2_000;
 const headerBytes = 8;
+/** Those of a request that are about its connection alone. */
+const offerHeaders = new Set(["upgrade", "connection", "http2-settings"]);
 
 /** A socket whose request has been read, and what came after it. */
 export interface Seized {
@@ -23,6 +25,24 @@ export interface Seized {
   readonly isUpgrade: boolean;
   /** It was said yes to: what goes out now is the stream. */
   isTurned: boolean;
+}
+
+/**
+ * A request that offers a protocol which nobody takes up is an ordinary one (RFC 9110, section 7.8), such as those of Java's clients,
+ * which offer TLS with everything. The server has let go of its socket: it gets it back with the same request without the offer.
+ */
+export function withoutUpgrade(
+  server: Server,
+  { method = "", url = "", rawHeaders }: IncomingMessage,
+  { socket, head }: Pick<Seized, "socket" | "head">,
+): void {
+  const lines = [`${method} ${url} HTTP/1.1`];
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const name = rawHeaders[at] ?? "";
+    if (!offerHeaders.has(name.toLowerCase())) lines.push(`${name}: ${rawHeaders[at + 1] ?? ""}`);
+  }
+  socket.unshift(Buffer.concat([Buffer.from(`${lines.join("\r\n")}\r\n\r\n`, "latin1"), head]));
+  server.emit("connection", socket);
 }
 
 /** Takes the socket of an ordinary request away from the HTTP server. */

@@ -6,7 +6,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { ClusterError } from "../../../model/errors.ts";
-import { carry, finish, refuse, seize, type Seized, turn } from "../../../worker/api/hijack.ts";
+import {
+  carry,
+  finish,
+  refuse,
+  seize,
+  type Seized,
+  turn,
+  withoutUpgrade,
+} from "../../../worker/api/hijack.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
 t.test("input that comes between the answer and the first look at it is not lost", async (t) => {
@@ -141,3 +149,45 @@ async function* untilOver(over: Promise<void>): AsyncGenerator<{ stream: "stdout
   await over;
   yield { stream: "stdout", bytes: Buffer.from("over") };
 }
+
+t.test("an upgrade that nobody offers is an ordinary request, and its connection goes on", async (t) => {
+  const directory = await mkdtemp(join(tmpdir(), "shoal-hijack-"));
+  const path = join(directory, "api.sock");
+  const server = createServer((request, response) => {
+    const pieces: Buffer[] = [];
+    request
+      .on("data", (piece: Buffer) => void pieces.push(piece))
+      .on("end", () => {
+        const { upgrade = "none", accept = "none" } = request.headers;
+        const body = Buffer.concat(pieces).toString();
+        response.end(`<${request.method} ${request.url} ${upgrade} ${accept} ${body}>`);
+      });
+  });
+  server.on("upgrade", (request, socket, head) => withoutUpgrade(server, request, { socket, head }));
+  t.teardown(async () => {
+    server.close();
+    await rm(directory, { recursive: true, force: true });
+  });
+  server.listen(path);
+  await once(server, "listening");
+  const client = connect(path).setEncoding("latin1");
+  let told = "";
+  client.on("data", (text: string) => (told += text));
+  const answered = async (...wanted: string[]): Promise<void> => {
+    while (!wanted.every((want) => told.includes(want))) await once(client, "data");
+    told = "";
+  };
+  const offer =
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: TLS/1.2\r\nHTTP2-Settings: AAMAAA\r\nAccept: a/b";
+  client.write(`GET /_ping HTTP/1.1\r\nHost: x\r\n${offer}\r\n\r\n`);
+  await answered("<GET /_ping none a/b >");
+  client.write(`POST /a%20b HTTP/1.1\r\nHost: x\r\n${offer}\r\nContent-Length: 6\r\n\r\n123`);
+  await new Promise((resolve) => setImmediate(resolve));
+  client.write("456GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+  await answered("<POST /a%20b none a/b 123456>", "<GET /next none none >");
+  client.write(`POST /c HTTP/1.1\r\nHost: x\r\n${offer}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n`);
+  await new Promise((resolve) => setImmediate(resolve));
+  client.write("2\r\nde\r\n0\r\n\r\n");
+  await answered("<POST /c none a/b abcde>");
+  client.destroy();
+});
