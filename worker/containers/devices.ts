@@ -7,9 +7,7 @@ import { ClusterError } from "../../model/errors.ts";
 import { cleanPath } from "../mounts/plan.ts";
 import type { OciResources, OciThrottle } from "../engine/oci.ts";
 import type { DeviceLimit, DeviceLimits, HostConfig } from "./config.ts";
-import type { SandboxFacts } from "./sandbox.ts";
-
-type Device = SandboxFacts["devices"][number];
+import type { GivenDevice } from "./sandbox.ts";
 
 /** What every container has in its /dev already, or must not share with the host. */
 const ownNames = new Set([
@@ -28,8 +26,8 @@ const standardNames = new Set(["null", "zero", "full", "random", "urandom", "tty
 const depthLimit = 8;
 
 /** @throws {ClusterError} `invalid-argument` for what is no device. */
-export async function devicesOf({ Privileged, Devices }: HostConfig): Promise<Device[]> {
-  const found = new Map<string, Device>();
+export async function devicesOf({ Privileged, Devices }: HostConfig): Promise<GivenDevice[]> {
+  const found = new Map<string, GivenDevice>();
   if (Privileged) await collect("/dev", "/dev", "rwm", found, 0);
   for (const { PathOnHost, PathInContainer, CgroupPermissions } of Devices) {
     const access = CgroupPermissions === "" ? "rwm" : CgroupPermissions;
@@ -86,7 +84,7 @@ async function collect(
   directory: string,
   target: string,
   access: string,
-  found: Map<string, Device>,
+  found: Map<string, GivenDevice>,
   depth: number,
 ): Promise<void> {
   if (depth > depthLimit) return;
@@ -103,7 +101,7 @@ async function collect(
 }
 
 /** The numbers of a device as the kernel packs them (linux/kdev_t.h, new_decode_dev and glibc's gnu_dev_major). */
-function deviceOf(info: Stats, path: string, access: string): Device {
+function deviceOf(info: Stats, path: string, access: string): GivenDevice {
   const { rdev, mode, uid, gid } = info;
   const major = ((rdev >>> 8) & 0xfff) | (Math.floor(rdev / 2 ** 32) & ~0xfff);
   const minor = (rdev & 0xff) | ((rdev >>> 12) & 0xfff00);

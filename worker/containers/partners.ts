@@ -3,7 +3,7 @@ import { ClusterError } from "../../model/errors.ts";
 import type { ContainerRecord, Engine, MountRecord } from "../engine/engine.ts";
 import type { Attached, HostNetwork } from "../network/network.ts";
 import type { Connections } from "./connections.ts";
-import { blockLimitsOf } from "./devices.ts";
+import { blockLimitsOf, devicesOf } from "./devices.ts";
 import { findRecord } from "./identity.ts";
 import { type StartFacts, startLimits } from "./sandbox.ts";
 import { isMounted, openSharedMemory, sharedMemoryPath } from "./shared-memory.ts";
@@ -28,7 +28,7 @@ export async function startFacts(
   const limits = startLimits(hostConfig, facts, await blockLimitsOf(hostConfig));
   const pid = await partnerOf(deps, hostConfig.PidMode, "running");
   const { ipc, shm } = await sharedMemoryOf(deps, record);
-  const rest = { limits, ...(shm !== undefined && { shm }) };
+  const rest = { limits, devices: await devicesOf(hostConfig), ...(shm !== undefined && { shm }) };
   const partner = await partnerOf(deps, hostConfig.NetworkMode, "running");
   const join = {
     ...(pid !== undefined && { pid: `/proc/${pid.pid}/ns/pid` }),

@@ -2,7 +2,7 @@
 import { ClusterError } from "../../model/errors.ts";
 import type { ContainerSpec } from "../../model/service.ts";
 import type { ImageConfig } from "../engine/engine.ts";
-import type { OciDevice, OciMount, OciResources, OciSpec } from "../engine/oci.ts";
+import type { OciDevice, OciLinux, OciMount, OciResources, OciSpec } from "../engine/oci.ts";
 import type { CreateRequest, HostConfig, Limits } from "./config.ts";
 import { parseDeviceRule } from "./device-rule.ts";
 import { parseSecurityOption } from "./validate.ts";
@@ -13,8 +13,10 @@ export interface SandboxFacts {
   readonly swapLimit: boolean;
   readonly cgroupVersion: 1 | 2;
   /** Devices asked for, or all of the host's for a privileged container. */
-  readonly devices: readonly (OciDevice & { readonly access: string })[];
+  readonly devices: readonly GivenDevice[];
 }
+
+export type GivenDevice = OciDevice & { readonly access: string };
 
 /** What depends on the host: what the client leaves open, and what the kernel does not have. */
 export function withDefaults(
@@ -126,22 +128,25 @@ export function inSandbox(
       resources: {
         ...limitsOf(hostConfig, facts),
         devices: [
-          ...(isPrivileged ? [{ allow: true, access: "rwm" }] : spec.linux.resources.devices),
           ...(isPrivileged
-            ? []
-            : facts.devices.map(({ type, major, minor, access }) => ({
-                allow: true,
-                type,
-                major,
-                minor,
-                access,
-              }))),
+            ? [{ allow: true, access: "rwm" }]
+            : [...spec.linux.resources.devices, ...facts.devices.map(allowing)]),
           ...hostConfig.DeviceCgroupRules.flatMap(parseDeviceRule),
         ],
       },
-      devices: facts.devices.map(({ access: _access, ...device }) => device),
+      devices: facts.devices.map(nodeOf),
+      // Another's network has what its owner gave it.
+      ...(hostConfig.NetworkMode.startsWith("container:") && { sysctl: hostConfig.Sysctls }),
     },
   };
+}
+
+function allowing({ type, major, minor, access }: GivenDevice): OciResources["devices"][number] {
+  return { allow: true, type, major, minor, access };
+}
+
+function nodeOf({ access: _access, ...device }: GivenDevice): OciDevice {
+  return device;
 }
 
 /** @param path - Where it would be: below the cgroup of all containers, by its id. */
@@ -231,6 +236,8 @@ export interface StartFacts {
     | { readonly hosts: string; readonly resolvConf: string; readonly hostname: string }
     | undefined;
   readonly limits: Omit<OciResources, "devices">;
+  /** As the host has them now: it may have numbered them anew since the last start. */
+  readonly devices: readonly GivenDevice[];
   /** Where /dev/shm is on the host, of a container that shares it with others. */
   readonly shm?: string;
 }
@@ -238,7 +245,7 @@ export interface StartFacts {
 /** @param mounted - Targets of the user's own mounts, which stay as they are. */
 export function atStart(
   spec: OciSpec,
-  { join, network, files, limits, shm }: StartFacts,
+  { join, network, files, limits, devices, shm }: StartFacts,
   mounted: ReadonlySet<string>,
 ): OciSpec {
   const kept = spec.linux.namespaces.filter(({ type }) => type !== "network");
@@ -265,9 +272,24 @@ export function atStart(
           return { type, ...(joined !== undefined && { path: joined }) };
         },
       ),
-      resources: { devices: spec.linux.resources.devices, ...limits },
+      resources: { devices: deviceRules(spec.linux, devices), ...limits },
+      devices: devices.map(nodeOf),
     },
   };
+}
+
+/** The rules of a container for the numbers that its devices have now. */
+function deviceRules(
+  { devices: former = [], resources: { devices: rules } }: Pick<OciLinux, "devices" | "resources">,
+  devices: readonly GivenDevice[],
+): OciResources["devices"] {
+  if (rules.some(({ allow, type }) => allow && type === undefined)) return rules; // Everything is allowed.
+  const isFormer = (rule: (typeof rules)[number]): boolean =>
+    rule.allow &&
+    former.some(
+      ({ type, major, minor }) => rule.type === type && rule.major === major && rule.minor === minor,
+    );
+  return [...rules.filter((rule) => !isFormer(rule)), ...devices.map(allowing)];
 }
 
 function standardMount(mount: OciMount, hostConfig: HostConfig): OciMount[] {

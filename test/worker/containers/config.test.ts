@@ -188,9 +188,51 @@ t.test("at a start our files change and the user's own mounts at their places do
     linux: { namespaces: [], resources: { devices: [] } },
   } as unknown as OciSpec;
   const files = { hosts: "/ours/hosts", resolvConf: "/ours/resolv.conf", hostname: "/ours/hostname" };
-  const facts = { join: {}, network: "own", files, limits: {} } as const;
+  const facts = { join: {}, network: "own", files, limits: {}, devices: [] } as const;
   const sources = atStart(spec, facts, new Set(["/etc/hosts"])).mounts.map(({ source }) => source);
   t.strictSame(sources, ["/before", "/ours/hostname"]);
+  t.end();
+});
+
+t.test("at a start devices have the numbers that the host gives them now", (t) => {
+  const node = { type: "c", fileMode: 0o660, uid: 0, gid: 0 } as const;
+  const old = { ...node, path: "/dev/usb", major: 188, minor: 0 };
+  const standard = { allow: true, type: "c", major: 1, minor: 3, access: "rwm" };
+  const byHand = { allow: true, type: "b", major: 8, access: "r" };
+  const specWith = (rules: object[]): OciSpec =>
+    ({
+      mounts: [],
+      linux: { namespaces: [], resources: { devices: rules }, devices: [old] },
+    }) as unknown as OciSpec;
+  const now = { ...old, minor: 4, access: "rw" };
+  const facts = { join: {}, network: "own", files: undefined, limits: {}, devices: [now] } as const;
+  const none = new Set<string>();
+  const rules = [{ allow: false, access: "rwm" }, standard];
+  const given = specWith([...rules, { allow: true, type: "c", major: 188, minor: 0, access: "rwm" }, byHand]);
+  t.match(atStart(given, facts, none).linux, {
+    devices: [{ path: "/dev/usb", minor: 4 }],
+    resources: {
+      devices: [...rules, byHand, { allow: true, type: "c", major: 188, minor: 4, access: "rw" }],
+    },
+  });
+  const open = [{ allow: true, access: "rwm" }];
+  t.strictSame(
+    atStart(specWith(open), facts, none).linux.resources.devices,
+    open,
+    "a privileged one has all",
+  );
+  t.end();
+});
+
+t.test("who joins another's network leaves its settings alone", (t) => {
+  const joining = parsed({ NetworkMode: "container:x" });
+  const spec = {
+    process: { capabilities: { bounding: [], effective: [], permitted: [] } },
+    mounts: [],
+    linux: { namespaces: [], resources: { devices: [] }, cgroupsPath: "/x/y", sysctl: { a: "1" } },
+  } as unknown as OciSpec;
+  const { sysctl } = inSandbox(spec, joining, { ...facts, held: [], devices: [] }).linux;
+  t.strictSame(Object.keys(sysctl), []);
   t.end();
 });
 
