@@ -127,7 +127,10 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     ContainerdCommit: { ID: facts.revision },
     RuncCommit: { ID: "" },
     InitCommit: { ID: "" },
-    SecurityOptions: ["name=seccomp,profile=builtin"],
+    SecurityOptions: [
+      "name=seccomp,profile=builtin",
+      ...(facts.cgroupVersion === 2 ? ["name=cgroupns"] : []),
+    ],
     Warnings: warnings.length > 0 ? warnings : null,
   };
 }
