@@ -56,12 +56,17 @@ export class ChangeQueue {
     }
   }
 
-  /** The leaderships before this term are over; what was applied meanwhile is still answered as done. */
-  abandonBefore(firstTerm: number, appliedIndex: number): void {
+  /**
+   * The leaderships before this term are over. What was applied meanwhile is still answered as done, and what is committed waits for that:
+   * a leader may step down, as one whose removal was just committed by the others, before its own disk has what it is to apply.
+   */
+  abandonBefore(firstTerm: number, appliedIndex: number, commitIndex: number): void {
     if (this.#pending.every(({ term }) => term >= firstTerm)) return;
     this.continue(appliedIndex);
-    const lost = this.#pending.filter(({ term }) => term < firstTerm);
-    this.#pending = this.#pending.filter(({ term }) => term >= firstTerm);
+    const isLost = ({ term, index = Infinity }: PendingChange): boolean =>
+      term < firstTerm && index > commitIndex;
+    const lost = this.#pending.filter(isLost);
+    this.#pending = this.#pending.filter((change) => !isLost(change));
     for (const { id } of lost) this.#deps.refuse(id, leadershipLost());
   }
 
@@ -96,6 +101,7 @@ export class ChangeQueue {
       change.index = result.index;
       return "waits";
     }
+    if (result.reason === "not-leader") return leadershipLost();
     // Otherwise it is too early, or another change is under way.
     return result.reason === "invalid-change" || result.reason === "quorum-at-risk"
       ? new ClusterError("failed-precondition", result.text)

@@ -404,13 +404,13 @@ export class Member implements TransportHandler {
   }
 
   #onSoftState(): void {
-    const { role, term, leader } = this.#node.status();
+    const { role, term, leader, commit } = this.#node.status();
     this.#leads = role === "leader";
     this.#deps.log.info({ role, term, leader }, "raft role");
     // It may have been lost and won again while the last round was being written.
     const firstTerm = this.#leads ? term : Infinity;
     this.#refuseAll(this.#proposals.abandonBefore(firstTerm));
-    this.#changes.abandonBefore(firstTerm, this.#handed);
+    this.#changes.abandonBefore(firstTerm, this.#handed, commit);
     this.#handover.followRole();
     this.#reads.askAgain();
   }

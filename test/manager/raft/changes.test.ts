@@ -54,12 +54,34 @@ t.test("a change whose entry another leader replaced did not happen", (t) => {
   t.end();
 });
 
+for (const { name, isReplaced, want } of [
+  { name: "is done once that is applied", isReplaced: false, want: ["2 no-leader", "1 done"] },
+  {
+    name: "is lost if it was another leader's entry",
+    isReplaced: true,
+    want: ["2 no-leader", "1 no-leader"],
+  },
+]) {
+  t.test(`a change that is committed when its leadership ends ${name}`, (t) => {
+    const q = queue(["a.1", "b.1", "c.1"], ["a.1", "b.1", "c.1"]);
+    q.remove(1, "b");
+    q.changes.continue(0);
+    q.remove(2, "c");
+    q.changes.abandonBefore(Infinity, 0, 1);
+    t.strictSame(q.answers, ["2 no-leader"]);
+    if (isReplaced) q.replaceLast();
+    q.commit();
+    t.strictSame(q.answers, want);
+    t.end();
+  });
+}
+
 t.test("changes end with their leadership, done if they were applied, and at the bound", (t) => {
   const q = queue(["a.1", "b.1", "c.1"], ["a.1", "b.1", "c.1"]);
   q.remove(1, "b");
   q.changes.continue(0);
   q.remove(2, "c");
-  q.changes.abandonBefore(Infinity, 1);
+  q.changes.abandonBefore(Infinity, 1, 1);
   t.strictSame(q.answers, ["1 done", "2 no-leader"]);
   q.remove(3, "a");
   for (let tick = 0; tick < 4; tick += 1) q.changes.tick(3);
