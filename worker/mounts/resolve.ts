@@ -99,8 +99,9 @@ async function resolveVolume(
   });
   try {
     await volumes.use(name, user);
-    if (volume.noCopy !== true)
-      await volumes.fill(name, user, async () => contentAt(deps, target, await layers()));
+    await volumes.fill(name, user, async () =>
+      volume.noCopy === true ? undefined : contentAt(deps, target, await layers()),
+    );
     const { subpath = "" } = volume;
     if (subpath !== "") await requireSubpath(mountpoint, subpath);
     const source = subpath === "" ? mountpoint : deps.subpathPlace;

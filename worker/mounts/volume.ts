@@ -56,7 +56,8 @@ export interface Volumes {
   /** Takes away the mounts that nobody uses, which a former process left. */
   releaseUnused(): Promise<void>;
   /**
-   * Gives an empty volume its first content. One that was cut short is done again; nobody else gets the volume meanwhile.
+   * Gives an empty volume its first content; for each container that is to have it, before it has. What one that was cut short has left
+   * goes first; nobody else gets the volume meanwhile.
    *
    * @param contentFor - What copies to a directory, or undefined when there is nothing to copy.
    */
@@ -118,10 +119,11 @@ export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
           const labels = { ...stored.labels, [anonymousLabel]: "" };
           await save(name, { ...stored, labels, anonymous: false });
         }
+        // Not before it is gone: whoever fails here tries again, and is still its owner.
+        if (stored?.anonymous === true && anonymous === "removed" && isOnlyOwner(name, owner))
+          await removed(name);
         owners.get(name)?.delete(owner);
-        if ((owners.get(name)?.size ?? 0) > 0) return;
-        owners.delete(name);
-        if (stored?.anonymous === true && anonymous === "removed") await removed(name);
+        if (owners.get(name)?.size === 0) owners.delete(name);
       });
     },
 
@@ -161,13 +163,15 @@ export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
         if (stored === undefined) return;
         const { filling = false, ...whole } = stored;
         const data = dataOf(name);
-        const isEmpty = (await readdir(data)).length === 0;
-        if (!filling && !isEmpty) return;
+        if (filling) {
+          // What others may have written since is theirs. The mark ends here in any case: what is written from now on is no remainder.
+          const isOurs = Object.keys(stored.options ?? {}).length === 0 && isOnlyOwner(name, owner);
+          if (isOurs) await emptied(data);
+          await save(name, whole);
+        }
+        if ((await readdir(data)).length > 0) return;
         const content = await contentFor();
         if (content === undefined) return;
-        // What others may have written since is theirs: it is then only completed.
-        const isOurs = Object.keys(stored.options ?? {}).length === 0 && isOnlyOwner(name, owner);
-        if (!isEmpty && isOurs) await emptied(data);
         await save(name, { ...whole, filling: true });
         await content(data);
         await save(name, whole);

@@ -107,13 +107,22 @@ t.test("half of the content is never taken for all of it", async (t) => {
   );
   const other = await volumes.create("other", { ...settings, owner: "writer" });
   await volumes.fill("other", "two", files("all"));
-  t.strictSame(
-    await readdir(other.mountpoint),
-    ["all", "half"],
-    "what another container may have written stays",
-  );
-  await volumes.fill("other", "two", files("more"));
-  t.strictSame(await readdir(other.mountpoint), ["all", "half"]);
+  t.strictSame(await readdir(other.mountpoint), ["half"], "what another container may have written stays");
+});
+
+t.test("what is written after a copy that was cut short is nobody's remainder", async (t) => {
+  const { volumes } = await world(t);
+  const { mountpoint } = await volumes.create("data", settings);
+  const half = async (): Promise<VolumeContent> => async (directory) => {
+    await writeFile(join(directory, "half"), "");
+    throw new Error("the disk is full");
+  };
+  await t.rejects(volumes.fill("data", "one", half), /full/);
+  await volumes.fill("data", "two", async () => undefined);
+  t.strictSame(await readdir(mountpoint), [], "an image without content begins with an empty one");
+  await writeFile(join(mountpoint, "precious"), "");
+  await volumes.fill("data", "three", files("all"));
+  t.strictSame(await readdir(mountpoint), ["precious"]);
 });
 
 t.test("a tool that may be ended has no limit of time, and is gone when its caller goes on", async (t) => {
