@@ -13,6 +13,8 @@ import { DetachFilter } from "./detach-keys.ts";
 
 /** A client that does not close its side once all was said is closed on after this long. */
 const lingerMs = 2_000;
+/** For a client to take what has not left yet, which is no more than a connection holds. */
+const unreadMs = 600_000;
 const headerBytes = 8;
 /** Those of a request that are about its connection alone. */
 const offerHeaders = new Set(["upgrade", "connection", "http2-settings"]);
@@ -127,6 +129,7 @@ export async function carry(
   const written = Promise.all(what.output.map((chunks) => send(socket, chunks, form))).catch(
     (error: unknown) => {
       if (!(error instanceof ClusterError)) throw error;
+      if (over.signal.aborted) return; // Nobody reads any more.
       // The client must not take it for the end of all output.
       if (form === "framed") socket.write(framed("error", Buffer.from(error.message)));
       else socket.write(`\r\n${error.message}\r\n`);
@@ -141,8 +144,18 @@ export async function carry(
 }
 
 /** All has been said: the client sees the end, and what it still sends is of no use. */
-export function finish({ clock }: { readonly clock: Clock }, { socket }: Pick<Seized, "socket">): void {
+export function finish(
+  { clock, ending }: { readonly clock: Clock; readonly ending: AbortSignal },
+  { socket }: Pick<Seized, "socket">,
+): void {
   if (socket.destroyed) return;
+  const destroy = (): void => void socket.destroy();
+  ending.addEventListener("abort", destroy, { once: true });
+  const giveUp = clock.after(unreadMs, destroy);
+  socket.once("close", () => {
+    giveUp();
+    ending.removeEventListener("abort", destroy);
+  });
   // Closing with input unread would take the last output from the client.
   socket.resume();
   socket.end();

@@ -17,6 +17,8 @@ import {
 } from "../../../worker/api/hijack.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 
+const never = new AbortController().signal;
+
 t.test("input that comes between the answer and the first look at it is not lost", async (t) => {
   const input: Buffer[] = [];
   let onSent = (): void => {};
@@ -46,7 +48,7 @@ t.test("input that comes between the answer and the first look at it is not lost
         },
         "raw",
       );
-      finish({ clock: new VirtualClock(0) }, seized);
+      finish({ clock: new VirtualClock(0), ending: never }, seized);
     })();
   });
   let answer = "";
@@ -80,7 +82,7 @@ t.test("a client that reads slowly gets the last of the output, however long aft
   const client = await connectTo(t, (seized) => {
     turn(seized, { tty: false, version: "1.44" });
     t.equal(seized.socket.write(text), false, "more than the connection takes");
-    finish({ clock }, seized);
+    finish({ clock, ending: never }, seized);
     onFinishing();
   });
   client.pause();
@@ -93,6 +95,30 @@ t.test("a client that reads slowly gets the last of the output, however long aft
   client.destroy();
 });
 
+for (const how of ["it is given up", "the worker ends"] as const) {
+  t.test(`a client that never takes the last output is let go once ${how}`, async (t) => {
+    const clock = new VirtualClock(0);
+    const ending = new AbortController();
+    let onFinishing = (): void => {};
+    const finishing = new Promise<void>((resolve) => (onFinishing = resolve));
+    let onClosed = (): void => {};
+    const closed = new Promise<void>((resolve) => (onClosed = resolve));
+    const client = await connectTo(t, (seized) => {
+      turn(seized, { tty: false, version: "1.44" });
+      seized.socket.write("x".repeat(1024 * 1024));
+      seized.socket.once("close", onClosed);
+      finish({ clock, ending: ending.signal }, seized);
+      onFinishing();
+    });
+    client.pause();
+    await finishing;
+    if (how === "the worker ends") ending.abort();
+    else await clock.advance(600_000);
+    await closed;
+    client.destroy();
+  });
+}
+
 t.test("output that is lost is told as an error of the daemon, not as an end", async (t) => {
   const ends: string[] = [];
   const serve =
@@ -103,7 +129,7 @@ t.test("output that is lost is told as an error of the daemon, not as an end", a
       const what = { tty: form === "raw", output: [losing()], onInputEnd: "nothing", ending } as const;
       void carry(seized.socket, seized.head, { ...what, detachKeys: undefined }, form).then((end) => {
         ends.push(end);
-        finish({ clock: new VirtualClock(0) }, seized);
+        finish({ clock: new VirtualClock(0), ending: never }, seized);
       });
     };
   for (const form of ["framed", "raw"] as const) {
