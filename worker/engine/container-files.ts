@@ -167,9 +167,8 @@ export class SnapshotFiles implements ContainerFiles {
     let releaseParts = async (): Promise<void> => {};
     const close = async (): Promise<void> => {
       try {
-        await tree?.close();
-        await releaseParts();
-        await view.close();
+        // What stays mounted keeps a volume busy, so each is let go whatever becomes of the others.
+        await (tree?.close() ?? Promise.resolve()).finally(releaseParts).finally(() => view.close());
       } finally {
         // A view that cannot be unmounted keeps no volume from its removal.
         for (const name of names) await volumes.release(name, `files of ${id}`);

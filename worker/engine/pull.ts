@@ -254,10 +254,20 @@ class Pull {
       const response = await registry.blob(reference, digest, offset, auth, signal);
       mirror = registry.mirrorOf(response);
       let skipBytes = response.statusCode === 206 ? 0 : offset;
-      for await (const chunk of response as AsyncIterable<Buffer>) {
-        await room.add(chunk.length);
-        if (skipBytes < chunk.length) yield chunk.subarray(skipBytes);
-        skipBytes = Math.max(0, skipBytes - chunk.length);
+      const chunks = (response as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
+      try {
+        for (;;) {
+          const { value: chunk, done = false } = await chunks.next().catch((error: unknown) => {
+            registry.distrust(mirror);
+            throw error;
+          });
+          if (done) return;
+          await room.add(chunk.length);
+          if (skipBytes < chunk.length) yield chunk.subarray(skipBytes);
+          skipBytes = Math.max(0, skipBytes - chunk.length);
+        }
+      } finally {
+        await chunks.return?.();
       }
     }
     let reachedBytes = 0;
@@ -267,6 +277,7 @@ class Pull {
       this.#report({ kind: "downloading", layer, currentBytes, totalBytes: size });
     };
     for (let attempt = 1; ; attempt++) {
+      mirror = undefined;
       try {
         return await writeBlob(
           connection,
@@ -275,8 +286,8 @@ class Pull {
         );
       } catch (error) {
         signal.throwIfAborted();
-        if (isPassing(error)) registry.distrust(mirror);
         if (error instanceof ClusterError && error.code === "data-loss") {
+          registry.distrust(mirror);
           await abortBlob(connection, digest, this.#lease);
           failedAtBytes = size; // What came was wrong: nothing was reached.
         }

@@ -23,7 +23,8 @@ import { anyOf } from "../../runtime/signal.ts";
 /** A small answer, such as a manifest, that takes longer than this comes from a registry that hangs. */
 const smallAnswerMs = 60_000;
 /** A mirror that failed is left alone for this long. */
-const mirrorPauseMs = 60_000;
+/** Longer than several others may take to fail one after another, so that each is asked once. */
+const mirrorPauseMs = 600_000;
 const tokenLimitBytes = 1 << 20;
 const tagLimit = 10_000;
 /** Pages may be empty, and name a next one for ever. */

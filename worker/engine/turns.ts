@@ -1,3 +1,5 @@
+import { orAborted } from "../../runtime/signal.ts";
+
 /** Pieces of images that several of those who store them may be at: one at a time. */
 export class Turns {
   readonly #running = new Map<string, Promise<unknown>>();
@@ -8,8 +10,10 @@ export class Turns {
    */
   async take<Result>(key: string, work: () => Promise<Result>, signal: AbortSignal): Promise<Result> {
     for (let other = this.#running.get(key); other !== undefined; other = this.#running.get(key)) {
-      await other.catch(() => {});
-      signal.throwIfAborted();
+      await orAborted(
+        other.catch(() => {}),
+        signal,
+      );
     }
     const mine = work();
     this.#running.set(key, mine);

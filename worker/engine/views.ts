@@ -1,5 +1,5 @@
 /** Snapshots mounted for a while, for those who read or write a container's files from outside of it. */
-import { mkdir, mkdtemp, readdir, rmdir } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rmdir, unlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
@@ -95,7 +95,10 @@ export async function clearViews(directory: string): Promise<void> {
   for (const name of names) {
     const path = join(directory, name);
     await runTool("umount", [path]).catch(() => undefined); // It was not mounted yet, or no longer.
-    await rmdir(path);
+    await rmdir(path).catch(async (error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== "ENOTDIR") throw error;
+      await unlink(path); // A part of a volume that is a file.
+    });
   }
 }
 

@@ -41,7 +41,7 @@ export function decodeRecords(buffer: Buffer): IndexRecord[] {
 export function dropOldest(records: readonly IndexRecord[], keepBytes: number): IndexRecord[] {
   const last = records.at(-1);
   if (last === undefined) return [];
-  const cutAt = totalBytes(last) - keepBytes;
+  const cutAt = Math.ceil(totalBytes(last) - keepBytes); // Half of an odd bound may be kept.
   const start = records.findIndex((record) => totalBytes(record) >= cutAt);
   const kept = records.slice(start);
   const [before, next] = [records[start - 1], records[start]];

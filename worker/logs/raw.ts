@@ -63,7 +63,7 @@ export async function openRaw(
     if (!isBegun) void close().catch(() => undefined); // What was only opened has nothing to lose.
   };
   signal.addEventListener("abort", unread, { once: true });
-  if (signal.aborted) letGo();
+  if (signal.aborted) unread();
   return chunks();
 
   async function* chunks(): AsyncGenerator<OutputChunk> {

@@ -205,6 +205,10 @@ t.test("where the cut falls inside a record, both streams lose the same share of
   });
   const records = [at(1, 0, 0), at(2, 10, 10), at(3, 310, 110)];
   t.strictSame(dropOldest(records, 40), [at(3, 280, 100), at(3, 310, 110)]);
+  t.ok(
+    dropOldest(records, 40.5).every(({ stderrBytes }) => Number.isInteger(stderrBytes)),
+    "half of an odd bound",
+  );
   t.strictSame(dropOldest(records, 400), records.slice(1), "at a record nothing is put in");
   t.end();
 });
