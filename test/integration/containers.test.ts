@@ -175,7 +175,9 @@ await t.test("a terminal: run -it and exec -it, size and detach keys", async (t)
   t.match(ran.out, /42 tty/);
   t.equal(ran.code, 5);
   await ok("run", "-dit", "--name", "term", image);
-  const exec = await inTerminal("", "stty rows 33 cols 77; docker exec -t term stty size");
+  // crun gives a command's terminal no size; it comes right after the start, and until then stty fails.
+  const sized = "until stty size; do :; done";
+  const exec = await inTerminal("", `stty rows 33 cols 77; docker exec -t term sh -c '${sized}'`);
   t.match(exec.out, /33 77/);
   const left = await inTerminal("ab", "docker attach --detach-keys a,b term");
   t.match(left.out + left.err, /read escape sequence/);
