@@ -254,20 +254,10 @@ class Pull {
       const response = await registry.blob(reference, digest, offset, auth, signal);
       mirror = registry.mirrorOf(response);
       let skipBytes = response.statusCode === 206 ? 0 : offset;
-      const chunks = (response as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
-      try {
-        for (;;) {
-          const { value: chunk, done = false } = await chunks.next().catch((error: unknown) => {
-            registry.distrust(mirror);
-            throw error;
-          });
-          if (done) return;
-          await room.add(chunk.length);
-          if (skipBytes < chunk.length) yield chunk.subarray(skipBytes);
-          skipBytes = Math.max(0, skipBytes - chunk.length);
-        }
-      } finally {
-        await chunks.return?.();
+      for await (const chunk of response as AsyncIterable<Buffer>) {
+        await room.add(chunk.length);
+        if (skipBytes < chunk.length) yield chunk.subarray(skipBytes);
+        skipBytes = Math.max(0, skipBytes - chunk.length);
       }
     }
     let reachedBytes = 0;

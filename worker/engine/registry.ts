@@ -312,6 +312,10 @@ export class Registry {
         const response = await this.#send(method, at, path, headers, undefined, signal, undefined, mirror);
         if (isRead(response)) {
           this.#answeredBy.set(response, mirror.host);
+          // Whoever reads it is told as well; that he gave up is no fault of the mirror's.
+          response.once("error", () => {
+            if (!signal.aborted) this.distrust(mirror.host);
+          });
           return response;
         }
         response.destroy();

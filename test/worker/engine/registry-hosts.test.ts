@@ -11,6 +11,7 @@ import t, { type Test } from "tap";
 
 import type { Reference } from "../../../worker/engine/reference.ts";
 import { fetchManifest } from "../../../worker/engine/pull.ts";
+import { readBody } from "../../../worker/engine/registry-answers.ts";
 import { Registry } from "../../../worker/engine/registry.ts";
 import { RegistryHosts } from "../../../worker/engine/registry-hosts.ts";
 import { createAuthority } from "./authority.ts";
@@ -263,6 +264,28 @@ t.test("a mirror whose manifests are broken or others than were asked for is lef
     [lying, cut, good].map(({ seen }) => seen.length),
     [1, 1, 2],
   );
+});
+
+t.test("a mirror whose blob breaks off is left alone, one whose reader gives up is not", async (t) => {
+  const cut = await serve(t, (request, response) => {
+    response.writeHead(200, { "content-length": 100 });
+    response.write("{", () => {
+      if (request.url?.endsWith("cut") === true) response.destroy();
+    });
+  });
+  const registry = registryOf(t, { insecure: [], mirrors: [`http://${cut.host}`] });
+  const reference = { domain: "docker.io", path: "library/bb", tag: "1" };
+  const life = new AbortController();
+  const given = await registry.blob(reference, "kept", 0, undefined, life.signal);
+  life.abort(new Error("no longer wanted"));
+  await t.rejects(readBody(given, 1_000));
+  const broken = await registry.blob(reference, "cut", 0, undefined, none);
+  t.equal(registry.mirrorOf(broken), cut.host, "asked again");
+  await t.rejects(readBody(broken, 1_000));
+  const other = await serve(t, (_request, response) => response.end("{}"));
+  const both = registryOf(t, { insecure: [], mirrors: [cut, other].map(({ host }) => `http://${host}`) });
+  await t.rejects(readBody(await both.blob(reference, "cut", 0, undefined, none), 1_000));
+  t.equal(both.mirrorOf(await both.blob(reference, "cut", 0, undefined, none)), other.host);
 });
 
 t.test("login: what the registry says of credentials", async (t) => {
