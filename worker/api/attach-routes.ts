@@ -34,9 +34,11 @@ import { anyOf } from "../../runtime/signal.ts";
 /** Output that a command's children may still write after its own end. */
 const trailingMs = 2_000;
 const terminalMost = 65_535;
-const socketPath = /^\/containers\/(.+)\/attach\/ws$/;
-const attachPath = /^\/containers\/(.+)\/attach$/;
-const execStartPath = /^\/exec\/([^/]+)\/start$/;
+const turningPaths = [
+  { kind: "socket", of: "GET", pattern: /^\/containers\/(.+)\/attach\/ws$/ },
+  { kind: "attach", of: "POST", pattern: /^\/containers\/(.+)\/attach$/ },
+  { kind: "exec", of: "POST", pattern: /^\/exec\/([^/]+)\/start$/ },
+] as const;
 
 export interface AttachDeps extends ContainerDeps {
   readonly attached: AttachedOutput;
@@ -44,10 +46,11 @@ export interface AttachDeps extends ContainerDeps {
 
 export function attachRoutes(app: FastifyInstance, deps: AttachDeps): void {
   app.server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (!isTurned(request)) return withoutUpgrade(app.server, request, { socket, head });
+    const turning = turningOf(request);
+    if (turning === undefined) return withoutUpgrade(app.server, request, { socket, head });
     socket.on("error", () => socket.destroy());
     const seized = { socket, head, isUpgrade: true, isTurned: false };
-    upgraded(deps, request, seized).catch((error: unknown) => fail(deps, seized, error));
+    upgraded(deps, request, turning, seized).catch((error: unknown) => fail(deps, seized, error));
   });
   app.post("/exec/*", async (request, reply) => {
     const [id = "", action = ""] = wildcard(request).split("/");
@@ -105,51 +108,66 @@ export function sizeOf(query: URLSearchParams): TerminalSize {
   return { height: read("h"), width: read("w") };
 }
 
-/** Whether it is for one of the paths that turn their connection. */
-function isTurned({ method, url = "/" }: IncomingMessage): boolean {
-  const [path = ""] = splitVersion(url).url.split("?");
-  const paths = { GET: [socketPath], POST: [attachPath, execStartPath] }[method ?? ""] ?? [];
-  return paths.some((each) => each.test(path));
+/** A request that turns its connection. */
+interface Turning {
+  readonly kind: "socket" | "attach" | "exec";
+  /** Of what, as the path has it. */
+  readonly name: string;
+  readonly url: string;
+  /** Of the API. */
+  readonly version: string;
 }
 
-async function upgraded(deps: AttachDeps, request: IncomingMessage, seized: Seized): Promise<void> {
-  const { url, version } = splitVersion(request.url ?? "/");
-  const path = decodedPath(url.split("?")[0] ?? "");
-  const framed = socketPath.exec(path)?.[1];
-  if (framed !== undefined && request.method === "GET") {
-    const { id } = await findContainer(deps, framed);
-    const open = await openAttach(deps, id, socketQuery(queryOf({ url }), version));
-    const stream = await webSocketOf(request, seized).catch(async (error: unknown) => {
-      open.life.abort();
-      for await (const chunk of open.output) if (chunk) break; // What nobody begins to read, nothing closes.
-      throw error;
-    });
-    return serveAttach(deps, id, open, stream, (what) => carry(stream.socket, stream.head, what, "raw"));
+function turningOf({ method, url: whole = "/" }: IncomingMessage): Turning | undefined {
+  const { url, version } = splitVersion(whole);
+  const [path = ""] = url.split("?");
+  for (const { kind, of, pattern } of turningPaths) {
+    const name = method === of ? pattern.exec(path)?.[1] : undefined;
+    if (name !== undefined) return { kind, name, url, version };
   }
-  const attached = attachPath.exec(path)?.[1];
-  if (attached !== undefined && request.method === "POST") {
-    // Some clients put their options into a body as well: it is no input of the container's.
-    seized.head = (await upgradeBody(request, seized, jsonLimitBytes)).rest;
-    const { id } = await findContainer(deps, attached);
-    return serveAttach(deps, id, await openAttach(deps, id, queryOf({ url })), seized, (what) =>
-      exchange(seized, { ...what, version }),
-    );
-  }
-  const execId = execStartPath.exec(path)?.[1];
-  if (execId !== undefined && request.method === "POST") {
-    const { text, rest } = await upgradeBody(request, seized, jsonLimitBytes);
-    const body = new Fields(parseJsonBody(request.headers["content-type"], text));
-    seized.head = rest;
-    return serveExec(deps, deps.containers.execs.require(execId), body, seized, version);
-  }
-  throw new ClusterError("not-found", "page not found");
+  return undefined;
 }
 
-function decodedPath(path: string): string {
+async function upgraded(
+  deps: AttachDeps,
+  request: IncomingMessage,
+  { kind, name, url, version }: Turning,
+  seized: Seized,
+): Promise<void> {
+  const asked = decoded(name);
+  switch (kind) {
+    case "socket": {
+      const { id } = await findContainer(deps, asked);
+      const open = await openAttach(deps, id, socketQuery(queryOf({ url }), version));
+      const stream = await webSocketOf(request, seized).catch(async (error: unknown) => {
+        open.life.abort();
+        for await (const chunk of open.output) if (chunk) break; // What nobody begins to read, nothing closes.
+        throw error;
+      });
+      return serveAttach(deps, id, open, stream, (what) => carry(stream.socket, stream.head, what, "raw"));
+    }
+    case "attach": {
+      // Some clients put their options into a body as well: it is no input of the container's.
+      seized.head = (await upgradeBody(request, seized, jsonLimitBytes)).rest;
+      const { id } = await findContainer(deps, asked);
+      return serveAttach(deps, id, await openAttach(deps, id, queryOf({ url })), seized, (what) =>
+        exchange(seized, { ...what, version }),
+      );
+    }
+    case "exec": {
+      const { text, rest } = await upgradeBody(request, seized, jsonLimitBytes);
+      const body = new Fields(parseJsonBody(request.headers["content-type"], text));
+      seized.head = rest;
+      return serveExec(deps, deps.containers.execs.require(asked), body, seized, version);
+    }
+  }
+}
+
+function decoded(name: string): string {
   try {
-    return decodeURIComponent(path);
+    return decodeURIComponent(name);
   } catch (cause) {
-    throw new ClusterError("invalid-argument", `not a path: ${path}`, { cause });
+    throw new ClusterError("invalid-argument", `not a path: ${name}`, { cause });
   }
 }
 

@@ -1,5 +1,5 @@
 import { createInterface } from "node:readline";
-import { labelValue } from "../../model/meta.ts";
+import { hasLabel } from "../../model/meta.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
@@ -258,11 +258,7 @@ function matches(event: LocalEvent, filters: Filters): boolean {
       case "image":
         return values.includes(event.image) || (event.type === "image" && values.includes(event.id));
       case "label":
-        return values.every((value) => {
-          const [name = "", ...rest] = value.split("=");
-          const found = labelValue(event.attributes, name);
-          return found !== undefined && (rest.length === 0 || found === rest.join("="));
-        });
+        return values.every((value) => hasLabel(event.attributes, value));
       default:
         return false;
     }

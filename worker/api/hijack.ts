@@ -10,12 +10,12 @@ import type { Clock } from "../../runtime/clock.ts";
 import type { Input } from "../engine/local.ts";
 import type { OutputChunk } from "../logs/raw.ts";
 import { DetachFilter } from "./detach-keys.ts";
+import { framed } from "./log-frame.ts";
 
 /** A client that does not close its side once all was said is closed on after this long. */
 const lingerMs = 2_000;
 /** For a client to take what has not left yet, which is no more than a connection holds. */
 const unreadMs = 600_000;
-const headerBytes = 8;
 /** Those of a request that are about its connection alone. */
 const offerHeaders = new Set(["upgrade", "connection", "http2-settings"]);
 
@@ -212,18 +212,6 @@ async function send(
     const isTaken = socket.write(form === "raw" ? bytes : framed(stream, bytes));
     if (!isTaken) await drained(socket);
   }
-}
-
-/** What clients know the streams by; "error" is the daemon's own, which they fail with. */
-const streamNumbers = { stdout: 1, stderr: 2, error: 3 } as const;
-
-function framed(stream: keyof typeof streamNumbers, bytes: Uint8Array): Buffer {
-  const frame = Buffer.allocUnsafe(headerBytes + bytes.length);
-  frame.fill(0, 0, headerBytes);
-  frame.writeUInt8(streamNumbers[stream], 0);
-  frame.writeUInt32BE(bytes.length, 4);
-  frame.set(bytes, headerBytes);
-  return frame;
 }
 
 function drained(socket: Duplex): Promise<void> {

@@ -50,8 +50,18 @@ export function frameLine(
   const prefix = `${time}${details === undefined ? "" : `${details} `}`;
   const payload = Buffer.concat([Buffer.from(prefix), line, Buffer.from(partial ? "" : "\n")]);
   if (tty) return payload;
-  const header = Buffer.alloc(headerBytes);
-  header.writeUInt8(stream === "stdout" ? 1 : 2, 0);
-  header.writeUInt32BE(payload.length, 4);
-  return Buffer.concat([header, payload]);
+  return framed(stream, payload);
+}
+
+/** What clients know the streams by; "error" is the daemon's own, which they fail with. */
+const streamNumbers = { stdout: 1, stderr: 2, error: 3 } as const;
+
+/** A piece of output with the header that says which stream it is of. */
+export function framed(stream: keyof typeof streamNumbers, bytes: Uint8Array): Buffer {
+  const frame = Buffer.allocUnsafe(headerBytes + bytes.length);
+  frame.fill(0, 0, headerBytes);
+  frame.writeUInt8(streamNumbers[stream], 0);
+  frame.writeUInt32BE(bytes.length, 4);
+  frame.set(bytes, headerBytes);
+  return frame;
 }

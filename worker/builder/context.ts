@@ -3,7 +3,7 @@ import { chmod, link, mkdir, open, readFile, stat, symlink, unlink, utimes } fro
 import { join, posix } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
-import { requireRoom, spaceCheckBytes } from "../engine/room.ts";
+import { RoomCheck } from "../engine/room.ts";
 import { insidePath } from "../engine/spool.ts";
 import { decompressed, readTar, type TarEntry } from "../engine/tar-stream.ts";
 
@@ -35,8 +35,8 @@ export async function unpackContext(
   const targets = new Map<string, string>();
   const directoryTimes = new Map<string, number>();
   let totalBytes = 0;
-  let uncheckedBytes = 0;
-  await requireRoom(directory);
+  const room = new RoomCheck(directory);
+  await room.look();
   let entries = 0;
   for await (const entry of readTar(await decompressed(body))) {
     signal.throwIfAborted();
@@ -141,12 +141,9 @@ export async function unpackContext(
   async function count(bytes: number): Promise<void> {
     signal.throwIfAborted();
     totalBytes += bytes;
-    uncheckedBytes += bytes;
     if (totalBytes > limitBytes)
       throw new ClusterError("too-large", `the build context has more than ${limitBytes} bytes`);
-    if (uncheckedBytes < spaceCheckBytes) return;
-    uncheckedBytes = 0;
-    await requireRoom(directory);
+    await room.add(bytes);
   }
 
   function find(name: string): string | undefined {

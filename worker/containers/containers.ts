@@ -30,6 +30,7 @@ import { inSandbox, joinedConfig, limitsOf, specOf, withDefaults } from "./sandb
 import type { LocalRecord } from "./store.ts";
 import { validate, validateLimits, type ValidationFacts } from "./validate.ts";
 import { anyOf, deadline } from "../../runtime/signal.ts";
+import { Turns } from "../../runtime/turns.ts";
 
 export interface LocalDeps {
   readonly clock: Clock;
@@ -87,8 +88,8 @@ export class LocalContainers {
   readonly #runs: Runs;
   readonly #names: Names;
   readonly #connections: Connections;
-  /** By container: the last of the works for which it stands still. */
-  readonly #standingStill = new Map<string, Promise<void>>();
+  /** Of the works for which a container stands still. */
+  readonly #standingStill = new Turns();
   #listener: (event: LocalEvent) => void = () => undefined;
   #networkListener: (event: ConnectionEvent) => void = () => undefined;
 
@@ -319,19 +320,8 @@ export class LocalContainers {
   }
 
   /** One that runs stands still during the work, and is as it was when this settles; others of the same container wait their turn. */
-  async whilePaused<Result>(id: string, work: () => Promise<Result>): Promise<Result> {
-    const before = this.#standingStill.get(id) ?? Promise.resolve();
-    const done = before.then(() => this.#whilePausedNow(id, work));
-    const over = done.then(
-      () => undefined,
-      () => undefined, // Told to whoever asked for that work.
-    );
-    this.#standingStill.set(id, over);
-    try {
-      return await done;
-    } finally {
-      if (this.#standingStill.get(id) === over) this.#standingStill.delete(id);
-    }
+  whilePaused<Result>(id: string, work: () => Promise<Result>): Promise<Result> {
+    return this.#standingStill.take(id, () => this.#whilePausedNow(id, work));
   }
 
   async #whilePausedNow<Result>(id: string, work: () => Promise<Result>): Promise<Result> {

@@ -171,7 +171,6 @@ class WriteSession {
   #unanswered = 0;
   /** As the last answer says. */
   #heldBytes = 0;
-  #isEnding = false;
   #failure: unknown;
   #wake = (): void => undefined;
 
@@ -188,7 +187,6 @@ class WriteSession {
     });
     this.#stream.on("error", (error: Error) => this.#fail(error));
     this.#stream.on("end", () => {
-      if (this.#isEnding) return this.#wake();
       this.#fail(new ClusterError("unavailable", `containerd ended the write of ${blob.digest}`));
     });
     signal.addEventListener("abort", this.#cancel, { once: true });
@@ -224,7 +222,6 @@ class WriteSession {
 
   /** Settles once containerd has let go of the blob, and keeps what it has of it. */
   async end(): Promise<void> {
-    this.#isEnding = true;
     const ended = new Promise<void>((resolve, reject) => {
       this.#stream.once("status", ({ code, details }) =>
         code === status.OK ? resolve() : reject(new ClusterError("unavailable", details)),

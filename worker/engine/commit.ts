@@ -29,12 +29,13 @@ const plainLabel = "containerd.io/uncompressed";
 
 /** @throws {ClusterError} `internal` in containerd's words. */
 export async function commitContainer(
-  { connection, names, layers: turns }: StoreDeps,
+  deps: StoreDeps,
   id: string,
   image: ImageContent,
   request: CommitRequest,
   signal: AbortSignal,
 ): Promise<LoadedImage> {
+  const { connection } = deps;
   const mounts = await snapshotMounts(connection, id);
   return underLease(
     connection,
@@ -44,15 +45,10 @@ export async function commitContainer(
       const chain = chainIds([...parseDetails(image.configBytes).diffIds, diffId]);
       const [chainId = "", parent = ""] = chain.toReversed();
       const unpack = { layer, diffId, chainId, parent, lease };
-      await turns.take(chainId, () => unpackLayer(connection, unpack, signal), signal);
+      await deps.layers.take(chainId, () => unpackLayer(connection, unpack, signal), signal);
       const layers = [...image.layers, layer];
       const wanted = request.name === "" ? [] : [request.name];
-      return storeImage(
-        { connection, names, layers: turns },
-        { configBytes, layers, names: wanted },
-        lease,
-        signal,
-      );
+      return storeImage(deps, { configBytes, layers, names: wanted }, lease, signal);
     },
     signal,
   );

@@ -14,7 +14,7 @@ import type { Container } from "./container.ts";
 import type { ImageMounts } from "./image-mounts.ts";
 import type { OciSpec } from "./oci.ts";
 import { snapshotMounts } from "./snapshots.ts";
-import { bindSubpaths, subpathPlace } from "../mounts/subpath.ts";
+import { bindSubpaths, type BoundParts } from "../mounts/subpath.ts";
 import { runTool } from "../mounts/tool.ts";
 import { clearViews, openView, upperDirectory, type View } from "./views.ts";
 
@@ -164,11 +164,13 @@ export class SnapshotFiles implements ContainerFiles {
     const view = await openView(directory, await this.#mounts(container), kind);
     assert(view !== undefined, "a container has a layer of its own");
     let tree: Tree | undefined;
-    let releaseParts = async (): Promise<void> => {};
+    let parts: BoundParts | undefined;
     const close = async (): Promise<void> => {
       try {
         // What stays mounted keeps a volume busy, so each is let go whatever becomes of the others.
-        await (tree?.close() ?? Promise.resolve()).finally(releaseParts).finally(() => view.close());
+        await (tree?.close() ?? Promise.resolve())
+          .finally(() => parts?.release())
+          .finally(() => view.close());
       } finally {
         // A view that cannot be unmounted keeps no volume from its removal.
         for (const name of names) await volumes.release(name, `files of ${id}`);
@@ -179,19 +181,12 @@ export class SnapshotFiles implements ContainerFiles {
       await imageMounts.ensure(container.record);
       // At places of their own: a start may come meanwhile and bind and release its.
       const key = `parts-${this.#opened++}`;
-      releaseParts = await bindSubpaths(directory, key, container.record.mounts);
-      const parts = new Map<string, string>(
-        container.record.mounts.flatMap(({ type, subpath, target }, index) =>
-          type === "volume" && subpath !== undefined
-            ? [[target, subpathPlace(directory, key, index)] as const]
-            : [],
-        ),
-      );
+      parts = await bindSubpaths(directory, key, container.record.mounts);
       const { container: known } = await connection.call(connection.containers, "get", { id });
       const spec = JSON.parse(known?.spec?.value.toString("utf8") ?? "{}") as Partial<OciSpec>;
       tree = await Tree.open(view.path, { readOnly: spec.root?.readonly === true });
       for (const { type, source: given, destination, options } of spec.mounts ?? []) {
-        const source = parts.get(destination) ?? given;
+        const source = parts.places.get(destination) ?? given;
         if (type !== "bind" || !(await exists(source))) continue;
         await tree.mount({
           target: destination,

@@ -20,7 +20,7 @@ import { importImage, loadImages } from "./load.ts";
 import { familiarName, parseReference, printReference } from "./reference.ts";
 import { releasePlatform } from "./pull.ts";
 import { saveImages } from "./save.ts";
-import { type LoadedImage, type NewImage, storeNewImage } from "./store-image.ts";
+import { type LoadedImage, type NewImage, type StoreDeps, storeNewImage } from "./store-image.ts";
 import { chainIds, snapshotExists, snapshotUsage } from "./snapshots.ts";
 import { spoolArchive, spoolFile } from "./spool.ts";
 
@@ -103,9 +103,7 @@ export class ContainerdImages implements ImageStore {
   }
 
   add(image: NewImage, signal: AbortSignal): Promise<LoadedImage> {
-    const { connection, images } = this.#deps;
-    const { names, layers } = images;
-    return storeNewImage({ connection, names, layers }, image, () => undefined, signal);
+    return storeNewImage(this.#storeDeps(), image, () => undefined, signal);
   }
 
   async push(reference: string, options: PushOptions, signal: AbortSignal): Promise<Descriptor> {
@@ -136,10 +134,9 @@ export class ContainerdImages implements ImageStore {
     report: (layer: string) => void,
     signal: AbortSignal,
   ): Promise<readonly LoadedImage[]> {
-    const { connection, images, directory, emit } = this.#deps;
+    const { directory, emit } = this.#deps;
     await using spool = await spoolArchive(directory, body, signal);
-    const { names, layers } = images;
-    const loaded = await loadImages({ connection, names, layers }, spool, report, signal);
+    const loaded = await loadImages(this.#storeDeps(), spool, report, signal);
     for (const { id, names } of loaded) emit({ action: "load", id, reference: names[0] ?? id });
     return loaded;
   }
@@ -149,11 +146,10 @@ export class ContainerdImages implements ImageStore {
     { config, name }: { readonly config: object; readonly name: string },
     signal: AbortSignal,
   ): Promise<LoadedImage> {
-    const { connection, images, directory, emit } = this.#deps;
+    const { directory, emit } = this.#deps;
     await using spooled = await spoolFile(directory, body, signal);
     const names = name === "" ? [] : [printReference(parseReference(name))];
-    const deps = { connection, names: images.names, layers: images.layers };
-    const made = await importImage(deps, spooled.file, { config, names }, signal);
+    const made = await importImage(this.#storeDeps(), spooled.file, { config, names }, signal);
     emit({ action: "import", id: made.id, reference: made.id });
     return made;
   }
@@ -238,6 +234,11 @@ export class ContainerdImages implements ImageStore {
       }
     }
     return { records, reclaimedBytes };
+  }
+
+  #storeDeps(): StoreDeps {
+    const { connection, images } = this.#deps;
+    return { connection, names: images.names, layers: images.layers };
   }
 
   async #require(text: string): Promise<{ readonly image: Image; readonly by: "id" | "name" }> {

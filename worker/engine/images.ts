@@ -34,7 +34,7 @@ import type { RegistrySettings } from "./registry-hosts.ts";
 import { digestOf } from "./save.ts";
 import { RoomCheck } from "./room.ts";
 import { chainIds, snapshotExists } from "./snapshots.ts";
-import { Turns } from "./turns.ts";
+import { Turns } from "../../runtime/turns.ts";
 
 const parallelDownloads = 4;
 const shortestIdDigits = 4;
@@ -66,7 +66,10 @@ export interface ImagesDeps {
 
 export class Images {
   readonly names: ImageNames;
-  /** Layers being stored or unpacked, by whomever. */
+  /**
+   * Layers being stored or unpacked, by whomever. Whoever had to wait does it as well: then it is there, and doing it only adds it to
+   * the caller's lease. So the failure or cancelling of one never fails another.
+   */
   readonly layers = new Turns();
   readonly #connection: Connection;
   readonly #platform: Platform;

@@ -154,12 +154,12 @@ async function withSubpaths(
   { id, record }: Container,
   start: () => Promise<number>,
 ): Promise<number> {
-  const release = await bindSubpaths(subpathDirectory(runDirectory), id, record.mounts);
+  const parts = await bindSubpaths(subpathDirectory(runDirectory), id, record.mounts);
   try {
     return await start();
   } finally {
     // The container has it by now; the next start clears what stays.
-    await release().catch((error: unknown) => warn(`cannot unmount parts of volumes of ${id}`, error));
+    await parts.release().catch((error: unknown) => warn(`cannot unmount parts of volumes of ${id}`, error));
   }
 }
 

@@ -27,7 +27,7 @@ import type { Reference } from "./reference.ts";
 import type { Registry, RemoteManifest } from "./registry.ts";
 import type { RoomCheck } from "./room.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
-import type { Turns } from "./turns.ts";
+import type { Turns } from "../../runtime/turns.ts";
 import { anyOf } from "../../runtime/signal.ts";
 
 /** What an interrupted pull downloaded is kept this long for the next one. */

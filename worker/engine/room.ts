@@ -6,7 +6,7 @@ import { ClusterError } from "../../model/errors.ts";
 /** Others write there as well. */
 const reservedDiskBytes = 512 * 2 ** 20;
 /** Whoever writes looks again after this much. */
-export const spaceCheckBytes = 64 * 2 ** 20;
+const spaceCheckBytes = 64 * 2 ** 20;
 
 /** Looks again after each so many bytes, of whatever number of files that are written there. */
 export class RoomCheck {
@@ -33,17 +33,20 @@ export class RoomCheck {
 
 /** More than the reserve is free where the directory lies. */
 export async function hasRoom(directory: string): Promise<boolean> {
-  const { bavail, bsize } = await statfs(directory);
-  return bavail * bsize >= reservedDiskBytes;
+  return (await freeBytes(directory)) >= reservedDiskBytes;
 }
 
 /** @throws {ClusterError} `resource-exhausted` once no more than the reserve is free where the directory lies. */
 export async function requireRoom(directory: string): Promise<void> {
+  const free = await freeBytes(directory);
+  if (free >= reservedDiskBytes) return;
+  throw new ClusterError(
+    "resource-exhausted",
+    `no space left on device: ${free} bytes are free at ${directory}, ${reservedDiskBytes} are kept`,
+  );
+}
+
+async function freeBytes(directory: string): Promise<number> {
   const { bavail, bsize } = await statfs(directory);
-  if (bavail * bsize < reservedDiskBytes) {
-    throw new ClusterError(
-      "resource-exhausted",
-      `no space left on device: ${bavail * bsize} bytes are free at ${directory}, ${reservedDiskBytes} are kept`,
-    );
-  }
+  return bavail * bsize;
 }

@@ -7,7 +7,7 @@ import { underLease } from "./leases.ts";
 import { type Descriptor, parseConfig } from "./manifest.ts";
 import { digestOf } from "./save.ts";
 import { chainIds, snapshotter, unpackLayer } from "./snapshots.ts";
-import type { Turns } from "./turns.ts";
+import type { Turns } from "../../runtime/turns.ts";
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json";
 const configType = "application/vnd.oci.image.config.v1+json";

@@ -24,8 +24,15 @@ export async function requireSubpath(mountpoint: string, subpath: string): Promi
   void found;
 }
 
+/** Parts of a container's volumes, bound until they are released, which takes nothing from whoever mounted them meanwhile. */
+export interface BoundParts {
+  /** Where each is, by its target in the container. */
+  readonly places: ReadonlyMap<string, string>;
+  release(): Promise<void>;
+}
+
 /**
- * Binds each part to its place until what it returns is called, which takes nothing from whoever mounted it meanwhile.
+ * Binds each part to its place.
  *
  * @param directory - Below which the places are; `clearSubpaths` takes away what a killed process left.
  * @throws {ClusterError} `invalid-argument` when a part is no longer there.
@@ -34,20 +41,22 @@ export async function bindSubpaths(
   directory: string,
   containerId: string,
   mounts: readonly MountRecord[],
-): Promise<() => Promise<void>> {
-  const bound: string[] = [];
+): Promise<BoundParts> {
+  const places = new Map<string, string>();
   const release = async (): Promise<void> => {
-    for (const place of bound.splice(0)) await removePlace(place);
+    const bound = [...places.values()];
+    places.clear(); // Once: another start may have them next.
+    for (const place of bound) await removePlace(place);
   };
   try {
-    for (const [index, { type, source, subpath }] of mounts.entries()) {
+    for (const [index, { type, source, subpath, target }] of mounts.entries()) {
       if (type !== "volume" || subpath === undefined) continue;
       const place = subpathPlace(directory, containerId, index);
       await mkdir(directory, { recursive: true, mode: 0o700 });
       await bindPart(place, source, subpath);
-      bound.push(place);
+      places.set(target, place);
     }
-    return release;
+    return { places, release };
   } catch (error) {
     await release();
     throw error;

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { Labels } from "../../model/meta.ts";
 import type { Clock } from "../../runtime/clock.ts";
+import { Turns } from "../../runtime/turns.ts";
 import { diskBytes } from "./disk-bytes.ts";
 import { mountPoints } from "./mountinfo.ts";
 import { isVolumeName, requireVolumeName } from "./plan.ts";
@@ -94,7 +95,7 @@ interface StoredVolume {
 
 export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
   /** What is under way, by name: mounting and removing the same volume must not meet. */
-  const busy = new Map<string, Promise<unknown>>();
+  const turns = new Turns();
   /** Of what is mounted for them, by name. */
   const users = new Map<string, Set<string>>();
   /** Containers that have each, whether they run or not. */
@@ -333,17 +334,8 @@ export function openVolumes({ clock, directory, warn }: VolumesDeps): Volumes {
     for (const each of [join(directory, name), directory]) await synced(each);
   }
 
-  async function alone<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
-    for (let other = busy.get(name); other !== undefined; other = busy.get(name)) {
-      await other.catch(() => {}); // Whoever began it has its failure.
-    }
-    const mine = work();
-    busy.set(name, mine);
-    try {
-      return await mine;
-    } finally {
-      busy.delete(name);
-    }
+  function alone<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
+    return turns.take(name, work);
   }
 }
 

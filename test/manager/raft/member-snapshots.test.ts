@@ -4,6 +4,7 @@ import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
 import { MemberSnapshots } from "../../../manager/raft/member-snapshots.ts";
 import type { ThreadOutput } from "../../../manager/raft/port.ts";
 import { recover } from "../../../manager/raft/recover.ts";
+import type { SnapshotFile } from "../../../manager/raft/snapshot-file.ts";
 import type { ClusterId, NodeId } from "../../../model/ids.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
@@ -76,12 +77,7 @@ t.test(
 );
 
 t.test("a snapshot that came from the leader is what the next one is compared with", async (t) => {
-  const from = await begun(t);
-  from.snapshots.applied(minEntries, 400);
-  from.snapshots.want(entryCount);
-  await from.take(entryCount, 3_000);
-  const file = await from.state.snapshots.open();
-  if (file === undefined) throw new Error("no snapshot");
+  const file = await leadersSnapshot(t);
 
   const { state, snapshots, sent, wanted } = await begun(t, { smallSnapshotBytes: 1_000 }, undefined, 1);
   snapshots.applied(minEntries - 1, 2_900);
@@ -109,12 +105,7 @@ t.test("a snapshot that came from the leader is what the next one is compared wi
 });
 
 t.test("who leads no more does not end what the leader is sending", async (t) => {
-  const from = await begun(t);
-  from.snapshots.applied(minEntries, 400);
-  from.snapshots.want(entryCount);
-  await from.take(entryCount, 3_000);
-  const file = await from.state.snapshots.open();
-  if (file === undefined) throw new Error("no snapshot");
+  const file = await leadersSnapshot(t);
   const { node, state, snapshots } = await begun(t, {}, undefined, 1);
   const { meta, identity } = file;
   const message = (sender: string, term: number): SnapshotMessage => {
@@ -142,6 +133,17 @@ t.test("small entries in front of a large state are bounded by what a restart ca
   }
   t.equal(entries, 250_000);
 });
+
+/** Of all entries, on the leader's disk. */
+async function leadersSnapshot(t: Test): Promise<SnapshotFile> {
+  const { state, snapshots, take } = await begun(t);
+  snapshots.applied(minEntries, 400);
+  snapshots.want(entryCount);
+  await take(entryCount, 3_000);
+  const file = await state.snapshots.open();
+  if (file === undefined) throw new Error("no snapshot");
+  return file;
+}
 
 /** The snapshots of a member with a log of some entries, all of them applied. */
 async function begun(
