@@ -121,10 +121,12 @@ export function messageToWire(message: Message): RaftMessage {
       wire.index = message.lastIndex;
       wire.logTerm = message.lastTerm;
       wire.transfer = message.transfer;
+      wire.context = message.round ?? 0;
       return wire;
     case "pre-vote-reply":
     case "vote-reply":
       wire.rejected = !message.granted;
+      wire.context = message.round ?? 0;
       return wire;
     case "append":
       wire.index = message.prevIndex;
@@ -209,9 +211,10 @@ export function messageFromWire(wire: RaftMessage): Message {
         lastIndex: wire.index,
         lastTerm: wire.logTerm,
         transfer: wire.transfer,
+        ...roundOf(wire),
       };
     case RaftMessage_Type.PRE_VOTE_REPLY:
-      return { from, to, term, type: "pre-vote-reply", granted: !wire.rejected };
+      return { from, to, term, type: "pre-vote-reply", granted: !wire.rejected, ...roundOf(wire) };
     case RaftMessage_Type.VOTE_REPLY:
       return { from, to, term, type: "vote-reply", granted: !wire.rejected };
     case RaftMessage_Type.APPEND:
@@ -264,6 +267,11 @@ export function messageFromWire(wire: RaftMessage): Message {
       break;
   }
   throw unknownMessage(`a message of type ${wire.type}`);
+}
+
+/** Of a question for pre-votes and its answer; versions of before there were rounds leave it out. */
+function roundOf({ context }: RaftMessage): { readonly round?: number } {
+  return context === 0 ? {} : { round: context };
 }
 
 export function snapshotToWire(

@@ -1,5 +1,5 @@
 import { becomeLeader } from "./leader.ts";
-import type { MemberId, Message } from "./message.ts";
+import type { MemberId, Message, VoteReplyMessage } from "./message.ts";
 import { voteResult, votersOf } from "./quorum.ts";
 import type { RaftState } from "./state.ts";
 
@@ -27,6 +27,7 @@ export function campaign(s: RaftState, kind: CampaignKind): void {
       lastIndex: s.log.lastIndex(),
       lastTerm: s.log.lastTerm(),
       transfer: kind === "transfer",
+      ...(kind === "pre-vote" && { round: s.preVoteRounds }),
     });
   }
 }
@@ -41,8 +42,7 @@ export function tickCandidate(s: RaftState): void {
 export function stepCandidate(s: RaftState, message: Message): void {
   switch (message.type) {
     case "pre-vote-reply":
-      // Consent names the term it is for; one to an earlier question says nothing about this one.
-      if (s.role.kind === "pre-candidate" && (!message.granted || message.term === s.term + 1)) {
+      if (s.role.kind === "pre-candidate" && isAnswer(message, s.term, s.role.round)) {
         countVote(s, message.from, message.granted ? "granted" : "refused");
       }
       return;
@@ -62,6 +62,14 @@ export function stepCandidate(s: RaftState, message: Message): void {
     case "catch-up":
       return;
   }
+}
+
+/**
+ * Consent names the term it is for, and holds for every question of that term. A refusal may be out of date by the next question:
+ * whoever refused had a leader, or a longer log which it has sent along.
+ */
+function isAnswer({ granted, term, round }: VoteReplyMessage, ownTerm: number, ownRound: number): boolean {
+  return granted ? term === ownTerm + 1 : round === undefined || round === ownRound;
 }
 
 function countVote(s: RaftState, from: MemberId, vote: "granted" | "refused"): void {

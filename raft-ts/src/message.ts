@@ -61,11 +61,15 @@ export interface VoteMessage extends Envelope {
   readonly lastTerm: number;
   /** Set when the leader itself asked for this election, so that its lease does not count. */
   readonly transfer: boolean;
+  /** Pre-votes: which of the sender's questions; from 1. Absent from members of before there were any. */
+  readonly round?: number;
 }
 
 export interface VoteReplyMessage extends Envelope {
   readonly type: "pre-vote-reply" | "vote-reply";
   readonly granted: boolean;
+  /** Pre-votes: of the question, if it had one. */
+  readonly round?: number;
 }
 
 export interface AppendMessage extends Envelope {

@@ -82,7 +82,7 @@ function answerOldTerm(s: RaftState, message: Message): void {
     });
   } else if (message.type === "pre-vote") {
     // Lets the asker catch up with the term, or it would ask forever.
-    s.send({ type: "pre-vote-reply", from: s.id, to: message.from, term: s.term, granted: false });
+    answerPreVote(s, message, "refused");
   }
 }
 
@@ -94,8 +94,7 @@ function answerVote(s: RaftState, message: VoteMessage): void {
   const granted = free && s.log.isUpToDate(message.lastIndex, message.lastTerm);
   const { from: to } = message;
   if (message.type === "pre-vote") {
-    const term = granted ? message.term : s.term;
-    s.send({ type: "pre-vote-reply", from: s.id, to, term, granted });
+    answerPreVote(s, message, granted ? "granted" : "refused");
     if (free && !granted) sendCatchUp(s, message);
     return;
   }
@@ -104,6 +103,23 @@ function answerVote(s: RaftState, message: VoteMessage): void {
     s.resetElectionTimer();
   }
   s.send({ type: "vote-reply", from: s.id, to, term: s.term, granted });
+}
+
+function answerPreVote(
+  s: RaftState,
+  { from: to, term: askedTerm, round }: VoteMessage,
+  answer: "granted" | "refused",
+): void {
+  const granted = answer === "granted";
+  const term = granted ? askedTerm : s.term;
+  s.send({
+    type: "pre-vote-reply",
+    from: s.id,
+    to,
+    term,
+    granted,
+    ...(round !== undefined && { round }),
+  });
 }
 
 /** What the asker lacks, from where the logs may agree; nothing when that is compacted. */

@@ -40,7 +40,7 @@ export type RoleKind = Role["kind"];
 /** The role and what only that role knows. */
 export type Role =
   | { readonly kind: "follower" }
-  | { readonly kind: "pre-candidate"; readonly votes: Map<MemberId, boolean> }
+  | { readonly kind: "pre-candidate"; readonly votes: Map<MemberId, boolean>; readonly round: number }
   | { readonly kind: "candidate"; readonly votes: Map<MemberId, boolean> }
   | LeaderRole;
 
@@ -79,6 +79,8 @@ export class RaftState {
   readStates: ReadState[] = [];
   /** Transfers of snapshots asked for, of all leaderships: their reports may come at any time later. */
   snapshotTransfers = 0;
+  /** Times that pre-votes were asked for; the term does not tell them apart. */
+  preVoteRounds = 0;
 
   constructor(options: RaftOptions) {
     this.options = resolveOptions(options);
@@ -166,7 +168,8 @@ export class RaftState {
   becomePreCandidate(): void {
     invariant(this.role.kind !== "leader", () => "a leader cannot become a candidate");
     this.resetElectionTimer();
-    this.role = { kind: "pre-candidate", votes: new Map() };
+    this.preVoteRounds += 1;
+    this.role = { kind: "pre-candidate", votes: new Map(), round: this.preVoteRounds };
     this.leader = undefined;
   }
 

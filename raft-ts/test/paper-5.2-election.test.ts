@@ -169,3 +169,50 @@ for (const { silent, want } of [
     },
   );
 }
+
+const lateAnswers = [
+  { name: "refusals of the round before end nothing", answers: ["b-1", "c-1"], want: "pre-candidate" },
+  {
+    name: "nor do they keep the same voters from consenting",
+    answers: ["b-1", "c-1", "b+2"],
+    want: "candidate",
+  },
+  { name: "one of each round is no majority", answers: ["b-1", "c-2"], want: "pre-candidate" },
+  { name: "refusals of this round end it", answers: ["b-2", "c-2"], want: "follower" },
+  { name: "consent of the round before is for the same term", answers: ["b+1"], want: "candidate" },
+  { name: "members that know of no rounds are counted", answers: ["b-", "c-"], want: "follower" },
+] as const;
+
+for (const { name, answers, want } of lateAnswers) {
+  t.test(`the second round of pre-votes: ${name}`, (t) => {
+    const group = new Group("a b c");
+    for (let round = 0; round < 2; round += 1) {
+      group.get("a").node.campaign();
+      group.work();
+    }
+    const rounds = group.sentOf("pre-vote").flatMap(({ to, round }) => (to === "b" ? [round] : []));
+    for (const answer of answers) {
+      const [from = "", sign, asked] = answer;
+      const round = asked === undefined ? undefined : rounds[Number(asked) - 1];
+      const granted = sign === "+";
+      const reply = { type: "pre-vote-reply", from, to: "a", term: granted ? 2 : 1, granted } as const;
+      group.say(round === undefined ? reply : { ...reply, round });
+    }
+    t.equal(group.role("a"), want);
+    t.end();
+  });
+}
+
+t.test("an answer names the round of its question, whichever way it goes", (t) => {
+  const group = new Group("a:1,1@3 b c");
+  const ask = (from: string, term: number, index: number) => {
+    const request = voteRequest({ from, to: "a", term }, { index, term: 1 }, "pre-vote");
+    return group.say({ ...request, round: 7 }).filter(({ type }) => type === "pre-vote-reply");
+  };
+  t.match(ask("b", 4, 3), [{ granted: true, term: 4, round: 7 }]);
+  t.match(ask("b", 4, 1), [{ granted: false, term: 3, round: 7 }], "its log is behind");
+  t.match(ask("b", 2, 3), [{ granted: false, term: 3, round: 7 }], "its term is");
+  const request = voteRequest({ from: "b", to: "a", term: 4 }, { index: 3, term: 1 }, "pre-vote");
+  t.notOk("round" in (group.say(request)[0] ?? {}), "a question without one is answered without one");
+  t.end();
+});

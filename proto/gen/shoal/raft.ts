@@ -55,7 +55,7 @@ export interface RaftMessage {
   rejected: boolean;
   hintIndex: number;
   hintTerm: number;
-  /** Read rounds of heartbeats; the asker's number of reads. */
+  /** Read rounds of heartbeats; the asker's number of reads; which of its questions a pre-vote is, and an answer is to. */
   context: number;
   transfer: boolean;
   snapshot: SnapshotHeader | undefined;

@@ -1,6 +1,12 @@
 import t from "tap";
-import type { Entry, SnapshotMeta } from "raft-ts";
-import { type WalBatch, decodeBatch, encodeBatch } from "../../../manager/raft/codec.ts";
+import type { Entry, Message, SnapshotMeta } from "raft-ts";
+import {
+  type WalBatch,
+  decodeBatch,
+  decodeMessages,
+  encodeBatch,
+  encodeMessages,
+} from "../../../manager/raft/codec.ts";
 import { readerOf } from "../../../manager/raft/wire.ts";
 
 const installed: SnapshotMeta = {
@@ -72,3 +78,15 @@ function plain(batch: WalBatch): WalBatch {
     entries: batch.entries.map((entry) => ({ ...entry, data: new Uint8Array(entry.data) })),
   };
 }
+
+t.test("a pre-vote and its answer keep their round; one without stays without", (t) => {
+  const words = { from: "n1.ab", to: "n2.cd", term: 4 };
+  const messages: readonly Message[] = [
+    { ...words, type: "pre-vote", lastIndex: 3, lastTerm: 2, transfer: false, round: 9 },
+    { ...words, type: "pre-vote", lastIndex: 3, lastTerm: 2, transfer: false },
+    { ...words, type: "pre-vote-reply", granted: false, round: 9 },
+    { ...words, type: "pre-vote-reply", granted: true },
+  ];
+  t.strictSame(decodeMessages(encodeMessages(messages)), messages);
+  t.end();
+});
