@@ -5,16 +5,16 @@ import { type ApiBenchOptions, apiTable, benchApi } from "./api.ts";
 import { benchCluster, type ClusterBenchOptions } from "./cluster.ts";
 import { comparisonTable } from "./comparison.ts";
 import { drive } from "./drive.ts";
-import { benchEngine, type EngineBenchOptions, type EnginePart, engineParts } from "./engine.ts";
+import { benchEngine, type EngineBenchOptions, engineParts } from "./engine.ts";
 import { benchLeaderLoss } from "./leader-loss.ts";
-import { benchNetwork, type NetworkBenchOptions } from "./network.ts";
+import { benchNetwork, type NetworkBenchOptions, networkParts } from "./network.ts";
 import { benchRaft, raftTable, type RaftBenchOptions } from "./raft.ts";
 import { benchCore } from "./raft-core.ts";
 import { benchStalls } from "./raft-stalls.ts";
 import { benchStorage, type StorageBenchOptions } from "./raft-storage.ts";
 import { machine, markdownTable } from "./report.ts";
 import { benchLoops, loopsTable, type LoopsBenchOptions } from "./scale-loops.ts";
-import { benchScale, figuresTable, type ScaleBenchOptions, scaleSteps, type ScaleStep } from "./scale.ts";
+import { benchScale, figuresTable, type ScaleBenchOptions, scaleSteps } from "./scale.ts";
 import { benchScheduler, schedulerTable, type SchedulerBenchOptions } from "./scheduler.ts";
 
 interface Flags {
@@ -64,7 +64,7 @@ program
 program
   .command("engine")
   .description("containers and images of one host, beside Docker's where dockerd is installed")
-  .option("--parts <names>", `any of ${engineParts.join(",")}`, partList, [...engineParts])
+  .option("--parts <names>", `any of ${engineParts.join(",")}`, listOf(engineParts), [...engineParts])
   .option("--rounds <n>", "in turn; medians are printed", count, 3)
   .option("--minutes <n>", "no round begins that would last longer", count, 10)
   .addOption(new Option("--docker <when>", "").choices(["auto", "never"]).default("auto"))
@@ -80,6 +80,7 @@ program
 program
   .command("network")
   .description("overlay, virtual IPs, mesh and names between hosts that are namespaces; needs iperf3")
+  .option("--parts <names>", `any of ${networkParts.join(",")}`, listOf(networkParts), [...networkParts])
   .option("--seconds <n>", "of each throughput", count, 3)
   .option("--rounds <n>", "in turn; medians are printed", count, 3)
   .option("--services <n>", "that virtual IP and mesh are measured among", count, 1_000)
@@ -200,7 +201,7 @@ program
   .option("--services <n>", "", count, 10)
   .option("--replicas <n>", "of each service", count, 100)
   .option("--timeout-seconds <n>", "of each step", count, 400)
-  .option("--steps <names>", `any of ${scaleSteps.join(",")}`, stepList, [...scaleSteps].slice(1))
+  .option("--steps <names>", `any of ${scaleSteps.join(",")}`, listOf(scaleSteps), [...scaleSteps].slice(1))
   .option("--profile <directory>", "for V8 profiles of all processes")
   .option("--markdown <file>", "also write the table there")
   .action(async ({ markdown, ...options }: ScaleBenchOptions & { readonly markdown?: string }) => {
@@ -269,20 +270,13 @@ function counts(value: string): number[] {
   return value.split(",").map(count);
 }
 
-function partList(value: string): EnginePart[] {
-  return value.split(",").map((name) => {
-    const part = engineParts.find((each) => each === name);
-    if (part === undefined) throw new InvalidArgumentError(`any of ${engineParts.join(",")} is accepted.`);
-    return part;
-  });
-}
-
-function stepList(value: string): ScaleStep[] {
-  return value.split(",").map((name) => {
-    const step = scaleSteps.find((each) => each === name);
-    if (step === undefined) throw new InvalidArgumentError(`any of ${scaleSteps.join(",")} is accepted.`);
-    return step;
-  });
+function listOf<Name extends string>(names: readonly Name[]): (value: string) => Name[] {
+  return (value) =>
+    value.split(",").map((each) => {
+      const name = names.find((known) => known === each);
+      if (name === undefined) throw new InvalidArgumentError(`any of ${names.join(",")} is accepted.`);
+      return name;
+    });
 }
 
 function count(value: string): number {

@@ -14,7 +14,12 @@ import { closeCommits, measureCommits } from "./network-commits.ts";
 import { closeDockerOverlay, isDockerInstalled, openDockerOverlay } from "./network-docker.ts";
 import { median } from "./report.ts";
 
+/** In this order; `names` to `idle` are of one host. */
+export const networkParts = ["paths", "names", "attach", "changes", "join", "idle", "commits"] as const;
+export type NetworkPart = (typeof networkParts)[number];
+
 export interface NetworkBenchOptions {
+  readonly parts: readonly NetworkPart[];
   /** Of each throughput. */
   readonly seconds: number;
   readonly rounds: number;
@@ -121,9 +126,21 @@ class NetworkBench {
     const [one, two] = [this.#world.host(1), this.#world.host(2)];
     const server = await this.#start(two, "server", "10", [ingress, red]);
     const client = await this.#start(one, "client", "11", [red]);
+    for (const netns of [server, two.netns]) this.#serveIn(netns);
+    const { parts } = this.#options;
+    if (parts.includes("paths")) await this.#paths(client, [one, two]);
+    if (parts.includes("names")) await this.#names(one, client);
+    if (parts.includes("attach")) await this.#attach(one);
+    if (parts.includes("changes")) await this.#changes(one);
+    if (parts.includes("join")) await this.#join();
+    if (parts.includes("idle")) await this.#idle(one);
+    await this.close(); // So that it is not under way beside the cluster.
+    if (parts.includes("commits")) await this.#commits();
+  }
+
+  async #paths(client: string, [one, two]: readonly [Host, Host]): Promise<void> {
     const [echo, iperf] = [echoPort, iperfPort];
     const mesh = { from: this.#world.outside, echo: publishedEcho, iperf: publishedIperf };
-    for (const netns of [server, two.netns]) this.#serveIn(netns);
     const paths: readonly Path[] = [
       { name: "link", from: one.netns, host: two.address, echo, iperf },
       { name: "overlay", from: client, host: "10.20.0.10", echo, iperf },
@@ -138,13 +155,6 @@ class NetworkBench {
       });
     }
     await this.#rounds(paths);
-    await this.#names(one, client);
-    await this.#attach(one);
-    await this.#changes(one);
-    await this.#join();
-    await this.#idle(one);
-    await this.close(); // So that it is not under way beside the cluster.
-    await this.#commits();
   }
 
   /** All that was made, also what an interrupted run made. */
@@ -239,6 +249,7 @@ class NetworkBench {
   }
 
   async #idle(host: Host): Promise<void> {
+    await this.#applyOn(host, manyServices(this.#options.services), []);
     const cpuMs = processorMs(host);
     await sleep(idleMs);
     const value = ((processorMs(host) - cpuMs) / idleMs) * 100;
