@@ -98,7 +98,7 @@ export class MemberSnapshots {
   #isBlocked = false;
   #taking: Taking | undefined;
   #lastPart: Promise<void> = Promise.resolve();
-  #credits = 0;
+  #credits: number = snapshotPart.window;
   #onCredit: () => void = () => {};
   #isStopped = false;
 
@@ -114,7 +114,6 @@ export class MemberSnapshots {
 
   /** Gives a snapshot to the main thread, in parts and not faster than it takes them. Closes the file. */
   async deliver(file: SnapshotFile): Promise<void> {
-    this.#credits = snapshotPart.window;
     const { index } = file.meta;
     try {
       for await (const { offset, data } of file.parts()) {

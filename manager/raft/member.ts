@@ -6,6 +6,7 @@ import {
   RaftNode,
   type Ready,
   type SnapshotMessage,
+  type SnapshotMeta,
   type Write,
   membersOf,
   totalBytes,
@@ -95,6 +96,8 @@ export class Member implements TransportHandler {
   #running: Promise<void> = Promise.resolve();
   #writing: Promise<void> = Promise.resolve();
   #maintaining: Promise<void> = Promise.resolve();
+  /** States from the leader on their way to the main thread, one after another. */
+  #loading: Promise<void> = Promise.resolve();
   #isMaintaining = false;
   #stopTicking: () => void = () => {};
 
@@ -172,6 +175,7 @@ export class Member implements TransportHandler {
       closed.catch(() => undefined); // Told below.
       await this.#running;
       await this.#writing;
+      await this.#loading;
       await this.#maintaining;
       await closed;
     }
@@ -331,7 +335,8 @@ export class Member implements TransportHandler {
   async #write(write: Write): Promise<void> {
     try {
       await this.#persist(write);
-      this.#node.persisted(write);
+      this.#node.persisted(write, "loading");
+      if (write.snapshot !== undefined) this.#load(write.snapshot);
     } catch (error) {
       this.#fail(error, "failed");
     }
@@ -343,14 +348,26 @@ export class Member implements TransportHandler {
     if (snapshot !== undefined) await this.#snapshots.install(snapshot);
     await wal.append({ hardState, entries, installed: snapshot });
     this.#logSyncs += 1;
-    if (snapshot !== undefined) {
-      storage.installSnapshot(snapshot);
-      await this.#snapshots.installed(snapshot);
-      this.#handed = snapshot.index;
-      this.#tellMembership(snapshot.configuration);
-    }
+    if (snapshot !== undefined) storage.installSnapshot(snapshot);
     storage.append(entries);
     storage.setHardState(hardState);
+  }
+
+  /**
+   * The main thread takes in a state at its own pace, beside all else here: a vote or an acknowledgement promises only what is
+   * durable, and what is committed behind the state waits in the core.
+   */
+  #load(snapshot: SnapshotMeta): void {
+    const deliver = async (): Promise<void> => {
+      if (this.#stopped || snapshot.index < this.#state.storage.snapshot().index) return; // A newer one waits behind it.
+      await this.#snapshots.installed(snapshot);
+      this.#guarded(() => {
+        this.#handed = snapshot.index;
+        this.#tellMembership(snapshot.configuration);
+        this.#node.applied(snapshot.index);
+      });
+    };
+    this.#loading = this.#loading.then(deliver).catch((error: unknown) => this.#fail(error, "failed"));
   }
 
   #apply(committed: readonly Entry[]): void {

@@ -10,6 +10,7 @@ export {
 } from "./confchange.ts";
 export { type CompactionInput, compactionIndex } from "./compaction.ts";
 export type { ProposeResult, RefusalReason } from "./leader.ts";
+export type { SnapshotState } from "./log.ts";
 export {
   type AppendMessage,
   type AppendReplyMessage,

@@ -6,6 +6,9 @@ export type AppendResult =
   | { readonly kind: "matched"; readonly lastIndex: number; readonly replacedFrom: number | undefined }
   | { readonly kind: "conflict"; readonly hintIndex: number; readonly hintTerm: number };
 
+/** How far the state machine is with a snapshot that is durable. */
+export type SnapshotState = "loaded" | "loading";
+
 /** What one write has to make durable of the log: a snapshot that replaces it, and entries. */
 export interface LogWork {
   readonly snapshot: SnapshotMeta | undefined;
@@ -23,7 +26,7 @@ export interface LogWork {
  * ```
  *
  * `applied <= applying <= min(commit, stable)` and `commit <= last` always: nothing reaches the state machine here
- * before it is durable here.
+ * before it is durable here. Behind a snapshot that is being loaded nothing does before that is loaded.
  */
 export class RaftLog {
   readonly #storage: Storage;
@@ -40,6 +43,8 @@ export class RaftLog {
   /** Handed out to be applied. */
   #applying: number;
   #applied: number;
+  /** Of a durable snapshot that the state machine has not loaded yet; 0 for none. */
+  #loading = 0;
 
   constructor(storage: Storage) {
     this.#storage = storage;
@@ -66,6 +71,11 @@ export class RaftLog {
 
   get pendingSnapshot(): SnapshotMeta | undefined {
     return this.#pendingSnapshot;
+  }
+
+  /** Whether the state machine still lacks what a durable snapshot brings. */
+  get isLoading(): boolean {
+    return this.#loading > 0;
   }
 
   firstIndex(): number {
@@ -194,7 +204,7 @@ export class RaftLog {
   }
 
   /** The oldest write under way is durable, and storage gives it back. What was replaced meanwhile stays unstable. */
-  workDone(): void {
+  workDone(state: SnapshotState): void {
     const write = this.#writes.shift();
     invariant(write !== undefined, () => "a write was reported durable, and none is under way");
     const { lastIndex, snapshotIndex } = write;
@@ -203,8 +213,9 @@ export class RaftLog {
         this.#pendingSnapshot = undefined;
         this.#snapshotHanded = false;
       }
-      this.#applied = Math.max(this.#applied, snapshotIndex);
       this.#applying = Math.max(this.#applying, snapshotIndex);
+      if (state === "loading") this.#loading = snapshotIndex;
+      else this.#applied = Math.max(this.#applied, snapshotIndex);
     }
     if (lastIndex < this.#unstableFrom) return;
     this.#unstable = this.#unstable.slice(lastIndex + 1 - this.#unstableFrom);
@@ -212,13 +223,13 @@ export class RaftLog {
   }
 
   hasCommitted(): boolean {
-    return Math.min(this.#commit, this.stableIndex()) > this.#applying;
+    return !this.isLoading && Math.min(this.#commit, this.stableIndex()) > this.#applying;
   }
 
   /** Committed and durable entries that were not taken before, in order. */
   takeCommitted(maxBytes: number): readonly Entry[] {
     const to = Math.min(this.#commit, this.stableIndex());
-    if (to <= this.#applying) return [];
+    if (this.isLoading || to <= this.#applying) return [];
     const entries = this.#slice(this.#applying + 1, to + 1, maxBytes);
     this.#applying += entries.length;
     return entries;
@@ -230,6 +241,7 @@ export class RaftLog {
       () => `applied ${index}: only entries up to ${this.#applying} were handed out`,
     );
     this.#applied = Math.max(this.#applied, index);
+    if (index >= this.#loading) this.#loading = 0;
   }
 
   #conflict(index: number, term: number): AppendResult {

@@ -22,6 +22,7 @@ import {
   invariant,
   totalBytes,
 } from "./message.ts";
+import type { SnapshotState } from "./log.ts";
 import { Inflights, type Progress, type ProgressState } from "./progress.ts";
 import { addPromise } from "./promises.ts";
 import { step, tick } from "./raft.ts";
@@ -238,11 +239,14 @@ export class RaftNode {
   }
 
   /**
-   * The write is durable, storage gives its entries back, and its snapshot is loaded. Writes are reported in order.
+   * The write is durable, and storage gives its entries back. Writes are reported in order.
    *
+   * @param snapshot - Of a write that carries one: `loading` when the state machine has not loaded it yet. Until
+   *   {@link applied} is called with its index, nothing is handed out as `committed` and this member does not stand for
+   *   election; it votes and acknowledges all the same, since those promise only what is durable.
    * @throws {RaftInvariantError} when it is not the oldest one under way.
    */
-  persisted({ number, hardState }: Write): void {
+  persisted({ number, hardState }: Write, snapshot: SnapshotState = "loaded"): void {
     const [done] = this.#writes;
     invariant(
       done?.write.number === number,
@@ -251,13 +255,13 @@ export class RaftNode {
     this.#writes.shift();
     const s = this.#s;
     s.stableTerm = hardState.term;
-    s.log.workDone();
+    s.log.workDone(snapshot);
     for (const message of done.promises) if (!s.isVoid(message)) s.messages.push(message);
     if (s.role.kind === "leader") advanceCommit(s, s.role);
   }
 
   /**
-   * The state machine has applied what was `committed` up to `index`. Room for more comes with the last of each `committed`,
+   * The state machine has applied what was `committed` up to `index`, or loaded the snapshot of that index. Room for more comes with the last of each `committed`,
    * so reporting only that is enough.
    *
    * @throws {RaftInvariantError} when entries up to there were not handed out.

@@ -18,7 +18,7 @@ export interface Write {
   readonly number: number;
   /** Always in full. Its commit index backs no promise: a write for its sake alone never comes. */
   readonly hardState: HardState;
-  /** Replaces log and state up to its index; load it into the state machine before reporting the write. */
+  /** Replaces log and state up to its index; the state machine loads it before the write is reported, or beside all else. */
   readonly snapshot: SnapshotMeta | undefined;
   /** To be put at their index; whatever was there and after is void. */
   readonly entries: readonly Entry[];

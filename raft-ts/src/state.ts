@@ -100,7 +100,8 @@ export class RaftState {
 
   /** Whether this member may stand for election. */
   get promotable(): boolean {
-    if (this.log.pendingSnapshot !== undefined) return false;
+    // Who leads has to serve, which it could not before it has the state.
+    if (this.log.pendingSnapshot !== undefined || this.log.isLoading) return false;
     if (votersOf(this.history.latest).has(this.id)) return true;
     // Until its removal is committed it may be the only one with a log that can win (thesis §4.2.2).
     return (

@@ -1,6 +1,6 @@
 import t from "tap";
 import { MemoryStorage, RaftNode, type SnapshotMessage, compactionIndex } from "../src/index.ts";
-import { Group, append, dataEntry } from "./group.ts";
+import { Group, append, dataEntry, voteRequest } from "./group.ts";
 
 /** The default, which the groups here have. */
 const electionTicks = 8;
@@ -138,6 +138,57 @@ t.test(
     t.end();
   },
 );
+
+t.test(
+  "while a durable snapshot is being loaded the member acknowledges and votes, and applies nothing",
+  (t) => {
+    const { storage, node } = loading();
+    const { messages } = node.ready();
+    t.match(messages, [{ type: "append-reply", index: 8, rejected: false }]);
+    node.step(append({ from: "b", to: "a", term: 3 }, { index: 8, term: 3 }, [dataEntry(3, 9)], 9));
+    persist(node, storage);
+    const later = node.ready();
+    t.match(later.messages, [{ type: "append-reply", index: 9, rejected: false }]);
+    t.strictSame(later.committed, []);
+    t.match(node.status(), { commit: 9, applied: 1 });
+    node.step({ ...voteRequest({ from: "c", to: "a", term: 4 }, { index: 9, term: 3 }), transfer: true });
+    persist(node, storage);
+    t.match(node.ready().messages, [{ type: "vote-reply", to: "c", term: 4, granted: true }]);
+    node.applied(8);
+    t.match(node.ready().committed, [{ index: 9 }]);
+    t.end();
+  },
+);
+
+t.test("it stands for election only once it has the state, which it would have to serve", (t) => {
+  for (const isAsked of [false, true]) {
+    const { node } = loading();
+    const stand = (): void => {
+      if (isAsked) node.step({ type: "timeout-now", from: "b", to: "a", term: 3 });
+      else for (let ticks = 0; ticks < 2 * electionTicks; ticks += 1) node.tick();
+    };
+    stand();
+    t.equal(node.status().role, "follower");
+    node.applied(8);
+    stand();
+    t.equal(node.status().role, isAsked ? "candidate" : "pre-candidate");
+  }
+  t.end();
+});
+
+t.test("of two snapshots that are loaded one after the other, the second is waited for", (t) => {
+  const { storage, node } = loading();
+  const { configuration } = node.status();
+  const snapshot = { index: 20, term: 3, configuration };
+  node.step({ type: "snapshot", from: "b", to: "a", term: 3, snapshot });
+  node.step(append({ from: "b", to: "a", term: 3 }, { index: 20, term: 3 }, [dataEntry(3, 21)], 21));
+  persist(node, storage);
+  node.applied(8);
+  t.strictSame(node.ready().committed, []);
+  node.applied(20);
+  t.match(node.ready().committed, [{ index: 21 }]);
+  t.end();
+});
 
 t.test("a transfer that broke off is resumed where the peer got to, while the log continues it", (t) => {
   const { node, reportBroken, asked, nextSnapshot, compactTo } = transferring();
@@ -290,6 +341,25 @@ function lagging(): Group {
   }
   group.get("a").compact(0);
   return group;
+}
+
+/** a, which holds a snapshot at 8 of term 3 durably and has not loaded it. */
+function loading() {
+  const { node, storage } = new Group("a b c").get("a");
+  const { configuration } = node.status();
+  const snapshot = { index: 8, term: 3, configuration };
+  node.step({ type: "snapshot", from: "b", to: "a", term: 3, snapshot });
+  persist(node, storage);
+  return { node, storage };
+}
+
+function persist(node: RaftNode, storage: MemoryStorage): void {
+  const { write } = node.ready();
+  if (write === undefined) throw new Error("nothing is to be written");
+  if (write.snapshot !== undefined) storage.installSnapshot(write.snapshot);
+  storage.append(write.entries);
+  storage.setHardState(write.hardState);
+  node.persisted(write, "loading");
 }
 
 /** a leads, b is being sent the snapshot at 4, and meanwhile a has made one at 6. */

@@ -1,4 +1,11 @@
-import { type Configuration, type Message, bootstrapEntry, MemoryStorage } from "raft-ts";
+import {
+  type Configuration,
+  type Entry,
+  type Message,
+  type SnapshotMessage,
+  bootstrapEntry,
+  MemoryStorage,
+} from "raft-ts";
 import t, { type Test } from "tap";
 import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
 import { Member } from "../../../manager/raft/member.ts";
@@ -7,6 +14,7 @@ import { pack } from "../../../manager/raft/pack.ts";
 import type { ThreadOutput } from "../../../manager/raft/port.ts";
 import { DiskSpace } from "../../../manager/raft/disk-space.ts";
 import { Keyring } from "../../../manager/raft/seal.ts";
+import type { SnapshotFile } from "../../../manager/raft/snapshot-file.ts";
 import { SnapshotStore } from "../../../manager/raft/snapshot.ts";
 import { Wal } from "../../../manager/raft/wal.ts";
 import type { ClusterId, NodeId } from "../../../model/ids.ts";
@@ -106,8 +114,64 @@ t.test("a member that waits for room on a full disk stops when it is told to", a
   t.equal(stopped.is, true);
 });
 
+t.test(
+  "a member whose main thread takes a state in slowly goes on voting, and hands over nothing behind it",
+  async (t) => {
+    const { member, clock, sent, toPeer } = await leader(t, {}, 1024);
+    const file = await snapshotAt(50, 10 * 1024);
+    const [from, other] = peers;
+    const term = 20;
+    const message: SnapshotMessage = { type: "snapshot", from, to: self, term, snapshot: file.meta };
+    const intake = await member.onSnapshotOffer(message, file.identity);
+    for await (const part of file.parts()) await intake.add(part);
+    await intake.finish();
+    await settle();
+    const parts = () => sent.filter((output) => output.kind === "snapshot");
+    t.ok(parts().length > 0 && parts().every(({ isLast }) => !isLast), "the rest waits for the main thread");
+    t.ok(toPeer.some((reply) => reply.type === "append-reply" && reply.index === 50 && !reply.rejected));
+
+    const entry: Entry = { index: 51, term, kind: "data", data: Buffer.from("behind it") };
+    const after = { prevIndex: 50, prevTerm: file.meta.term, entries: [entry], commit: 51 };
+    member.onMessages([{ type: "append", from, to: self, term, ...after }]);
+    const asked = { lastIndex: 51, lastTerm: term, transfer: true };
+    await settle();
+    member.onMessages([{ type: "vote", from: other, to: self, term: term + 1, ...asked }]);
+    await settle();
+    t.match(toPeer.at(-1), { type: "vote-reply", to: other, term: term + 1, granted: true });
+
+    const mark = sent.length;
+    for (let turns = 0; turns < 40 && !parts().some(({ isLast }) => isLast); turns += 1) {
+      t.notOk(sent.slice(mark).some(({ kind }) => kind === "committed"));
+      member.command({ kind: "snapshot-taken" });
+      await settle();
+    }
+    await clock.advance(tickMs);
+    const kinds = sent.slice(mark).map(({ kind }) => kind);
+    t.ok(kinds.lastIndexOf("snapshot") < kinds.indexOf("committed"), kinds.join(" "));
+    t.match(
+      sent.findLast((output) => output.kind === "committed"),
+      { index: 51 },
+    );
+  },
+);
+
+/** On the disk of another member. */
+async function snapshotAt(index: number, bytes: number): Promise<SnapshotFile> {
+  const disk = new SimDisk();
+  const seal = await Keyring.load({ disk, random: seededRandom(4) }, "/key", "create");
+  const snapshots = new SnapshotStore({ disk }, { directory: "/snapshots", seal });
+  await snapshots.prepare();
+  const writer = await snapshots.begin("own", { index, term: 19, configuration: configuration() });
+  await writer.append(new Uint8Array(bytes).fill(7));
+  await writer.finish();
+  await snapshots.keep(writer);
+  const file = await snapshots.open();
+  if (file === undefined) throw new Error("no snapshot");
+  return file;
+}
+
 /** A member that has just won its election against two peers that do nothing of their own. */
-async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> = {}) {
+async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> = {}, partBytes?: number) {
   const clock = new VirtualClock();
   const random = seededRandom(3);
   const disk = new SimDisk();
@@ -115,7 +179,14 @@ async function leader(t: Test, limits: Pick<RaftGroupOptions, "maxHandedBytes"> 
   const space = new DiskSpace({ disk, log: silentLog }, { path: "/reserve", bytes: 64 * 1024 });
   const log = { directory: "/raft/log", seal, space, segmentBytes: 64 * 1024 };
   const { wal } = await Wal.open({ disk }, log);
-  const snapshots = new SnapshotStore({ disk }, { directory: "/raft/snapshots", seal });
+  const snapshots = new SnapshotStore(
+    { disk },
+    {
+      directory: "/raft/snapshots",
+      seal,
+      ...(partBytes !== undefined && { partBytes }),
+    },
+  );
   const storage = new MemoryStorage();
   storage.append([bootstrapEntry(configuration())]);
   storage.setHardState({ term: 1, vote: undefined, commit: 1 });
