@@ -265,12 +265,11 @@ export class MemberSnapshots {
     this.#isStopped = true;
     this.#onCredit();
     await this.#lastPart;
-    // What is not whole is of no use to the next start; one that is, the leader sends again.
-    await this.#inbox.discardUpTo(Infinity);
+    // What the leader sent stays for the next start, whole or not; the store gives its state again.
+    await this.#inbox.close();
+    for (const writer of this.#received.values()) await this.#state.snapshots.leave(writer);
     const taking = await this.#taking?.writer.catch(() => undefined); // Told when it failed.
-    for (const writer of [taking, ...this.#received.values()]) {
-      if (writer !== undefined) await this.#state.snapshots.drop(writer);
-    }
+    if (taking !== undefined) await this.#state.snapshots.drop(taking);
   }
 
   async #take(message: SnapshotMessage, writer: SnapshotWriter): Promise<void> {
@@ -327,7 +326,7 @@ export class MemberSnapshots {
     const term = storage.term(index);
     if (term === undefined || this.#isCovered(index)) return undefined;
     const configuration = this.#deps.node.configurationAt(index);
-    return await snapshots.begin("own", { index, term, configuration });
+    return await snapshots.begin({ index, term, configuration });
   }
 
   /** By a snapshot that can be read, as far as is known. */

@@ -2,7 +2,7 @@ import { type Hash, createHash } from "node:crypto";
 import type { SnapshotMeta } from "raft-ts";
 import { ClusterError } from "../../model/errors.ts";
 import { SnapshotHeader } from "../../proto/gen/shoal/raft.ts";
-import type { AppendFile, BlockDisk, ReadFile } from "../../runtime/disk.ts";
+import type { AppendFile, BlockDisk, BlockFile, ReadFile } from "../../runtime/disk.ts";
 import { snapshotFromWire, snapshotToWire } from "./codec.ts";
 import { crc32c } from "./crc32c.ts";
 import { type Seal, sealOverheadBytes } from "./seal.ts";
@@ -49,12 +49,12 @@ export class SnapshotWriter {
   readonly #disk: BlockDisk;
   readonly #seal: Seal;
   readonly #file: AppendFile;
-  readonly #hash: Hash = createHash("sha256");
+  readonly #hash: Hash;
   /** Not written yet; less than a part. */
   #rest: Uint8Array[] = [];
   #restBytes = 0;
-  #bytes = 0;
-  #parts = 0;
+  #bytes: number;
+  #parts: number;
   #unsyncedBytes = 0;
   /** For one sealed part after another. */
   #sealed: Uint8Array | undefined;
@@ -63,10 +63,14 @@ export class SnapshotWriter {
   private constructor(
     { disk, seal, file }: { disk: BlockDisk; seal: Seal; file: AppendFile },
     options: { meta: SnapshotMeta; path: string; keyId: number; partBytes: number },
+    done: { hash: Hash; bytes: number; parts: number } = { hash: createHash("sha256"), bytes: 0, parts: 0 },
   ) {
     this.#disk = disk;
     this.#seal = seal;
     this.#file = file;
+    this.#hash = done.hash;
+    this.#bytes = done.bytes;
+    this.#parts = done.parts;
     this.meta = options.meta;
     this.path = options.path;
     this.keyId = options.keyId;
@@ -98,6 +102,65 @@ export class SnapshotWriter {
     } catch (error) {
       await writer.abort();
       throw error;
+    }
+  }
+
+  /**
+   * Goes on with what a former process left at `path`: with all parts that follow each other from the first on and are what
+   * was sealed for their place. They are written again, in place, since what is read may be in the system's cache and nowhere
+   * else, behind a sync that has failed.
+   *
+   * @returns undefined when there is no such file, or it cannot be the beginning of this snapshot.
+   * @throws {Error} that says what is wrong with its head; the system's; the signal's reason.
+   */
+  static async resume(
+    { disk, seal }: { disk: BlockDisk; seal: Seal },
+    { path, meta, dataBytes }: { path: string; meta: SnapshotMeta; dataBytes: number },
+    signal: AbortSignal,
+  ): Promise<SnapshotWriter | undefined> {
+    const source = await disk.openRead(path);
+    if (source === undefined) return undefined;
+    let target: BlockFile | undefined;
+    try {
+      const head = await readHead(seal, source);
+      const { keyId, partBytes, dataAt } = head;
+      const isSame = sameHeader(head.meta, meta) && head.partHeadBytes === 0;
+      if (!isSame || source.bytes > dataAt + sealedBytes(dataBytes, partBytes) + trailerBytes)
+        return undefined;
+      target = await disk.openBlocks(path);
+      await target.write(0, await source.read(0, dataAt));
+      const hash = createHash("sha256");
+      const stride = partBytes + sealOverheadBytes;
+      const read = new Uint8Array(Math.min(partBytes, dataBytes) + sealOverheadBytes); // For one after another.
+      let bytes = 0;
+      let parts = 0;
+      let unsyncedBytes = 0;
+      while (bytes < dataBytes) {
+        signal.throwIfAborted();
+        const at = dataAt + parts * stride;
+        const plainBytes = Math.min(partBytes, dataBytes - bytes);
+        const sealed = await source.read(at, plainBytes + sealOverheadBytes, read);
+        const plain = unsealed(seal, sealed, { keyId, meta, part: parts });
+        if (plain?.byteLength !== plainBytes) break; // From here on it is sent again.
+        await target.write(at, sealed);
+        hash.update(plain);
+        parts += 1;
+        bytes += plain.byteLength;
+        unsyncedBytes += sealed.byteLength;
+        if (unsyncedBytes < syncEveryBytes) continue;
+        unsyncedBytes = 0;
+        await target.sync();
+      }
+      return new SnapshotWriter(
+        { disk, seal, file: appendFrom(target, dataAt + sealedBytes(bytes, partBytes)) },
+        { meta, path, keyId, partBytes },
+        { hash, bytes, parts },
+      );
+    } catch (error) {
+      await target?.close();
+      throw error;
+    } finally {
+      await source.close();
     }
   }
 
@@ -135,11 +198,15 @@ export class SnapshotWriter {
 
   /** Closes and removes what was written so far. */
   async abort(): Promise<void> {
-    if (this.#state === "open") {
-      this.#state = "closed";
-      await this.#file.close();
-    }
+    await this.leave();
     await this.#disk.remove(this.path);
+  }
+
+  /** Closes it; what was written so far stays, for {@link resume}. */
+  async leave(): Promise<void> {
+    if (this.#state === "closed") return;
+    this.#state = "closed";
+    await this.#file.close();
   }
 
   async #writePart(): Promise<void> {
@@ -209,34 +276,12 @@ export class SnapshotFile {
   }
 
   static async #read(seal: Seal, file: ReadFile): Promise<SnapshotFile> {
-    const head = asBuffer(await file.read(0, headerBytes));
-    if (head.byteLength < headerBytes) throw new Error("it is too short");
-    if (head.readUInt32LE(0) !== magic) throw new Error("it is not a snapshot");
-    const seen = head.readUInt32LE(4);
-    if (seen !== format && seen !== formatBefore) {
-      // Nothing is wrong with it; whoever wrote it can read it.
-      throw new ClusterError(
-        "failed-precondition",
-        `it has format ${seen}, this version reads ${formatBefore} and ${format}`,
-      );
-    }
-    const headOfPart = seen === formatBefore ? partHeadBytes : 0;
-    if (crc32c(head.subarray(0, 24)) !== head.readUInt32LE(24)) {
-      throw new Error("the checksum of its head does not match");
-    }
-    const keyId = head.readUInt32LE(8);
-    const sealedBytes = head.readUInt32LE(12);
-    const sealed = await file.read(headerBytes, sealedBytes);
-    if (crc32c(sealed) !== head.readUInt32LE(16))
-      throw new Error("the checksum of its header does not match");
-    const meta = snapshotFromWire(SnapshotHeader.decode(seal.open(sealed, keyId, headerContext)));
+    const { meta, keyId, dataAt, partBytes, partHeadBytes: headOfPart } = await readHead(seal, file);
     const end = await file.read(Math.max(0, file.bytes - trailerBytes), trailerBytes);
     const plain = asBuffer(seal.open(end, keyId, endContext(meta)));
     const dataBytes = Number(plain.readBigUInt64LE(0));
-    const dataAt = headerBytes + sealedBytes;
-    const partBytes = head.readUInt32LE(20);
     const parts = Math.ceil(dataBytes / partBytes);
-    const expected = dataAt + dataBytes + parts * (headOfPart + sealOverheadBytes) + trailerBytes;
+    const expected = dataAt + sealedBytes(dataBytes, partBytes) + parts * headOfPart + trailerBytes;
     if (file.bytes !== expected) throw new Error(`it has ${file.bytes} bytes, ${expected} are expected`);
     const { index, term } = meta;
     const identity = { index, term, dataBytes, digest: plain.subarray(8).toString("hex") };
@@ -284,6 +329,82 @@ export class SnapshotFile {
   async close(): Promise<void> {
     await this.#file.close();
   }
+}
+
+interface Head {
+  readonly meta: SnapshotMeta;
+  readonly keyId: number;
+  /** Where the first part begins. */
+  readonly dataAt: number;
+  readonly partBytes: number;
+  readonly partHeadBytes: number;
+}
+
+/** @throws {Error} that says what is wrong with it; a {ClusterError} `failed-precondition` of another version's. */
+async function readHead(seal: Seal, file: ReadFile): Promise<Head> {
+  const head = asBuffer(await file.read(0, headerBytes));
+  if (head.byteLength < headerBytes) throw new Error("it is too short");
+  if (head.readUInt32LE(0) !== magic) throw new Error("it is not a snapshot");
+  const seen = head.readUInt32LE(4);
+  if (seen !== format && seen !== formatBefore) {
+    // Nothing is wrong with it; whoever wrote it can read it.
+    throw new ClusterError(
+      "failed-precondition",
+      `it has format ${seen}, this version reads ${formatBefore} and ${format}`,
+    );
+  }
+  const headOfPart = seen === formatBefore ? partHeadBytes : 0;
+  if (crc32c(head.subarray(0, 24)) !== head.readUInt32LE(24)) {
+    throw new Error("the checksum of its head does not match");
+  }
+  const keyId = head.readUInt32LE(8);
+  const sealedHeaderBytes = head.readUInt32LE(12);
+  const sealed = await file.read(headerBytes, sealedHeaderBytes);
+  if (crc32c(sealed) !== head.readUInt32LE(16)) throw new Error("the checksum of its header does not match");
+  const meta = snapshotFromWire(SnapshotHeader.decode(seal.open(sealed, keyId, headerContext)));
+  return {
+    meta,
+    keyId,
+    dataAt: headerBytes + sealedHeaderBytes,
+    partBytes: head.readUInt32LE(20),
+    partHeadBytes: headOfPart,
+  };
+}
+
+/** Of so much data in parts. */
+function sealedBytes(dataBytes: number, partBytes: number): number {
+  return dataBytes + Math.ceil(dataBytes / partBytes) * sealOverheadBytes;
+}
+
+function sameHeader(a: SnapshotMeta, b: SnapshotMeta): boolean {
+  const [one, other] = [a, b].map((meta) => SnapshotHeader.encode(snapshotToWire(meta)).finish());
+  return one !== undefined && other !== undefined && Buffer.compare(one, other) === 0;
+}
+
+/** Undefined when it is not what was sealed for this place, or not all of it. */
+function unsealed(
+  seal: Seal,
+  sealed: Uint8Array,
+  { keyId, meta, part }: { keyId: number; meta: SnapshotMeta; part: number },
+): Uint8Array | undefined {
+  try {
+    return seal.open(sealed, keyId, partContext(meta, part));
+  } catch (error) {
+    if (error instanceof ClusterError && error.code === "data-loss") return undefined;
+    throw error;
+  }
+}
+
+function appendFrom(file: BlockFile, position: number): AppendFile {
+  let end = position;
+  return {
+    async append(data) {
+      await file.write(end, data);
+      end += data.byteLength;
+    },
+    sync: () => file.sync(),
+    close: () => file.close(),
+  };
 }
 
 /** The header says itself which snapshot it is of; the rest is bound to that. */

@@ -39,8 +39,8 @@ interface Unfinished {
 }
 
 /**
- * Receives one snapshot at a time into a file. What has arrived when a stream breaks stays, and a later stream that
- * carries the same snapshot goes on behind it.
+ * Receives one snapshot at a time into a file. What has arrived when a stream breaks, or the process ends, stays, and a later
+ * stream that carries the same snapshot goes on behind it.
  */
 export class SnapshotInbox {
   readonly #store: SnapshotStore;
@@ -48,6 +48,7 @@ export class SnapshotInbox {
   /** Counts streams; only the latest may write. */
   #stream = 0;
   #last: Promise<unknown> = Promise.resolve();
+  readonly #closing = new AbortController();
 
   constructor(store: SnapshotStore) {
     this.#store = store;
@@ -76,7 +77,12 @@ export class SnapshotInbox {
       assertLatest();
       if (this.#partial !== undefined && !sameSnapshot(this.#partial.identity, identity))
         await this.#discard();
-      this.#partial ??= { identity, writer: await this.#orDiscard(this.#store.begin("incoming", meta)) };
+      const { signal } = this.#closing;
+      signal.throwIfAborted();
+      this.#partial ??= {
+        identity,
+        writer: await this.#orDiscard(this.#store.receive(meta, identity, signal)),
+      };
       return this.#partial;
     });
     const { writer } = partial;
@@ -112,10 +118,24 @@ export class SnapshotInbox {
 
   /** What was broken off is of no use any more once everything in it is known; a stream that still brings it is refused. */
   async discardUpTo(index: number): Promise<void> {
-    const isUseless = (): boolean => (this.#partial?.identity.index ?? Infinity) <= index;
-    if (!isUseless()) return;
+    const isUseless = (identity: SnapshotIdentity | undefined): boolean =>
+      (identity?.index ?? Infinity) <= index;
+    const isAny = (): boolean => isUseless(this.#partial?.identity) || isUseless(this.#store.leftover);
+    if (!isAny()) return;
     await this.#inTurn(async () => {
-      if (isUseless()) await this.#discard(); // Another leader may have begun a newer one meanwhile.
+      // Another leader may have begun a newer one meanwhile.
+      if (isUseless(this.#partial?.identity)) await this.#discard();
+      if (isUseless(this.#store.leftover)) await this.#store.dropLeftover();
+    });
+  }
+
+  /** The process ends: what has arrived stays for the next one. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ClusterError("unavailable", "this manager is stopping"));
+    await this.#inTurn(async () => {
+      const partial = this.#partial;
+      this.#partial = undefined;
+      if (partial !== undefined) await this.#store.leave(partial.writer);
     });
   }
 

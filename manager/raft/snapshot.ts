@@ -2,12 +2,26 @@ import type { SnapshotMeta } from "raft-ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import type { BlockDisk } from "../../runtime/disk.ts";
 import type { Seal } from "./seal.ts";
-import { SnapshotFile, SnapshotWriter, snapshotPartBytes } from "./snapshot-file.ts";
+import {
+  SnapshotFile,
+  type SnapshotIdentity,
+  SnapshotWriter,
+  sameSnapshot,
+  snapshotPartBytes,
+} from "./snapshot-file.ts";
 
 const keep = 2;
 const suffix = ".snap";
 /** Of snapshots made here, or that arrive from the leader, until they are taken in. */
 const unfinishedSuffix = ".part";
+
+/** What a former process had received of a snapshot. */
+interface Leftover {
+  readonly name: string;
+  readonly identity: SnapshotIdentity;
+  /** Of that process's files. */
+  readonly number: number;
+}
 
 /**
  * The snapshots of a member: files named by index and term, each written whole under another name, synced and renamed.
@@ -23,6 +37,8 @@ export class SnapshotStore {
   /** Names of files that could not be read: they go once another one takes their place. */
   readonly #damaged = new Set<string>();
   #begun = 0;
+  #leftover: Leftover | undefined;
+  #isResuming = false;
 
   constructor(
     { disk }: { disk: BlockDisk },
@@ -34,18 +50,89 @@ export class SnapshotStore {
     this.#partBytes = options.partBytes ?? snapshotPartBytes;
   }
 
-  /** Makes the directory and removes what a former process did not finish. */
+  /**
+   * Makes the directory and removes what a former process did not finish, but for the newest of what it was receiving, which
+   * the leader may go on with.
+   */
   async prepare(): Promise<void> {
     await this.#disk.makeDirectory(this.#directory);
-    for (const name of await this.#disk.list(this.#directory)) {
-      if (name.endsWith(unfinishedSuffix)) await this.#disk.remove(this.#path(name));
+    const names = await this.#disk.list(this.#directory);
+    const [newest = ""] = newestFirst(names.filter((name) => name.endsWith(suffix)));
+    const leftovers = names.flatMap((name) => parseIncoming(name) ?? []);
+    // A leader of a later term may have sent an older one; which of them comes, nobody knows.
+    const latest = leftovers.reduce<Leftover | undefined>(
+      (a, b) => (a === undefined || b.identity.index > a.identity.index ? b : a),
+      undefined,
+    );
+    if (latest !== undefined && fileName(latest.identity) > newest) this.#leftover = latest;
+    this.#begun = Math.max(0, ...leftovers.map(({ number }) => number));
+    for (const name of names) {
+      const isUnfinished = name.endsWith(unfinishedSuffix) && name !== this.#leftover?.name;
+      if (isUnfinished) await this.#disk.remove(this.#path(name));
     }
   }
 
-  /** Begins a file that is to be given to {@link keep} or {@link drop}. */
-  async begin(kind: "own" | "incoming", meta: SnapshotMeta): Promise<SnapshotWriter> {
+  /** What there is of a snapshot that a former process was receiving, until it is gone on with or something else comes. */
+  get leftover(): SnapshotIdentity | undefined {
+    return this.#leftover?.identity;
+  }
+
+  async dropLeftover(): Promise<void> {
+    const leftover = this.#leftover;
+    this.#leftover = undefined;
+    if (leftover !== undefined) await this.#disk.remove(this.#path(leftover.name));
+  }
+
+  /** Begins a file for the state of this member, that is to be given to {@link keep} or {@link drop}. */
+  begin(meta: SnapshotMeta): Promise<SnapshotWriter> {
     this.#begun += 1;
-    const path = this.#path(`${kind}-${this.#begun}${unfinishedSuffix}`);
+    return this.#create(`own-${this.#begun}${unfinishedSuffix}`, meta);
+  }
+
+  /**
+   * Begins a file for what the leader sends, or goes on with that of a former process: with as much of it as is sound. Whatever
+   * else there is of such files is removed. To be given to {@link keep}, {@link drop} or {@link leave}.
+   *
+   * @param signal - Gives up while what is there is read; it stays then.
+   */
+  async receive(
+    meta: SnapshotMeta,
+    identity: SnapshotIdentity,
+    signal: AbortSignal,
+  ): Promise<SnapshotWriter> {
+    const leftover = this.#leftover;
+    if (leftover !== undefined && sameSnapshot(leftover.identity, identity)) {
+      this.#leftover = undefined;
+      const resumed = await this.#resume(leftover, meta, signal);
+      if (resumed !== undefined) return resumed;
+      await this.#disk.remove(this.#path(leftover.name));
+    } else await this.dropLeftover();
+    this.#begun += 1;
+    return await this.#create(incomingName(identity, this.#begun), meta);
+  }
+
+  async #resume(
+    { name, identity }: Leftover,
+    meta: SnapshotMeta,
+    signal: AbortSignal,
+  ): Promise<SnapshotWriter | undefined> {
+    const deps = { disk: this.#disk, seal: this.#seal };
+    const found = { path: this.#path(name), meta, dataBytes: identity.dataBytes };
+    this.#isResuming = true;
+    try {
+      const writer = await SnapshotWriter.resume(deps, found, signal);
+      if (writer !== undefined) this.#unfinished.add(writer);
+      return writer;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      return undefined; // Whatever is wrong with it or its disk: the leader sends it again, to another file.
+    } finally {
+      this.#isResuming = false;
+    }
+  }
+
+  async #create(name: string, meta: SnapshotMeta): Promise<SnapshotWriter> {
+    const path = this.#path(name);
     const deps = { disk: this.#disk, seal: this.#seal };
     const { keyId } = this.#seal;
     const beginning = { keyId }; // The key must not go while the file is being made.
@@ -78,6 +165,12 @@ export class SnapshotStore {
     for (const old of (await this.#names()).slice(keep)) await this.#disk.remove(this.#path(old));
   }
 
+  /** Closes it and leaves what there is to the next process. */
+  async leave(writer: SnapshotWriter): Promise<void> {
+    this.#unfinished.delete(writer);
+    await writer.leave();
+  }
+
   async drop(writer: SnapshotWriter): Promise<void> {
     this.#unfinished.delete(writer);
     await writer.abort();
@@ -85,6 +178,7 @@ export class SnapshotStore {
 
   /** Removes all but the newest that is not damaged, for room. @returns whether there were any. */
   async dropOlder(): Promise<boolean> {
+    await this.dropLeftover();
     const [newest, ...older] = await this.#names();
     if (newest === undefined) return false;
     const removed = older.length + this.#damaged.size;
@@ -156,12 +250,13 @@ export class SnapshotStore {
   async oldestIndex(): Promise<number> {
     const names = await this.#names();
     const oldest = names.at(-1);
-    return oldest === undefined ? 0 : Number.parseInt(oldest, 16);
+    return oldest === undefined ? 0 : hexValue(oldest);
   }
 
   /** Keys that some snapshot was sealed with; undefined when a snapshot does not tell. */
   async keyIds(): Promise<ReadonlySet<number> | undefined> {
-    if (this.#damaged.size > 0) return undefined; // Whatever key they need, nothing is given up for them.
+    // Whatever key they need, nothing is given up for them.
+    if (this.#damaged.size > 0 || this.#isResuming) return undefined;
     const keyIds = new Set([...this.#unfinished].map(({ keyId }) => keyId));
     for (const name of await this.#names()) {
       try {
@@ -206,10 +301,7 @@ export class SnapshotStore {
   /** Newest first; none that is known to be damaged. */
   async #names(): Promise<string[]> {
     const names = await this.#disk.list(this.#directory);
-    return names
-      .filter((name) => name.endsWith(suffix) && !this.#damaged.has(name))
-      .toSorted()
-      .toReversed();
+    return newestFirst(names.filter((name) => name.endsWith(suffix) && !this.#damaged.has(name)));
   }
 
   #path(name: string): string {
@@ -229,6 +321,27 @@ function unreadable(path: string, cause: unknown): ClusterError {
 
 function fileName({ index, term }: { readonly index: number; readonly term: number }): string {
   return `${hex(index)}-${hex(term)}${suffix}`;
+}
+
+function newestFirst(names: readonly string[]): string[] {
+  return names.toSorted().toReversed();
+}
+
+/** Says which snapshot it is, so that nothing else is ever taken for its beginning. */
+function incomingName({ index, term, dataBytes, digest }: SnapshotIdentity, number: number): string {
+  return `incoming-${hex(index)}-${hex(term)}-${hex(dataBytes)}-${digest}-${number}${unfinishedSuffix}`;
+}
+
+function parseIncoming(name: string): Leftover | undefined {
+  const found = /^incoming-([0-9a-f]+)-([0-9a-f]+)-([0-9a-f]+)-([0-9a-f]*)-(\d+)\.part$/.exec(name);
+  if (found === null) return undefined;
+  const [, index = "", term = "", dataBytes = "", digest = "", number = ""] = found;
+  const identity = { index: hexValue(index), term: hexValue(term), dataBytes: hexValue(dataBytes), digest };
+  return { name, identity, number: Number(number) };
+}
+
+function hexValue(text: string): number {
+  return Number.parseInt(text, 16);
 }
 
 function hex(value: number): string {

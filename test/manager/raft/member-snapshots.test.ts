@@ -4,7 +4,7 @@ import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
 import { MemberSnapshots } from "../../../manager/raft/member-snapshots.ts";
 import type { ThreadOutput } from "../../../manager/raft/port.ts";
 import { recover } from "../../../manager/raft/recover.ts";
-import type { SnapshotFile } from "../../../manager/raft/snapshot-file.ts";
+import { type SnapshotFile, snapshotPartBytes } from "../../../manager/raft/snapshot-file.ts";
 import type { ClusterId, NodeId } from "../../../model/ids.ts";
 import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
@@ -120,6 +120,22 @@ t.test("who leads no more does not end what the leader is sending", async (t) =>
   await intake.finish();
 });
 
+t.test("a member that stops and starts in the middle of a transfer goes on where it was", async (t) => {
+  const file = await leadersSnapshot(t, 3 * snapshotPartBytes);
+  const { meta, identity } = file;
+  const first = await begun(t, {}, undefined, 1);
+  const to = first.state.memberId;
+  const message: SnapshotMessage = { type: "snapshot", from: "n2.bb", to, term: 5, snapshot: meta };
+  const intake = await first.snapshots.offer(message, identity);
+  for await (const part of file.parts()) if (part.offset < 2 * snapshotPartBytes) await intake.add(part);
+  await first.stop();
+  const again = await begun(t, {}, first.disk, 1);
+  t.equal((await again.snapshots.offer(message, identity)).offset, 2 * snapshotPartBytes);
+  again.node.step({ type: "heartbeat", from: "n2.bb", to, term: 5, commit: 1, round: 0 });
+  await again.snapshots.maintain(() => 1);
+  t.match(await again.names(), [/^incoming-/], "it is wanted as long as the log does not have it all");
+});
+
 t.test("small entries in front of a large state are bounded by what a restart can take in", async (t) => {
   const { snapshots, take, wanted } = await begun(t, { smallSnapshotBytes: 10 });
   snapshots.applied(minEntries, 400);
@@ -135,11 +151,11 @@ t.test("small entries in front of a large state are bounded by what a restart ca
 });
 
 /** Of all entries, on the leader's disk. */
-async function leadersSnapshot(t: Test): Promise<SnapshotFile> {
+async function leadersSnapshot(t: Test, bytes = 3_000): Promise<SnapshotFile> {
   const { state, snapshots, take } = await begun(t);
   snapshots.applied(minEntries, 400);
   snapshots.want(entryCount);
-  await take(entryCount, 3_000);
+  await take(entryCount, bytes);
   const file = await state.snapshots.open();
   if (file === undefined) throw new Error("no snapshot");
   return file;

@@ -161,7 +161,7 @@ async function snapshotAt(index: number, bytes: number): Promise<SnapshotFile> {
   const seal = await Keyring.load({ disk, random: seededRandom(4) }, "/key", "create");
   const snapshots = new SnapshotStore({ disk }, { directory: "/snapshots", seal });
   await snapshots.prepare();
-  const writer = await snapshots.begin("own", { index, term: 19, configuration: configuration() });
+  const writer = await snapshots.begin({ index, term: 19, configuration: configuration() });
   await writer.append(new Uint8Array(bytes).fill(7));
   await writer.finish();
   await snapshots.keep(writer);

@@ -56,7 +56,7 @@ async function used(): Promise<SimDisk> {
     storage.append(entries);
   }
   const configuration = { voters: [member.memberId], outgoing: [], learners: [], contexts: {} };
-  const writer = await snapshots.begin("own", { index: 5, term: 1, configuration });
+  const writer = await snapshots.begin({ index: 5, term: 1, configuration });
   await writer.append(Buffer.from("state"));
   await writer.finish();
   await snapshots.keep(writer);

@@ -138,7 +138,7 @@ async function connected(t: Test) {
   const seal = await Keyring.load({ disk: new SimDisk(), random: seededRandom(1) }, "/key", "create");
   const source = new SnapshotStore({ disk: new SimDisk() }, { directory: "/from", seal });
   await source.prepare();
-  const writer = await source.begin("own", meta);
+  const writer = await source.begin(meta);
   await writer.append(data);
   await writer.finish();
   await source.keep(writer);

@@ -22,7 +22,7 @@ function meta(index: number): SnapshotMeta {
 }
 
 async function save(snapshots: SnapshotStore, index: number, data: Uint8Array): Promise<void> {
-  const writer = await snapshots.begin("own", meta(index));
+  const writer = await snapshots.begin(meta(index));
   for (let at = 0; at < data.length; at += 100_000) await writer.append(data.subarray(at, at + 100_000));
   await writer.finish();
   await snapshots.keep(writer);
@@ -142,7 +142,7 @@ t.test("what keeps the disk from being read says nothing of what is on it", asyn
     const newer = (await disk.list(directory)).toSorted().at(-1) ?? "";
     disk.damage(`${directory}/${newer}`, (bytes) => (bytes[40] = (bytes[40] ?? 0) ^ 1));
     t.equal((await newest(snapshots))?.meta.index, 20);
-    const writer = await snapshots.begin("own", meta(40));
+    const writer = await snapshots.begin(meta(40));
     await writer.finish();
     failNow();
     await t.rejects(snapshots.keep(writer), { code: "unavailable" }, "nor when it is read back");
@@ -168,7 +168,7 @@ t.test("a disk that damaged one and then the next is told, with the good one sti
   flip(`${directory}/${newer}`);
   const snapshots = store(disk);
   await newest(snapshots);
-  const writer = await snapshots.begin("own", meta(40));
+  const writer = await snapshots.begin(meta(40));
   await writer.append(Buffer.from("next"));
   await writer.finish();
   flip(writer.path);
@@ -283,7 +283,7 @@ t.test("new keys seal new snapshots; the keys of those on the disk are known", a
   const snapshots = store(disk, keys);
   await snapshots.prepare();
   await save(snapshots, 10, large);
-  const begun = await snapshots.begin("own", meta(20));
+  const begun = await snapshots.begin(meta(20));
   await keys.rotate();
   await begun.append(large);
   t.strictSame([...((await snapshots.keyIds()) ?? [])], [1]);
@@ -315,7 +315,7 @@ t.test("the key of a snapshot whose file is still being made is needed", async (
   const keys = await Keyring.load({ disk, random: seededRandom(2) }, "/key", "create");
   const snapshots = store(disk, keys);
   await snapshots.prepare();
-  const beginning = snapshots.begin("own", meta(3));
+  const beginning = snapshots.begin(meta(3));
   t.strictSame(await snapshots.keyIds(), new Set([1]));
   await (await beginning).abort();
 });
