@@ -18,6 +18,7 @@ import type {
 import type { Clock } from "../runtime/clock.ts";
 import type { Log } from "../runtime/log.ts";
 import type { Random } from "../runtime/random.ts";
+import { followed, renewed, sourceOf } from "./addresses.ts";
 import { type SupervisedChild, superviseChild } from "./child.ts";
 import { eraseIdentity, eraseManagerData, saveIdentity, type StoredIdentity } from "./identity.ts";
 import { afterManagerExit } from "./manager-exit.ts";
@@ -96,6 +97,9 @@ export class Shoald {
         this.#onFacts?.();
         void this.#enqueue(() => this.#adoptFacts(message.facts));
         return;
+      case "moved":
+        void this.#enqueue(() => this.#follow(message));
+        return;
       case "request":
         void this.#enqueue(() => this.#answer(message.operation)).then((outcome) =>
           this.#worker.send({ kind: "reply", id: message.id, outcome }),
@@ -135,7 +139,7 @@ export class Shoald {
     this.#startManager({ kind: "bootstrap", request, listenAddress, advertiseAddress, dataPathAddress });
     try {
       const { identity } = await bootstrapped;
-      await this.#become({ identity, managerJoined: true });
+      await this.#become({ identity: { ...identity, ...sourceOf(request) }, managerJoined: true });
       await ready;
       return identity.nodeId;
     } catch (error) {
@@ -153,6 +157,7 @@ export class Shoald {
       listenAddress,
       advertiseAddress,
       dataPathAddress,
+      ...sourceOf(request),
       managers: [advertiseAddress],
     };
     await this.#manager?.stop();
@@ -190,6 +195,7 @@ export class Shoald {
       listenAddress: request.listenAddress,
       advertiseAddress,
       dataPathAddress: request.dataPathAddress || hostOf(advertiseAddress),
+      ...sourceOf(request),
     };
     const managerReady = identity.role === "manager" ? this.#managerMessage("ready") : undefined;
     managerReady?.catch(() => undefined); // Awaited below together with the session.
@@ -270,7 +276,18 @@ export class Shoald {
     if (before.identity.role !== identity.role) {
       this.#deps.log.info({ role: identity.role }, "role of this node changed");
     }
-    await this.#become({ identity: { ...identity, managers: before.identity.managers }, managerJoined });
+    await this.#become({ identity: renewed(before.identity, identity), managerJoined });
+  }
+
+  /** The host has another address. What managers are reached at does not follow: others know them by it. */
+  async #follow({ nodeId, from, to }: Extract<WorkerToDaemon, { kind: "moved" }>): Promise<void> {
+    const stored = this.#stored;
+    if (stored === undefined || stored.identity.nodeId !== nodeId) return; // Left meanwhile.
+    if (stored.identity.dataPathAddress !== from) return; // Said twice.
+    this.#deps.log.warn({ from, to }, "the host's address has changed; its data path follows");
+    this.#stored = { ...stored, identity: followed(stored.identity, to) };
+    await saveIdentity(this.#deps.settings.stateDir, this.#stored);
+    this.#worker.send(this.#identityMessage());
   }
 
   async #adoptFacts(facts: ClusterFacts): Promise<void> {

@@ -38,6 +38,7 @@ export interface NodeTunnel {
 
 export const ipv6AddressLimit = 16;
 export const ownSubnetLimit = 256;
+export const hostProblemLimit = 512;
 
 /** Owner: the node's agent, sent when its session opens and when it changes. */
 export interface NodeDescription {
@@ -57,6 +58,8 @@ export interface NodeDescription {
    * them. Canonical CIDR, none inside another, at most `ownSubnetLimit`; absent on nodes that do not say.
    */
   readonly subnets?: readonly string[];
+  /** What the node's owner has to mend on the host, at most `hostProblemLimit` characters; absent: nothing. */
+  readonly problem?: string;
 }
 
 /**

@@ -69,7 +69,18 @@ export interface NodeIdentity {
   readonly advertiseAddress: string;
   /** No port; the address VXLAN uses. */
   readonly dataPathAddress: string;
+  /** Absent on nodes that joined before it was kept: as `fixed`. */
+  readonly dataPathSource?: AddressSource;
 }
+
+/** How a node came by an address, and so what is to be done when the host has it no longer. */
+export type AddressSource =
+  /** The user gave the address itself. */
+  | { readonly kind: "fixed" }
+  /** The user named the interface. */
+  | { readonly kind: "interface"; readonly name: string }
+  /** The user said nothing. */
+  | { readonly kind: "chosen" };
 
 /** As `/info` calls it. */
 export type LocalNodeState = "inactive" | "pending" | "active" | "error";
@@ -88,6 +99,8 @@ export type WorkerToDaemon =
   | { readonly kind: "ready" }
   /** What the leader said last; repeated when it changes. */
   | { readonly kind: "cluster"; readonly facts: ClusterFacts }
+  /** The host has another address than that of the node's data path, and it is to be followed. */
+  | { readonly kind: "moved"; readonly nodeId: NodeId; readonly from: string; readonly to: string }
   | { readonly kind: "request"; readonly id: number; readonly operation: SwarmOperation };
 
 export interface ClusterFacts {
@@ -108,6 +121,7 @@ export interface SwarmInit {
   readonly listenAddress: string;
   readonly advertiseAddress: string;
   readonly dataPathAddress: string;
+  readonly dataPathSource?: AddressSource;
   readonly dataPathPort: number;
   readonly addressPools: readonly string[];
   readonly subnetBits: number;
@@ -121,6 +135,7 @@ export interface SwarmJoin {
   readonly listenAddress: string;
   readonly advertiseAddress: string;
   readonly dataPathAddress: string;
+  readonly dataPathSource?: AddressSource;
   readonly remoteAddresses: readonly string[];
   readonly joinToken: string;
   readonly availability: Availability;

@@ -1,5 +1,4 @@
 import { Agent as HttpAgent } from "node:http";
-import { networkInterfaces } from "node:os";
 import { hostOf } from "../model/address.ts";
 import { ClusterError, errorText } from "../model/errors.ts";
 import type { NodeDescription } from "../model/node.ts";
@@ -24,7 +23,7 @@ import { openDispatcher } from "./agent/channel.ts";
 import { Agent } from "./agent/agent.ts";
 import { Attachments, type LostPlace } from "./agent/attachments.ts";
 import { Journal } from "./agent/journal.ts";
-import type { HostInterface, NodeView } from "./api/deps.ts";
+import type { NodeView } from "./api/deps.ts";
 import { openFrontDoor } from "./api/server.ts";
 import type { FrontDoor } from "./api/server.ts";
 import type { LocalNetworks } from "./bridges/networks.ts";
@@ -37,6 +36,7 @@ import type { LoggedTask } from "./logs/publish.ts";
 import { publishLogs } from "./logs/publish.ts";
 import { answerNetworkChecks } from "./network/answer.ts";
 import type { HostNetwork } from "./network/network.ts";
+import { type DataPathDeps, dataPathLookMs, dataPathNow, hostDataPath, ownInterfaces } from "./data-path.ts";
 
 /** Longest that a node's tasks may take to stop once it has left its cluster; the rest is removed by force. */
 const leaveTimeoutMs = 60_000;
@@ -58,6 +58,8 @@ export interface WorkerDeps {
   readonly engine: LocalEngine;
   readonly network: HostNetwork;
   readonly networks: LocalNetworks;
+  /** The host's own, unless a test says otherwise. */
+  readonly dataPath?: DataPathDeps;
   /** To shoald. */
   send(message: WorkerToDaemon): void;
 }
@@ -132,7 +134,7 @@ export class Worker {
       node: () => worker.#nodeView(),
       healthOf: (containerId) => worker.#health.get(containerId),
       swarm: (operation) => worker.#ask(operation),
-      interfaces: hostInterfaces,
+      interfaces: ownInterfaces,
     });
     deps.send({ kind: "ready" });
     return worker;
@@ -174,6 +176,10 @@ export class Worker {
       // What the old certificate vouched for goes with it.
       if (certificatePem !== identity.certificatePem) this.#deps.network.replaceTunnelKey();
       member.agent.setManagers(identity.managers);
+      if (member.identity.dataPathAddress === identity.dataPathAddress) return;
+      // Every connection is from the old address and leads nowhere; and managers are told the new one as a session begins.
+      await this.#endMembership();
+      this.#join(identity);
       return;
     }
     if (member !== undefined) await this.#leave(member);
@@ -221,7 +227,38 @@ export class Worker {
       }),
     );
     this.#member = { identity, keeper, agent, loops };
+    this.#watchDataPath(this.#member);
     agent.start();
+  }
+
+  /** Changes of addresses are looked for, not waited for: the one who would tell of them may be late or gone. */
+  #watchDataPath(member: Membership): void {
+    const { clock, log, dataPath = hostDataPath } = this.#deps;
+    let problem = "";
+    let isLooking = false;
+    const look = async (): Promise<void> => {
+      const { identity } = this.#view;
+      if (identity === undefined || this.#member !== member) return;
+      const now = await dataPathNow(dataPath, identity);
+      if (this.#member !== member) return;
+      const { nodeId, dataPathAddress: from } = identity;
+      if (now.kind === "moved") this.#deps.send({ kind: "moved", nodeId, from, to: now.address });
+      const next = now.kind === "gone" ? now.problem : "";
+      if (next === problem) return;
+      problem = next;
+      if (problem !== "") log.warn({ problem }, "the data path of this node is broken");
+      member.agent.setProblem(problem);
+    };
+    const cancel = clock.every(dataPathLookMs, () => {
+      if (isLooking) return;
+      isLooking = true;
+      void look()
+        .catch((error: unknown) =>
+          log.warn({ error: errorText(error) }, "the host's addresses cannot be read"),
+        )
+        .finally(() => (isLooking = false));
+    });
+    member.loops.signal.addEventListener("abort", cancel, { once: true });
   }
 
   async #leave(member: Membership): Promise<void> {
@@ -337,14 +374,4 @@ async function describeNode({
       { type: "Volume", name: "local" },
     ],
   };
-}
-
-/** IPv4 only, as everything between hosts here. */
-function hostInterfaces(): HostInterface[] {
-  return Object.entries(networkInterfaces()).map(([name, entries = []]) => ({
-    name,
-    addresses: entries
-      .filter(({ family, internal }) => family === "IPv4" && !internal)
-      .map(({ address }) => address),
-  }));
 }

@@ -86,8 +86,14 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
   const findings: DoctorFinding[] = [];
   for (const node of nodes) {
     const reply = replies.get(node.id);
-    if (reply?.reply !== undefined) continue;
     const Host = hostnameOf(node);
+    // It is known whether the host answers or not.
+    const problem = node.description?.problem ?? "";
+    if (problem !== "") {
+      const Next = `on ${Host}: ip -4 address`;
+      findings.push({ Host, Test: "address", Peer: "", Subject: "", State: "broken", Text: problem, Next });
+    }
+    if (reply?.reply !== undefined) continue;
     const Text =
       node.status.state === "down"
         ? `the host is down: ${node.status.message || "it was not heard for longer than the grace"}`
@@ -138,7 +144,7 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
 }
 
 /** What explains other things comes before them. */
-const order = ["answer", "kernel", "reach", "mtu", "tunnel", "vxlan", "dns", "vip", "port"];
+const order = ["address", "answer", "kernel", "reach", "mtu", "tunnel", "vxlan", "dns", "vip", "port"];
 
 function weight({ State, Test }: DoctorFinding): number {
   return (State === "broken" ? 0 : order.length) + Math.max(0, order.indexOf(Test));

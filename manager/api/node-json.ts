@@ -42,7 +42,7 @@ export function printNode(node: Node, { leader, reachable, tlsInfo }: NodeFacts)
     Description: printDescription(node.description, tlsInfo),
     Status: {
       State: printState(node.status.state),
-      Message: unlessEmpty(node.status.message),
+      Message: unlessEmpty(node.status.message || (node.description?.problem ?? "")),
       Addr: node.status.address,
     },
     ManagerStatus:

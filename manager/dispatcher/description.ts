@@ -1,6 +1,7 @@
 import { parseCidr, parseIp, printCidr, printIp } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
 import {
+  hostProblemLimit,
   ipv6AddressLimit,
   type NodeDescription,
   type NodeTunnel,
@@ -49,6 +50,7 @@ export function readDescription(message: NodeDescriptionMessage | undefined): No
     ...tunnel(description["tunnel"]),
     ...ipv6Addresses(description["ipv6Addresses"]),
     ...subnets(description["subnets"]),
+    ...problem(description["problem"]),
   };
 }
 
@@ -64,6 +66,12 @@ function ipv6Addresses(value: unknown): { ipv6Addresses?: readonly string[] } {
   if (!read.every(isSound) || read.length > ipv6AddressLimit)
     throw invalid(`ipv6Addresses is no list of at most ${ipv6AddressLimit} IPv6 addresses`);
   return { ipv6Addresses: read };
+}
+
+/** Absent on nodes that have none. */
+function problem(value: unknown): { problem?: string } {
+  if (value === undefined) return {};
+  return { problem: text(value, "problem").slice(0, hostProblemLimit) };
 }
 
 /** Absent on nodes that do not say. */

@@ -98,6 +98,7 @@ export class Agent {
   /** The last try of it, or the one under way. */
   #networkTry: Promise<void> = Promise.resolve();
   #stopWatching: () => void = () => undefined;
+  #problem = "";
   /** Managers keep no place for a container of this node. */
   #onReleased: () => void = () => undefined;
 
@@ -126,10 +127,7 @@ export class Agent {
     // A session that nobody noted the end of lasted at least until its last note.
     const silentMs = Math.max(0, clock.now() - (journal.sessionAtMs ?? clock.now()));
     this.#hearNobody(clock.monotonic() - silentMs);
-    this.#stopWatching = this.#deps.network.watch(() => {
-      const json = Buffer.from(JSON.stringify(this.#described()), "utf8");
-      this.#line.send({ $case: "description", value: { json } }); // Without a session, the next `Hello` says it.
-    });
+    this.#stopWatching = this.#deps.network.watch(() => this.#describe());
     this.#loops.background(
       "session",
       keepSession(
@@ -154,7 +152,19 @@ export class Agent {
 
   /** What the host's network offers may change while the process runs. */
   #described(): NodeDescription {
-    return { ...this.#description, ...this.#deps.network.offer };
+    const problem = this.#problem === "" ? {} : { problem: this.#problem };
+    return { ...this.#description, ...this.#deps.network.offer, ...problem };
+  }
+
+  /** What its owner has to know of the host; empty: nothing. */
+  setProblem(problem: string): void {
+    this.#problem = problem;
+    this.#describe();
+  }
+
+  #describe(): void {
+    const json = Buffer.from(JSON.stringify(this.#described()), "utf8");
+    this.#line.send({ $case: "description", value: { json } }); // Without a session, the next `Hello` says it.
   }
 
   /** Managers that shoald has heard of since. */

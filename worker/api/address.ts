@@ -1,4 +1,6 @@
+import { hostOf } from "../../model/address.ts";
 import { ClusterError } from "../../model/errors.ts";
+import type { AddressSource } from "../../proto/host.ts";
 import type { HostInterface } from "./deps.ts";
 
 export const defaultPort = 2377;
@@ -13,6 +15,14 @@ export interface ResolvedAddresses {
   readonly advertiseAddress: string;
   /** No port. */
   readonly dataPathAddress: string;
+  readonly dataPathSource: AddressSource;
+}
+
+/** As typed; empty where nothing was. */
+interface Asked {
+  readonly listen: string;
+  readonly advertise: string;
+  readonly dataPath: string;
 }
 
 /**
@@ -20,10 +30,7 @@ export interface ResolvedAddresses {
  *
  * @throws {ClusterError} `invalid-argument` with the API's own texts, which its clients look for.
  */
-export function resolveInit(
-  asked: { readonly listen: string; readonly advertise: string; readonly dataPath: string },
-  interfaces: readonly HostInterface[],
-): ResolvedAddresses {
+export function resolveInit(asked: Asked, interfaces: readonly HostInterface[]): ResolvedAddresses {
   const listen = resolveListen(asked.listen, interfaces);
   const advertise = resolveAdvertise(asked.advertise, listen, interfaces);
   if (isUnspecified(listen.host) && !isOwn(advertise.host, interfaces)) requireSystemAddress(interfaces);
@@ -31,14 +38,12 @@ export function resolveInit(
     listenAddress: join(listen),
     advertiseAddress: join(advertise),
     dataPathAddress: asked.dataPath === "" ? advertise.host : resolveDataPath(asked.dataPath, interfaces),
+    dataPathSource: sourceOf(asked),
   };
 }
 
 /** As `resolveInit`; an advertise address that was not given stays empty: the way to the managers decides. */
-export function resolveJoin(
-  asked: { readonly listen: string; readonly advertise: string; readonly dataPath: string },
-  interfaces: readonly HostInterface[],
-): ResolvedAddresses {
+export function resolveJoin(asked: Asked, interfaces: readonly HostInterface[]): ResolvedAddresses {
   const listen = resolveListen(asked.listen === "" ? `0.0.0.0:${defaultPort}` : asked.listen, interfaces);
   const isGiven = asked.advertise !== "" || !isUnspecified(listen.host);
   const advertise = isGiven ? resolveAdvertise(asked.advertise, listen, interfaces) : undefined;
@@ -47,7 +52,16 @@ export function resolveJoin(
     advertiseAddress: advertise === undefined ? "" : join(advertise),
     dataPathAddress:
       asked.dataPath === "" ? (advertise?.host ?? "") : resolveDataPath(asked.dataPath, interfaces),
+    dataPathSource: sourceOf(asked),
   };
+}
+
+/** The data path is what was asked for it; else it follows what others are told, and that what is listened on. */
+function sourceOf({ dataPath, advertise, listen }: Asked): AddressSource {
+  const text = [dataPath, advertise, listen].find((each) => each !== "") ?? "";
+  const host = hostOf(text);
+  if (host === "" || isUnspecified(host)) return { kind: "chosen" };
+  return isAddress(host) ? { kind: "fixed" } : { kind: "interface", name: host };
 }
 
 interface HostPort {
@@ -96,7 +110,7 @@ function addressOfInterface(name: string, interfaces: readonly HostInterface[], 
 }
 
 /** The one address of this host, or the refusal that clients add their advice to. */
-function systemAddress(interfaces: readonly HostInterface[]): string {
+export function systemAddress(interfaces: readonly HostInterface[]): string {
   const usable = interfaces
     .filter(({ name, addresses }) => !ownInterface.test(name) && addresses.length > 0)
     .flatMap(({ name, addresses }) => addresses.map((address) => ({ name, address })));

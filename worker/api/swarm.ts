@@ -84,8 +84,8 @@ export function unlockSwarm(deps: FrontDoorDeps): never {
 function addressesNow(deps: FrontDoorDeps, advertise: string): ResolvedAddresses | undefined {
   const { identity } = deps.node();
   if (identity === undefined || advertise !== "") return undefined;
-  const { listenAddress, advertiseAddress, dataPathAddress } = identity;
-  return { listenAddress, advertiseAddress, dataPathAddress };
+  const { listenAddress, advertiseAddress, dataPathAddress, dataPathSource = { kind: "fixed" } } = identity;
+  return { listenAddress, advertiseAddress, dataPathAddress, dataPathSource };
 }
 
 function refuseMember(deps: FrontDoorDeps): void {

@@ -145,6 +145,7 @@ function peersOf(hosts: readonly OverlayHost[]): TunnelPeer[] {
  * What `wg` and `ip` are to do, in order. Devices that are wanted no more are left for `removalSteps`, once no VXLAN goes by them.
  *
  * @param observed - By name; devices that are not there are absent.
+ * @param before - Peers as they were wanted when that was last brought about.
  * @param keyFile - Where the private key of a device is.
  * @param nowSeconds - Unix time.
  */
@@ -155,8 +156,12 @@ export function tunnelSteps(
     readonly mode: TunnelMode;
     readonly keyFile: (device: string) => string;
     readonly nowSeconds: number;
+    readonly before: readonly TunnelPeer[];
   },
 ): TunnelStep[] {
+  const earlier = new Map(at.before.map(({ publicKey, endpoint }) => [publicKey, endpoint]));
+  const hasMoved = ({ publicKey, endpoint }: TunnelPeer): boolean =>
+    (earlier.get(publicKey) ?? endpoint) !== endpoint;
   return devices.flatMap((device) => {
     const { name, mtu, address } = device;
     const present = observed.get(name);
@@ -173,7 +178,7 @@ export function tunnelSteps(
       const key = ["private-key", at.keyFile(name), "listen-port", String(device.port)];
       add(`the key of ${name} was changed`, "wg", "set", name, ...key);
     }
-    const changes = peerChanges(peers, present?.peers ?? new Map(), at.nowSeconds);
+    const changes = peerChanges(peers, present?.peers ?? new Map(), at.nowSeconds, hasMoved);
     for (let from = 0; from < changes.length; from += peersAtOnce) {
       const some = changes.slice(from, from + peersAtOnce);
       const named = some.map(({ text }) => text).join(", ");
@@ -235,15 +240,19 @@ function peerChanges(
   wanted: readonly TunnelPeer[],
   present: ObservedDevice["peers"],
   nowSeconds: number,
+  hasMoved: (peer: TunnelPeer) => boolean,
 ): { readonly args: readonly string[]; readonly text: string }[] {
   const keys = new Set(wanted.map(({ publicKey }) => publicKey));
   const gone = [...present.keys()]
     .filter((key) => !keys.has(key))
     .map((key) => ({ args: ["peer", key, "remove"], text: `${key} is nobody's` }));
-  const put = wanted.flatMap(({ publicKey, endpoint, allowedIps }) => {
+  const put = wanted.flatMap((peer) => {
+    const { publicKey, endpoint, allowedIps } = peer;
     const known = present.get(publicKey);
-    // A peer that is heard may answer from another of its addresses; only one that is not heard is put back.
-    const isHeard = known !== undefined && nowSeconds - known.handshakeAtSeconds < sessionSeconds;
+    // A peer that is heard may answer from another of its addresses; only one that is not heard is put back, or whose host
+    // has another address than when it was heard.
+    const isHeard =
+      known !== undefined && nowSeconds - known.handshakeAtSeconds < sessionSeconds && !hasMoved(peer);
     if (known?.allowedIps === allowedIps && (isHeard || known.endpoint === endpoint)) return [];
     const args = ["peer", publicKey, "endpoint", endpoint, "allowed-ips", allowedIps];
     return [{ args, text: known === undefined ? `${publicKey} is gone` : `${publicKey} was changed` }];

@@ -11,7 +11,7 @@ import { settle } from "./settings.ts";
 import { firstRing, keyOverlapMs, keyPeriodMs, nextRing, publicKeys } from "./tunnel-keys.ts";
 import type { KeyPair, KeyRing } from "./tunnel-keys.ts";
 import { parseDevice, removalSteps, tunnelDevices, tunnelSteps } from "./tunnel-plan.ts";
-import type { ObservedDevice, TunnelMode, TunnelStep, WantedTunnel } from "./tunnel-plan.ts";
+import type { ObservedDevice, TunnelMode, TunnelPeer, TunnelStep, WantedTunnel } from "./tunnel-plan.ts";
 
 /** Raised when files of an older version can no longer be read; then there are new keys. */
 const ringVersion = 1;
@@ -55,6 +55,8 @@ export class Tunnel {
   /** Undefined while what the kernel has is not known. */
   #observed: ReadonlyMap<string, ObservedDevice> | undefined;
   #wanted: WantedTunnel | undefined;
+  /** Where peers were, when that was last brought about. */
+  #peers: readonly TunnelPeer[] = [];
   #retryAtMs = 0;
   readonly #listeners = new Set<() => void>();
 
@@ -115,6 +117,7 @@ export class Tunnel {
     try {
       let trouble = await this.#attempt(wanted);
       if (trouble.length > 0) trouble = await this.#attempt(wanted);
+      if (trouble.length === 0) this.#peers = wanted.peers;
       return trouble;
     } catch (reason) {
       this.#observed = undefined;
@@ -188,7 +191,8 @@ export class Tunnel {
     const { mode } = this.#ability;
     if (mode === undefined) return [];
     const nowSeconds = this.#deps.clock.now() / 1_000;
-    return tunnelSteps(wanted, observed, { mode, keyFile: (device) => this.#keyFile(device), nowSeconds });
+    const keyFile = (device: string): string => this.#keyFile(device);
+    return tunnelSteps(wanted, observed, { mode, keyFile, nowSeconds, before: this.#peers });
   }
 
   async #carryOut(steps: readonly TunnelStep[]): Promise<string[]> {

@@ -44,6 +44,23 @@ t.test("a healthy cluster has nothing to say", (t) => {
   t.end();
 });
 
+t.test("what a host asks its owner to mend is said, whether it answers or not", (t) => {
+  const moved = { ...one, description: { ...one.description, problem: "its address is gone" } } as Node;
+  for (const reply of [{ findings: [] }, undefined]) {
+    const checked = { nodeId: one.id, problem: "", ...(reply && { reply }) };
+    t.match(diagnose([moved], [checked]).Findings, [
+      {
+        Host: "host-n1",
+        Test: "address",
+        State: "broken",
+        Text: "its address is gone",
+        Next: /ip -4 address/,
+      },
+    ]);
+  }
+  t.end();
+});
+
 t.test("hosts that are down or silent are named, with where to look", (t) => {
   const report = diagnose(
     [one, two, three],

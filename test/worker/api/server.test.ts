@@ -109,6 +109,22 @@ t.test("swarm init resolves addresses and passes the rest on", async (t) => {
   t.match(host.operations[1], {
     request: { listenAddress: "10.9.0.1:2377", advertiseAddress: "10.9.0.1:4000" },
   });
+  const sources = [
+    ['"ListenAddr":"0.0.0.0:2377"', { kind: "chosen" }],
+    ['"AdvertiseAddr":"eth0:4000"', { kind: "interface", name: "eth0" }],
+    ['"AdvertiseAddr":"10.9.0.1"', { kind: "fixed" }],
+    ['"AdvertiseAddr":"10.9.0.1","DataPathAddr":"eth0"', { kind: "interface", name: "eth0" }],
+    ['"AdvertiseAddr":"eth0","DataPathAddr":"10.9.0.1"', { kind: "fixed" }],
+    ['"ListenAddr":"eth0:2377"', { kind: "interface", name: "eth0" }],
+  ] as const;
+  for (const [fields, dataPathSource] of sources) {
+    await host.ask(
+      "POST",
+      "/swarm/join",
+      `{"ListenAddr":"0.0.0.0",${fields},"RemoteAddrs":["10.9.0.9:2377"]}`,
+    );
+    t.match(host.operations.at(-1), { request: { dataPathSource } }, fields);
+  }
   host.outcome = { kind: "failed", code: "unavailable", message: "This node is already part of a swarm." };
   t.strictSame((await host.ask("POST", "/swarm/init", '{"ListenAddr":"0.0.0.0"}')).status, 503);
 });

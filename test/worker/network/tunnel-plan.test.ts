@@ -12,7 +12,7 @@ import {
   tunnelSteps,
   wantedTunnel,
 } from "../../../worker/network/tunnel-plan.ts";
-import type { ObservedDevice, WantedTunnel } from "../../../worker/network/tunnel-plan.ts";
+import type { ObservedDevice, TunnelPeer, WantedTunnel } from "../../../worker/network/tunnel-plan.ts";
 import { rulesetText } from "../../../worker/network/ruleset.ts";
 
 const green: OverlayNetwork = {
@@ -152,7 +152,12 @@ const whole: ObservedDevice = {
   isOurs: true,
   peers: new Map([["key20", { ...peer, handshakeAtSeconds: 990 }]]),
 };
-const at = { mode: "kernel", keyFile: (name: string) => `/keys/${name}`, nowSeconds: 1_000 } as const;
+const at = {
+  mode: "kernel",
+  keyFile: (name: string) => `/keys/${name}`,
+  nowSeconds: 1_000,
+  before: [],
+} as const;
 
 function lines(observed: ObservedDevice | undefined, mode: "kernel" | "process" = "kernel"): string[] {
   const devices = new Map(observed === undefined ? [] : [[observed.name, observed]]);
@@ -224,6 +229,18 @@ for (const { name, harm, want } of harms) {
     t.end();
   });
 }
+
+t.test("steps: a peer whose host has another address is not waited for, however lately it was heard", (t) => {
+  const stale = { ...peer, endpoint: "192.0.2.9:51822" };
+  const observed = new Map([
+    ["shoal-wg0", { ...whole, peers: new Map([["key20", { ...stale, handshakeAtSeconds: 990 }]]) }],
+  ]);
+  const steps = (before: readonly TunnelPeer[]): string[] =>
+    tunnelSteps(tunnel, observed, { ...at, before }).map(({ argv }) => argv.join(" "));
+  t.match(steps([stale]), ["wg set shoal-wg0 peer key20 endpoint 192.0.2.2:51822 allowed-ips 198.18.0.2/32"]);
+  t.strictSame(steps(tunnel.peers), [], "it was put there, and answers from elsewhere");
+  t.end();
+});
 
 t.test("devices that are wanted no more are removed, and only those", (t) => {
   const observed = new Map([
