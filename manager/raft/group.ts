@@ -127,7 +127,10 @@ export interface RaftGroupOptions extends LogLimits {
   readonly snapshotBytes?: number;
   /** A last snapshot of at most this size is not compared with what has changed since. Default 1 MiB. */
   readonly smallSnapshotBytes?: number;
-  /** Entries kept at most while a follower still needs them. Default 20,000. */
+  /**
+   * Entries kept at most while a follower still needs them. Default 20,000; one that was heard from in the last minutes may hold more, as
+   * long as they take no more than twice the last snapshot.
+   */
   readonly maxKeepEntries?: number;
   /** Committed entries handed over as `events` and not taken in yet; the next wait in the log. Default 4 MiB. */
   readonly maxHandedBytes?: number;

@@ -18,6 +18,9 @@ const maxUnsavedEntries = 250_000;
 /** A peer that is this far behind gets a snapshot, whatever the compaction was asked to keep for it. */
 const defaultMaxKeepEntries = 20_000;
 const maxKeepBytes = 64 * 1024 * 1024;
+/** ... unless it is awaited, and this is less than twice the state: then it would be sent one snapshot after another. */
+const maxAwaitedBytes = 256 * 1024 * 1024;
+const maxAwaitedEntries = 2 * maxUnsavedEntries;
 
 /** What the member lends. */
 export interface SnapshotDeps {
@@ -110,6 +113,7 @@ export class MemberSnapshots {
     this.#limits = { snapshotEntries, keepEntries };
     this.#inbox = new SnapshotInbox(state.snapshots);
     this.#lastBytes = state.snapshot?.identity.dataBytes ?? 0;
+    state.snapshots.holdWhile(() => this.#beingSent());
   }
 
   /** Gives a snapshot to the main thread, in parts and not faster than it takes them. Closes the file. */
@@ -245,6 +249,7 @@ export class MemberSnapshots {
     const { wal, storage } = this.#state;
     this.#isBlocked = false;
     await wal.maintain();
+    await this.#state.snapshots.tidy();
     await this.#inbox.discardUpTo(this.#deps.node.status().commit);
     for (const [index, writer] of this.#received) {
       // The log had it all by the time it came: the core has no use for it.
@@ -362,17 +367,29 @@ export class MemberSnapshots {
     const { maxKeepEntries = defaultMaxKeepEntries } = this.#options;
     const { keepEntries } = this.#limits;
     const isShort = this.#state.space.state === "short";
+    const snapshotIndex = storage.snapshot().index;
+    const awaitedBytes = Math.min(2 * this.#lastBytes, maxAwaitedBytes);
     const compactTo = compactionIndex({
-      snapshotIndex: storage.snapshot().index,
+      snapshotIndex,
       firstIndex: storage.firstIndex(),
       peers: isShort ? [] : this.#deps.node.status().peers,
       keepEntries: isShort ? 0 : keepEntries,
       maxEntries: isShort ? 0 : Math.max(keepEntries, maxKeepEntries),
       floorIndex: storage.indexWithin(maxKeepBytes),
+      awaitedFloorIndex: Math.max(snapshotIndex - maxAwaitedEntries, storage.indexWithin(awaitedBytes)),
     });
     storage.compact(compactTo);
     await wal.release(Math.min(compactTo, await snapshots.oldestIndex()));
     await this.#retainKeys();
+  }
+
+  /** By index: what peers hold a part of, and can go on from once they have it all. */
+  #beingSent(): ReadonlySet<number> {
+    if (this.#state.space.state === "short") return new Set();
+    const { peers, firstIndex } = this.#deps.node.status();
+    const sent = peers.flatMap(({ snapshot }) => snapshot ?? []);
+    const begun = sent.filter(({ index, ackedBytes }) => ackedBytes > 0 && index + 1 >= firstIndex);
+    return new Set(begun.map(({ index }) => index));
   }
 
   async #retainKeys(): Promise<void> {

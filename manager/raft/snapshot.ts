@@ -11,6 +11,8 @@ import {
 } from "./snapshot-file.ts";
 
 const keep = 2;
+/** Beside those, at most, for peers that hold a part of them. */
+const maxHeld = 2;
 const suffix = ".snap";
 /** Of snapshots made here, or that arrive from the leader, until they are taken in. */
 const unfinishedSuffix = ".part";
@@ -25,7 +27,8 @@ interface Leftover {
 
 /**
  * The snapshots of a member: files named by index and term, each written whole under another name, synced and renamed.
- * The newest two are kept, so that a damaged newest one is no loss; one that is known to be damaged is none of the two.
+ * The newest two are kept, so that a damaged newest one is no loss; one that is known to be damaged is none of the two. Older
+ * ones stay while they are being sent.
  */
 export class SnapshotStore {
   readonly #disk: BlockDisk;
@@ -39,6 +42,9 @@ export class SnapshotStore {
   #begun = 0;
   #leftover: Leftover | undefined;
   #isResuming = false;
+  #heldIndexes: () => ReadonlySet<number> = () => new Set();
+  /** There are more than the newest two. */
+  #hasHeld = false;
 
   constructor(
     { disk }: { disk: BlockDisk },
@@ -162,7 +168,21 @@ export class SnapshotStore {
       this.#damaged.delete(name); // It has taken the place of the damaged one.
       await this.#removeDamaged();
     }
-    for (const old of (await this.#names()).slice(keep)) await this.#disk.remove(this.#path(old));
+    await this.#removeOld();
+  }
+
+  /**
+   * Says which older ones are not to go yet, by their indexes: what was sent of them would be lost.
+   *
+   * @param heldIndexes - Asked each time; the newest two of them stay, and none on a full disk.
+   */
+  holdWhile(heldIndexes: () => ReadonlySet<number>): void {
+    this.#heldIndexes = heldIndexes;
+  }
+
+  /** Removes what nobody holds any more. */
+  async tidy(): Promise<void> {
+    if (this.#hasHeld) await this.#removeOld();
   }
 
   /** Closes it and leaves what there is to the next process. */
@@ -249,7 +269,7 @@ export class SnapshotStore {
   /** Index up to which the log may be dropped without losing the fallback to the older snapshot; 0 for none. */
   async oldestIndex(): Promise<number> {
     const names = await this.#names();
-    const oldest = names.at(-1);
+    const oldest = names.slice(0, keep).at(-1);
     return oldest === undefined ? 0 : hexValue(oldest);
   }
 
@@ -289,6 +309,14 @@ export class SnapshotStore {
     } finally {
       await file?.close();
     }
+  }
+
+  async #removeOld(): Promise<void> {
+    const older = (await this.#names()).slice(keep);
+    const heldIndexes = this.#heldIndexes();
+    const held = older.filter((name) => heldIndexes.has(hexValue(name))).slice(0, maxHeld);
+    for (const name of older) if (!held.includes(name)) await this.#disk.remove(this.#path(name));
+    this.#hasHeld = held.length > 0;
   }
 
   async #removeDamaged(): Promise<void> {

@@ -8,6 +8,8 @@ export interface CompactionInput {
   readonly peers: readonly {
     readonly match: number;
     readonly snapshot: { readonly index: number } | undefined;
+    /** Not given counts as not. */
+    readonly awaited?: boolean;
   }[];
   /** Entries that stay in any case, for whoever falls behind next. */
   readonly keepEntries: number;
@@ -15,6 +17,12 @@ export interface CompactionInput {
   readonly maxEntries: number;
   /** Entries at or below it go whoever needs them; `MemoryStorage.indexWithin(maxBytes)` gives it for a size. */
   readonly floorIndex: number;
+  /**
+   * For peers that are awaited this bound holds as well, where it is lower than those above. A snapshot of s bytes takes as long as s bytes of
+   * entries, so whoever may keep as much as that of the log, and again as much for what goes wrong on the way, catches up
+   * after one snapshot over any link that is faster than the log grows. With less it may be sent one after another, for ever.
+   */
+  readonly awaitedFloorIndex?: number;
 }
 
 /**
@@ -26,8 +34,12 @@ export interface CompactionInput {
  */
 export function compactionIndex(input: CompactionInput): number {
   const { snapshotIndex, firstIndex, peers, keepEntries, maxEntries, floorIndex } = input;
-  let index = snapshotIndex - keepEntries;
-  for (const { match, snapshot } of peers) index = Math.min(index, Math.max(match, snapshot?.index ?? 0));
   const atLeast = Math.min(snapshotIndex, Math.max(snapshotIndex - maxEntries, floorIndex));
-  return Math.max(index, atLeast, firstIndex - 1);
+  const atLeastAwaited = Math.min(atLeast, input.awaitedFloorIndex ?? atLeast);
+  let index = Math.max(snapshotIndex - keepEntries, atLeast);
+  for (const { match, snapshot, awaited = false } of peers) {
+    const needs = Math.max(match, snapshot?.index ?? 0);
+    index = Math.min(index, Math.max(needs, awaited ? atLeastAwaited : atLeast));
+  }
+  return Math.max(index, firstIndex - 1);
 }

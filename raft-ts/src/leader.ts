@@ -58,7 +58,10 @@ export function becomeLeader(s: RaftState): void {
 }
 
 export function tickLeader(s: RaftState, role: LeaderRole): void {
-  for (const progress of role.progress.values()) progress.tick();
+  for (const progress of role.progress.values()) {
+    progress.tick();
+    if (progress.silentTicks > s.maxAwaitedTicks) progress.giveUpTransfer();
+  }
   if (!quorumIsActive(s, role)) {
     s.becomeFollower(s.term, undefined); // Cut off from a quorum it could commit nothing, and reads would go stale.
     return;

@@ -42,6 +42,11 @@ export interface PeerStatus {
    * leadership began or the peer came in, heard from or not.
    */
   readonly active: boolean;
+  /**
+   * Heard from within 2,048 election timeouts, so that it is worth keeping things for it: the log that it needs, and the
+   * snapshot that it holds a part of, which the core gives up then.
+   */
+  readonly awaited: boolean;
   /** A transfer under way, or one that was broken off and will be resumed. */
   readonly snapshot: { readonly index: number; readonly ackedBytes: number } | undefined;
 }
@@ -311,6 +316,7 @@ export class RaftNode {
         match: own ? s.log.stableIndex() : match,
         next: own ? s.log.lastIndex() + 1 : next,
         active: own || silentTicks <= s.maxSilentTicks,
+        awaited: own || silentTicks <= s.maxAwaitedTicks,
         snapshot: transferOf(progress),
       };
     }

@@ -209,6 +209,11 @@ export class Progress {
     this.probeSent = true; // Waits for a sign of life before the next try.
   }
 
+  /** What was broken off is not resumed any more. */
+  giveUpTransfer(): void {
+    if (this.state !== "snapshot") this.transfer = undefined;
+  }
+
   /** The peer holds the first `ackedBytes` of the snapshot that this transfer brings. */
   snapshotReached(id: number | undefined, ackedBytes: number): void {
     const { transfer } = this;

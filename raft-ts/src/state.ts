@@ -33,6 +33,8 @@ export interface RaftOptions {
   readonly maxPendingReads?: number;
 }
 
+const awaitedElections = 2_048;
+
 export type ResolvedOptions = Required<RaftOptions>;
 
 export type RoleKind = Role["kind"];
@@ -112,6 +114,11 @@ export class RaftState {
   /** A peer that was silent for longer counts as lost: an answer may take as long as the next heartbeat. */
   get maxSilentTicks(): number {
     return this.options.electionTicks + this.options.heartbeatTicks;
+  }
+
+  /** Of a peer that was silent for longer nothing is kept: minutes with usual timeouts, as a host takes to start again. */
+  get maxAwaitedTicks(): number {
+    return awaitedElections * this.options.electionTicks;
   }
 
   /** Whether a leader was heard from recently enough that elections are none of our business (§6 lease). */

@@ -204,6 +204,28 @@ t.test("a transfer that broke off is resumed where the peer got to, while the lo
   t.end();
 });
 
+t.test("what broke off is resumed for as long as the peer is awaited, and given up then", (t) => {
+  const { node, reportBroken, asked, nextSnapshot, others } = transferring();
+  node.reportSnapshotProgress(asked(), 1_000_000);
+  reportBroken();
+  const isAwaited = () => node.status().peers.find(({ id }) => id === "b")?.awaited;
+  const wait = (elections: number): void => {
+    for (let ticks = 0; ticks < elections * electionTicks; ticks += 1) {
+      node.tick();
+      others();
+    }
+  };
+  wait(2_048);
+  t.equal(isAwaited(), true);
+  t.strictSame(node.snapshotTransfer("b"), { index: 4, ackedBytes: 1_000_000 });
+  wait(1);
+  t.equal(isAwaited(), false);
+  t.equal(node.snapshotTransfer("b"), undefined);
+  t.equal(nextSnapshot(), 6, "and it gets the newest one");
+  t.equal(isAwaited(), true);
+  t.end();
+});
+
 t.test("a transfer that got nowhere is begun again with the newest snapshot", (t) => {
   const { node, reportBroken, asked, nextSnapshot } = transferring();
   const first = asked();
@@ -303,6 +325,48 @@ const compactions = [
     sent: 800,
     want: 800,
   },
+  {
+    name: "... but not beyond the bound, though it may be sent another one then",
+    snapshot: 1000,
+    first: 1,
+    peers: [1],
+    sent: 300,
+    want: 500,
+  },
+  {
+    name: "... unless it is awaited, which has a bound of its own",
+    snapshot: 1000,
+    first: 1,
+    peers: [1],
+    sent: 300,
+    awaited: 200,
+    want: 300,
+  },
+  {
+    name: "... that holds as well",
+    snapshot: 1000,
+    first: 1,
+    peers: [1],
+    sent: 300,
+    awaited: 400,
+    want: 400,
+  },
+  {
+    name: "who has installed one and catches up is awaited too",
+    snapshot: 1000,
+    first: 1,
+    peers: [310],
+    awaited: 200,
+    want: 310,
+  },
+  {
+    name: "the bound for who is awaited is never the tighter one",
+    snapshot: 1000,
+    first: 1,
+    peers: [700],
+    awaited: 950,
+    want: 700,
+  },
 ] as const;
 
 for (const { name, snapshot, first, peers, want, ...more } of compactions) {
@@ -311,10 +375,11 @@ for (const { name, snapshot, first, peers, want, ...more } of compactions) {
     const index = compactionIndex({
       snapshotIndex: snapshot,
       firstIndex: first,
-      peers: peers.map((match) => ({ match, snapshot: sent })),
+      peers: peers.map((match) => ({ match, snapshot: sent, awaited: "awaited" in more })),
       keepEntries: 100,
       maxEntries: 500,
       floorIndex: "floor" in more ? more.floor : 0,
+      ...("awaited" in more && { awaitedFloorIndex: more.awaited }),
     });
     t.equal(index, want);
     t.end();
@@ -418,6 +483,11 @@ function transferring() {
     asked,
     nextSnapshot,
     compactTo,
+    /** c answers, so that a goes on leading. */
+    others: () => {
+      group.say({ type: "heartbeat-reply", from: "c", to: "a", term: node.status().term, round: 0 });
+      group.drop().sent.length = 0;
+    },
     ticksUntilNext,
     snapshotAgain: () => {
       proposeTwo();

@@ -132,26 +132,36 @@ t.test(
       snapshotIndex: fc.nat(2000),
       firstIndex: fc.integer({ min: 1, max: 2000 }),
       peers: fc.array(
-        fc.record({ match: fc.nat(3000), snapshot: fc.option(fc.record({ index: fc.nat(2000) })) }),
+        fc.record({
+          match: fc.nat(3000),
+          snapshot: fc.option(fc.record({ index: fc.nat(2000) })),
+          awaited: fc.boolean(),
+        }),
       ),
       keepEntries: fc.nat(300),
       maxEntries: fc.nat(1000),
       floorIndex: fc.nat(3000),
+      awaitedFloorIndex: fc.nat(3000),
     });
     fc.assert(
       fc.property(inputs, (generated) => {
-        const peers = generated.peers.map(({ match, snapshot }) => ({
+        const peers = generated.peers.map(({ match, snapshot, awaited }) => ({
           match,
           snapshot: snapshot ?? undefined,
+          awaited,
         }));
         const input = { ...generated, peers };
         const { snapshotIndex, firstIndex, maxEntries, floorIndex, keepEntries } = input;
         fc.pre(firstIndex <= snapshotIndex + 1);
         const index = compactionIndex(input);
-        const bounded = index >= Math.min(snapshotIndex, Math.max(snapshotIndex - maxEntries, floorIndex));
-        const served = peers.every(({ match, snapshot }) => {
+        const usual = Math.max(snapshotIndex - maxEntries, floorIndex);
+        const boundFor = (awaited: boolean): number =>
+          awaited ? Math.min(usual, input.awaitedFloorIndex) : usual;
+        const isAnyAwaited = peers.some(({ awaited }) => awaited);
+        const bounded = index >= Math.min(snapshotIndex, boundFor(isAnyAwaited));
+        const served = peers.every(({ match, snapshot, awaited }) => {
           const needs = Math.max(match, snapshot?.index ?? 0);
-          return index <= needs || index <= Math.max(snapshotIndex - maxEntries, floorIndex, firstIndex - 1);
+          return index <= needs || index <= Math.max(boundFor(awaited), firstIndex - 1);
         });
         const kept =
           index <= Math.max(snapshotIndex - Math.min(keepEntries, maxEntries), floorIndex, firstIndex - 1);

@@ -39,9 +39,15 @@ interface Asked {
 const simulations: Readonly<Record<Kind, (seed: number, asked: Asked) => Promise<Outcome>>> = {
   async raft(seed, { keep }) {
     const result = await simulateRaft({ seed, keep });
-    const { lines, violations, events, operations, acknowledged, isBeyondRepair, virtualMs } = result;
+    const { lines, violations, events, operations, acknowledged, isBeyondRepair, virtualMs, transfers } =
+      result;
     const beyondRepair = { "that lost too many disks to go on": isBeyondRepair ? 1 : 0 };
-    const counts = { events, operations, "writes acknowledged": acknowledged, ...beyondRepair };
+    const sent = {
+      "transfers of snapshots": transfers.begun,
+      "resumed after a restart": transfers.resumed,
+      "taken in whole": transfers.delivered,
+    };
+    const counts = { events, operations, "writes acknowledged": acknowledged, ...sent, ...beyondRepair };
     return { lines, summary: summary(result), failed: violations.length > 0, counts, virtualMs };
   },
   async cluster(seed, { keep, extent }) {

@@ -8,6 +8,9 @@ import type { Trace } from "./raft-trace.ts";
 /** Drawn apart from the others, so that a day without them is as it was before there were any. */
 export const laterFaultKinds = ["stop-at-new-segment", "stale-leader"] as const;
 
+/** The same, on days of large states and short logs. */
+export const transferFaultKinds = ["receiver-restart"] as const;
+
 export const faultKinds = [
   "split",
   "one-way",
@@ -29,6 +32,7 @@ export const faultKinds = [
   "transfer",
   "orphan-change",
   ...laterFaultKinds,
+  ...transferFaultKinds,
 ] as const;
 
 const lookEveryMs = 20;
@@ -58,11 +62,14 @@ export class Faults {
   readonly #deps: FaultDeps;
   readonly #plan: FaultPlan;
   #stopped = false;
+  /** Hosts that are to stop again, or to stand still, while they are being sent a snapshot. */
+  readonly #receivers = new Map<SimHost, { times: number; parts: number }>();
 
   constructor(deps: FaultDeps, plan: FaultPlan) {
     this.#deps = deps;
     this.#plan = plan;
     for (const host of deps.hosts) host.onStopped = (how) => this.#crash(host, how);
+    deps.network.onPart = (name) => this.#onPart(name);
   }
 
   start(): void {
@@ -79,6 +86,7 @@ export class Faults {
   heal(): void {
     const { network, hosts, trace } = this.#deps;
     this.#stopped = true;
+    this.#receivers.clear();
     trace.note("all", "heals");
     network.mend();
     network.faulty = false;
@@ -169,6 +177,11 @@ export class Faults {
       case "stale-leader":
         this.#staleLeader(members, leader);
         return;
+      case "receiver-restart":
+        // It falls behind first.
+        this.#receivers.set(host, { times: 1 + random.integer(3), parts: 1 + random.integer(12) });
+        this.#crash(host, random.chance(0.5) ? "process" : "power");
+        return;
       case "pause":
         host.pause(
           random.pick(["raft", "main", "both"] as const) ?? "both",
@@ -222,6 +235,27 @@ export class Faults {
       schedule.after(lookEveryMs, () => handOver(next, leftMs - lookEveryMs));
     };
     look(staleBoundMs);
+  }
+
+  /** A part of a snapshot has arrived at this host. */
+  #onPart(name: string): void {
+    const { random, schedule, hosts } = this.#deps;
+    const host = hosts.find((each) => each.name === name);
+    const plan = host && this.#receivers.get(host);
+    if (host === undefined || plan === undefined) return;
+    plan.parts -= 1;
+    if (plan.parts > 0) return;
+    plan.times -= 1;
+    plan.parts = 1 + random.integer(12);
+    if (plan.times === 0) this.#receivers.delete(host);
+    if (random.chance(0.4)) {
+      host.pause("main", random.next() * 2 * this.#plan.lastsMs); // It takes the state in only after a while.
+      return;
+    }
+    const how = random.chance(0.7) ? "process" : "power";
+    schedule.after(0, () => {
+      if (!this.#stopped) this.#crash(host, how);
+    });
   }
 
   /** Leaders are where most can go wrong. */

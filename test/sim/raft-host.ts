@@ -23,8 +23,6 @@ import { SimThread, clockOf } from "./raft-thread.ts";
 import type { Trace } from "./raft-trace.ts";
 
 export const tickMs = 50;
-/** Small, so that a state of a few kilobytes takes several. */
-const snapshotPartBytes = 1024;
 /** Small, so that the main thread is waited for. */
 const maxHandedBytes = 1024;
 const stateDirectory = "/raft";
@@ -36,6 +34,10 @@ export interface HostPlan {
   /** States beyond it are written only once as much has changed. */
   readonly smallSnapshotBytes: number;
   readonly segmentBytes: number;
+  /** Small, so that a state of a few kilobytes takes several. */
+  readonly snapshotPartBytes: number;
+  /** However far a peer is behind. */
+  readonly maxKeepEntries: number;
   /** At most this much is read from the log at once, so that messages and applied batches are cut in pieces. */
   readonly readBytes: number;
   /** Of a write that has to reach the disk. */
@@ -247,7 +249,6 @@ export class SimHost {
       raftAddress: this.address,
       start: how,
       tickMs,
-      snapshotPartBytes,
       maxHandedBytes,
       ...this.#plan,
     };

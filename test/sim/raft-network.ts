@@ -54,6 +54,12 @@ export class SimNetwork {
   /** Told apart so that a test can plant a bug between two members; undefined drops the message. */
   filter: (message: Message) => Message | undefined = (message) => message;
   faulty = true;
+  /** Told of each part of a snapshot that the host of this name has taken in. */
+  onPart: (name: string) => void = () => {};
+  /** Transfers of snapshots; those that went on with what another process had received; those that were taken in whole. */
+  readonly transfers = { begun: 0, resumed: 0, delivered: 0 };
+  /** By receiver and snapshot: the process that was sent a part of it last. */
+  readonly #receivers = new Map<string, Station | undefined>();
 
   constructor(
     deps: {
@@ -183,12 +189,19 @@ export class SimNetwork {
       this.#note(station.name, "arrives", carried);
       return handler.onSnapshotOffer(carried, { ...file.identity, index, term });
     });
+    const receiver = (): Station | undefined => this.#stations.get(nodeIdOf(message.to));
+    const key = `${message.to} ${file.identity.digest}`;
+    this.transfers.begun += 1;
+    if (intake.offset > 0 && this.#receivers.get(key) !== receiver()) this.transfers.resumed += 1;
     for await (const { offset, data } of file.parts(intake.offset)) {
       if (this.faulty && this.#random.chance(this.#plan.dropRatio)) throw new Error("the connection broke");
       await answer(() => intake.add({ offset, data }));
+      this.#receivers.set(key, receiver());
       onProgress(offset + data.byteLength);
+      this.onPart(nodeIdOf(message.to));
     }
     await answer(() => intake.finish());
+    this.transfers.delivered += 1;
   }
 
   /** One question to the receiver's thread, there and back. */

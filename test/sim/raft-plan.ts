@@ -1,6 +1,12 @@
 import type { CoreLimits } from "../../manager/raft/group.ts";
 import type { ClientPlan } from "./raft-clients.ts";
-import { type FaultKind, type FaultPlan, faultKinds, laterFaultKinds } from "./raft-faults.ts";
+import {
+  type FaultKind,
+  type FaultPlan,
+  faultKinds,
+  laterFaultKinds,
+  transferFaultKinds,
+} from "./raft-faults.ts";
 import type { HostPlan } from "./raft-host.ts";
 import type { NetworkPlan } from "./raft-network.ts";
 import { type SimRandom, simRandom } from "./raft-schedule.ts";
@@ -26,7 +32,7 @@ export function planOf(seed: number): RaftPlan {
   const random = simRandom(seed ^ 0x5eed);
   const founders = random.pick([1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]) ?? 3;
   const changes = random.chance(0.5);
-  return {
+  const plan: RaftPlan = {
     founders,
     hosts: changes ? Math.min(7, founders + 1 + random.integer(3)) : founders,
     network: {
@@ -54,6 +60,7 @@ export function planOf(seed: number): RaftPlan {
         [5, 30],
       ] as const) ?? [0.1, 0.3],
       coreLimits: drawCoreLimits(seed),
+      ...fewTransfers,
     },
     clients: {
       clients: 2 + random.integer(6),
@@ -69,6 +76,27 @@ export function planOf(seed: number): RaftPlan {
     changeEveryMs: changes ? (random.pick([150, 400, 1000]) ?? 400) : undefined,
     durationMs: 1_500 + random.integer(3_500),
   };
+  return drawTransfers(seed) ? manyTransfers(plan) : plan;
+}
+
+const fewTransfers = { snapshotPartBytes: 1024, maxKeepEntries: 20_000 } as const;
+
+/** States in dozens of parts and logs that are short behind them: whoever was away for a moment is sent a snapshot. */
+export function manyTransfers(plan: RaftPlan): RaftPlan {
+  const { host, clients, faults, durationMs } = plan;
+  return {
+    ...plan,
+    host: { ...host, snapshotPartBytes: 100, snapshotEntries: 10, keepEntries: 0, maxKeepEntries: 5 },
+    clients: { ...clients, clients: 7, thinkMs: 20, writeRatio: 0.8 },
+    // Often enough that something comes in between, and seldom enough that much is written between two of them.
+    faults: { kinds: [...faults.kinds.slice(0, 4), ...transferFaultKinds], everyMs: 600, lastsMs: 300 },
+    durationMs: durationMs + 2_000,
+  };
+}
+
+/** Drawn apart as well. */
+function drawTransfers(seed: number): boolean {
+  return simRandom(Math.imul(seed, 0x85ebca6b) ^ 0x7a2a).chance(0.15);
 }
 
 /** Now and then so tight that a few small entries fill them; drawn apart, so that other days are as they were before. */
@@ -94,5 +122,5 @@ function drawLaterKinds(seed: number): readonly FaultKind[] {
 }
 
 function isLater(kind: FaultKind): boolean {
-  return laterFaultKinds.some((later) => later === kind);
+  return [...laterFaultKinds, ...transferFaultKinds].some((later) => later === kind);
 }

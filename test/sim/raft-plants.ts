@@ -1,4 +1,4 @@
-import type { RaftPlan } from "./raft-plan.ts";
+import { type RaftPlan, manyTransfers, planOf } from "./raft-plan.ts";
 
 /** A bug that is written into the compiled text of one module, for one process. */
 export interface Plant {
@@ -33,6 +33,13 @@ const orphanedLeaders: Partial<RaftPlan> = {
   clients: { clients: 7, thinkMs: 20, writeRatio: 0.5, leaderRatio: 1 },
   faults: { kinds: ["isolate-leader"], everyMs: 700, lastsMs: 1500 },
   changeEveryMs: undefined,
+};
+
+/** Members that are sent one state after another, and take it in slowly. */
+const slowInstalls: Partial<RaftPlan> = {
+  ...orphanedLeaders,
+  host: manyTransfers(planOf(1)).host,
+  faults: { kinds: ["receiver-restart"], everyMs: 300, lastsMs: 300 },
 };
 
 export const plants: readonly Plant[] = [
@@ -116,6 +123,17 @@ export const plants: readonly Plant[] = [
     changes: [
       { find: "{ index, term, configuration }", replace: "{ index: index + 1, term, configuration }" },
     ],
+    seeds: 100,
+  },
+  {
+    name: "entries behind a state that is being loaded are handed out",
+    rules: ["state-machine safety", "snapshot index"],
+    module: "raft-ts/src/log",
+    changes: [
+      { find: "return !this.isLoading &&", replace: "return" },
+      { find: "if (this.isLoading || to", replace: "if (to" },
+    ],
+    plan: slowInstalls,
     seeds: 100,
   },
   {

@@ -37,6 +37,7 @@ export interface RaftResult {
   readonly events: number;
   readonly operations: number;
   readonly acknowledged: number;
+  readonly transfers: SimNetwork["transfers"];
   /** Too many disks were lost for anything to be decided once all was healed: liveness was not asked for. */
   readonly isBeyondRepair: boolean;
   readonly virtualMs: number;
@@ -79,6 +80,7 @@ const notBegun = {
   events: 0,
   operations: 0,
   acknowledged: 0,
+  transfers: { begun: 0, resumed: 0, delivered: 0 },
   isBeyondRepair: false,
   virtualMs: 0,
 };
@@ -112,6 +114,8 @@ async function found(founders: number): Promise<Founded> {
       readBytes: Infinity,
       syncMs: [0.1, 0.2],
       coreLimits: {},
+      snapshotPartBytes: 1024,
+      maxKeepEntries: 20_000,
     },
   };
   const world = new World(founders, calm, "digest", []);
@@ -255,6 +259,7 @@ class World {
       events: this.#schedule.fired,
       operations: this.#clients.operations,
       acknowledged: this.#clients.acknowledged,
+      transfers: this.#network.transfers,
       isBeyondRepair: this.#isBeyondRepair,
       virtualMs: this.#schedule.nowMs,
     };

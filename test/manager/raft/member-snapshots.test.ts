@@ -1,7 +1,7 @@
 import { RaftNode, type SnapshotMessage } from "raft-ts";
 import t, { type Test } from "tap";
 import type { RaftGroupOptions } from "../../../manager/raft/group.ts";
-import { MemberSnapshots } from "../../../manager/raft/member-snapshots.ts";
+import { MemberSnapshots, type SnapshotDeps } from "../../../manager/raft/member-snapshots.ts";
 import type { ThreadOutput } from "../../../manager/raft/port.ts";
 import { recover } from "../../../manager/raft/recover.ts";
 import { type SnapshotFile, snapshotPartBytes } from "../../../manager/raft/snapshot-file.ts";
@@ -136,6 +136,52 @@ t.test("a member that stops and starts in the middle of a transfer goes on where
   t.match(await again.names(), [/^incoming-/], "it is wanted as long as the log does not have it all");
 });
 
+t.test(
+  "a snapshot that a peer holds a part of is sent to its end, with the log behind it, though newer ones come",
+  async (t) => {
+    const { asked, begin, breakOff, sentAt, more, names, state } = await sending(t);
+    begin();
+    t.equal(asked()?.snapshot.index, 100);
+    breakOff(1_000);
+    for (const index of [130, 160, 190, 220]) await more(index);
+    t.equal((await names()).length, 3);
+    t.ok(state.storage.firstIndex() <= 101, `the log begins at ${state.storage.firstIndex()}`);
+    begin();
+    t.equal(asked()?.snapshot.index, 100);
+    t.equal(await sentAt(), 100);
+  },
+);
+
+t.test("... and goes once the peer has it", async (t) => {
+  const { begin, breakOff, accept, more, names, snapshots } = await sending(t);
+  begin();
+  breakOff(1_000);
+  for (const index of [130, 160, 190]) await more(index);
+  t.equal((await names()).length, 3);
+  accept(190);
+  await snapshots.maintain(() => 190);
+  t.equal((await names()).length, 2);
+});
+
+const givenUp = [
+  { name: "once the log behind it is more than twice the state", bytes: 1_000, refusing: false },
+  { name: "when nothing of it arrived", bytes: 10_000, refusing: true },
+] as const;
+
+for (const { name, bytes, refusing } of givenUp) {
+  t.test(`... but goes ${name}`, async (t) => {
+    const { asked, begin, breakOff, sentAt, more, names, snapshots } = await sending(t, bytes);
+    begin();
+    breakOff(refusing ? 0 : 1);
+    for (const index of [130, 160, 190, 220]) await more(index);
+    await snapshots.maintain(() => 220);
+    t.equal((await names()).length, 2);
+    begin();
+    t.equal(asked()?.snapshot.index, 220);
+    t.equal(await sentAt(), 220);
+  });
+}
+
 t.test("small entries in front of a large state are bounded by what a restart can take in", async (t) => {
   const { snapshots, take, wanted } = await begun(t, { smallSnapshotBytes: 10 });
   snapshots.applied(minEntries, 400);
@@ -149,6 +195,76 @@ t.test("small entries in front of a large state are bounded by what a restart ca
   }
   t.equal(entries, 250_000);
 });
+
+/** A leader, and a peer that lacks what its snapshot at 100 covers; each snapshot has so many bytes. */
+async function sending(t: Test, bytes = 10_000) {
+  let sentIndex: number | undefined;
+  const limits = { keepEntries: 0, maxKeepEntries: 0 };
+  const begunHere = await begun(t, limits, undefined, 100, async (_, file) => {
+    sentIndex = file.meta.index;
+    throw new Error("the stream broke");
+  });
+  const { node, state, snapshots, take } = begunHere;
+  const id = "n2.bb";
+  const noHint = { hintIndex: 0, hintTerm: 0 };
+  let asked: SnapshotMessage | undefined;
+  const work = (): void => {
+    while (node.hasReady()) {
+      const { write, messages, committed } = node.ready();
+      if (write !== undefined) {
+        state.storage.append(write.entries);
+        state.storage.setHardState(write.hardState);
+        node.persisted(write);
+      }
+      const last = committed.at(-1);
+      if (last !== undefined) node.applied(last.index);
+      for (const message of messages) {
+        if (message.type === "snapshot") asked = message;
+        else if (message.type === "append") probed = message.prevIndex;
+      }
+    }
+  };
+  let probed = 0;
+  const head = () => ({ from: id, to: state.memberId, term: node.status().term });
+  node.campaign();
+  work();
+  await take(100, bytes);
+  node.proposeConfChange({ kind: "add-learner", id, context: "" });
+  work();
+
+  /** It gives a sign of life, and has nothing. */
+  function begin(): void {
+    asked = undefined;
+    node.step({ ...head(), type: "heartbeat-reply", round: 0 });
+    work();
+    node.step({ ...head(), type: "append-reply", index: probed, rejected: true, ...noHint });
+    work();
+  }
+
+  function breakOff(ackedBytes: number): void {
+    if (asked === undefined) throw new Error("no snapshot was asked for");
+    node.reportSnapshotProgress(asked, ackedBytes);
+    node.reportSnapshot(asked, "failed");
+  }
+
+  function accept(index: number): void {
+    node.step({ ...head(), type: "append-reply", index, rejected: false, ...noHint });
+    work();
+  }
+
+  async function sentAt(): Promise<number | undefined> {
+    if (asked !== undefined) await snapshots.send(asked);
+    return sentIndex;
+  }
+
+  async function more(index: number): Promise<void> {
+    while (node.status().lastIndex < index) node.propose(Buffer.from("another entry"));
+    work();
+    await take(index, bytes);
+  }
+
+  return { ...begunHere, asked: () => asked, begin, breakOff, accept, sentAt, more };
+}
 
 /** Of all entries, on the leader's disk. */
 async function leadersSnapshot(t: Test, bytes = 3_000): Promise<SnapshotFile> {
@@ -164,9 +280,10 @@ async function leadersSnapshot(t: Test, bytes = 3_000): Promise<SnapshotFile> {
 /** The snapshots of a member with a log of some entries, all of them applied. */
 async function begun(
   t: Test,
-  limits: Pick<RaftGroupOptions, "smallSnapshotBytes"> = {},
+  limits: Pick<RaftGroupOptions, "smallSnapshotBytes" | "keepEntries" | "maxKeepEntries"> = {},
   disk = new SimDisk(),
   entries = entryCount,
+  send: SnapshotDeps["send"] = () => Promise.reject(new Error("not in this test")),
 ) {
   const options: RaftGroupOptions = {
     directory,
@@ -195,7 +312,7 @@ async function begun(
       log: silentLog,
       node,
       emit: (output) => void sent.push(output),
-      send: () => Promise.reject(new Error("not in this test")),
+      send,
       guarded: (action) => action(),
       fail: (error) => void failures.push(error),
     },
