@@ -35,7 +35,7 @@ export function decideGlobal(scene: Scene): Plan {
         );
         break;
       case "included":
-        if (slot !== undefined && countsAsReplica(scene, slot)) kept.push(slot);
+        if (slot !== undefined && countsAsReplica(scene, slot) && !wasTakenAway(slot)) kept.push(slot);
         else added.push([{ kind: "create", slot: 0, nodeId: node.id, desiredState: "running", restarts: 0 }]);
         break;
     }
@@ -56,6 +56,12 @@ function standing(scene: Scene, node: Node): "included" | "paused" | "away" | "e
   if (!nodeMeets(scene.service.spec.task.placement.constraints, node)) return "excluded";
   if (node.status.state === "down") return "away";
   return node.spec.availability === "pause" ? "paused" : "included";
+}
+
+/** Its last task ended because the node could not have it, which is no matter of the restart policy: now the node can. */
+function wasTakenAway({ live, tasks: [newest] }: Slot): boolean {
+  if (live.length > 0 || newest === undefined) return false;
+  return newest.status.state === "shutdown" || newest.status.state === "orphaned";
 }
 
 function endAll(slot: Slot): Step {

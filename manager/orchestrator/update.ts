@@ -10,6 +10,7 @@ import {
   emptyPlan,
   hasToLeave,
   isOfThisUpdate,
+  isOnDownNode,
   isRunning,
   isStopped,
   mergePlans,
@@ -203,14 +204,17 @@ function dropSurplus(standing: Standing | undefined): Step[] {
   return others.some(isRunning) ? [shutdownAll([keep])] : [];
 }
 
-/** The first task that this update made in the slot tells how it went; later ones are restarts. */
+/**
+ * The first task that this update made in the slot tells how it went; later ones are restarts. One whose node went down before it
+ * ran tells nothing, as soon as there is another.
+ */
 function progressOf(turn: Turn, slot: Slot): Progress {
   const startedVersion = turn.status?.startedVersion;
   if (startedVersion === undefined) return { kind: "untouched" };
   const made = slot.tasks.filter((task) => isOfThisUpdate(turn.scene, task, startedVersion));
-  const first = made.at(-1);
-  if (first === undefined) return { kind: "untouched" };
   const { scene, policy } = turn;
+  const first = made.findLast((task) => !isUnheardOf(scene, task)) ?? made.at(-1);
+  if (first === undefined) return { kind: "untouched" };
   // A slot that had nothing before was scaled up, not updated: it is waited for, but cannot fail the update.
   // The reaper leaves the predecessor in place while an update runs (`decideTrim`). One that a rollback fills again had something: that
   // it can be filled is what the rollback is for, so a failure there counts.
@@ -235,6 +239,11 @@ function progressOf(turn: Turn, slot: Slot): Progress {
     failed: broken && early ? { taskId: first.id, cause: holdup(first) } : undefined,
     monitored,
   };
+}
+
+/** It did not run when its node went down, so whether it ever will is for the node to say. */
+function isUnheardOf(scene: Scene, task: Task): boolean {
+  return isOnDownNode(scene, task) && !isRunning(task) && !isTerminal(task);
 }
 
 /** Compares failures with what is tolerated. */

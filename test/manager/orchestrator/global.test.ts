@@ -37,6 +37,27 @@ const globals: readonly Case[] = [
     want: "-t1; -t2",
   },
   {
+    name: "a node that was drained gets its task again, though nothing is ever restarted",
+    tasks: "0=shutdown/shutdown@n1",
+    nodes: [nodeObject("n1")],
+    spec: { ...global, task: taskSpec({ restart: { condition: "none" } }) },
+    want: "+n1",
+  },
+  {
+    name: "or all attempts are used up",
+    tasks: "0=shutdown/shutdown@n1#3",
+    nodes: [nodeObject("n1")],
+    spec: { ...global, task: taskSpec({ restart: { maxAttempts: 3 } }) },
+    want: "+n1",
+  },
+  {
+    name: "but not one whose task the policy has given up",
+    tasks: "0=failed/shutdown@n1#3",
+    nodes: [nodeObject("n1")],
+    spec: { ...global, task: taskSpec({ restart: { maxAttempts: 3 } }) },
+    want: "",
+  },
+  {
     name: "a node that returns goes on with the task it has",
     tasks: "0=running@n1",
     nodes: [nodeObject("n1")],

@@ -1,7 +1,7 @@
 import t from "tap";
 import type { UpdatePolicy, UpdateStatus } from "../../../model/service.ts";
 import { decideReplicated } from "../../../manager/orchestrator/replicated.ts";
-import { serviceSpec, taskSpec } from "../../sim/objects.ts";
+import { nodeObject, serviceSpec, taskSpec } from "../../sim/objects.ts";
 import { printPlan, scene, type SceneText } from "./plan-notation.ts";
 
 const policy: UpdatePolicy = {
@@ -48,6 +48,22 @@ const cases: readonly Case[] = [
     spec: { replicas: 2, update: { ...policy, failureAction: "continue" } },
     nowMs: 1700,
     want: "-t4 +2r @6600",
+  },
+  {
+    name: "a try whose node went down before it ran is judged by the one that took its place",
+    tasks: "1=running@n2:v5+1600 1=preparing/shutdown@n1:v5+1500 1=shutdown/shutdown@n1 2=running@n2",
+    spec: { replicas: 2, update: policy },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 700_000,
+    want: "-t4 +2r",
+  },
+  {
+    name: "and before there is one, by its own deadline",
+    tasks: "1=preparing@n1:v5+1500 1=shutdown/shutdown@n1 2=running@n2",
+    spec: { replicas: 2, update: policy, labels: { "shoal.on-unreachable": "wait" } },
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    nowMs: 700_000,
+    want: "paused",
   },
   {
     name: "delay: it holds the last slot's end too, a second longer than the monitor would",
