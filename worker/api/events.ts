@@ -1,11 +1,10 @@
-import { createInterface } from "node:readline";
 import { hasLabel } from "../../model/meta.ts";
 import { ClusterError, errorText } from "../../model/errors.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import type { Filters } from "../../runtime/http.ts";
 import type { ContainerRecord, EngineEvent } from "../engine/engine.ts";
 import type { FrontDoorDeps } from "./deps.ts";
-import { isManager, openManagerStream } from "./forward.ts";
+import { followClusterEvents } from "./cluster-events.ts";
 import { parseTime } from "./time.ts";
 import { anyOf } from "../../runtime/signal.ts";
 
@@ -104,7 +103,7 @@ export class EventFeed {
   }
 
   /**
-   * `GET /events`: lines of JSON; this host's events and, on a manager, those of the cluster. Ends with
+   * `GET /events`: lines of JSON; this host's events and, while it is a manager, those of the cluster. Ends with
    * `signal` or once `until` is past.
    *
    * @param url - Path and query as asked, for the manager beside us.
@@ -161,7 +160,7 @@ export class EventFeed {
     const cancelUntil =
       untilMs === undefined ? undefined : clock.after(Math.max(0, untilMs - clock.now()), () => over.abort());
     const asked = anyOf(signal, left.signal).signal;
-    const cluster = isManager(this.#deps) ? this.#followCluster(url, push, asked) : Promise.resolve();
+    const cluster = followClusterEvents(this.#deps, { url, untilMs }, push, asked);
     cluster.catch((error: unknown) => {
       if (!asked.aborted) log.warn({ error: errorText(error) }, "events of the cluster ended");
     });
@@ -184,18 +183,6 @@ export class EventFeed {
       cancelUntil?.();
       over.abort();
       left.abort();
-    }
-  }
-
-  async #followCluster(url: string, push: (line: string) => void, signal: AbortSignal): Promise<void> {
-    const stream = await openManagerStream(this.#deps, url, signal);
-    if (stream.statusCode !== 200) {
-      stream.resume();
-      return;
-    }
-    stream.on("error", () => undefined); // The loop below ends with it, and says so.
-    for await (const line of createInterface({ input: stream, crlfDelay: Infinity })) {
-      if (line !== "") push(`${line}\n`);
     }
   }
 }

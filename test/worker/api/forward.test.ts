@@ -1,7 +1,8 @@
 import { once } from "node:events";
-import { createServer, request as httpRequest } from "node:http";
+import { createServer, request as httpRequest, type Server } from "node:http";
 import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { connect } from "node:net";
+import { createInterface } from "node:readline";
 import t from "tap";
 import { outcomeUnknownText } from "../../../model/errors.ts";
 import { systemClock } from "../../../runtime/clock.ts";
@@ -100,6 +101,48 @@ t.test("events of the past are told in full, also where the manager answers late
     response.end(line);
   });
   t.equal((await host.ask("GET", "/events?since=1&until=2")).body.toString(), line);
+});
+
+t.test("events go on with the manager's next process, which tells again what was before", async (t) => {
+  const host = await Host.open(t, {
+    ...systemClock,
+    sleep: () => new Promise((resolve) => setImmediate(resolve)),
+  });
+  const line = (name: string, second: number): string =>
+    `{"Type":"service","Actor":{"ID":"${name}"},"timeNano":${second}000000000}\n`;
+  const nowS = Math.floor(Date.now() / 1_000) + 60; // Later than the request by the clock of events.
+  const asked: string[] = [];
+  const serve = (lines: readonly string[]): Server =>
+    createServer((request, response) => {
+      asked.push(request.url ?? "");
+      response.write(lines.join(""));
+    }).listen(host.settings.managerSocket);
+  const request = httpRequest({ socketPath: host.settings.socket, path: "/events" }).end();
+  const [stream] = (await once(request, "response")) as [IncomingMessage];
+  t.teardown(() => void stream.destroy());
+  const told = createInterface({ input: stream })[Symbol.asyncIterator]();
+  const next = async (): Promise<string> => `${(await told.next()).value}\n`;
+
+  const first = serve([line("one", nowS)]);
+  host.become("manager"); // After the client had asked.
+  t.equal(await next(), line("one", nowS));
+  first.closeAllConnections();
+  first.close();
+  await once(first, "close");
+
+  const second = serve([
+    line("zero", nowS - 30),
+    line("one", nowS),
+    line("two", nowS),
+    line("three", nowS + 1),
+  ]);
+  t.teardown(() => {
+    second.closeAllConnections();
+    second.close();
+  });
+  t.equal(await next(), line("two", nowS));
+  t.equal(await next(), line("three", nowS + 1));
+  t.same(asked, ["/events", `/events?since=${nowS}`]);
 });
 
 t.test("what shoald carries out is its own, also on a manager", async (t) => {
