@@ -43,6 +43,12 @@ export function jsonObject(value: unknown, path: string): JsonObject {
   }
   const get = (name: string): unknown => fields.get(name.toLowerCase());
   const at = (name: string): string => (path === "" ? name : `${path}.${name}`);
+  const anyInteger = (name: string): number | undefined => {
+    const found = get(name);
+    if (found === undefined) return undefined;
+    if (typeof found !== "number" || !Number.isInteger(found)) throw wrongKind(at(name), "an integer", found);
+    return found;
+  };
 
   const reader: JsonObject = {
     has: (name) => get(name) !== undefined,
@@ -60,11 +66,8 @@ export function jsonObject(value: unknown, path: string): JsonObject {
     },
     integer: (name) => reader.optionalInteger(name) ?? 0,
     optionalInteger(name) {
-      const found = get(name);
-      if (found === undefined) return undefined;
-      if (typeof found !== "number" || !Number.isInteger(found))
-        throw wrongKind(at(name), "an integer", found);
-      if (!Number.isSafeInteger(found)) {
+      const found = anyInteger(name);
+      if (found !== undefined && !Number.isSafeInteger(found)) {
         throw invalid(`invalid JSON: ${at(name)} is ${found}: at most 2^53-1 is supported`);
       }
       return found;
@@ -82,8 +85,13 @@ export function jsonObject(value: unknown, path: string): JsonObject {
       return found;
     },
     optionalMs(name) {
-      const nanoseconds = reader.optionalInteger(name);
-      return nanoseconds === undefined ? undefined : nanoseconds / nanosecondsPerMs;
+      const nanoseconds = anyInteger(name);
+      if (nanoseconds === undefined) return undefined;
+      if (Math.abs(nanoseconds) >= 2 ** 63)
+        throw invalid(`invalid JSON: ${at(name)} is ${nanoseconds}: at most 2^63-1 nanoseconds are possible`);
+      const ms = nanoseconds / nanosecondsPerMs;
+      // Of so many nanoseconds the last digits are not kept; that a client meant them is less likely than whole milliseconds.
+      return Number.isSafeInteger(nanoseconds) ? ms : Math.round(ms);
     },
     texts(name) {
       return reader.list(name).map((each) => {

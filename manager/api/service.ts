@@ -7,7 +7,7 @@ import { serviceWarnings } from "../../model/warnings.ts";
 import { parseFilters } from "../../runtime/http.ts";
 import { newId } from "../../runtime/random.ts";
 import { isOnDownNode, nodesOf } from "../orchestrator/plan.ts";
-import { jobOf, replaceSpec, rollbackService } from "../orchestrator/spec.ts";
+import { givenAuth, jobOf, replaceSpec, rollbackService } from "../orchestrator/spec.ts";
 import { requireSeen, type StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
@@ -87,7 +87,7 @@ async function createService({ store, random }: ApiDeps, call: Call): Promise<Re
       spec,
       specVersion: 0,
       ...jobOf(spec, undefined, tx.nowMs),
-      ...present({ registryAuth }),
+      ...givenAuth(registryAuth),
     }).id;
   }, call.life);
   return json({ ID: id, Warnings: printWarnings(given) }, 201);
@@ -185,7 +185,10 @@ export function countTasks(view: StoreView, service: Service): ServiceCounts {
 
 const authLimitBytes = 64 * 1024;
 
-/** `X-Registry-Auth`: base64 of JSON, URL-safe or not. What cannot be read is ignored, as it always was. */
+/**
+ * `X-Registry-Auth`: base64 of JSON, URL-safe or not. What cannot be read is ignored, as it always was. A client that has no
+ * credentials (any more) sends an empty object.
+ */
 function parseRegistryAuth(header: string | undefined): RegistryAuth | undefined {
   if (header === undefined || header.length > authLimitBytes) return undefined;
   let parsed: unknown;
@@ -202,12 +205,11 @@ function parseRegistryAuth(header: string | undefined): RegistryAuth | undefined
     const value = fields.get(name);
     return typeof value === "string" && value !== "" ? value : undefined;
   };
-  const auth: RegistryAuth = present({
+  return present({
     username: text("username"),
     password: text("password"),
     serverAddress: text("serveraddress"),
     identityToken: text("identitytoken"),
     registryToken: text("registrytoken"),
   });
-  return Object.keys(auth).length === 0 ? undefined : auth;
 }

@@ -24,7 +24,7 @@ export function jobOf(
  * the last update, and raises the job iteration of jobs.
  *
  * @param version - The service's version as the client knows it; it becomes the new spec version.
- * @param registryAuth - Credentials for the new spec's image; absent keeps those there are.
+ * @param registryAuth - Credentials for the new spec's image; absent keeps those there are, an empty object removes them.
  * @throws {ClusterError} `version-conflict` when the spec has changed since.
  */
 export function replaceSpec(
@@ -35,18 +35,23 @@ export function replaceSpec(
   registryAuth?: RegistryAuth,
 ): Service {
   requireSeen(service, version);
-  const { updateStatus: _, previousRegistryAuth: __, ...rest } = service;
+  const { updateStatus: _, previousRegistryAuth: __, registryAuth: before, ...rest } = service;
   const replaced = tx.services.update({
     ...rest,
     spec,
     specVersion: version,
     previous: { spec: service.spec, specVersion: service.specVersion },
-    ...(service.registryAuth === undefined ? {} : { previousRegistryAuth: service.registryAuth }),
-    ...(registryAuth === undefined ? {} : { registryAuth }),
+    ...(before === undefined ? {} : { previousRegistryAuth: before }),
+    ...givenAuth(registryAuth ?? before),
     ...jobOf(spec, service.job, tx.nowMs),
   });
   dropUnusedRevision(tx, service.id, service.specVersion);
   return replaced;
+}
+
+/** The field of a service; none for credentials without anything in them. */
+export function givenAuth(registryAuth: RegistryAuth | undefined): Pick<Service, "registryAuth"> {
+  return registryAuth === undefined || Object.keys(registryAuth).length === 0 ? {} : { registryAuth };
 }
 
 /** Names of secrets, configs and networks that the spec refers to and that are gone; empty when it can be carried out. */

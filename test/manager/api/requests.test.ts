@@ -201,12 +201,35 @@ t.test("credentials for a registry are kept, survive an update and are never sho
   await ask(harness, "POST /services/create", plainService("web"), { "x-registry-auth": auth });
   const { json, text } = await ask(harness, "GET /services/web");
   t.notMatch(text, "hidden");
-  const version = (json as { Version: { Index: number } }).Version.Index;
-  await ask(harness, `POST /services/web/update?version=${version}`, plainService("web"));
+  const versionIn = (json: unknown): number => (json as { Version: { Index: number } }).Version.Index;
+  await ask(harness, `POST /services/web/update?version=${versionIn(json)}`, plainService("web"));
   t.strictSame(
     harness.store.view((view) => view.services.byName("web")?.registryAuth),
     { username: "u", password: "hidden" },
   );
+  // A client that was logged out and was told to send its credentials.
+  const { json: updated } = await ask(harness, "GET /services/web");
+  await ask(harness, `POST /services/web/update?version=${versionIn(updated)}`, plainService("web"), {
+    "x-registry-auth": "e30=",
+  });
+  t.equal(
+    harness.store.view((view) => view.services.byName("web")?.registryAuth),
+    undefined,
+  );
+});
+
+t.test("certificates may be valid for longer than JavaScript counts nanoseconds exactly", async (t) => {
+  const harness = await makeHarness({ clock: systemClock });
+  t.teardown(() => harness.api.close());
+  type Swarm = { readonly Version: { readonly Index: number }; readonly Spec: object };
+  const { Version, Spec } = (await ask(harness, "GET /swarm")).json as Swarm;
+  const yearNs = "31536000000000000";
+  const body = JSON.stringify({ ...Spec, CAConfig: { NodeCertExpiry: 0 } }).replace(
+    'Expiry":0',
+    `Expiry":${yearNs}`,
+  );
+  t.equal((await ask(harness, `POST /swarm/update?version=${Version.Index}`, body)).status, 200);
+  t.match((await ask(harness, "GET /swarm")).text, `"NodeCertExpiry":${yearNs}`);
 });
 
 t.test("whatever the body, no request fails with 500 or breaks the server", async (t) => {
