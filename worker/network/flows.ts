@@ -11,6 +11,7 @@ import type { Random } from "../../runtime/random.ts";
 import { must } from "./command.ts";
 import type { Run } from "./command.ts";
 import type { RulesPort, RulesState } from "./rules.ts";
+import type { Drain } from "./views.ts";
 
 interface FlowsDeps {
   readonly clock: Pick<Clock, "after">;
@@ -146,19 +147,19 @@ const drainPolls = { firstMs: 100, limitMs: 1_000, factor: 1.5, jitterRatio: 0.2
  */
 export async function untilUnused(
   { run, clock, random }: { readonly run: Run; readonly clock: Clock; readonly random: Random },
-  addresses: readonly string[],
+  { addresses, leaving }: Drain,
   signal: AbortSignal,
 ): Promise<void> {
   const delays = backoff(random, drainPolls);
   for (const address of addresses) {
-    while (await isUsed(run, address)) await clock.sleep(delays.next().value, signal);
+    while (await isUsed(run, address, leaving)) await clock.sleep(delays.next().value, signal);
   }
 }
 
 /** Whoever made the connection, and by whichever address, the answers come from the task. */
-async function isUsed(run: Run, address: string): Promise<boolean> {
+async function isUsed(run: Run, address: string, leaving: ReadonlySet<string>): Promise<boolean> {
   const argv = ["conntrack", "-L", "-p", "tcp", ...options[familyOf(address)], "--reply-src", address];
-  return hasOpenConnection(await must(run, `look for connections to ${address}`, argv));
+  return hasOpenConnection(await must(run, `look for connections to ${address}`, argv), leaving);
 }
 
 /** Finds flows by the port that was asked for. */
@@ -180,9 +181,15 @@ function isOf([option = "", value = ""]: readonly string[], family: Family): boo
 /** States (nf_conntrack_proto_tcp.c) of a connection that has begun and that at most one side has closed. */
 const openStates = new Set(["SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"]);
 
-/** @param listing - Lines such as "tcp 6 431999 ESTABLISHED src=… dst=… …". */
-export function hasOpenConnection(listing: string): boolean {
-  return listing.split("\n").some((line) => openStates.has(line.split(/\s+/)[3] ?? ""));
+/**
+ * @param listing - Lines such as "tcp 6 431999 ESTABLISHED src=… dst=… …".
+ * @param leaving - Whose connections do not count.
+ */
+export function hasOpenConnection(listing: string, leaving: ReadonlySet<string>): boolean {
+  return listing.split("\n").some((line) => {
+    const [, , , state = "", source = ""] = line.split(/\s+/);
+    return openStates.has(state) && !leaving.has(source.slice("src=".length));
+  });
 }
 
 /** Filters for `conntrack`, by what each destination led to before and leads to now. */

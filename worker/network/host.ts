@@ -42,7 +42,7 @@ import { failureOf, report, some, type Trouble, troubleTexts, troubleWithAll } f
 import { Upstream } from "./upstream.ts";
 import {
   askersOf,
-  drainAddresses,
+  drainOf,
   flowsTo,
   gatewaysOf,
   localNames,
@@ -167,8 +167,7 @@ export class KernelNetwork implements HostNetwork {
   }
 
   async drained(taskId: TaskId, signal: AbortSignal): Promise<void> {
-    const addresses = drainAddresses(this.#wanted, taskId);
-    if (addresses.length > 0) await untilUnused(this.#parts, addresses, signal);
+    await untilUnused(this.#parts, drainOf(this.#wanted, taskId), signal);
   }
 
   async detach(taskId: TaskId, signal: AbortSignal): Promise<void> {

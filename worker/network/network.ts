@@ -348,8 +348,7 @@ export interface HostNetwork {
    */
   change(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
   /**
-   * Settles once no TCP connection leads to the task any more, or at once if no other task of its service could take new
-   * ones, as then the sooner it is replaced the better.
+   * Settles once no TCP connection leads to the task any more, but for those of tasks of its service that end as well.
    *
    * @throws {ClusterError} when the kernel cannot be asked; the signal's reason once it aborts.
    */

@@ -143,17 +143,22 @@ function balancedServices(wanted: WantedNetworks | undefined, addressOf: Address
   });
 }
 
-/** The addresses of a task on networks where another task of its service takes new connections. */
-export function drainAddresses(wanted: WantedNetworks | undefined, taskId: TaskId): string[] {
+/** Whose connections a task that is to stop waits for. */
+export interface Drain {
+  /** Its own, of either family. */
+  readonly addresses: readonly string[];
+  /** Tasks of its service that end as well: each would wait for the other. */
+  readonly leaving: ReadonlySet<string>;
+}
+
+export function drainOf(wanted: WantedNetworks | undefined, taskId: TaskId): Drain {
   const endpoints = wanted?.endpoints ?? [];
-  return endpoints
-    .filter((own) => own.taskId === taskId)
-    .filter((own) =>
-      endpoints.some(
-        (each) => each.serving && each.taskId !== taskId && backendsKey(each) === backendsKey(own),
-      ),
-    )
-    .flatMap(familiesOf);
+  const own = endpoints.filter((each) => each.taskId === taskId);
+  const backends = new Set(own.map(backendsKey));
+  const leaving = endpoints.filter(
+    (each) => !each.serving && each.taskId !== taskId && backends.has(backendsKey(each)),
+  );
+  return { addresses: own.flatMap(familiesOf), leaving: new Set(leaving.flatMap(familiesOf)) };
 }
 
 /** Addresses of tasks that serve no more, where others of their service do. */

@@ -216,7 +216,11 @@ t.test(
       return { code: 0, stdout: clock.monotonic() - (looksAtMs[0] ?? 0) < 20_000 ? open : "", stderr: "" };
     };
     const parts = { run, clock, random: seededRandom(1) };
-    const drained = untilUnused(parts, ["10.0.1.5"], new AbortController().signal);
+    const drained = untilUnused(
+      parts,
+      { addresses: ["10.0.1.5"], leaving: new Set() },
+      new AbortController().signal,
+    );
     await clock.advance(22_000);
     await drained;
     const gaps = looksAtMs.slice(1).map((atMs, index) => atMs - (looksAtMs[index] ?? 0));
@@ -226,12 +230,15 @@ t.test(
 );
 
 t.test("a connection that one side alone has closed is not over", (t) => {
-  const inState = (state: string): boolean =>
+  const inState = (state: string, leaving: readonly string[] = []): boolean =>
     hasOpenConnection(
       `tcp      6 100 ${state} src=10.0.1.9 dst=10.0.1.5 sport=1 dport=80 src=10.0.1.5 dst=10.0.1.9\n`,
+      new Set(leaving),
     );
   for (const state of ["SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT"]) t.ok(inState(state), state);
   for (const state of ["SYN_SENT", "LAST_ACK", "TIME_WAIT", "CLOSE"]) t.notOk(inState(state), state);
-  t.notOk(hasOpenConnection(""));
+  t.notOk(hasOpenConnection("", new Set()));
+  t.notOk(inState("ESTABLISHED", ["10.0.1.9"]), "its client waits for this one's connections as well");
+  t.ok(inState("ESTABLISHED", ["10.0.1.5"]));
   t.end();
 });

@@ -17,7 +17,7 @@ import type { TaskRecord } from "../../../worker/network/journal.ts";
 import { rulesText } from "../../../worker/network/rules.ts";
 import {
   askersOf,
-  drainAddresses,
+  drainOf,
   flowsTo,
   gatewaysOf,
   ipv6RulesOf,
@@ -219,7 +219,17 @@ t.test("a virtual IP of each family leads to those who serve in that family", (t
   t.match(text, "dnat to numgen random mod 1 map { 0 : fd00:1::5 }");
   t.notMatch(text, "ov4096", "networks without IPv6 have no part in it");
   t.strictSame([...gatewaysOf(state)], ["10.0.0.1", "10.0.1.1"], "names are asked for by IPv4");
-  t.strictSame(drainAddresses(all, "t5" as TaskId), ["10.0.1.5", "fd00:1::5"]);
+  t.strictSame(drainOf(all, "t5" as TaskId), {
+    addresses: ["10.0.1.5", "fd00:1::5"],
+    leaving: new Set(["10.0.1.6", "fd00:1::6"]),
+  });
+  t.strictSame(
+    drainOf(wanted({ networks: [net], services, endpoints: all.endpoints.slice(0, 1) }), "t5" as TaskId),
+    {
+      addresses: ["10.0.1.5", "fd00:1::5"],
+      leaving: new Set(),
+    },
+  );
   const [first, ...others] = all.endpoints;
   if (first === undefined) throw new Error("it is given");
   const silent = { ...first, serving: false };
