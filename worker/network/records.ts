@@ -70,8 +70,8 @@ export type Answer =
   | { readonly kind: "elsewhere"; readonly singleLabel: boolean };
 
 /**
- * A service's name and aliases lead to its virtual IP, or to its serving tasks if it has none; `tasks.<service>` always
- * to those; a task's own name to that task whatever its health. Each also works with `.<network>` behind it. The ingress
+ * A service's name and aliases lead to its virtual IP, or to its serving tasks if it has none; `tasks.` and any of
+ * these names always to those; a task's own name to that task whatever its health. Each also works with `.<network>` behind it. The ingress
  * network has no names: tasks meet there only because they publish ports.
  */
 export function buildNames(
@@ -101,8 +101,8 @@ export function buildNames(
     if (network === undefined) continue;
     const { networkId, serviceId, serviceName, taskName, aliases, serving } = endpoint;
     const addresses = familiesOf(endpoint);
-    const all = serviceName === "" ? [] : [`tasks.${serviceName}`];
     const own = serviceName === "" ? aliases : [serviceName, ...aliases];
+    const all = serviceName === "" ? [] : own.map((name) => `tasks.${name}`);
     const shared = balanced.has(`${networkId}/${serviceId}`) ? all : [...own, ...all];
     for (const name of shared) put(network, name, serving ? addresses : []);
     if (taskName !== "") {

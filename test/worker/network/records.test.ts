@@ -78,6 +78,8 @@ const cases = [
   { rule: "a service with a virtual IP is that", who: "red", ask: "st_api A", want: "10.0.1.3" },
   { rule: "so is its alias", who: "red", ask: "api A", want: "10.0.1.3" },
   { rule: "tasks.<service> is its tasks all the same", who: "red", ask: "tasks.st_api A", want: "10.0.1.30" },
+  { rule: "and so is tasks.<alias>", who: "red", ask: "tasks.api A", want: "10.0.1.30" },
+  { rule: "also of a service without one", who: "red", ask: "tasks.web A", want: "10.0.1.10 10.0.1.11" },
   { rule: "a virtual IP is known while nothing serves", who: "red", ask: "asleep A", want: "10.0.1.4" },
   { rule: "the ingress network has no names", who: "published", ask: "st_api A", want: "10.0.1.3" },
   { rule: "case and final dot do not matter", who: "red", ask: "WEB. A", want: "10.0.1.10 10.0.1.11" },
