@@ -1,12 +1,25 @@
 #!/bin/sh
 # Installs what a Debian 12 machine lacks to build, test and run the lab, then builds. Safe to run again.
+# With --host: only what a host of a cluster needs.
 set -eu
 cd "$(dirname "$0")"
 
-packages="containerd runc crun tini iproute2 nftables conntrack nats-server busybox-static docker-registry util-linux procps iputils-ping iptables python3-docker buildah wireguard-go wireguard-tools wrk attr e2fsprogs"
+packages="containerd runc crun tini iproute2 nftables conntrack nats-server util-linux procps iputils-ping iptables buildah wireguard-go wireguard-tools attr"
+case "${1:-}" in
+  --host) ;;
+  "") packages="$packages busybox-static docker-registry python3-docker wrk e2fsprogs" ;;
+  *) echo "setup: unknown argument $1; accepted is --host" >&2; exit 2 ;;
+esac
+installed() {
+  dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'
+}
 missing=""
 for package in $packages; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+  case "$package" in
+    # Docker's own package has both, and Debian's would take it and Docker away.
+    containerd | runc) ! installed containerd.io || continue ;;
+  esac
+  installed "$package" || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
   if [ "$(id -u)" -ne 0 ]; then
@@ -16,7 +29,7 @@ if [ -n "$missing" ]; then
   echo "setup: installing Debian packages:$missing"
   apt-get update -qq
   # shellcheck disable=SC2086
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove --no-install-recommends $missing
   # Debian starts these as services, on ports that shoald (4222) and others (5000) need; only what we installed is ended.
   for service in nats-server docker-registry; do
     case "$missing " in
