@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { delimiter, join, resolve } from "node:path";
 import { errorText } from "../model/errors.ts";
 import { parseGenericResources } from "../model/generic-resource.ts";
-import type { HostSettings } from "../proto/host.ts";
+import type { HostSettings, ProxySettings } from "../proto/host.ts";
 
 const defaultStateDir = "/var/lib/shoal";
 const defaultRunDir = "/run/shoal";
@@ -31,6 +31,10 @@ interface Flags {
   insecureRegistry: string[];
   registryMirror: string[];
   registryCerts?: string[];
+  httpProxy?: string;
+  httpsProxy?: string;
+  /** `true` without `--no-proxy`: the parser takes that for the opposite of a flag. */
+  proxy: string | true;
   label: Record<string, string>;
   nodeGenericResource: string[];
   bridgeSubnet: string;
@@ -62,6 +66,9 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       `directory with one of certificates for each registry (repeatable; default: ${defaultCertificates})`,
       (value: string, previous: string[] | undefined) => [...(previous ?? []), resolve(value)],
     )
+    .option("--http-proxy <url>", "proxy to registries without TLS (default: $HTTP_PROXY)")
+    .option("--https-proxy <url>", "proxy to registries with TLS (default: $HTTPS_PROXY)")
+    .option("--no-proxy <list>", "hosts, domains and CIDRs reached without a proxy (default: $NO_PROXY)")
     .option("--label <key=value>", "engine label of this node (repeatable)", collectLabel, {})
     .option(
       "--node-generic-resource <kind=value>",
@@ -97,12 +104,26 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       insecureRegistries: flags.insecureRegistry,
       registryMirrors: flags.registryMirror,
       registryCertificates: flags.registryCerts ?? [defaultCertificates],
+      proxies: readProxies(flags, process.env),
       engineLabels: flags.label,
       genericResources: parseGenericResources(flags.nodeGenericResource),
       bridgeSubnet: flags.bridgeSubnet,
       natsServer: flags.natsServer,
       logLevel: flags.logLevel,
     },
+  };
+}
+
+/** As Docker's daemon reads them: what is written in capitals comes first. */
+export function readProxies(
+  flags: Partial<Pick<Flags, "httpProxy" | "httpsProxy" | "proxy">>,
+  environment: Readonly<Record<string, string | undefined>>,
+): ProxySettings {
+  const either = (name: string): string => environment[name] || environment[name.toLowerCase()] || "";
+  return {
+    httpProxy: flags.httpProxy ?? either("HTTP_PROXY"),
+    httpsProxy: flags.httpsProxy ?? either("HTTPS_PROXY"),
+    noProxy: typeof flags.proxy === "string" ? flags.proxy : either("NO_PROXY"),
   };
 }
 

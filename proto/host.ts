@@ -43,6 +43,8 @@ export interface HostSettings {
   readonly registryMirrors?: readonly string[];
   /** Directories with a directory of certificates for each registry; absent means none. */
   readonly registryCertificates?: readonly string[];
+  /** On the way to registries; absent means none. */
+  readonly proxies?: ProxySettings;
   readonly engineLabels: Readonly<Record<string, string>>;
   /** Generic resources that this node offers; absent means none. */
   readonly genericResources?: GenericOffer;
@@ -51,6 +53,15 @@ export interface HostSettings {
   readonly natsServer: string;
   readonly logLevel: "debug" | "info" | "warn" | "error";
 }
+
+/** As `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` say; empty means none. May hold a password. */
+export interface ProxySettings {
+  readonly httpProxy: string;
+  readonly httpsProxy: string;
+  readonly noProxy: string;
+}
+
+export const noProxies: ProxySettings = { httpProxy: "", httpsProxy: "", noProxy: "" };
 
 /** Who this node is in its cluster. Kept by shoald in `<stateDir>/node.json` and `certificates/`. */
 export interface NodeIdentity {

@@ -1,5 +1,5 @@
 import t from "tap";
-import { findBinary, parseFlags } from "../../daemon/flags.ts";
+import { findBinary, parseFlags, readProxies } from "../../daemon/flags.ts";
 
 t.test("without flags shoald uses the paths of a system service and runs containerd itself", (t) => {
   const { host, ownContainerd } = parseFlags([], "0");
@@ -48,6 +48,24 @@ t.test("repeated flags add up", (t) => {
   );
   t.strictSame(host.engineLabels, { zone: "a", disk: "ssd=fast" });
   t.strictSame(host.insecureRegistries, ["a:5000", "b:5000"]);
+  t.end();
+});
+
+t.test("proxies come from flags, else from the environment, capitals first", (t) => {
+  const environment = {
+    HTTP_PROXY: "a:1",
+    http_proxy: "b:1",
+    https_proxy: "c:1",
+    NO_PROXY: "",
+    no_proxy: "d",
+  };
+  t.strictSame(readProxies({ proxy: true }, environment), {
+    httpProxy: "a:1",
+    httpsProxy: "c:1",
+    noProxy: "d",
+  });
+  const flags = ["--http-proxy", "x:1", "--https-proxy", "y:1", "--no-proxy", "z"];
+  t.strictSame(parseFlags(flags, "0").host.proxies, { httpProxy: "x:1", httpsProxy: "y:1", noProxy: "z" });
   t.end();
 });
 

@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
 import type { GenericOffer } from "../../model/generic-resource.ts";
+import { noProxies } from "../../proto/host.ts";
 import { apiTime, apiVersion, minApiVersion, productVersion } from "../../runtime/http.ts";
+import { maskCredentials } from "../engine/proxies.ts";
 import type { FrontDoorDeps, NodeView } from "./deps.ts";
 import { askManager, isManager } from "./forward.ts";
 
@@ -52,6 +54,7 @@ export async function version(deps: FrontDoorDeps): Promise<object> {
 /** `GET /info`, every field that clients read; `Swarm` is always there. */
 export async function info(deps: FrontDoorDeps): Promise<object> {
   const { engine, settings, clock } = deps;
+  const { proxies = noProxies } = settings;
   const [facts, containers, images, swarm] = await Promise.all([
     engine.info(),
     engine.list(),
@@ -111,9 +114,9 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     MemTotal: facts.memoryBytes,
     GenericResources: genericResources(settings.genericResources),
     DockerRootDir: facts.rootDir,
-    HttpProxy: "",
-    HttpsProxy: "",
-    NoProxy: "",
+    HttpProxy: maskCredentials(proxies.httpProxy),
+    HttpsProxy: maskCredentials(proxies.httpsProxy),
+    NoProxy: proxies.noProxy,
     Name: settings.hostname,
     Labels: Object.entries(settings.engineLabels).map(([key, value]) => `${key}=${value}`),
     ExperimentalBuild: false,

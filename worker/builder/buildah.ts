@@ -5,6 +5,7 @@ import { access, mkdir, readdir, rmdir, statfs, writeFile } from "node:fs/promis
 import { delimiter, join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
+import type { ProxySettings } from "../../proto/host.ts";
 import type { Clock } from "../../runtime/clock.ts";
 
 /** Of what a command prints that is kept: ids, and the end of an error. */
@@ -63,10 +64,13 @@ const policy = '{"default":[{"type":"insecureAcceptAnything"}]}\n';
 
 export class Buildah {
   readonly #directories: BuildahDirectories;
+  readonly #proxies: ProxySettings;
   #ready: Promise<readonly string[]> | undefined;
 
-  constructor(directories: BuildahDirectories) {
+  /** @param proxies - For what `ADD` fetches; commands of a build are not told of them. */
+  constructor(directories: BuildahDirectories, proxies: ProxySettings) {
     this.#directories = directories;
+    this.#proxies = proxies;
   }
 
   get policyFile(): string {
@@ -88,6 +92,9 @@ export class Buildah {
     signal.throwIfAborted();
     const env = {
       PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
+      HTTP_PROXY: this.#proxies.httpProxy,
+      HTTPS_PROXY: this.#proxies.httpsProxy,
+      NO_PROXY: this.#proxies.noProxy,
       HOME: temporary,
       TMPDIR: temporary,
       // Where its runtime notes what runs: a build that is killed leaves that behind, and it goes with the rest of it.

@@ -3,6 +3,7 @@ import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 
 import { ClusterError } from "../../model/errors.ts";
+import { noProxies } from "../../proto/host.ts";
 import { Limit } from "../../runtime/limit.ts";
 import { newContainerId } from "../../runtime/random.ts";
 import { anyOf, deadline, orAborted } from "../../runtime/signal.ts";
@@ -51,11 +52,12 @@ export class Builder {
     const directory = join(deps.settings.stateDir, "build");
     this.#work = join(directory, "work");
     this.#storage = join(directory, "storage");
-    this.#buildah = new Buildah({
+    const directories = {
       root: this.#storage,
       runRoot: join(deps.settings.runDir, "build"),
       settings: join(directory, "settings"),
-    });
+    };
+    this.#buildah = new Buildah(directories, deps.settings.proxies ?? noProxies);
   }
 
   /**

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 
+import type { ProxySettings } from "../../proto/host.ts";
 import { ClusterError } from "../../model/errors.ts";
 import type { TaskId } from "../../model/ids.ts";
 import type { Clock } from "../../runtime/clock.ts";
@@ -33,6 +34,7 @@ export interface JobDeps {
     readonly stateDir: string;
     readonly runDir: string;
     readonly cgroupParent: string;
+    readonly proxies?: ProxySettings;
   };
 }
 

@@ -84,6 +84,7 @@ export type EngineSettings = Pick<
   | "insecureRegistries"
   | "registryMirrors"
   | "registryCertificates"
+  | "proxies"
 >;
 
 export interface EngineDeps {
@@ -140,6 +141,7 @@ class ContainerdEngine implements LocalEngine {
         insecure: settings.insecureRegistries,
         mirrors: settings.registryMirrors ?? [],
         certificateDirectories: settings.registryCertificates ?? [],
+        ...(settings.proxies !== undefined && { proxies: settings.proxies }),
       },
       platform: { os: "linux", architecture: imageArchitecture(host.machine) },
       directory: stateDir,

@@ -1,12 +1,15 @@
 /** Where registries are reached and how far their hosts are trusted: plain HTTP, certificates, mirrors. */
 import { Agent as HttpAgent, get as httpGet } from "node:http";
-import { Agent as HttpsAgent } from "node:https";
+import { Agent as HttpsAgent, get as httpsGet } from "node:https";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { BlockList, isIP } from "node:net";
 import { join } from "node:path";
 import { connect as connectTls, createSecureContext, rootCertificates } from "node:tls";
 
 import { ClusterError, errorText } from "../../model/errors.ts";
+import { noProxies, type ProxySettings } from "../../proto/host.ts";
+import { Proxies } from "./proxies.ts";
+import { plainProxyAgent, type ProxyAgentOptions, tunnelAgent } from "./proxy-agents.ts";
 import { registryHost } from "./reference.ts";
 
 const mirroredDomain = "docker.io";
@@ -28,12 +31,14 @@ export interface RegistrySettings {
   readonly mirrors?: readonly string[];
   /** Each with a directory for every host, as Docker has them: `*.crt` to trust, `*.cert` and `*.key` to show. */
   readonly certificateDirectories?: readonly string[];
+  /** Absent means none. */
+  readonly proxies?: ProxySettings;
 }
 
 type Protocol = "http:" | "https:";
 
 interface KeptAgent {
-  readonly agent: HttpsAgent;
+  readonly agent: HttpAgent;
   /** Names and times of the files it was made of. */
   readonly fingerprint: string;
 }
@@ -42,9 +47,12 @@ export class RegistryHosts {
   readonly #settings: RegistrySettings;
   readonly #timeouts: { readonly idleTimeoutMs: number; readonly connectTimeoutMs: number };
   readonly #mirrors: readonly URL[];
+  readonly #proxies: Proxies;
   readonly #insecureNames = new Set<string>();
   readonly #insecureBlocks = new BlockList();
   readonly #http: HttpAgent;
+  /** By the proxy that leads there. */
+  readonly #proxied = new Map<string, HttpAgent>();
   readonly #https = new Map<string, KeptAgent>();
   /** Of insecure registries, once it is known whether they have TLS. */
   readonly #protocols = new Map<string, Protocol>();
@@ -57,6 +65,7 @@ export class RegistryHosts {
     this.#settings = settings;
     this.#timeouts = timeouts;
     this.#mirrors = (settings.mirrors ?? []).map((mirror) => new URL(mirror));
+    this.#proxies = new Proxies(settings.proxies ?? noProxies);
     this.#http = new HttpAgent({ keepAlive: true, maxSockets: socketLimit, timeout: timeouts.idleTimeoutMs });
     for (const entry of settings.insecure) {
       const [address = "", bits] = entry.split("/");
@@ -98,10 +107,11 @@ export class RegistryHosts {
    * those is its own word. Only its client certificate is shown to nobody else.
    *
    * @param domain - Of the registry that is asked, or that named the address.
-   * @throws {ClusterError} `failed-precondition` for certificates that cannot be used.
+   * @throws {ClusterError} `failed-precondition` for certificates and proxies that cannot be used.
    */
   async agentOf(url: URL, domain: string): Promise<HttpAgent> {
-    if (url.protocol !== "https:") return this.#http;
+    const proxy = this.#proxies.of(url);
+    if (url.protocol !== "https:") return proxy === undefined ? this.#http : this.#plainAgentOf(proxy);
     // With the port that was written, as directories are named; a URL has none where it is the usual one.
     const registry = registryHost(domain);
     const isItself = new URL(`https://${registry}`).host === url.host;
@@ -115,6 +125,7 @@ export class RegistryHosts {
       own === undefined ? "" : registry,
       own !== undefined && isItself ? "itself" : "",
       named === undefined ? "" : url.host,
+      proxy?.href ?? "",
     ].join(" ");
     const kept = this.#https.get(key);
     if (kept?.fingerprint === fingerprint) return kept.agent;
@@ -122,13 +133,19 @@ export class RegistryHosts {
     const others = await named?.read();
     const ca = [...(await this.#trustedRoots()), ...(files?.roots ?? []), ...(others?.roots ?? [])];
     const client = isItself ? files?.client : others?.client;
-    const agent = new HttpsAgent({
-      keepAlive: true,
-      maxSockets: socketLimit,
-      timeout: this.#timeouts.idleTimeoutMs,
+    const trust = {
       rejectUnauthorized: verified,
       secureContext: contextOf(url.host, { ca, ...client }),
-    });
+    };
+    const agent =
+      proxy === undefined
+        ? new HttpsAgent({
+            keepAlive: true,
+            maxSockets: socketLimit,
+            timeout: this.#timeouts.idleTimeoutMs,
+            ...trust,
+          })
+        : tunnelAgent(await this.#proxyOptions(proxy), trust);
     kept?.agent.destroy();
     this.#https.set(key, { agent, fingerprint });
     return agent;
@@ -136,7 +153,20 @@ export class RegistryHosts {
 
   close(): void {
     this.#http.destroy();
+    for (const agent of this.#proxied.values()) agent.destroy();
     for (const { agent } of this.#https.values()) agent.destroy();
+  }
+
+  async #plainAgentOf(proxy: URL): Promise<HttpAgent> {
+    const options = await this.#proxyOptions(proxy);
+    const agent = this.#proxied.get(proxy.href) ?? plainProxyAgent(options);
+    this.#proxied.set(proxy.href, agent);
+    return agent;
+  }
+
+  async #proxyOptions(proxy: URL): Promise<ProxyAgentOptions> {
+    const { connectTimeoutMs } = this.#timeouts;
+    return { proxy, maxSockets: socketLimit, connectTimeoutMs, roots: await this.#trustedRoots() };
   }
 
   #trustedRoots(): Promise<readonly string[]> {
@@ -160,10 +190,12 @@ export class RegistryHosts {
   }
 
   /** Some servers without TLS close on its greeting: they are asked without it, and without credentials. */
-  #plainProtocolOf(host: string, signal: AbortSignal): Promise<"http:" | undefined> {
+  async #plainProtocolOf(host: string, signal: AbortSignal): Promise<"http:" | undefined> {
+    const url = new URL(`http://${host}/v2/`);
+    const agent = await this.agentOf(url, host);
     return new Promise((resolve, reject) => {
       const timeout = this.#timeouts.connectTimeoutMs;
-      const request = httpGet(`http://${host}/v2/`, { agent: this.#http, timeout, signal }, (response) => {
+      const request = httpGet(url, { agent, timeout, signal }, (response) => {
         const { statusCode = 0 } = response;
         response.destroy();
         // What any registry answers there; a TLS server says 400, if anything.
@@ -178,7 +210,9 @@ export class RegistryHosts {
   }
 
   /** Undefined when that cannot be told, so that it is asked again the next time. */
-  #protocolOf(host: string, signal: AbortSignal): Promise<Protocol | undefined> {
+  async #protocolOf(host: string, signal: AbortSignal): Promise<Protocol | undefined> {
+    if (this.#proxies.of(new URL(`https://${host}`)) !== undefined)
+      return this.#tunnelledProtocolOf(host, signal);
     const { hostname, port } = new URL(`https://${host}`);
     return new Promise((resolve, reject) => {
       const socket = connectTls({
@@ -202,6 +236,23 @@ export class RegistryHosts {
       socket.once("secureConnect", () => settle("https:"));
       socket.once("timeout", () => settle(undefined));
       socket.on("error", (error: NodeJS.ErrnoException) => settle(answerKind(error)));
+    });
+  }
+
+  async #tunnelledProtocolOf(host: string, signal: AbortSignal): Promise<Protocol | undefined> {
+    const url = new URL(`https://${host}/v2/`);
+    const agent = await this.agentOf(url, host);
+    return new Promise((resolve, reject) => {
+      const timeout = this.#timeouts.connectTimeoutMs;
+      const request = httpsGet(url, { agent, timeout, signal }, (response) => {
+        response.destroy();
+        resolve("https:");
+      });
+      request.once("timeout", () => request.destroy());
+      request.once("error", (error) => {
+        if (signal.aborted) reject(signal.reason as Error);
+        else resolve(answerKind(error));
+      });
     });
   }
 }

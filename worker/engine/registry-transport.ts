@@ -111,7 +111,8 @@ export class RegistryTransport {
         });
       }
       request.on("socket", (socket: Socket) => {
-        if (request.reusedSocket) return;
+        // Connected already: to a proxy, which waited by itself.
+        if (request.reusedSocket || (!secure && !socket.connecting)) return;
         const timer = setTimeout(() => {
           const cause = `no connection to ${url.host} within ${connectTimeoutMs / 1000} s`;
           request.destroy(new ClusterError("unavailable", `cannot ask the registry: ${cause}`));
@@ -119,6 +120,10 @@ export class RegistryTransport {
         const connected = (): void => clearTimeout(timer);
         socket.once(secure ? "secureConnect" : "connect", connected).once("close", connected);
       });
+      // One that waits for a proxy ends only with its connection.
+      const giveUp = (): void => reject(signal.reason as Error);
+      signal.addEventListener("abort", giveUp, { once: true });
+      request.once("close", () => signal.removeEventListener("abort", giveUp));
       request.on("error", (error) => {
         if (body instanceof Readable) body.destroy();
         reject(error);

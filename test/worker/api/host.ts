@@ -52,6 +52,7 @@ export class Host {
       runtimeRoot: "",
       cgroupParent: "/shoal",
       insecureRegistries: ["10.0.0.1:5000"],
+      proxies: { httpProxy: "", httpsProxy: "http://me:secret@proxy:3128", noProxy: "10.0.0.0/8" },
       engineLabels: { zone: "a" },
       bridgeSubnet: "172.20.0.0/16",
       natsServer: "",

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import t from "tap";
 
 import { buildArguments, resolverArguments } from "../../../worker/builder/arguments.ts";
+import { noProxies } from "../../../proto/host.ts";
 import { Buildah, lastWords } from "../../../worker/builder/buildah.ts";
 
 t.test("without buildah the error names the package", async (t) => {
@@ -14,7 +15,7 @@ t.test("without buildah the error names the package", async (t) => {
     await rm(directory, { recursive: true });
   });
   process.env["PATH"] = directory;
-  const buildah = new Buildah({ root: directory, runRoot: directory, settings: directory });
+  const buildah = new Buildah({ root: directory, runRoot: directory, settings: directory }, noProxies);
   await t.rejects(buildah.run({ args: ["images"], temporary: directory }, new AbortController().signal), {
     code: "unavailable",
     message: /there is no buildah on this host's PATH; on Debian: apt-get install .*buildah/,
@@ -32,7 +33,7 @@ t.test("a reader that is behind stops what buildah prints, never its end", async
   const script = `#!/bin/sh\nexec head -c ${total} /dev/zero\n`;
   for (const name of ["setpriv", "buildah"]) await writeFile(join(directory, name), script, { mode: 0o755 });
   process.env["PATH"] = `${directory}:${path}`;
-  const buildah = new Buildah({ root: directory, runRoot: directory, settings: directory });
+  const buildah = new Buildah({ root: directory, runRoot: directory, settings: directory }, noProxies);
   let read = 0;
   let isBehind = true;
   const stopped: (() => void)[] = [];
