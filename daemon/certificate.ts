@@ -1,5 +1,5 @@
 import "reflect-metadata";
-import { createHash, webcrypto } from "node:crypto";
+import { createHash, webcrypto, X509Certificate } from "node:crypto";
 import { connect } from "node:net";
 import { type ChannelCredentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import * as x509 from "@peculiar/x509";
@@ -70,15 +70,31 @@ export async function requestCertificate(
   });
 }
 
-/** Exchanges a valid certificate for a fresh one; the role is the one that the cluster has decided on. */
-export async function renewCertificate(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
+/**
+ * Exchanges a valid certificate for a fresh one; the role is the one that the cluster has decided on.
+ *
+ * @param nowMs - By this node's clock, unix milliseconds: a certificate that is not valid by it would lock the node out.
+ */
+export async function renewCertificate(
+  identity: NodeIdentity,
+  nowMs: number,
+  signal: AbortSignal,
+): Promise<NodeIdentity> {
   const { csrPem, keyPem } = await newKey();
   const response = await firstOf(identity.managers, signal, async (remote) => {
     using client = openClient(remote, channelCredentials(identity));
     return await unary<IssueResponse>((done) =>
-      client.ca.renew({ csrPem }, new Metadata(), deadline(), done),
+      client.ca.renew({ csrPem, nowMs }, new Metadata(), deadline(), done),
     );
   });
+  const { validFrom, validTo } = new X509Certificate(response.certificatePem);
+  if (nowMs < Date.parse(validFrom) || nowMs > Date.parse(validTo)) {
+    throw new ClusterError(
+      "failed-precondition",
+      `the new certificate is valid from ${validFrom} to ${validTo} and now is ${new Date(nowMs).toISOString()}: set the clocks of this ` +
+        "host and of the managers right, for instance with NTP; the present certificate stays in use",
+    );
+  }
   return { ...identity, ...issued(response, keyPem, identity.managers) };
 }
 
@@ -144,7 +160,12 @@ function unary<Response>(
 }
 
 /** Failures that say nothing of the next manager: it may be there, be quicker, or know the leader. */
-const ofOneManager: ReadonlySet<ErrorCode> = new Set(["unavailable", "deadline-exceeded", "no-leader"]);
+const ofOneManager: ReadonlySet<ErrorCode> = new Set([
+  "unavailable",
+  "deadline-exceeded",
+  "no-leader",
+  "permission-denied", // By its own clock, the certificate may not be valid yet, or any more.
+]);
 
 /** Tries one manager after another; the last failure is the one worth telling. */
 async function firstOf<Result>(

@@ -1,15 +1,14 @@
 import { readFileSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
-import { createServer, type Server } from "node:net";
-import { dirname, join } from "node:path";
+import { mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
 import { ClusterError, errorText } from "../model/errors.ts";
 import { systemClock } from "../runtime/clock.ts";
 import { createLog } from "../runtime/log.ts";
 import { systemRandom } from "../runtime/random.ts";
-import { socketAnswers } from "../runtime/unix-socket.ts";
 import { superviseContainerd } from "./containerd.ts";
 import { type DaemonSettings, findBinary, parseFlags } from "./flags.ts";
 import { loadIdentity } from "./identity.ts";
+import { lockDirectories } from "./locks.ts";
 import { Shoald } from "./shoald.ts";
 
 /** What shoald cannot do without: the program, and the Debian package that brings it. */
@@ -18,6 +17,9 @@ const requirements = [
   { program: "nft", debianPackage: "nftables" },
   { program: "nsenter", debianPackage: "util-linux" },
 ] as const;
+
+/** For one that is just ending. */
+const lockWaitMs = 2_000;
 
 async function main(): Promise<void> {
   // Whoever starts us may have a user's PATH; the programs that our children call are the system's.
@@ -28,7 +30,7 @@ async function main(): Promise<void> {
   await mkdir(host.stateDir, { recursive: true, mode: 0o711 });
   await mkdir(host.runDir, { recursive: true, mode: 0o711 });
   await mkdir(dirname(host.socket), { recursive: true });
-  const lock = await lockRunDir(join(host.runDir, "shoald.lock"));
+  const lock = await lockDirectories(host, lockWaitMs);
   const log = createLog("shoald", host.logLevel);
   process.off("unhandledRejection", fail);
   process.on("unhandledRejection", (error) =>
@@ -46,7 +48,7 @@ async function main(): Promise<void> {
     stopping = true;
     log.info({ signal }, "stopping; containers keep running");
     void Promise.allSettled([containerd?.stop(), shoald.stop()]).finally(() => {
-      lock.close();
+      void lock.close();
       process.exit(0);
     });
   };
@@ -84,23 +86,6 @@ function check({ host, ownContainerd }: DaemonSettings): { containerd: string } 
     );
   }
   return { containerd: findBinary("containerd") ?? "containerd" };
-}
-
-/** Holds a socket for as long as shoald lives, so that a second one on the same directory is refused. */
-async function lockRunDir(path: string): Promise<Server> {
-  if (await socketAnswers(path)) {
-    throw new ClusterError(
-      "failed-precondition",
-      `another shoald already runs on ${dirname(path)}; stop it first, or give --run-dir`,
-    );
-  }
-  await rm(path, { force: true });
-  const server = createServer((socket) => socket.destroy());
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(path, resolve);
-  });
-  return server;
 }
 
 function ownVersion(): string {

@@ -52,7 +52,7 @@ export function superviseRenewal(
     cancelRetry?.();
     renewing = true;
     const wantedGeneration = facts?.certificateGeneration;
-    void renew(identity, stopping.signal)
+    void renew(identity, clock.now(), stopping.signal)
       .then((renewed) => hooks.renewed(renewed))
       .then(() => {
         generation = wantedGeneration;
@@ -106,9 +106,9 @@ export function superviseRenewal(
   };
 }
 
-async function renew(identity: NodeIdentity, signal: AbortSignal): Promise<NodeIdentity> {
+async function renew(identity: NodeIdentity, nowMs: number, signal: AbortSignal): Promise<NodeIdentity> {
   const { renewCertificate } = await import("./certificate.ts"); // See there why not before.
-  return renewCertificate(identity, signal);
+  return renewCertificate(identity, nowMs, signal);
 }
 
 /** Unix milliseconds between which the first certificate of a chain is valid. */

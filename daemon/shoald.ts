@@ -257,13 +257,20 @@ export class Shoald {
     return undefined;
   }
 
+  /** The disk first: what it keeps, the node would be again after its next start, so it is that until then as well. */
   async #forget(): Promise<void> {
+    const hadManager = this.#manager !== undefined;
     await this.#manager?.stop();
     this.#manager = undefined;
+    try {
+      await eraseIdentity(this.#deps.settings.stateDir);
+    } catch (error) {
+      if (hadManager && this.#stored !== undefined) this.#startManager(this.#managerStart(this.#stored));
+      throw error;
+    }
     this.#stored = undefined;
     this.#state = "inactive";
     this.#error = "";
-    await eraseIdentity(this.#deps.settings.stateDir);
     this.#worker.send(this.#identityMessage());
   }
 

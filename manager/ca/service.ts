@@ -42,7 +42,7 @@ export async function issue(
   const { store, random, log } = deps;
   const cluster = requireCluster(store);
   const role = roleOfToken(cluster.joinTokens, request.token);
-  refuseWrongClock(deps.clock.now(), request.nowMs);
+  refuseWrongClock(deps.clock.now(), request.nowMs, "join again");
   const availability = readAvailability(request.availability);
   if (request.hostname.length > hostnameLimit) {
     throw new ClusterError("invalid-argument", `the hostname is longer than ${hostnameLimit} characters`);
@@ -69,7 +69,7 @@ export async function issue(
 /**
  * `CertificateAuthority.Renew`, on the leader: a fresh certificate with the role the cluster has decided on.
  *
- * @throws {ClusterError} `not-found` for a node that is not in the cluster.
+ * @throws {ClusterError} `not-found` for a node that is not in the cluster, `failed-precondition` for a clock that is off.
  */
 export async function renew(
   deps: CaServiceDeps,
@@ -79,6 +79,7 @@ export async function renew(
 ): Promise<IssueResponse> {
   const { store, log } = deps;
   const cluster = requireCluster(store);
+  refuseWrongClock(deps.clock.now(), request.nowMs, "it is tried again by itself");
   const role = requireNode(
     store.view((view) => view.nodes.get(nodeId)),
     nodeId,
@@ -109,7 +110,7 @@ export function freeIndex(nodes: readonly Pick<Node, "index">[]): number {
 }
 
 /** Certificates are back-dated, which forgives small differences; a larger one is named instead of failing later. */
-function refuseWrongClock(nowMs: number, theirsMs: number): void {
+function refuseWrongClock(nowMs: number, theirsMs: number, then: string): void {
   const offMs = theirsMs - nowMs;
   if (theirsMs === 0 || Math.abs(offMs) <= backdateMs) return;
   const minutes = Math.round(Math.abs(offMs) / 60_000);
@@ -117,7 +118,7 @@ function refuseWrongClock(nowMs: number, theirsMs: number): void {
     "failed-precondition",
     `the clock of this node is ${minutes} minutes ${offMs < 0 ? "behind" : "ahead of"} the manager's ` +
       `(${new Date(theirsMs).toISOString()} against ${new Date(nowMs).toISOString()}); at most ` +
-      `${backdateMs / 60_000} minutes are accepted: set the clocks right, for instance with NTP, and join again`,
+      `${backdateMs / 60_000} minutes are accepted: set the clocks right, for instance with NTP, and ${then}`,
   );
 }
 

@@ -131,6 +131,7 @@ t.test("of three managers each one serves, one may be lost, and roles change", a
   const renewed = await eventually("its certificate becomes a worker's", async () => {
     const identity = await renewCertificate(
       { ...leader.identity, managers: others.map(({ address }) => address) },
+      Date.now(),
       AbortSignal.timeout(10_000),
     );
     return identity.role === "worker" ? identity : undefined;
@@ -140,7 +141,7 @@ t.test("of three managers each one serves, one may be lost, and roles change", a
   // Promotion again: a new member of the same node.
   await setRole(other, leader.identity.nodeId, "manager");
   const promoted = await eventually("its certificate becomes a manager's", async () => {
-    const identity = await renewCertificate(renewed, AbortSignal.timeout(10_000));
+    const identity = await renewCertificate(renewed, Date.now(), AbortSignal.timeout(10_000));
     return identity.role === "manager" ? identity : undefined;
   });
   const fresh = processes.nextAddress();
@@ -200,6 +201,7 @@ t.test(
     const demoted = await eventually("its certificate becomes a worker's", async () => {
       const identity = await renewCertificate(
         { ...gone.identity, managers: [alone.address] },
+        Date.now(),
         AbortSignal.timeout(10_000),
       );
       return identity.role === "worker" ? identity : undefined;

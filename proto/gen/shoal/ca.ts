@@ -42,6 +42,8 @@ export interface IssueRequest {
 
 export interface RenewRequest {
   csrPem: string;
+  /** As in IssueRequest; 0 from earlier versions, which is not looked at. */
+  nowMs: number;
 }
 
 export interface IssueResponse {
@@ -256,13 +258,16 @@ export const IssueRequest: MessageFns<IssueRequest> = {
 };
 
 function createBaseRenewRequest(): RenewRequest {
-  return { csrPem: "" };
+  return { csrPem: "", nowMs: 0 };
 }
 
 export const RenewRequest: MessageFns<RenewRequest> = {
   encode(message: RenewRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.csrPem !== "") {
       writer.uint32(10).string(message.csrPem);
+    }
+    if (message.nowMs !== 0) {
+      writer.uint32(16).int64(message.nowMs);
     }
     return writer;
   },
@@ -288,6 +293,14 @@ export const RenewRequest: MessageFns<RenewRequest> = {
             message.csrPem = reader.string();
             continue;
           }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.nowMs = longToNumber(reader.int64());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -306,6 +319,7 @@ export const RenewRequest: MessageFns<RenewRequest> = {
   fromPartial(object: DeepPartial<RenewRequest>): RenewRequest {
     const message = createBaseRenewRequest();
     message.csrPem = object.csrPem ?? "";
+    message.nowMs = object.nowMs ?? 0;
     return message;
   },
 };

@@ -138,12 +138,12 @@ t.test("a renewal gives the role that the cluster has decided on", async (t) => 
   const joined = await issue(deps, await joiner({ token: tokens.worker }), "10.0.0.2", signal);
   const nodeId = joined.nodeId as NodeId;
   const { csrPem } = await requestFor("OU=swarm-manager");
-  t.equal((await renew(deps, { csrPem }, nodeId, signal)).role, "worker");
+  t.equal((await renew(deps, { csrPem, nowMs: 0 }, nodeId, signal)).role, "worker");
   await store.update((tx) => {
     const node = tx.nodes.get(nodeId);
     if (node !== undefined) tx.nodes.update({ ...node, role: "manager" });
   });
-  const promoted = await renew(deps, { csrPem }, nodeId, signal);
+  const promoted = await renew(deps, { csrPem, nowMs: 0 }, nodeId, signal);
   t.equal(promoted.role, "manager");
   t.equal(subjectOf(new X509Certificate(promoted.certificatePem)).get("OU"), "swarm-manager");
   t.equal(
@@ -151,7 +151,19 @@ t.test("a renewal gives the role that the cluster has decided on", async (t) => 
     promoted.certificatePem,
   );
   await store.update((tx) => tx.nodes.remove(nodeId));
-  await t.rejects(renew(deps, { csrPem }, nodeId, signal), { code: "not-found" });
+  await t.rejects(renew(deps, { csrPem, nowMs: 0 }, nodeId, signal), { code: "not-found" });
+});
+
+t.test("a renewal by clocks that differ is refused, since the node could not use what it gets", async (t) => {
+  const { deps, clock, tokens } = await founded();
+  const joined = await issue(deps, await joiner({ token: tokens.worker }), "10.0.0.2", signal);
+  const nodeId = joined.nodeId as NodeId;
+  const { csrPem } = await requestFor("OU=swarm-worker");
+  await t.rejects(renew(deps, { csrPem, nowMs: clock.now() - 3 * hourMs }, nodeId, signal), {
+    code: "failed-precondition",
+    message: /the clock of this node is 180 minutes behind the manager's.*it is tried again by itself/,
+  });
+  t.equal((await renew(deps, { csrPem, nowMs: clock.now() - hourMs / 2 }, nodeId, signal)).role, "worker");
 });
 
 t.test("a number that no node has, of as many as there are nodes and one more", (t) => {
