@@ -17,6 +17,7 @@ import {
   listNetworks,
   networkNotFound,
   pruneNetworks,
+  refuseUnknown,
   removeNetwork,
 } from "./network.ts";
 import { bodyOf, jsonLimitBytes, nameAndAction, queryOf, type RouteContext, wildcard } from "./request.ts";
@@ -79,6 +80,7 @@ async function reconnect(
   const { containers } = deps;
   if (containers === undefined) throw networkNotFound(name);
   if (findNetwork(deps, name) === undefined && !containers.isInCluster) throw networkNotFound(name);
+  if (action === "connect") await refuseUnknown(deps, name);
   const { id } = await findContainer(deps, fields.text("Container"));
   if (action === "disconnect") return containers.disconnect(id, name, signal);
   return containers.connect(id, name, parseEndpoint(fields.object("EndpointConfig")), signal);

@@ -183,6 +183,22 @@ export async function pruneNetworks(
   return [...deleted, ...(shared.NetworksDeleted ?? [])];
 }
 
+/**
+ * Before a container is to join it: one that does not run would take any name, and fail at its next start. A worker cannot tell,
+ * nor can a manager's host whose manager does not answer.
+ *
+ * @throws {ClusterError} `not-found` for a network that neither this host nor its cluster has.
+ */
+export async function refuseUnknown(deps: FrontDoorDeps, name: string): Promise<void> {
+  if (findNetwork(deps, name) !== undefined || !isManager(deps)) return;
+  const path = `/networks/${encodeURIComponent(name)}`;
+  const answer = await managerAnswer(deps, path).catch((error: unknown) => {
+    deps.log.warn({ name, error: errorText(error) }, "whether the cluster has a network cannot be told");
+    return undefined;
+  });
+  if (answer?.status === 404) throw networkNotFound(name);
+}
+
 export function networkNotFound(name: string): ClusterError {
   return new ClusterError("not-found", `network ${name} not found`);
 }

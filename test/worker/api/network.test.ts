@@ -1,10 +1,14 @@
-import { Agent } from "node:http";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { Agent, createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import t from "tap";
 
 import { silentLog } from "../../../runtime/log.ts";
 import type { FrontDoorDeps } from "../../../worker/api/deps.ts";
 import { printEndpoints } from "../../../worker/api/endpoint-print.ts";
-import { inspectNetwork, listNetworks, pruneNetworks } from "../../../worker/api/network.ts";
+import { inspectNetwork, listNetworks, pruneNetworks, refuseUnknown } from "../../../worker/api/network.ts";
 import type { LocalNetwork } from "../../../worker/bridges/record.ts";
 import { plainEndpoint } from "../../../worker/containers/endpoints.ts";
 import { VirtualClock } from "../../sim/clock.ts";
@@ -101,4 +105,33 @@ t.test("and says which of them it has pruned", async (t) => {
   t.strictSame(await pruneNetworks(deps, () => undefined, new URLSearchParams(), url, signal), ["own"]);
   t.equal(kept.size, 0);
   t.equal(warnings.length, 1);
+});
+
+t.test("a network that nobody has is refused before a container is to join it", async (t) => {
+  const { deps, networks: own, warnings } = fixture();
+  const resolve = (term: string) => (term === "own" ? own.resolve() : undefined);
+  const directory = await mkdtemp(join(tmpdir(), "shoal-networks-"));
+  const managerSocket = join(directory, "manager.sock");
+  const asked: string[] = [];
+  const manager = createServer(({ url = "" }, response) => {
+    asked.push(url);
+    response.writeHead(url === "/networks/shared" ? 200 : 404).end("{}");
+  }).listen(managerSocket);
+  await once(manager, "listening");
+  t.teardown(async () => {
+    manager.closeAllConnections();
+    manager.close();
+    await rm(directory, { recursive: true });
+  });
+  const host = { ...deps, networks: { ...own, resolve } };
+  const member = { ...host, settings: { managerSocket } } as unknown as FrontDoorDeps;
+  await refuseUnknown(member, "own");
+  await refuseUnknown(member, "shared");
+  await t.rejects(refuseUnknown(member, "no/such"), {
+    code: "not-found",
+    message: "network no/such not found",
+  });
+  t.strictSame(asked, ["/networks/shared", "/networks/no%2Fsuch"]);
+  await refuseUnknown(host as unknown as FrontDoorDeps, "other");
+  t.strictSame(warnings, ["whether the cluster has a network cannot be told"]);
 });
