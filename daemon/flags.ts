@@ -1,4 +1,5 @@
 import { Command, InvalidArgumentError, Option } from "commander";
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { hostname } from "node:os";
 import { delimiter, join, resolve } from "node:path";
@@ -10,6 +11,8 @@ const defaultStateDir = "/var/lib/shoal";
 const defaultRunDir = "/run/shoal";
 /** Docker's, so that what was set up for it goes on working. */
 const defaultCertificates = "/etc/docker/certs.d";
+/** Docker's, whose members are those that use containers on this host. */
+const defaultGroup = "docker";
 /** Beside Docker's 172.17.0.0/16 and its followers, and outside the overlay pool 10.0.0.0/8. */
 const defaultBridgeSubnet = "172.29.0.0/16";
 
@@ -24,6 +27,7 @@ interface Flags {
   stateDir: string;
   runDir: string;
   socket?: string;
+  group?: number;
   hostname: string;
   containerd?: string;
   runtime: string;
@@ -50,6 +54,11 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
     .option("--state-dir <dir>", "what must survive a reboot", defaultStateDir)
     .option("--run-dir <dir>", "sockets and other short-lived files", defaultRunDir)
     .option("--socket <path>", "Docker-compatible socket (default: <run-dir>/shoal.sock)")
+    .option(
+      "-G, --group <group>",
+      `group, by name or id, that may use the socket (default: ${defaultGroup}, where there is one)`,
+      parseGroup,
+    )
     .option("--hostname <name>", "name of this node in the cluster", hostname())
     .option("--containerd <socket>", "use this containerd instead of running an own one")
     .option("--runtime <name>", "container runtime: auto, crun, runc or a path", "auto")
@@ -88,12 +97,14 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
   const flags = command.opts<Flags>();
   const stateDir = resolve(flags.stateDir);
   const runDir = resolve(flags.runDir);
+  const socketGroup = flags.group ?? findGroup(defaultGroup);
   return {
     ownContainerd: flags.containerd === undefined,
     host: {
       stateDir,
       runDir,
       socket: resolve(flags.socket ?? join(runDir, "shoal.sock")),
+      ...(socketGroup !== undefined && { socketGroup }),
       managerSocket: join(runDir, "manager.sock"),
       hostname: flags.hostname,
       containerd: flags.containerd ?? join(runDir, "containerd", "containerd.sock"),
@@ -112,6 +123,18 @@ export function parseFlags(argv: readonly string[], version: string): DaemonSett
       logLevel: flags.logLevel,
     },
   };
+}
+
+/** From wherever the host has its groups. @returns undefined when it has none of that name. */
+function findGroup(name: string): number | undefined {
+  const { status, stdout } = spawnSync("getent", ["group", name], { encoding: "utf8" });
+  return status === 0 ? Number(stdout.split(":")[2]) : undefined;
+}
+
+function parseGroup(value: string): number {
+  const id = /^\d+$/.test(value) ? Number(value) : findGroup(value);
+  if (id === undefined) throw new InvalidArgumentError(`there is no group '${value}' on this host`);
+  return id;
 }
 
 /** As Docker's daemon reads them: what is written in capitals comes first. */

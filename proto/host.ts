@@ -24,6 +24,8 @@ export interface HostSettings {
   readonly runDir: string;
   /** The Docker-compatible socket, served by the worker. */
   readonly socket: string;
+  /** Id of the group that may use it; absent means that of shoald. */
+  readonly socketGroup?: number;
   /** Where the manager serves swarm routes to the worker beside it. */
   readonly managerSocket: string;
   readonly hostname: string;

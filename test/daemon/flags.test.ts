@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import t from "tap";
 import { findBinary, parseFlags, readProxies } from "../../daemon/flags.ts";
 
@@ -48,6 +49,15 @@ t.test("repeated flags add up", (t) => {
   );
   t.strictSame(host.engineLabels, { zone: "a", disk: "ssd=fast" });
   t.strictSame(host.insecureRegistries, ["a:5000", "b:5000"]);
+  t.end();
+});
+
+t.test("the socket belongs to a group by name or id, else to Docker's where there is one", (t) => {
+  const groups = readFileSync("/etc/group", "utf8").split("\n");
+  const docker = groups.find((line) => line.startsWith("docker:"))?.split(":")[2];
+  t.equal(parseFlags([], "0").host.socketGroup, docker === undefined ? undefined : Number(docker));
+  t.equal(parseFlags(["--group", "root"], "0").host.socketGroup, 0);
+  t.equal(parseFlags(["-G", "4242"], "0").host.socketGroup, 4242);
   t.end();
 });
 

@@ -1,5 +1,5 @@
 /** The front door: the host's Docker-compatible socket. */
-import { chmod, rm } from "node:fs/promises";
+import { chmod, chown, rm } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ClusterError } from "../../model/errors.ts";
@@ -40,7 +40,7 @@ export interface FrontDoor {
  * @throws {ClusterError} `conflict` when somebody else answers on it.
  */
 export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
-  const { socket } = deps.settings;
+  const { socket, socketGroup } = deps.settings;
   const ending = new AbortController();
   const feed = new EventFeed(deps);
   const feeding = feed.run(ending.signal).catch((error: unknown) => {
@@ -53,6 +53,8 @@ export async function openFrontDoor(deps: FrontDoorDeps): Promise<FrontDoor> {
   const app = build(deps, feed, ending.signal);
   await removeStaleSocket(socket);
   await app.listen({ path: socket });
+  // Before the mode: until then nobody but its owner may connect.
+  if (socketGroup !== undefined) await chown(socket, process.getuid?.() ?? 0, socketGroup);
   await chmod(socket, socketMode);
   return {
     async close() {

@@ -45,6 +45,7 @@ export class Host {
       stateDir: directory,
       runDir: directory,
       socket: join(directory, "shoal.sock"),
+      socketGroup: 4_242,
       managerSocket: join(directory, "manager.sock"),
       hostname: "host1",
       containerd: "",

@@ -27,7 +27,9 @@ t.test("ping answers HEAD and GET with the headers clients negotiate by", async 
   }
   host.become("manager");
   t.equal((await host.ask("HEAD", "/_ping")).headers["swarm"], "active/manager");
-  t.equal((await stat(host.settings.socket)).mode & 0o777, 0o660);
+  const { mode, gid } = await stat(host.settings.socket);
+  t.equal(mode & 0o777, 0o660);
+  t.equal(gid, host.settings.socketGroup);
 });
 
 t.test("a socket that somebody answers on is not taken over", async (t) => {
