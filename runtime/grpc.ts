@@ -3,7 +3,7 @@ import { Server as GrpcServer, ServerCredentials } from "@grpc/grpc-js";
 import { createServer as createTcpServer, type Server as TcpServer, type Socket } from "node:net";
 import { createServer, type TLSSocket } from "node:tls";
 import type { Clock } from "./clock.ts";
-import { type HandshakePace, HandshakeQueue } from "./handshakes.ts";
+import { type HandshakePace, HandshakeQueue, OpenHandshakes } from "./handshakes.ts";
 import type { Log } from "./log.ts";
 import { type Peer, peerOfSocket, serverContextOptions, type TlsKeeper } from "./tls.ts";
 
@@ -15,7 +15,7 @@ const connectionLimit = 20_000;
  * Of connections without a certificate that we believe: joiners, who are done within seconds, and whoever finds the port. Each costs
  * some 100 kB, so they may be neither many nor long, and never keep a node from its manager.
  */
-const defaultStrangers: StrangerLimits = { count: 1_024, lifeMs: 30_000 };
+const defaultStrangers: StrangerLimits = { count: 1_024, lifeMs: 30_000, handshakes: 8_192 };
 /** How long streams may take to end by themselves when a listener closes. */
 const drainMs = 500;
 
@@ -70,6 +70,8 @@ export function createGrpcServer(callers: "nodes" | "strangers" = "nodes"): Serv
 interface StrangerLimits {
   readonly count: number;
   readonly lifeMs: number;
+  /** Of one address, that are not over. Far below the number of all connections, and enough for a fleet behind one address. */
+  readonly handshakes: number;
 }
 
 /** A gRPC listener on which callers with and without a certificate are told apart. */
@@ -119,7 +121,9 @@ export async function listenGrpc(options: {
     ALPNProtocols: ["h2", ...protocols.keys()],
     handshakeTimeout: handshakeTimeoutMs,
   });
+  const handshakes = new OpenHandshakes(strangers.handshakes);
   tls.on("secureConnection", (socket) => {
+    handshakes.end(socket);
     socket.on("error", (error) => log.debug({ error: error.message }, "connection failed"));
     const serve = protocols.get(socket.alpnProtocol || "");
     if (serve === undefined && socket.alpnProtocol !== "h2") {
@@ -164,6 +168,11 @@ export async function listenGrpc(options: {
   // Paused, so that the handshake finds all that the other end has said.
   const listener: TcpServer =
     queue === undefined ? tls : createTcpServer({ pauseOnConnect: true }, (socket) => queue.add(socket));
+  listener.prependListener("connection", (socket) => {
+    if (handshakes.begin(socket)) return;
+    log.debug({ address: socket.remoteAddress }, "turned away: too many of its handshakes are not over");
+    socket.destroy();
+  });
   listener.maxConnections = connectionLimit;
   await bind(listener, options.host, options.port);
   listener.on("error", (error) => log.error({ error }, "listener failed"));

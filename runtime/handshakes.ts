@@ -8,6 +8,35 @@ export interface HandshakePace {
   readonly waiting: number;
 }
 
+/**
+ * Counts handshakes that are not over, by address. Until then nobody knows who is there, and a connection that says nothing holds a
+ * place among all for as long as a handshake may take: one address must not hold them all.
+ */
+export class OpenHandshakes {
+  readonly #most: number;
+  readonly #ports = new Map<string, Set<number>>();
+
+  /** @param most - Of one address at a time; hosts may share one. */
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  /** @returns false when the address has as many; it is to be turned away then. */
+  begin(socket: Pick<Socket, "remoteAddress" | "remotePort" | "once">): boolean {
+    const { remoteAddress = "", remotePort = 0 } = socket;
+    const ports = this.#ports.get(remoteAddress) ?? new Set();
+    if (ports.size >= this.#most) return false;
+    this.#ports.set(remoteAddress, ports.add(remotePort));
+    socket.once("close", () => this.end({ remoteAddress, remotePort }));
+    return true;
+  }
+
+  end({ remoteAddress = "", remotePort = 0 }: Pick<Socket, "remoteAddress" | "remotePort">): void {
+    const ports = this.#ports.get(remoteAddress);
+    if (ports?.delete(remotePort) === true && ports.size === 0) this.#ports.delete(remoteAddress);
+  }
+}
+
 /** What the queue needs of a connection. */
 export interface Arrival extends Pick<Socket, "remoteAddress" | "destroyed"> {
   destroy(): unknown;

@@ -115,7 +115,7 @@ t.test("over real sockets, every RPC refuses whoever it is not for", async (t) =
 
 t.test("who shows no certificate does not stay, and never keeps a node out", async (t) => {
   const root = await createRoot(caDeps);
-  const { listener } = await serve(t, root, undefined, { count: 2, lifeMs: 5_000 });
+  const { listener } = await serve(t, root, undefined, { count: 2, lifeMs: 5_000, handshakes: 9 });
   const open = async (identity?: TlsIdentity): Promise<{ socket: TLSSocket; heard: Promise<string> }> => {
     const shown = identity && { cert: identity.certificatePem, key: identity.keyPem };
     const trust = { rejectUnauthorized: false, ALPNProtocols: ["h2"] };
@@ -138,6 +138,30 @@ t.test("who shows no certificate does not stay, and never keeps a node out", asy
   t.notOk(node.closed, "a node stays");
   const { heard } = await open();
   t.equal(await heard, "greeted", "their places are free again");
+});
+
+t.test("connections that say nothing take no places of others", async (t) => {
+  const root = await createRoot(caDeps);
+  const { listener } = await serve(t, root, undefined, { count: 9, lifeMs: 5_000, handshakes: 2 });
+  const silent = (): Socket => {
+    const socket = connectTcp({ host: "127.0.0.1", port: listener.port }).on("error", () => {});
+    t.teardown(() => socket.destroy());
+    return socket;
+  };
+  const first = [silent(), silent()];
+  await Promise.all(first.map((socket) => once(socket, "connect")));
+  await once(silent(), "close"); // One too many.
+  t.notOk(first.some(({ closed }) => closed));
+  const shake = async (localAddress: string): Promise<void> => {
+    const from = connectTcp({ host: "127.0.0.1", port: listener.port, localAddress });
+    const socket = connect({ socket: from, rejectUnauthorized: false, ALPNProtocols: ["h2"] });
+    t.teardown(() => socket.destroy());
+    socket.on("error", () => {});
+    await once(socket, "data"); // The other side has greeted, so it is over there, too.
+  };
+  await shake("127.0.0.2"); // Another address has places of its own.
+  first[0]?.destroy();
+  for (let round = 0; round < 3; round += 1) await shake("127.0.0.3"); // Those that are over hold none.
 });
 
 t.test("a stranger says little at a time, a node much", async (t) => {
