@@ -6,6 +6,7 @@ import { installation } from "../installation.ts";
 import { readNamedFile } from "../files.ts";
 import { parseDuration } from "../units.ts";
 import { type Environment, interpolateAll } from "./interpolate.ts";
+import { composeNumbers } from "./numbers.ts";
 import type { ComposeFile, ComposeService } from "./types.ts";
 
 const largestFileBytes = 4 * 1024 * 1024;
@@ -45,7 +46,7 @@ function loadOne(
   if (text.length > largestFileBytes) throw new Error(`${path}: larger than ${largestFileBytes} bytes`);
   let raw: unknown;
   try {
-    raw = parse(text, { merge: true, maxAliasCount: 1_000 });
+    raw = parse(text, { merge: true, maxAliasCount: 1_000, customTags: composeNumbers });
   } catch (cause) {
     throw new Error(`${path}: ${(cause as Error).message}`, { cause });
   }
@@ -97,7 +98,9 @@ function compileSchema(): Check {
 }
 
 function describe(errors: readonly ErrorObject[]): string {
-  const error = errors[0];
+  const depth = ({ instancePath }: ErrorObject) => instancePath.split("/").length;
+  // Of a value with a short and a long form each form has its say: the one that got furthest is meant.
+  const error = errors.toSorted((a, b) => depth(b) - depth(a))[0];
   if (error === undefined) return "not a valid compose file";
   const place = error.instancePath.slice(1).replaceAll("/", ".") || "(root)";
   const detail =

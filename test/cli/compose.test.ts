@@ -40,11 +40,82 @@ services:
   t.end();
 });
 
+// What `docker stack config` of Docker CLI 28.2 made of each as the value of a variable, where both can be the same text.
+const numbers = {
+  "0400": "256",
+  "0o400": "256",
+  "-0400": "-256",
+  "04_00": "256",
+  "0b11": "3",
+  "0x1F": "31",
+  "+12": "12",
+  "-0x10": "-16",
+  "1_000": "1000",
+  "1.50": "1.5",
+  ".5": "0.5",
+  "1e3": "1000",
+  "0800": "800",
+  "08.5": "8.5",
+  "12345678901234567890": "12345678901234567890",
+  "190:20:30": "190:20:30",
+  "1:30": "1:30",
+  _1: "_1",
+  "12e": "12e",
+  "0b12": "0b12",
+  yes: "yes",
+  off: "off",
+  y: "y",
+  "'0400'": "0400",
+} as const;
+
+for (const [written, want] of Object.entries(numbers)) {
+  t.test(`${written} is read as docker reads it`, (t) => {
+    const file = load(`services: { a: { image: x, environment: { V: ${written} } } }`);
+    const service = convertStack("s", file).services[0];
+    t.strictSame(service?.spec.TaskTemplate.ContainerSpec.Env, [`V=${want}`]);
+    t.end();
+  });
+}
+
+t.test("the mode of a secret is octal in both spellings, and ports with a colon are no numbers", (t) => {
+  const { services } = convertStack(
+    "s",
+    load(`
+services:
+  a:
+    image: x
+    ports: [22:22, 8080]
+    secrets: [{ source: pw, target: a, mode: 0400 }, { source: pw, target: b, mode: 0o440 }]
+secrets: { pw: { file: ./pw } }
+`),
+  );
+  t.match(services[0]?.secrets, [{ file: { Mode: 0o400 } }, { file: { Mode: 0o440 } }]);
+  const ports = services[0]?.spec.EndpointSpec?.Ports ?? [];
+  t.strictSame(
+    ports.map(({ PublishedPort, TargetPort }) => [PublishedPort, TargetPort]),
+    [
+      [undefined, 8080],
+      [22, 22],
+    ],
+  );
+  t.end();
+});
+
 const refusals = [
   {
     name: "an unknown key",
     text: "services: { a: { image: x, colour: red } }",
     want: /services\.a .*'colour'/,
+  },
+  {
+    name: "a mode in quotes",
+    text: 'services: { a: { image: x, secrets: [{ source: s, mode: "0400" }] } }',
+    want: /mode must be number/,
+  },
+  {
+    name: "a boolean of YAML 1.1",
+    text: "services: { a: { image: x, tty: yes } }",
+    want: /tty must be boolean/,
   },
   { name: "a wrong type", text: "services: { a: { image: 5 } }", want: /services\.a\.image must be string/ },
   {
