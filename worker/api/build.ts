@@ -8,6 +8,7 @@ import { parseFilters, queryFlag } from "../../runtime/http.ts";
 import type { Builder } from "../builder/builder.ts";
 import type { BuildLimits, BuildNetwork, BuildRequest } from "../builder/request.ts";
 import { familiarName, parseReference, printReference } from "../engine/reference.ts";
+import { ownBridge } from "../network/bridges.ts";
 import { findContainer } from "./container.ts";
 import type { FrontDoorDeps } from "./deps.ts";
 import { parseAuthFields, registryOf } from "./image.ts";
@@ -49,8 +50,9 @@ async function build(
   ending: AbortSignal,
 ): Promise<FastifyReply> {
   const query = queryOf(request);
+  const { gateway } = ownBridge(deps.settings.bridgeSubnet);
   const wanted = {
-    ...parseBuild(query, headerOf(request, "x-registry-config")),
+    ...parseBuild(query, headerOf(request, "x-registry-config"), gateway),
     network: await networkOf(deps, query.get("networkmode") ?? ""),
   };
   const isQuiet = queryFlag(query.get("q"));
@@ -96,6 +98,7 @@ async function build(
 export function parseBuild(
   query: URLSearchParams,
   registryConfig: string | undefined,
+  gateway: string,
 ): Omit<BuildRequest, "network"> {
   const remote = query.get("remote") ?? "";
   if (remote !== "") {
@@ -138,7 +141,7 @@ export function parseBuild(
     pull: queryFlag(query.get("pull")) ? "always" : "missing",
     platform: query.get("platform") ?? "",
     limits: limitsOf(query),
-    extraHosts: hostsOf(query),
+    extraHosts: hostsOf(query, gateway),
     authOf: (domain) => auths.get(domain),
   };
 }
@@ -228,12 +231,13 @@ function cacheSources(query: URLSearchParams): string[] {
   return listed;
 }
 
-/** "name:address", given once for each or together. */
-function hostsOf(query: URLSearchParams): string[] {
+/** "name:address", given once for each or together. @param gateway - What stands for the host. */
+function hostsOf(query: URLSearchParams, gateway: string): string[] {
   const hosts = query
     .getAll("extrahosts")
     .flatMap((text) => text.split(","))
-    .filter((text) => text !== "");
+    .filter((text) => text !== "")
+    .map((text) => text.replace(/:host-gateway$/, `:${gateway}`));
   const wrong = hosts.find((host) => !/^[^\s:]+:[0-9a-fA-F.:[\]]+$/.test(host));
   if (wrong !== undefined)
     throw new ClusterError("invalid-argument", `invalid IP address in add-host: ${JSON.stringify(wrong)}`);

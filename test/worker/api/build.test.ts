@@ -5,7 +5,7 @@ import { ClusterError } from "../../../model/errors.ts";
 import { parseBuild } from "../../../worker/api/build.ts";
 
 function parse(query: string, registryConfig?: string): ReturnType<typeof parseBuild> {
-  return parseBuild(new URLSearchParams(query), registryConfig);
+  return parseBuild(new URLSearchParams(query), registryConfig, "172.29.0.1");
 }
 
 t.test("what the client sends with 'docker build -t a -t b:1 --build-arg … .'", (t) => {
@@ -15,7 +15,7 @@ t.test("what the client sends with 'docker build -t a -t b:1 --build-arg … .'"
     cgroupparent: "",
     cpusetcpus: "0",
     dockerfile: "Dockerfile",
-    extrahosts: "a:10.0.0.1",
+    extrahosts: "a:10.0.0.1,host.docker.internal:host-gateway",
     labels: '{"x":"y"}',
     memory: "1000",
     memswap: "-1",
@@ -33,7 +33,7 @@ t.test("what the client sends with 'docker build -t a -t b:1 --build-arg … .'"
       broken: 1,
     }),
   ).toString("base64");
-  const { args, authOf, ...rest } = parseBuild(query, config);
+  const { args, authOf, ...rest } = parseBuild(query, config, "172.29.0.1");
   t.strictSame([...args], [["A", "1"]]);
   t.strictSame(rest, {
     dockerfile: "",
@@ -50,7 +50,7 @@ t.test("what the client sends with 'docker build -t a -t b:1 --build-arg … .'"
       cpusetCpus: "0",
       ulimits: [{ name: "nofile", soft: 1, hard: 2 }],
     },
-    extraHosts: ["a:10.0.0.1"],
+    extraHosts: ["a:10.0.0.1", "host.docker.internal:172.29.0.1"],
   });
   t.match(authOf("docker.io"), { username: "hub" });
   t.match(authOf("r:5000"), { username: "own" });
@@ -75,6 +75,7 @@ t.test("what is refused", (t) => {
     ["labels=%7B%22a%3Db%22%3A%22c%22%7D", /invalid labels/],
     ["memory=much", /invalid value of memory/],
     ["ulimits=%5B%7B%7D%5D", /invalid ulimit/],
+    ["extrahosts=a:host-gateway1", /invalid IP address in add-host/],
     ["extrahosts=nothing", /invalid IP address in add-host/],
   ];
   for (const [query, wanted] of cases) t.throws(() => parse(query), wanted, query);
@@ -99,7 +100,7 @@ t.test("any query is parsed or refused as the client's mistake", (t) => {
   assert(
     property(dictionary(constantFrom(...names.split(" ")), values), string(), (query, header) => {
       try {
-        parseBuild(new URLSearchParams(query), header);
+        parseBuild(new URLSearchParams(query), header, "172.29.0.1");
       } catch (error) {
         if (!(error instanceof ClusterError) || !["invalid-argument", "unimplemented"].includes(error.code))
           throw error;
