@@ -252,6 +252,20 @@ await t.test(
   },
 );
 
+await t.test("so they are beside rules of the older iptables, which nft does not list", async (t) => {
+  t.teardown(() => void one.run("sh", "-c", "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F"));
+  const { code } = one.run("iptables-legacy", "-P", "FORWARD", "DROP");
+  if (code !== 0) {
+    t.comment("this kernel has no tables of the older iptables");
+    return;
+  }
+  one.warnings.length = 0;
+  await one.examine([]);
+  await said(one, /FORWARD of iptables-legacy did not accept what tasks send/);
+  await heals();
+  t.match(one.run("iptables-legacy", "-S", "FORWARD").output, /-P FORWARD DROP/, "their policy is theirs");
+});
+
 await t.test(
   "a firewall written by hand is its owner's: the log says what to accept, and that helps",
   async (t) => {

@@ -62,7 +62,7 @@ const ownTable = /^shoal_/;
  *
  * @returns that, in words; empty where there are none.
  */
-export async function firewallHint(run: Run): Promise<string> {
+export async function firewallHint(run: Run, readText: ReadText): Promise<string> {
   const doing = "read the host's firewall";
   const { foreign } = parseRules(await must(run, doing, chainsCommand));
   const { chain: admitted } = admissionOf(foreign);
@@ -77,6 +77,7 @@ export async function firewallHint(run: Run): Promise<string> {
       endsStrictly(await must(run, doing, ["nft", "-j", "list", "chain", family, table, name]));
     if (isStrict) found.push(`${family} ${table} ${name}`);
   }
+  found.push(...(await legacyHint(run, readText)));
   if (found.length === 0) return "";
   const needs = `4789/udp from other hosts, 53 from tasks, and what devices of group ${deviceGroup} send and get`;
   const firewalld = foreign.some(({ table }) => table === "firewalld")
@@ -86,13 +87,65 @@ export async function firewallHint(run: Run): Promise<string> {
   return `this host's firewall stops in ${found.join(", ")} what no rule there accepts; needed are ${needs}${firewalld}`;
 }
 
+/** Rules of the older iptables, which nft does not list: the kernel has both, and what either drops is dropped. */
+type Legacy =
+  | { readonly state: "absent" }
+  | { readonly state: "unreadable"; readonly tool: string }
+  /** Lines as `iptables-legacy -S` prints them. */
+  | { readonly state: "read"; readonly tool: string; readonly lines: readonly string[] };
+
+type ReadText = (path: string) => Promise<string>;
+
+async function legacyOf(run: Run, readText: ReadText, family: Family): Promise<Legacy> {
+  // Asking the program would make the tables where there are none.
+  const names = await readText(`/proc/net/${family === "ip6" ? "ip6" : "ip"}_tables_names`);
+  if (!names.split("\n").includes("filter")) return { state: "absent" };
+  const tool = `${toolOf(family)}-legacy`;
+  try {
+    const text = await must(run, `read the rules of ${tool}`, [tool, "-w", "2", "-S"]);
+    return { state: "read", tool, lines: text.split("\n").map((line) => line.trim()) };
+  } catch (reason) {
+    if (reason instanceof ClusterError && reason.code === "unavailable") return { state: "unreadable", tool };
+    throw reason;
+  }
+}
+
+/** Chains of the older iptables that stop what no rule of theirs accepts, but for the one that `Coexistence` sees to. */
+async function legacyHint(run: Run, readText: ReadText): Promise<string[]> {
+  const legacy = await legacyOf(run, readText, "ip");
+  switch (legacy.state) {
+    case "absent":
+      return [];
+    case "unreadable":
+      return [`perhaps the rules of ${legacy.tool}, which is not installed to read them`];
+    case "read": {
+      const ends = (chain: string): boolean => {
+        const last = legacy.lines.findLast((line) => line.startsWith(`-A ${chain} `)) ?? "";
+        return /^-A \S+ -j (DROP|REJECT)\b/.test(last);
+      };
+      const drops = (chain: string): boolean => legacy.lines.includes(`-P ${chain} DROP`);
+      const strict = [
+        ...(drops("INPUT") || ends("INPUT") ? ["INPUT"] : []),
+        ...(!drops("FORWARD") && ends("FORWARD") ? ["FORWARD"] : []),
+      ];
+      return strict.map((chain) => `filter ${chain} of ${legacy.tool}`);
+    }
+  }
+}
+
+function toolOf(family: Family): "iptables" | "ip6tables" {
+  return family === "ip6" ? "ip6tables" : "iptables";
+}
+
 export class Coexistence {
   readonly #run: Run;
+  readonly #readText: ReadText;
   readonly #warn: (text: string) => void;
   readonly #said = new Map<Family, string>();
 
-  constructor({ run, warn }: { run: Run; warn: (text: string) => void }) {
+  constructor({ run, readText, warn }: { run: Run; readText: ReadText; warn: (text: string) => void }) {
     this.#run = run;
+    this.#readText = readText;
     this.#warn = warn;
   }
 
@@ -104,12 +157,26 @@ export class Coexistence {
    * @throws {ClusterError} when iptables is missing, refuses or is busy.
    */
   async admit(foreign: readonly ForeignChain[], family: Family = "ip"): Promise<string[]> {
-    const { chain, advice } = admissionOf(foreign, family);
+    const { chain, advice: written } = admissionOf(foreign, family);
+    const legacy = await legacyOf(this.#run, this.#readText, family);
+    const unread =
+      legacy.state === "unreadable"
+        ? [
+            `this host has rules of ${legacy.tool}, and no such program to read them: if they drop what is forwarded, tasks are not ` +
+              `reached; install it (Debian: apt install iptables), and they are seen to`,
+          ]
+        : [];
+    const advice = [...written, ...unread];
     const text = advice.join("; ");
     if (text !== "" && text !== this.#said.get(family)) this.#warn(text);
     this.#said.set(family, text);
-    if (chain === undefined) return [];
-    const tool = family === "ip6" ? "ip6tables" : "iptables";
+    const found = chain === undefined ? [] : await this.#accept(toolOf(family), chain);
+    if (legacy.state !== "read" || !legacy.lines.includes("-P FORWARD DROP")) return found;
+    const own = legacy.lines.includes(`-N ${dockerChain}`) ? dockerChain : "FORWARD";
+    return [...found, ...(await this.#accept(legacy.tool, own))];
+  }
+
+  async #accept(tool: string, chain: string): Promise<string[]> {
     const found: string[] = [];
     for (const match of matches) {
       const argv = (action: string): string[] => [tool, "-w", "2", action, chain, ...match];

@@ -19,6 +19,8 @@ const nameProbe = fileURLToPath(programFile("dns-probe"));
 interface Deps {
   readonly run: Run;
   readonly clock: Clock;
+  /** Empty for a file that is not there. */
+  readonly readText: (path: string) => Promise<string>;
 }
 
 /** @returns What was found until the signal aborts; what was not tried by then is left out. */
@@ -55,10 +57,10 @@ export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal
 /** What a firewall of this host's may stop. */
 const stoppable: readonly Finding["test"][] = ["tunnel", "vxlan", "vip", "dns"];
 
-async function explained({ run }: Deps, findings: Finding[]): Promise<Finding[]> {
+async function explained({ run, readText }: Deps, findings: Finding[]): Promise<Finding[]> {
   const isStopped = ({ test, state }: Finding): boolean => state === "broken" && stoppable.includes(test);
   if (!findings.some(isStopped)) return findings;
-  const hint = await firewallHint(run).catch((reason: unknown) => errorText(reason));
+  const hint = await firewallHint(run, readText).catch((reason: unknown) => errorText(reason));
   if (hint === "") return findings;
   return findings.map((each) => (isStopped(each) ? { ...each, text: `${each.text}; ${hint}` } : each));
 }

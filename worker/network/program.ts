@@ -47,6 +47,8 @@ export interface ProgramDeps {
     readonly tunnel?: Pick<TunnelDeps, "overlapMs" | "periodMs">;
   };
   readonly ports: PublishedPorts;
+  /** Empty for a file that is not there. */
+  readonly readText: (path: string) => Promise<string>;
   readonly names: NameServer;
   /** Default: those of this process's network namespace. */
   readonly readHostRoutes?: () => Promise<HostRoutes>;

@@ -1,5 +1,7 @@
 import t from "tap";
 
+import { ClusterError } from "../../../model/errors.ts";
+import type { Run } from "../../../worker/network/command.ts";
 import { admissionOf, Coexistence, firewallHint } from "../../../worker/network/coexist.ts";
 
 const chain = (family: string, table: string, name: string, hook = "", policy = "") => ({
@@ -11,6 +13,8 @@ const chain = (family: string, table: string, name: string, hook = "", policy = 
 });
 const forward = chain("ip", "filter", "FORWARD", "forward", "drop");
 const docker = chain("ip", "filter", "DOCKER-USER");
+/** No tables of the older iptables. */
+const none = async (): Promise<string> => "";
 
 t.test("only who drops what is forwarded needs anything", (t) => {
   t.strictSame(admissionOf([chain("ip", "filter", "FORWARD", "forward", "accept"), docker]), { advice: [] });
@@ -18,8 +22,8 @@ t.test("only who drops what is forwarded needs anything", (t) => {
   t.equal(admissionOf([forward]).chain, "FORWARD");
   t.equal(admissionOf([forward, docker]).chain, "DOCKER-USER");
   t.strictSame(admissionOf([chain("ip6", "filter", "FORWARD", "forward", "drop")]), { advice: [] });
-  const { chain: none, advice } = admissionOf([chain("inet", "own", "fwd", "forward", "drop")]);
-  t.equal(none, undefined);
+  const { chain: unasked, advice } = admissionOf([chain("inet", "own", "fwd", "forward", "drop")]);
+  t.equal(unasked, undefined);
   t.match(advice, [/inet own fwd drops .*iifgroup 21320 accept; .*oifgroup 21320 accept/]);
   t.end();
 });
@@ -32,7 +36,7 @@ t.test("accepts are put where they are not, once", async (t) => {
     return { code: rules.has(rule) ? 0 : 1, stdout: "", stderr: "" };
   };
   const warnings: string[] = [];
-  const coexistence = new Coexistence({ run, warn: (text) => warnings.push(text) });
+  const coexistence = new Coexistence({ run, readText: none, warn: (text) => warnings.push(text) });
   t.equal((await coexistence.admit([forward])).length, 2);
   t.strictSame(await coexistence.admit([forward]), []);
   t.strictSame(
@@ -55,7 +59,7 @@ t.test("what drops IPv6 is asked for accepts of its own, once there are networks
     programs.push(program);
     return { code: 0, stdout: "", stderr: "" };
   };
-  const coexistence = new Coexistence({ run, warn: (text) => t.fail(text) });
+  const coexistence = new Coexistence({ run, readText: none, warn: (text) => t.fail(text) });
   t.strictSame(await coexistence.admit([strict], "ip6"), []);
   t.strictSame(programs, ["ip6tables", "ip6tables"]);
 });
@@ -66,7 +70,7 @@ t.test("a busy iptables does not say that there is no accept", async (t) => {
     actions.push(argv[3]);
     return { code: 4, stdout: "", stderr: "Another app is currently holding the xtables lock" };
   };
-  const coexistence = new Coexistence({ run, warn: (text) => t.fail(text) });
+  const coexistence = new Coexistence({ run, readText: none, warn: (text) => t.fail(text) });
   await t.rejects(coexistence.admit([forward]), { code: "unavailable", message: /holding the xtables lock/ });
   t.strictSame(actions, ["-C"]);
 });
@@ -84,7 +88,7 @@ t.test(
             }))
           : rules.map((expr) => ({ rule: { chain: argv.at(-1), expr } }));
         return { code: 0, stdout: JSON.stringify({ nftables }), stderr: "" };
-      });
+      }, none);
     const firewalld = chain("inet", "firewalld", "filter_FORWARD", "forward", "accept");
     t.match(
       await hintWith([firewalld], [related, { accept: null }], [{ counter: {} }, reject]),
@@ -101,3 +105,69 @@ t.test(
     t.equal(await hintWith([chain("ip6", "shoal_net", "forward", "forward", "drop")]), "", "our own");
   },
 );
+
+/** A host with rules of the older iptables; `undefined`: and without its program. */
+function olderHost(listing: readonly string[] | undefined) {
+  const lines: string[] = [];
+  const run: Run = async (argv) => {
+    if (argv[0] === "nft") return { code: 0, stdout: '{"nftables":[]}', stderr: "" };
+    if (listing === undefined) throw new ClusterError("unavailable", "cannot run iptables-legacy");
+    const line = argv.join(" ");
+    if (!line.endsWith("-S")) lines.push(line);
+    return { code: argv[3] === "-C" ? 1 : 0, stdout: listing.join("\n"), stderr: "" };
+  };
+  const readText = async (path: string): Promise<string> =>
+    path === "/proc/net/ip_tables_names" ? "nat\nfilter\n" : "";
+  return { run, readText, lines };
+}
+
+t.test("rules of the older iptables, which nft does not list, get our accepts where they drop", async (t) => {
+  const policies = ["-P INPUT ACCEPT", "-P FORWARD DROP", "-P OUTPUT ACCEPT"];
+  const fail = (text: string): void => void t.fail(text);
+  for (const [listing, chain] of [
+    [policies, "FORWARD"],
+    [[...policies, "-N DOCKER-USER", "-A FORWARD -j DOCKER-USER"], "DOCKER-USER"],
+  ] as const) {
+    const { run, readText, lines } = olderHost(listing);
+    const found = await new Coexistence({ run, readText, warn: fail }).admit([]);
+    t.match(found, [/of iptables-legacy did not accept what tasks send/, /get/]);
+    t.strictSame(
+      lines.filter((line) => line.includes("-I")),
+      ["src", "dst"].map(
+        (end) => `iptables-legacy -w 2 -I ${chain} -m devgroup --${end}-group 21320 -j ACCEPT`,
+      ),
+    );
+  }
+  const open = olderHost(["-P INPUT DROP", "-P FORWARD ACCEPT"]);
+  t.strictSame(await new Coexistence({ ...open, warn: fail }).admit([]), []);
+  const other = olderHost(policies);
+  t.strictSame(await new Coexistence({ ...other, warn: fail }).admit([], "ip6"), [], "of the other family");
+  t.strictSame([open.lines, other.lines], [[], []]);
+});
+
+t.test("without its program it is said once what to install", async (t) => {
+  const warnings: string[] = [];
+  const { run, readText } = olderHost(undefined);
+  const coexistence = new Coexistence({ run, readText, warn: (text) => warnings.push(text) });
+  for (let look = 0; look < 2; look += 1) t.strictSame(await coexistence.admit([]), []);
+  t.equal(warnings.length, 1);
+  t.match(warnings, [/rules of iptables-legacy, and no such program .*apt install iptables/]);
+  t.match(await firewallHint(run, readText), /perhaps the rules of iptables-legacy, which is not installed/);
+});
+
+t.test("chains of the older iptables that stop what no rule accepts are named", async (t) => {
+  const hint = async (...listing: readonly string[]): Promise<string> => {
+    const { run, readText } = olderHost(listing);
+    return await firewallHint(run, readText);
+  };
+  t.match(await hint("-P INPUT DROP"), /stops in filter INPUT of iptables-legacy what no rule there accepts/);
+  t.match(
+    await hint(
+      "-P FORWARD ACCEPT",
+      "-A FORWARD -i eth9 -j ACCEPT",
+      "-A FORWARD -j REJECT --reject-with icmp-host-prohibited",
+    ),
+    /filter FORWARD of iptables-legacy/,
+  );
+  t.equal(await hint("-P INPUT ACCEPT", "-P FORWARD DROP", "-A INPUT -s 192.0.2.1/32 -j DROP"), "");
+});
