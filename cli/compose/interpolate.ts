@@ -1,3 +1,5 @@
+import { asMeantAt } from "./meant.ts";
+
 /** Values for `${VAR}`; undefined means not set. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -33,17 +35,30 @@ export function interpolate(text: string, environment: Environment, missing: (na
   );
 }
 
-/** Every text inside a value; keys stay as they are. */
+/**
+ * Every text inside a value; keys stay as they are. Where a compose file has a number or a boolean, a text that had a variable
+ * in it becomes one.
+ * @throws with its place when it cannot.
+ */
 export function interpolateAll(
   value: unknown,
   environment: Environment,
   missing: (name: string) => void,
+  place: readonly string[] = [],
 ): unknown {
-  if (typeof value === "string") return interpolate(value, environment, missing);
-  if (Array.isArray(value)) return value.map((entry) => interpolateAll(entry, environment, missing));
+  if (typeof value === "string") {
+    const text = interpolate(value, environment, missing);
+    return text === value ? value : asMeantAt(place, text);
+  }
+  if (Array.isArray(value)) {
+    return value.map((entry) => interpolateAll(entry, environment, missing, [...place, "[]"]));
+  }
   if (typeof value === "object" && value !== null) {
     return Object.fromEntries(
-      Object.entries(value).map(([key, entry]) => [key, interpolateAll(entry, environment, missing)]),
+      Object.entries(value).map(([key, entry]) => [
+        key,
+        interpolateAll(entry, environment, missing, [...place, key]),
+      ]),
     );
   }
   return value;

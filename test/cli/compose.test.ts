@@ -101,6 +101,37 @@ secrets: { pw: { file: ./pw } }
   t.end();
 });
 
+t.test("variables stand for numbers and booleans where the file has such", (t) => {
+  const text = `
+services:
+  a:
+    image: x
+    tty: \${TTY:-yes}
+    labels: { n: "\${N}" }
+    ports: [{ target: "\${PORT:-80}", published: "\${PORT:-80}" }]
+    secrets: [{ source: pw, mode: "\${MODE:-0400}" }]
+    deploy: { replicas: "\${N}", update_config: { max_failure_ratio: "\${RATIO:-.5}" } }
+secrets: { pw: { file: ./pw, external: "\${OFF:-off}" } }
+`;
+  const file = load(text, { N: "03" });
+  t.strictSame(file.services?.["a"], {
+    image: "x",
+    tty: true,
+    labels: { n: "03" },
+    ports: [{ target: 80, published: 80 }],
+    secrets: [{ source: "pw", mode: 400 }], // As docker: a variable's number is decimal.
+    deploy: { replicas: 3, update_config: { max_failure_ratio: 0.5 } },
+  });
+  t.equal(file.secrets?.["pw"]?.external, false);
+  t.throws(() => load(text, { N: "many" }), {
+    message: 'services.a.deploy.replicas: "many" is not an integer',
+  });
+  t.throws(() => load(text, { N: "1", TTY: "perhaps" }), {
+    message: 'services.a.tty: "perhaps" is not a boolean',
+  });
+  t.end();
+});
+
 const refusals = [
   {
     name: "an unknown key",
