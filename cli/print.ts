@@ -76,3 +76,12 @@ export function imageWithoutDigest(image: string): string {
 export function naturalOrder(a: string, b: string): number {
   return a.localeCompare(b, "en", { numeric: true, sensitivity: "base" });
 }
+
+/** What an answer says beside its success, such as of a label that nobody knows. */
+export interface Warned {
+  readonly Warnings?: readonly string[] | null;
+}
+
+export function printWarnings({ Warnings: warnings }: Warned): void {
+  for (const warning of warnings ?? []) process.stderr.write(`${warning}\n`);
+}

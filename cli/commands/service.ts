@@ -5,7 +5,7 @@ import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
 import { showLogs } from "../logs.ts";
 import { fillPayloadIds } from "../payloads.ts";
-import { familiarImage, naturalOrder, shortId, table, write } from "../print.ts";
+import { familiarImage, naturalOrder, printWarnings, shortId, table, type Warned, write } from "../print.ts";
 import { showProgress } from "../progress.ts";
 import { nodeName } from "../resolve.ts";
 import {
@@ -261,14 +261,10 @@ async function createService(
   applyFlags(spec, options, flags);
   await fillPayloadIds(client, spec);
   if (options.resolveImage) await pinImage(client, spec);
-  const { ID, Warnings } = await client.post<{ ID: string; Warnings?: string[] | null }>(
-    "/services/create",
-    undefined,
-    spec,
-  );
-  for (const warning of Warnings ?? []) process.stderr.write(`${warning}\n`);
-  write(ID);
-  if (!options.detach) await showProgress(client, ID, options.quiet);
+  const created = await client.post<{ ID: string } & Warned>("/services/create", undefined, spec);
+  printWarnings(created);
+  write(created.ID);
+  if (!options.detach) await showProgress(client, created.ID, options.quiet);
 }
 
 async function updateService(
@@ -333,12 +329,12 @@ async function change(
 ): Promise<void> {
   const service = await find(client, name);
   await edit(service.Spec);
-  const answer = await client.post<{ Warnings?: string[] | null }>(
+  const answer = await client.post<Warned>(
     `/services/${service.ID}/update`,
     { version: service.Version.Index, registryAuthFrom: "spec" },
     service.Spec,
   );
-  for (const warning of answer.Warnings ?? []) process.stderr.write(`${warning}\n`);
+  printWarnings(answer);
 }
 
 function modeOf(spec: ApiServiceSpec): string {

@@ -10,7 +10,7 @@ import { loadCompose } from "../compose/load.ts";
 import { forEach } from "../failure.ts";
 import { pinImage } from "../image.ts";
 import { fillPayloadIds, type PayloadKind, payloadReference } from "../payloads.ts";
-import { naturalOrder, table, write } from "../print.ts";
+import { naturalOrder, printWarnings, table, type Warned, write } from "../print.ts";
 import { showProgress } from "../progress.ts";
 import { orNothing } from "../resolve.ts";
 import { readEnvFile } from "../service-flags.ts";
@@ -139,15 +139,18 @@ async function deployService(
   }
   if (current === undefined) {
     write(`Creating service ${name}`);
-    return (await client.post<{ ID: string }>("/services/create", undefined, spec)).ID;
+    const created = await client.post<{ ID: string } & Warned>("/services/create", undefined, spec);
+    printWarnings(created);
+    return created.ID;
   }
   write(`Updating service ${name} (id: ${current.ID})`);
   spec.TaskTemplate.ForceUpdate = current.Spec.TaskTemplate.ForceUpdate ?? 0; // Else an earlier --force would count as a change.
-  await client.post(
+  const answer = await client.post<Warned>(
     `/services/${current.ID}/update`,
     { version: current.Version.Index, registryAuthFrom: "spec" },
     spec,
   );
+  printWarnings(answer);
   return current.ID;
 }
 
