@@ -4,6 +4,7 @@ import { readNamedFile } from "../files.ts";
 import type { ApiInfo, ApiNetwork, ApiService, ApiServiceSpec, Named } from "../api-types.ts";
 import { type Client, filters } from "../client.ts";
 import { convertStack, type StackNetwork, type StackPayload } from "../compose/convert.ts";
+import { ignoredOptions } from "../compose/ignored.ts";
 import { namespaceLabel } from "../compose/names.ts";
 import type { NamedReference, StackService } from "../compose/types.ts";
 import { loadCompose } from "../compose/load.ts";
@@ -88,7 +89,7 @@ async function deploy(client: Client, name: string, options: DeployOptions): Pro
   const warn = (text: string) => void process.stderr.write(`${text}\n`);
   const { file, folder } = loadCompose(options.composeFile, process.env, warn);
   const stack = convertStack(name, file);
-  if (stack.ignored.length > 0) warn(`Ignoring unsupported options: ${stack.ignored.join(", ")}\n`);
+  ignoredOptions(file).forEach(warn);
   const { Swarm } = await client.get<ApiInfo>("/info");
   if (!Swarm.ControlAvailable) {
     throw new Error(

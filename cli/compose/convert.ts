@@ -24,32 +24,7 @@ export interface Stack {
   readonly secrets: readonly StackPayload[];
   readonly configs: readonly StackPayload[];
   readonly services: readonly StackService[];
-  /** Keys that a cluster does not know; they are named and ignored. */
-  readonly ignored: readonly string[];
 }
-
-const ignoredKeys = new Set([
-  "build",
-  "cgroup_parent",
-  "cgroupns_mode",
-  "container_name",
-  "depends_on",
-  "devices",
-  "domainname",
-  "expose",
-  "external_links",
-  "ipc",
-  "links",
-  "mac_address",
-  "network_mode",
-  "pid",
-  "privileged",
-  "security_opt",
-  "shm_size",
-  "userns_mode",
-]);
-/** Of no effect in a cluster, but in nearly every file; not worth a warning. */
-const silentlyIgnored = new Set(["expose"]);
 
 /** The objects that make up a stack. Pure; files and the environment were read before. */
 export function convertStack(stack: string, compose: ComposeFile): Stack {
@@ -82,13 +57,6 @@ export function convertStack(stack: string, compose: ComposeFile): Stack {
         volume: (name) => ({ declared: name in (compose.volumes ?? {}), ...compose.volumes?.[name] }),
       }),
     ),
-    ignored: [
-      ...new Set(
-        services.flatMap(([, service]) =>
-          Object.keys(service).filter((key) => ignoredKeys.has(key) && !silentlyIgnored.has(key)),
-        ),
-      ),
-    ].toSorted(),
   };
 }
 

@@ -257,7 +257,6 @@ networks: { default: { attachable: true } }
     ],
   );
   t.match(stack.services[0]?.configs, [{ object: "st_c", file: { Name: "/etc/c", Mode: 0o444 } }]);
-  t.strictSame(stack.ignored, ["build"]);
   t.equal(stack.networks[0]?.body?.["Attachable"], true);
   t.end();
 });

@@ -46,3 +46,23 @@ t.test("what the manager warns of is printed when a service is created and when 
   const there = { ID: "s1", Version: { Index: 1 }, Spec: { Name: "st_web", Labels: {}, TaskTemplate: {} } };
   t.equal(await complaints(t, plain, [there]), "beware\n");
 });
+
+t.test("options without effect are told as docker tells them", async (t) => {
+  const text = `
+services:
+  web: { image: x, build: ., privileged: true, restart: always, depends_on: [db], container_name: w }
+  db: { image: x, shm_size: 1m, expose: ["80"] }
+`;
+  const want = `Ignoring unsupported options: build, depends_on, privileged, shm_size
+
+Ignoring deprecated options:
+
+container_name: Setting the container name is not supported.
+
+expose: Exposing ports is unnecessary - services on the same network can access each other's containers on any port.
+
+beware
+beware
+`;
+  t.equal(await complaints(t, text), want);
+});
