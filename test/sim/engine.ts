@@ -314,6 +314,16 @@ export class FakeEngine implements Engine {
       rootDir: "/fake",
       lastCapability: 40,
       swapLimit: false,
+      limits: {
+        memory: true,
+        swap: false,
+        oomKillDisable: false,
+        cpuPeriod: true,
+        cpuQuota: true,
+        cpuShares: true,
+        cpuset: true,
+        pids: true,
+      },
     };
   }
 

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { GenericOffer } from "../../model/generic-resource.ts";
 import { noProxies } from "../../proto/host.ts";
 import { apiTime, apiVersion, minApiVersion, productVersion } from "../../runtime/http.ts";
+import { limitWarnings } from "../engine/host-limits.ts";
 import { maskCredentials } from "../engine/proxies.ts";
 import type { FrontDoorDeps, NodeView } from "./deps.ts";
 import { askManager, isManager } from "./forward.ts";
@@ -61,6 +62,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
     engine.images(),
     swarmInfo(deps),
   ]);
+  const { limits } = facts;
   const running = containers.filter(({ status }) => status.state === "running").length;
   const paused = containers.filter(
     ({ status }) => status.state === "running" && status.paused === true,
@@ -70,6 +72,7 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
       ? []
       : ["WARNING: containerd does not answer; containers run on, nothing can be started"]),
     ...facts.warnings,
+    ...limitWarnings(limits, facts.cgroupVersion),
   ];
   return {
     ID: createHash("sha256").update(`${settings.hostname}\n${settings.stateDir}`).digest("hex").slice(0, 32),
@@ -86,17 +89,17 @@ export async function info(deps: FrontDoorDeps): Promise<object> {
       Authorization: null,
       Log: ["json-file", "local", "none"],
     },
-    MemoryLimit: true,
-    SwapLimit: true,
-    CpuCfsPeriod: true,
-    CpuCfsQuota: true,
-    CPUShares: true,
-    CPUSet: true,
-    PidsLimit: true,
+    MemoryLimit: limits.memory,
+    SwapLimit: limits.swap,
+    CpuCfsPeriod: limits.cpuPeriod,
+    CpuCfsQuota: limits.cpuQuota,
+    CPUShares: limits.cpuShares,
+    CPUSet: limits.cpuset,
+    PidsLimit: limits.pids,
     IPv4Forwarding: true,
     Debug: settings.logLevel === "debug",
     NFd: 0,
-    OomKillDisable: facts.cgroupVersion === 1,
+    OomKillDisable: limits.oomKillDisable,
     NGoroutines: 0,
     SystemTime: apiTime(clock.now()),
     LoggingDriver: "json-file",

@@ -133,7 +133,7 @@ export function validateLimits(
   if (Memory > 0 && MemoryReservation > 0 && Memory < MemoryReservation) {
     throw invalid("Minimum memory limit can not be less than memory reservation limit, see usage");
   }
-  if (Memory > 0 && MemorySwap > 0 && MemorySwap !== Memory && !swapLimit) {
+  if (Memory > 0 && MemorySwap !== -1 && !swapLimit) {
     warnings.push(
       "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.",
     );

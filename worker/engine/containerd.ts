@@ -405,6 +405,7 @@ class ContainerdEngine implements LocalEngine {
       swapLimit: this.#host.swapLimit,
       blockWeight: this.#host.blockWeight,
       memoryNodes: this.#host.memoryNodes,
+      limits: this.#host.limits,
     };
   }
 

@@ -7,6 +7,7 @@
  * Failures are `ClusterError`s; `not-found` means the container or image is unknown,
  * `unavailable` that containerd does not answer.
  */
+import type { HostLimits } from "./host-limits.ts";
 import type { Labels } from "../../model/meta.ts";
 import type {
   ContainerSpec,
@@ -343,4 +344,5 @@ export interface EngineInfo {
   readonly blockWeight: boolean;
   /** Numbered from 0. */
   readonly memoryNodes: number;
+  readonly limits: HostLimits;
 }

@@ -4,6 +4,7 @@ import { access, constants, readFile } from "node:fs/promises";
 import { cpus, hostname, release, totalmem } from "node:os";
 import { join } from "node:path";
 
+import { type HostLimits, hostLimits } from "./host-limits.ts";
 import type { HostFacts } from "./spec.ts";
 
 const cgroup2Magic = 0x6367_7270;
@@ -19,21 +20,25 @@ export interface HostDescription extends HostFacts {
   readonly memoryBytes: number;
   readonly blockWeight: boolean;
   readonly memoryNodes: number;
+  readonly limits: HostLimits;
 }
 
 export async function describeHost(hostName: string): Promise<HostDescription> {
   const cgroupVersion = statfsSync("/sys/fs/cgroup").type === cgroup2Magic ? 2 : 1;
-  const [initPath, osRelease, lastCapability, apparmor] = await Promise.all([
+  const [own, initPath, osRelease, lastCapability, apparmor] = await Promise.all([
+    textOf("/proc/self/cgroup"),
     findInit(),
     textOf("/etc/os-release"),
     textOf("/proc/sys/kernel/cap_last_cap"),
     textOf("/sys/kernel/security/apparmor/profiles"),
   ]);
+  const limits = hostLimits({ version: cgroupVersion, root: "/sys/fs/cgroup", own });
   return {
     cgroupVersion,
+    limits,
     machine: machineName(),
     lastCapability: Number.parseInt(lastCapability, 10) || lastCapabilityDefault,
-    swapLimit: await hasSwapLimit(cgroupVersion),
+    swapLimit: limits.swap,
     apparmor: apparmor.split("\n").some((line) => line.startsWith(`${apparmorProfile} (`)),
     ...(initPath !== undefined && { initPath }),
     hostname: hostName === "" ? hostname() : hostName,
@@ -89,11 +94,6 @@ async function findInit(): Promise<string | undefined> {
     }
   }
   return undefined;
-}
-
-async function hasSwapLimit(cgroupVersion: 1 | 2): Promise<boolean> {
-  if (cgroupVersion === 2) return (await textOf("/proc/swaps")).trim().split("\n").length > 1;
-  return (await textOf("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")) !== "";
 }
 
 async function textOf(path: string): Promise<string> {

@@ -294,6 +294,7 @@ t.test("the docker client understands version, info, ps, images, network ls and 
   t.equal(info.code, 0, info.err);
   t.match(info.out, /Swarm: inactive/);
   t.match(info.out, / Name: host1/);
+  t.match(`${info.out}${info.err}`, /WARNING: No swap limit support/);
   t.match(info.out, / HTTPS Proxy: http:\/\/xxxxx:xxxxx@proxy:3128\n No Proxy: 10\.0\.0\.0\/8\n/);
   const listed = await host.docker("ps", "--no-trunc", "--format", "{{.Names}} {{.Status}} {{.Ports}}");
   t.match(listed.out, /^web\.1\.t1 Up .* 0\.0\.0\.0:8080->80\/tcp\n$/);

@@ -100,6 +100,9 @@ t.test("what the kernel does not have is warned of and left out, or refused", (t
   });
   t.strictSame(startLimits(request.hostConfig, second, undefined), { memory: { limit: 8e6 } });
   t.throws(() => validate(parsed({ CpuRealtimeRuntime: 1000 }), second), /real-time scheduler/);
+  for (const MemorySwap of [undefined, 8e6])
+    t.match(validate(parsed({ Memory: 8e6, MemorySwap }), second), [/Memory limited without swap\.$/]);
+  t.strictSame(validate(parsed({ Memory: 8e6, MemorySwap: -1 }), second), []);
   const without = { ...facts, blockWeight: false };
   t.match(
     validate(parsed({ BlkioWeight: 5 }), without),
