@@ -245,6 +245,17 @@ await t.test(
   },
 );
 
+await t.test(
+  "SCTP: a task that publishes a port of it is refused where the kernel has none",
+  { skip: hasSctp && "this kernel has it" },
+  async (t) => {
+    const port = { protocol: "sctp", targetPort: 9000, publishedPort: 9001, publishMode: "ingress" } as const;
+    await t.rejects(one.attach({ taskId: "s" as TaskId, ports: [port] }), {
+      message: /9000\/sctp: .* has no SCTP/,
+    });
+  },
+);
+
 await t.test("who is connected stays so while new clients go elsewhere", async (t) => {
   await setServing({ b: false });
   const [inside, outside] = [

@@ -37,6 +37,7 @@ import { untilUnused } from "./flows.ts";
 import { buildNames } from "./records.ts";
 import type { Asker, NameTable } from "./records.ts";
 import { bridgesProblem, overlapFindings, overlapRefusal, recordsWithout } from "./overlaps.ts";
+import { requireSctp } from "./sctp.ts";
 import { TaskTexts } from "./task-texts.ts";
 import { failureOf, report, some, type Trouble, troubleTexts, troubleWithAll } from "./trouble.ts";
 import { Upstream } from "./upstream.ts";
@@ -353,6 +354,7 @@ export class KernelNetwork implements HostNetwork {
     if (known !== undefined) this.#parts.ports.release(known.attached.publishedPorts);
     let held: HostPort[] = [];
     try {
+      await requireSctp(this.#parts.readText, request);
       const underlayMtu = await this.#program.underlayMtu(this.#wanted);
       const links = this.#prepare(request, underlayMtu);
       // Since it was prepared nothing has waited, so that no two tasks pick one address.

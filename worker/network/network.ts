@@ -336,7 +336,7 @@ export interface HostNetwork {
    * Makes the task's namespace, or answers again what it made before.
    *
    * @throws {ClusterError} `failed-precondition` when a network was not in the last `apply` or `applyBridges`, or would take what
-   *   the host has of its own; `unavailable`, and later `internal`, when it could not be set up; `conflict` when a published port
+   *   the host has of its own; `unimplemented` for a port of SCTP where the kernel has none; `unavailable`, and later `internal`, when it could not be set up; `conflict` when a published port
    *   or an address is taken; otherwise as `apply`.
    */
   attach(request: AttachRequest, signal: AbortSignal): Promise<Attached>;
