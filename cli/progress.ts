@@ -19,15 +19,22 @@ const barStates = [
 ];
 const desiredOrder = ["ready", "running", "complete", "shutdown", "remove"];
 
+/** Shows these lines in place of those before. */
+export type Screen = (lines: readonly string[]) => void;
+
 /**
  * Shows how a service gets to its specification, and returns when it is there and has stayed so for
  * its monitor time.
  * @throws when its update or rollback is paused.
  */
-export async function showProgress(client: Client, serviceId: string, quiet: boolean): Promise<void> {
-  const screen = quiet ? () => undefined : openScreen();
+export function showProgress(client: Client, serviceId: string, quiet: boolean): Promise<void> {
+  return follow(client, serviceId, quiet ? () => undefined : openScreen());
+}
+
+export async function follow(client: Client, serviceId: string, screen: Screen): Promise<void> {
   let stableSinceMs: number | undefined;
   let rollingBack = false;
+  let rollbackCause: string | undefined; // Its end has a message of its own, which does not tell.
   for (;;) {
     const [service, tasks, nodes] = await Promise.all([
       client.get<ApiService>(`/services/${serviceId}`, { insertDefaults: false }),
@@ -48,6 +55,7 @@ export async function showProgress(client: Client, serviceId: string, quiet: boo
     if (state === "paused") throw new Error(`service update paused: ${message}`);
     if (state === "rollback_paused") throw new Error(`service rollback paused: ${message}`);
     rollingBack ||= state === "rollback_started";
+    if (state === "rollback_started" && message !== "") rollbackCause ??= message;
     const downNodes = new Set(nodes.filter((node) => node.Status.State === "down").map((node) => node.ID));
     const slots = currentTasks(tasks, downNodes);
     const wanted = service.Spec.Mode.Replicated?.Replicas ?? slots.size;
@@ -59,6 +67,7 @@ export async function showProgress(client: Client, serviceId: string, quiet: boo
         ? "waiting for new tasks"
         : `${verb}: ${running} out of ${wanted} tasks`,
       ...bars(service, slots, wanted),
+      ...(rollbackCause === undefined ? [] : [`rollback: ${rollbackCause}`]),
     ];
     if (!converged) {
       if (stableSinceMs !== undefined) lines.push("verify: Detected task failure");
@@ -72,7 +81,7 @@ export async function showProgress(client: Client, serviceId: string, quiet: boo
         return screen([
           ...lines,
           `verify: Service ${serviceId} converged`,
-          ...(rollingBack ? [message] : []),
+          ...(rollingBack ? [`rollback: ${message}`] : []),
         ]);
       lines.push(`verify: Waiting ${Math.ceil(leftMs / 1_000)} seconds to verify that tasks are stable...`);
     }
@@ -113,7 +122,7 @@ function bars(service: ApiService, slots: ReadonlyMap<string, ApiTask>, wanted: 
 }
 
 /** On a terminal the lines are redrawn in place; elsewhere a line is printed when it is new. */
-function openScreen(): (lines: readonly string[]) => void {
+function openScreen(): Screen {
   let shown: readonly string[] = [];
   if (!process.stdout.isTTY) {
     return (lines) => {
