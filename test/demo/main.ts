@@ -3,7 +3,7 @@ import { fileURLToPath } from "node:url";
 import { clients } from "../e2e/clients.ts";
 import { identities, View, type TaskSummary } from "../e2e/view.ts";
 import { call } from "../lab/api.ts";
-import { Lab, type Host } from "../lab/lab.ts";
+import { Lab, labPlace, type Host } from "../lab/lab.ts";
 import { sleep } from "../lab/shell.ts";
 import { nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
 
@@ -34,6 +34,7 @@ interface Show {
 const client = clients.find(({ missing }) => missing === false);
 if (client === undefined) throw new Error("neither docker nor shoal is there: run ./setup.sh");
 const cli = client;
+const place = labPlace({ name: process.argv[2] ?? "shoal" });
 let lab!: Lab; // given by the first step, like the three below by theirs
 let view!: View;
 let lostWorker!: Host;
@@ -43,7 +44,7 @@ const steps: ListrTask[] = [
   step(
     "Bring up five hosts: three managers, two workers, a registry with the demo's images",
     async (show) => {
-      lab = await Lab.up({ managers: 3, workers: 2, onStep: (text) => (show.output = text) });
+      lab = await Lab.up({ ...place, managers: 3, workers: 2, onStep: (text) => (show.output = text) });
       view = new View(lab);
       const { repositories } = JSON.parse(
         await lab.lan.run(["busybox", "wget", "-qO-", "http://10.230.0.254:5000/v2/_catalog"]),
@@ -111,13 +112,16 @@ const steps: ListrTask[] = [
   }),
 ];
 
-const left =
-  "The lab is left as it is: look with 'npm run lab -- status', remove it with 'npm run lab -- down'.";
+const nameOption = place.name === "shoal" ? "" : ` --name ${place.name}`;
+const left = `The lab is left as it is: look with 'npm run lab -- status${nameOption}', remove it with 'npm run lab -- down${nameOption}'.`;
 process.once("SIGINT", () => {
   console.error(`\ndemo: interrupted\n${left}`);
   process.exit(130);
 });
 
+console.log(
+  `demo: makes the lab '${place.name}' in ${place.dir}; one of that name that is up is removed first\n`,
+);
 try {
   await new Listr(steps, {
     concurrent: false,
@@ -261,7 +265,7 @@ The cluster stays up. To go on by hand:
   ${name} service ps roll_web
   ${name} service logs -f app_front
   nsenter --net=/run/netns/${lab.lan.netns} busybox wget -qO- http://${webAddr}:8080/
-  npm run lab -- kill host4        # or pause, cut, restart, kill-process; see npm run lab -- --help
-  npm run lab -- down              # removes everything
+  npm run lab -- kill host4${nameOption}        # or pause, cut, restart, kill-process; see npm run lab -- --help
+  npm run lab -- down${nameOption}              # removes everything
 `;
 }
