@@ -3,6 +3,7 @@ import { fileURLToPath } from "node:url";
 import { clients } from "../e2e/clients.ts";
 import { identities, View, type TaskSummary } from "../e2e/view.ts";
 import { call } from "../lab/api.ts";
+import { nameOption } from "../lab/guide.ts";
 import { Lab, labPlace, type Host } from "../lab/lab.ts";
 import { sleep } from "../lab/shell.ts";
 import { nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
@@ -112,8 +113,8 @@ const steps: ListrTask[] = [
   }),
 ];
 
-const nameOption = place.name === "shoal" ? "" : ` --name ${place.name}`;
-const left = `The lab is left as it is: look with 'npm run lab -- status${nameOption}', remove it with 'npm run lab -- down${nameOption}'.`;
+const option = nameOption(place.name);
+const left = `The lab is left as it is: look with 'npm run lab -- status${option}', remove it with 'npm run lab -- down${option}'.`;
 process.once("SIGINT", () => {
   console.error(`\ndemo: interrupted\n${left}`);
   process.exit(130);
@@ -265,7 +266,7 @@ The cluster stays up. To go on by hand:
   ${name} service ps roll_web
   ${name} service logs -f app_front
   nsenter --net=/run/netns/${lab.lan.netns} busybox wget -qO- http://${webAddr}:8080/
-  npm run lab -- kill host4${nameOption}        # or pause, cut, restart, kill-process; see npm run lab -- --help
-  npm run lab -- down${nameOption}              # removes everything
+  npm run lab -- kill host4${option}        # or pause, cut, restart, kill-process; see npm run lab -- --help
+  npm run lab -- down${option}              # removes everything
 `;
 }

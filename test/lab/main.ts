@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError } from "commander";
 import { call } from "./api.ts";
+import { guide } from "./guide.ts";
 import { clearLab, hostProcesses, Lab, labPlace, type HostProcess } from "./lab.ts";
 import { type NodeSummary, nodeOfHost } from "./swarm.ts";
 
@@ -32,6 +33,7 @@ command("up", "bring up the hosts and make a swarm of them")
       `lab: up in ${((performance.now() - start) / 1000).toFixed(1)} s; see ${lab.dir}/cluster.json`,
     );
     await printStatus(lab);
+    if (payload === "shoald") console.log(`lab: to go on:\n${guide(lab)}`);
   });
 
 command("status", "show the hosts, their processes and what the swarm says of them").action(
