@@ -4,25 +4,18 @@ import type { Node } from "../../model/node.ts";
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
-import { isOnDownNode, newestFirst, nodesOf } from "../orchestrator/plan.ts";
-import { demandOf, networkReach } from "../scheduler/demand.ts";
-import { hostBlockAmong } from "../scheduler/facts.ts";
-import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
+import { isOnDownNode, nodesOf } from "../orchestrator/plan.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
+import { compareHostnames, hostnameOf } from "./hostname.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
+import { refusalEvidence } from "./why-refusals.ts";
+import { type Count, countOf, failures, overOf, slotsOf } from "./why-slots.ts";
+import { type Answer, type Rest, whyFailing, whyKept, whyPaused, whyRolledBack } from "./why-update.ts";
 
 export const whyRoutes: readonly Route[] = [{ method: "GET", path: "/shoal/v1/why/:subject", handle: why }];
-
-export interface Answer {
-  readonly Subject: string;
-  readonly Cause: string;
-  readonly Evidence: readonly string[];
-  /** A command line; empty when nothing is to be done. */
-  readonly Next: string;
-}
 
 const shownNodes = 10;
 const shownTasks = 5;
@@ -52,43 +45,35 @@ function found<T>(look: () => T): T | undefined {
 }
 
 export function whyService(view: StoreView, service: Service, nowMs: number): Answer {
-  const { spec, updateStatus } = service;
+  const { spec } = service;
   const Subject = `service ${spec.name}`;
   const all = view.tasks.byService(service.id);
   const live = all.filter(isWanted);
-  const nodes = nodesOf(view);
-  const running = live.filter((task) => task.status.state === "running" && !isOnDownNode(nodes, task)).length;
-  const counted = `${running} of ${live.length} wanted tasks run`;
-  if (updateStatus?.state === "paused" || updateStatus?.state === "rollback_paused") {
-    const Next =
-      service.previous === undefined
-        ? `shoal service ps ${spec.name}`
-        : `shoal service rollback ${spec.name}`;
-    return { Subject, Cause: updateStatus.message, Evidence: [counted, ...failures(all)], Next };
-  }
-  const job = whyJob(service, all);
-  if (job !== undefined) return { Subject, ...job };
+  const counted = countOf(view, service, all);
+  const ended = whyPaused(view, service, all, counted) ?? whyJob(service, all);
+  if (ended !== undefined) return { Subject, ...ended };
   const stuck = live.find((task) => !isTerminal(task) && task.status.error !== "");
   if (stuck !== undefined) return { ...whyTask(view, stuck, nowMs), Subject };
-  const lost = whyLost(view, live, counted);
-  if (lost !== undefined) return { Subject, ...lost };
-  const over = whyOver(service, all, counted);
-  if (over !== undefined) return { Subject, ...over };
   const waiting = live.find((task) => task.desiredState === "ready" && !isTerminal(task));
   const wait = waiting === undefined ? undefined : waitOf(view, waiting);
+  const known =
+    whyLost(view, live, counted.text) ??
+    whyRolledBack(view, service, all, counted) ??
+    whyOver(service, all, counted) ??
+    whyFailing(view, service, all, { counted, wait }) ??
+    whyKept(view, service, all, counted);
+  if (known !== undefined) return { Subject, ...known };
   if (wait !== undefined) {
     const Next = `shoal service logs --tail 20 ${spec.name}`;
-    return { Subject, Cause: wait, Evidence: [counted, ...failures(all)], Next };
+    return { Subject, Cause: wait, Evidence: [counted.text, ...failures(all)], Next };
   }
-  if (running < live.length) {
+  if (counted.running < counted.wanted) {
     const states = live.filter((task) => task.status.state !== "running").slice(0, shownTasks);
     const Evidence = states.map((task) => `task ${task.id}: ${task.status.state}: ${task.status.message}`);
-    return { Subject, Cause: `on its way: ${counted}`, Evidence, Next: `shoal service ps ${spec.name}` };
+    return { Subject, Cause: `on its way: ${counted.text}`, Evidence, Next: `shoal service ps ${spec.name}` };
   }
-  return { Subject, Cause: `nothing is wrong: ${counted}`, Evidence: failures(all), Next: "" };
+  return { Subject, Cause: `nothing is wrong: ${counted.text}`, Evidence: failures(all), Next: "" };
 }
-
-type Rest = Omit<Answer, "Subject">;
 
 /** A job that is over, one way or the other; `undefined` for what is still at work and for other services. */
 function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined {
@@ -116,32 +101,18 @@ function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined 
 }
 
 /** What ended and is not started again, so that the service is short of it; `undefined` when nothing is. */
-function whyOver({ spec }: Service, all: readonly Task[], counted: string): Rest | undefined {
+function whyOver({ spec }: Service, all: readonly Task[], counted: Count): Rest | undefined {
   if (spec.mode.kind !== "replicated" && spec.mode.kind !== "global") return undefined;
-  const newest = slotsOf(all).flatMap((tasks) => tasks.toSorted(newestFirst).slice(0, 1));
-  const over = newest.filter(
-    ({ desiredState, status: { state } }) =>
-      desiredState === "shutdown" && (state === "failed" || state === "rejected" || state === "complete"),
-  );
+  if (counted.running >= counted.wanted) return undefined;
+  const over = slotsOf(all).flatMap((slot) => overOf(slot) ?? []);
   if (over.length === 0) return undefined;
   const finished = over.filter(({ status }) => status.state === "complete").length;
   const what = finished === over.length ? "finished" : "given up";
   return {
-    Cause: `${what}: ${counted}; the restart policy allows no other task for ${over.length} of ${newest.length}`,
+    Cause: `${what}: ${counted.text}; the restart policy allows no other task for ${over.length} of ${counted.wanted}`,
     Evidence: failures(all),
     Next: `shoal service logs --tail 20 ${spec.name}, then shoal service update --force ${spec.name}`,
   };
-}
-
-function slotsOf(tasks: readonly Task[]): Task[][] {
-  const slots = new Map<string | number, Task[]>();
-  for (const task of tasks) {
-    const key = task.slot > 0 ? task.slot : (task.nodeId ?? task.id);
-    const slot = slots.get(key);
-    if (slot === undefined) slots.set(key, [task]);
-    else slot.push(task);
-  }
-  return [...slots.values()];
 }
 
 /** Tasks of nodes that are down: nobody knows whether they run. */
@@ -152,14 +123,14 @@ function whyLost(view: StoreView, live: readonly Task[], counted: string): Rest 
   const node = first?.nodeId === undefined ? undefined : view.nodes.get(first.nodeId);
   if (node === undefined) return undefined;
   const hosts = lost.flatMap(({ nodeId }) => (nodeId === undefined ? [] : [view.nodes.get(nodeId)]));
-  const names = [...new Set(hosts.flatMap((host) => (host === undefined ? [] : [hostOf(host)])))];
+  const names = [...new Set(hosts.flatMap((host) => (host === undefined ? [] : [hostnameOf(host)])))];
   return {
-    Cause: `${lost.length} of its tasks are on nodes that are down: ${names.slice(0, shownNodes).join(", ")}`,
+    Cause: `${lost.length} of its tasks are on nodes that are down: ${names.toSorted(compareHostnames).slice(0, shownNodes).join(", ")}`,
     Evidence: [
       counted,
       ...lost.slice(0, shownTasks).map((task) => `task ${task.id}: on its node ${task.status.state}`),
     ],
-    Next: `shoal why ${hostOf(node)}`,
+    Next: `shoal why ${hostnameOf(node)}`,
   };
 }
 
@@ -178,7 +149,7 @@ export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {
   const node = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
   const Evidence = [
     `wanted: ${task.desiredState}; observed: ${state}: ${message}`,
-    ...(node === undefined ? [] : [`on node ${hostOf(node)}, which is ${node.status.state}`]),
+    ...(node === undefined ? [] : [`on node ${hostnameOf(node)}, which is ${node.status.state}`]),
     ...(task.status.exitCode === undefined ? [] : [`exit code ${task.status.exitCode}`]),
   ];
   const wait = waitOf(view, task);
@@ -188,8 +159,8 @@ export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {
     return { Subject, Cause: `${state}: ${error}`, Evidence, Next: `shoal service logs --tail 20 ${name}` };
   }
   if (node !== undefined && node.status.state === "down" && !isTerminal(task)) {
-    const Cause = `its node ${hostOf(node)} is down; nobody knows whether it runs`;
-    return { Subject, Cause, Evidence, Next: `shoal why ${hostOf(node)}` };
+    const Cause = `its node ${hostnameOf(node)} is down; nobody knows whether it runs`;
+    return { Subject, Cause, Evidence, Next: `shoal why ${hostnameOf(node)}` };
   }
   if (!isWanted(task))
     return { Subject, Cause: "it was asked to stop", Evidence, Next: `shoal service ps ${name}` };
@@ -197,7 +168,7 @@ export function whyTask(view: StoreView, task: Task, nowMs: number): Answer {
 }
 
 export function whyNode(view: StoreView, node: Node, nowMs: number): Answer {
-  const host = hostOf(node);
+  const host = hostnameOf(node);
   const Subject = `node ${host}`;
   const { state, message, sinceMs } = node.status;
   const tasks = view.tasks.byNode(node.id).filter((task) => isWanted(task) && !isTerminal(task)).length;
@@ -225,72 +196,9 @@ export function whyNode(view: StoreView, node: Node, nowMs: number): Answer {
   return { Subject, Cause: "nothing is wrong: it is ready and takes tasks", Evidence, Next: "" };
 }
 
-function refusalEvidence(
-  view: StoreView,
-  task: Task,
-  name: string,
-  nowMs: number,
-): Pick<Answer, "Evidence" | "Next"> {
-  const revision = revisionOfTask(view, task);
-  if (revision === undefined) return { Evidence: [], Next: `shoal service ps ${name}` };
-  const own = task.nodeId === undefined ? undefined : view.nodes.get(task.nodeId);
-  const demand = demandOf(revision, networkReach(view, revision));
-  const refusals = [...refusalsByNode(indexOf(view), demand, nowMs)].filter(
-    ([host]) => own === undefined || host === hostOf(own),
-  );
-  const problemOf = (host: string, filter: string): string => {
-    if (filter !== "tunnel" && filter !== "subnet") return "";
-    const node = view.nodes.list().find((each) => hostOf(each) === host);
-    const problem =
-      filter === "tunnel"
-        ? node?.description?.tunnel?.problem
-        : node && hostBlockAmong(demand.reach.blocks, node);
-    return problem ? ` (${problem})` : "";
-  };
-  const Evidence = refusals
-    .slice(0, shownNodes)
-    .map(([host, filter]) => `${host}: ${filter}${problemOf(host, filter)}`);
-  if (refusals.length > shownNodes) Evidence.push(`and ${refusals.length - shownNodes} more nodes`);
-  const counts = new Map<string, number>();
-  for (const [, filter] of refusals) counts.set(filter, (counts.get(filter) ?? 0) + 1);
-  const [most] = [...counts].toSorted(([, a], [, b]) => b - a)[0] ?? [""];
-  return { Evidence, Next: nextFor(most, name) };
-}
-
-function nextFor(filter: string, name: string): string {
-  switch (filter) {
-    case "ready":
-      return "shoal node ls";
-    case "max-replicas":
-      return `shoal service update --replicas-max-per-node N ${name}`;
-    case "resource":
-      return `shoal service update --reserve-cpu N --reserve-memory BYTES ${name}`;
-    case "tunnel":
-      return "on these nodes: modprobe wireguard, or apt-get install wireguard-go wireguard-tools";
-    case "subnet":
-      return "docker network create -d overlay --subnet BLOCK NAME, with a block that no host has, and the service on that";
-    case "constraint":
-      return `shoal service inspect ${name}, then shoal node update --label-add KEY=VALUE NODE`;
-    default:
-      return `shoal service inspect ${name}`;
-  }
-}
-
-function failures(tasks: readonly Task[]): string[] {
-  return tasks
-    .filter((task) => task.status.state === "failed" || task.status.state === "rejected")
-    .toSorted((a, b) => b.status.atMs - a.status.atMs)
-    .slice(0, shownTasks)
-    .map((task) => `task ${task.id} ${task.status.state}: ${task.status.error || task.status.message}`);
-}
-
 function waitOf(view: StoreView, task: Task): string | undefined {
   const revision = revisionOfTask(view, task);
   return revision === undefined
     ? undefined
     : backoffText(task, revision.task.restart, revision.serviceLabels);
-}
-
-function hostOf(node: Node): string {
-  return node.description?.hostname ?? node.id;
 }

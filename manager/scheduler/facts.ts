@@ -112,7 +112,7 @@ export function isLabel(descriptor: string): boolean {
 /** What the node says as it is given, whatever was worked out before. */
 export function answerOf(demand: Demand, node: Node): NodeAnswer {
   if (node.status.state !== "ready" || node.spec.availability !== "active") return "ready";
-  if (!hasPlugins(demand, node)) return "plugin";
+  if (missingDriver(demand, node) !== undefined) return "plugin";
   const { needsTunnel, blocks } = demand.reach;
   if (needsTunnel && (node.description?.tunnel?.keys.length ?? 0) === 0) return "tunnel";
   if (hostBlockAmong(blocks, node) !== undefined) return "subnet";
@@ -144,19 +144,23 @@ export function preferenceOf({ prefer }: Demand, node: Node, near: (name: string
   return score;
 }
 
-/** Networks are ours and on every node. A node that lists no drivers of a kind is not asked for them. */
-function hasPlugins({ task }: Demand, { description }: Node): boolean {
+/**
+ * The log or volume driver that the node lacks. Networks are ours and on every node. A node that lists no drivers of a
+ * kind is not asked for them.
+ */
+export function missingDriver({ task }: Demand, { description }: Node): string | undefined {
   const plugins = description?.plugins ?? [];
-  const has = (kind: "Volume" | "Log", driver: string | undefined): boolean => {
+  const lacks = (kind: "Volume" | "Log", driver: string | undefined): boolean => {
     const names = plugins.filter(({ type }) => type === kind).map(({ name }) => name);
-    if (driver === undefined || driver === "" || names.length === 0) return true;
-    return names.includes(driver) || names.includes(`${driver}:latest`);
+    if (driver === undefined || driver === "" || names.length === 0) return false;
+    return !names.includes(driver) && !names.includes(`${driver}:latest`);
   };
   const volumeDrivers = task.container.mounts.flatMap((mount) =>
     mount.type === "volume" && mount.volume?.driverName !== "local" ? [mount.volume?.driverName] : [],
   );
   const logDriver = task.logDriver?.name === "none" ? undefined : task.logDriver?.name;
-  return has("Log", logDriver) && volumeDrivers.every((driver) => has("Volume", driver));
+  if (lacks("Log", logDriver)) return logDriver;
+  return volumeDrivers.find((driver) => lacks("Volume", driver));
 }
 
 function runs(wanted: Platform, { description }: Node): boolean {

@@ -1,4 +1,4 @@
-import type { ServiceId } from "../../model/ids.ts";
+import type { NodeId, ServiceId } from "../../model/ids.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import { demandOf, networkReach, type Demand } from "./demand.ts";
@@ -30,12 +30,12 @@ export function demandOfService(view: StoreView, id: ServiceId): Demand | undefi
 }
 
 /** Why each node would refuse one more task; nodes that would take it are left out. */
-export function refusalsByNode(index: NodeIndex, demand: Demand, nowMs: number): Map<string, FilterName> {
+export function refusalsByNode(index: NodeIndex, demand: Demand, nowMs: number): Map<NodeId, FilterName> {
   const field = new Field(index, demand, nowMs);
-  const refusals = new Map<string, FilterName>();
+  const refusals = new Map<NodeId, FilterName>();
   for (const { row, node } of index.values()) {
     const refused = field.refusal(row);
-    if (refused !== undefined) refusals.set(node.description?.hostname ?? node.id, refused);
+    if (refused !== undefined) refusals.set(node.id, refused);
   }
   return refusals;
 }

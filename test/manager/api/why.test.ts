@@ -33,8 +33,8 @@ t.test("a task without a node: the refusals, node by node, and what to do about 
   t.strictSame(answer, {
     Subject: "service web",
     Cause: `pending: ${reason}`,
-    Evidence: ["m1: constraint", "w1: constraint"],
-    Next: "shoal service inspect web, then shoal node update --label-add KEY=VALUE NODE",
+    Evidence: ["m1: constraint (node.labels.zone==a)", "w1: constraint (node.labels.zone==a)"],
+    Next: "shoal node update --label-add zone=a m1, or shoal service update --constraint-rm 'node.labels.zone==a' web",
   });
 });
 
@@ -210,14 +210,14 @@ const ended = [
     name: "given up",
     states: ["running", "failed"],
     want: {
-      Cause: "given up: 1 of 1 wanted tasks run; the restart policy allows no other task for 1 of 2",
+      Cause: "given up: 1 of 2 wanted tasks run; the restart policy allows no other task for 1 of 2",
       Next: "shoal service logs --tail 20 web, then shoal service update --force web",
     },
   },
   {
     name: "finished",
     states: ["complete", "complete"],
-    want: { Cause: "finished: 0 of 0 wanted tasks run; the restart policy allows no other task for 2 of 2" },
+    want: { Cause: "finished: 0 of 2 wanted tasks run; the restart policy allows no other task for 2 of 2" },
   },
   {
     name: "given up, beside one that waits for its addresses",
@@ -274,5 +274,5 @@ t.test("a task is asked about with what it was made for, on the node that was ch
     const [task] = view.tasks.list();
     return task === undefined ? undefined : whyTask(view, task, 0);
   });
-  t.strictSame(answer?.Evidence, ["w1: constraint"]);
+  t.strictSame(answer?.Evidence, ["w1: constraint (node.labels.zone==a)"]);
 });
