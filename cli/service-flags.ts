@@ -327,11 +327,16 @@ export function setLogOptions(spec: ApiServiceSpec, options: readonly string[]):
 
 /** Lines of an env file; blank lines and comments are skipped. */
 export function readEnvFile(path: string): string[] {
+  const own = (name: string): string[] => {
+    const value = process.env[name];
+    return value === undefined ? [] : [`${name}=${value}`];
+  };
   return readNamedFile(path)
     .toString("utf8")
     .split("\n")
     .map((line) => line.trim())
-    .filter((line) => line !== "" && !line.startsWith("#"));
+    .filter((line) => line !== "" && !line.startsWith("#"))
+    .flatMap((line) => (line.includes("=") ? [line] : own(line)));
 }
 
 /** A command line's words; single and double quotes keep spaces. */

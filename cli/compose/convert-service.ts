@@ -1,6 +1,7 @@
 import type { ApiMount, ApiPort, ApiServiceSpec, ApiUpdateConfig } from "../api-types.ts";
 import { words } from "../service-flags.ts";
 import { parsePorts } from "../service-parse.ts";
+import { asList, parseShortMount } from "./short-forms.ts";
 import { parseBytes, parseCpus, parseDuration } from "../units.ts";
 import { namespaceLabel, networkKeys, scopedName, toRecord } from "./names.ts";
 import type {
@@ -123,10 +124,6 @@ function hosts(list: ComposeService["extra_hosts"]): string[] | undefined {
 function dns({ dns: servers, dns_search: search }: ComposeService) {
   if (servers === undefined && search === undefined) return undefined;
   return defined({ Nameservers: asList(servers), Search: asList(search) });
-}
-
-function asList(value: string | string[] | undefined): string[] | undefined {
-  return typeof value === "string" ? [value] : value;
 }
 
 function healthcheck(check: ComposeService["healthcheck"]): Record<string, unknown> | undefined {
@@ -328,24 +325,6 @@ function mounts(input: ServiceInput): ApiMount[] | undefined {
       }),
     };
   });
-}
-
-/** "source:target:ro", "/host:/target", "/target". */
-function parseShortMount(text: string): ComposeMount {
-  const parts = text.split(":");
-  if (parts.length === 1) return { type: "volume", target: text };
-  const [source = "", target = "", options = ""] = parts;
-  const flags = options === "" ? [] : options.split(",");
-  const propagation = flags.find((flag) => /^r?(private|shared|slave)$/.test(flag));
-  const isPath = /^[./~]/.test(source);
-  return {
-    type: isPath ? "bind" : "volume",
-    source,
-    target,
-    ...(flags.includes("ro") && { read_only: true }),
-    ...(propagation !== undefined && { bind: { propagation } }),
-    ...(flags.includes("nocopy") && { volume: { nocopy: true } }),
-  };
 }
 
 function references(

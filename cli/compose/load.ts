@@ -7,7 +7,9 @@ import { readNamedFile } from "../files.ts";
 import { parseDuration } from "../units.ts";
 import { type Environment, interpolateAll } from "./interpolate.ts";
 import { composeNumbers } from "./numbers.ts";
-import type { ComposeFile, ComposeService } from "./types.ts";
+import { mergeFiles } from "./merge.ts";
+import { resolveServices } from "./resolve.ts";
+import type { ComposeFile } from "./types.ts";
 
 const largestFileBytes = 4 * 1024 * 1024;
 
@@ -18,7 +20,7 @@ export interface LoadedFile {
 }
 
 /**
- * Reads compose files; later ones override earlier ones, service by service and key by key.
+ * Reads compose files; later ones override and add to earlier ones (`merge.ts`).
  * @param paths - "-" is standard input.
  * @throws with the file, the place in it and what is accepted there.
  */
@@ -31,7 +33,8 @@ export function loadCompose(
   if (first === undefined) throw new Error('required flag(s) "compose-file" not set');
   const check = compileSchema();
   const files = paths.map((path) => loadOne(path, environment, warn, check));
-  return { file: files.reduce(merge), folder: first === "-" ? process.cwd() : dirname(resolve(first)) };
+  const folder = first === "-" ? process.cwd() : dirname(resolve(first));
+  return { file: resolveServices(files.reduce(mergeFiles), { folder, environment }), folder };
 }
 
 type Check = (value: unknown) => string | undefined;
@@ -115,17 +118,4 @@ function isDuration(text: string): boolean {
   } catch {
     return false;
   }
-}
-
-function merge(base: ComposeFile, over: ComposeFile): ComposeFile {
-  const services: Record<string, ComposeService> = { ...base.services };
-  for (const [name, service] of Object.entries(over.services ?? {}))
-    services[name] = { ...services[name], ...service };
-  return {
-    services,
-    networks: { ...base.networks, ...over.networks },
-    volumes: { ...base.volumes, ...over.volumes },
-    secrets: { ...base.secrets, ...over.secrets },
-    configs: { ...base.configs, ...over.configs },
-  };
 }

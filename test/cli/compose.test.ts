@@ -178,6 +178,119 @@ t.test("later files override earlier ones key by key", (t) => {
   t.end();
 });
 
+/** As `docker stack config -c a.yaml -c b.yaml` puts them together. */
+const merges = [
+  {
+    name: "variables, labels and settings go together by name, in either form",
+    a: "{ environment: { A: 1, B: 2 }, labels: [x=1], sysctls: { net.a: 1 } }",
+    b: "{ environment: [C=3, B=9], labels: { y: 2 }, sysctls: [net.b=2] }",
+    want: {
+      environment: { A: 1, B: "9", C: "3" },
+      labels: { x: "1", y: 2 },
+      sysctls: { "net.a": 1, "net.b": "2" },
+    },
+  },
+  {
+    name: "what is deployed is merged in its depth, and lists in it are joined",
+    a: "{ deploy: { replicas: 2, labels: { q: r }, placement: { constraints: [node.role==worker] }, resources: { limits: { cpus: '0.5', memory: 50M } } } }",
+    b: "{ deploy: { replicas: 0, labels: [t=u], placement: { constraints: [node.id==x] }, resources: { limits: { cpus: '0.7' } } } }",
+    want: {
+      deploy: {
+        replicas: 0,
+        labels: { q: "r", t: "u" },
+        placement: { constraints: ["node.role==worker", "node.id==x"] },
+        resources: { limits: { cpus: "0.7", memory: "50M" } },
+      },
+    },
+  },
+  {
+    name: "command and entrypoint are the later file's",
+    a: "{ command: [one, two], entrypoint: [e1], healthcheck: { test: [CMD, a], retries: 3 } }",
+    b: "{ command: [three], entrypoint: e2, healthcheck: { test: b, interval: 5s } }",
+    want: { command: ["three"], entrypoint: "e2", healthcheck: { test: "b", retries: 3, interval: "5s" } },
+  },
+  {
+    name: "lists are joined, also those written as one text",
+    a: "{ cap_add: [A], dns: 1.1.1.1, tmpfs: [/t], env_file: e, extra_hosts: ['a:1.1.1.1'] }",
+    b: "{ cap_add: [B], dns: [8.8.8.8], tmpfs: /u, env_file: [f], extra_hosts: { b: 2.2.2.2 } }",
+    want: {
+      cap_add: ["A", "B"],
+      dns: ["1.1.1.1", "8.8.8.8"],
+      tmpfs: ["/t", "/u"],
+      env_file: ["e", "f"],
+      extra_hosts: ["a:1.1.1.1", "b:2.2.2.2"],
+    },
+  },
+  {
+    name: "ports by what they publish, mounts by where, secrets by what",
+    a: "{ ports: ['80:80', { target: 9, published: 99, mode: host }, '7'], volumes: ['/v:/a', '/w:/b'], secrets: [s1, s2] }",
+    b: "{ ports: ['80:81', { target: 9, published: 99 }, '90:90'], volumes: ['/x:/a'], secrets: [{ source: s1, target: t }] }",
+    want: {
+      ports: [
+        { protocol: "tcp", target: 7, mode: "ingress" },
+        { protocol: "tcp", target: 81, published: 80, mode: "ingress" },
+        { target: 9, published: 99 },
+        { protocol: "tcp", target: 90, published: 90, mode: "ingress" },
+      ],
+      volumes: ["/x:/a", "/w:/b"],
+      secrets: [{ source: "s1", target: "t" }, "s2"],
+    },
+  },
+  {
+    name: "options of one log driver are joined, those of another are not",
+    a: "{ logging: { driver: json-file, options: { a: b } } }",
+    b: "{ logging: { options: { c: d } } }",
+    want: { logging: { driver: "json-file", options: { a: "b", c: "d" } } },
+  },
+  {
+    name: "another log driver has its own options alone",
+    a: "{ logging: { driver: json-file, options: { a: b } } }",
+    b: "{ logging: { driver: syslog } }",
+    want: { logging: { driver: "syslog" } },
+  },
+  {
+    name: "networks are added, and one of them is as the later file has it; what is null says nothing",
+    a: "{ networks: { n1: { aliases: [x] } }, deploy: { replicas: 1 }, ulimits: { nofile: 10 } }",
+    b: "{ networks: [n2], deploy: null, ulimits: { nproc: 5 } }",
+    want: {
+      networks: { n1: { aliases: ["x"] }, n2: null },
+      deploy: { replicas: 1 },
+      ulimits: { nofile: 10, nproc: 5 },
+    },
+  },
+] as const;
+
+for (const { name, a, b, want } of merges) {
+  t.test(`of several files ${name}`, (t) => {
+    const files = [a, b].map((text, at) => write(`merge${at}.yaml`, `services: { web: ${text} }`));
+    t.strictSame(loadCompose(files, {}, () => {}).file.services?.["web"], want);
+    t.end();
+  });
+}
+
+t.test("what belongs to this host is looked up here: paths of binds, variables that are only named", (t) => {
+  const file = write(
+    "here.yaml",
+    `services:
+  web:
+    environment: [FOO, NONE, SET=1]
+    volumes: ["./data:/data", "~/x:/x:ro", "../up:/up", "/abs:/abs", "v:/v", { type: bind, source: ./long, target: /l }]
+volumes: { v: {} }`,
+  );
+  const { file: loaded, folder } = loadCompose([file], { FOO: "shell", HOME: "/home/me" }, () => {});
+  const { environment, volumes } = loaded.services?.["web"] ?? {};
+  t.strictSame(environment, { FOO: "shell", NONE: null, SET: "1" });
+  t.strictSame(volumes, [
+    { type: "bind", source: join(folder, "data"), target: "/data" },
+    { type: "bind", source: "/home/me/x", target: "/x", read_only: true },
+    { type: "bind", source: join(folder, "../up"), target: "/up" },
+    "/abs:/abs",
+    "v:/v",
+    { type: "bind", source: join(folder, "long"), target: "/l" },
+  ]);
+  t.end();
+});
+
 t.test("a service without networks is on the stack's default network, under its own short name", (t) => {
   const stack = convertStack("st", load("services: { web: { image: x } }"));
   t.strictSame(
