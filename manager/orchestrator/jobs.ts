@@ -4,6 +4,8 @@ import type { Node } from "../../model/node.ts";
 import { isTerminal, type Task } from "../../model/task.ts";
 import {
   emptyPlan,
+  hasToLeave,
+  isRunning,
   isStopped,
   mergePlans,
   slotsOf,
@@ -138,8 +140,19 @@ function isComplete(task: Task): boolean {
 }
 
 function settle(scene: Scene, slot: Slot): Plan {
+  const surplus = surplusOf(scene, slot);
+  if (surplus.length > 0) return { steps: [surplus], wakeAtMs: undefined };
   const restart = decideRestart(scene, slot);
   return restart.steps.length > 0 ? restart : mergePlans([restart, decidePromotion(scene, slot)]);
+}
+
+/** Where a lost node came back before its task's replacement was through, one of the two does the work: not both, a second time. */
+function surplusOf(scene: Scene, slot: Slot): Step {
+  const able = slot.live.filter((task) => !isTerminal(task) && !hasToLeave(scene, task));
+  const [keep] = able.toSorted(
+    (a, b) => Number(isRunning(b)) - Number(isRunning(a)) || a.meta.createdVersion - b.meta.createdVersion,
+  );
+  return able.filter((task) => task !== keep).map((task) => ({ kind: "shutdown", taskId: task.id }));
 }
 
 /** A finished task keeps its wish: what it was asked for is what it did. */

@@ -63,7 +63,7 @@ export function demandOf(revision: Revision, reach = anyNode): Demand {
   };
 }
 
-/** What the networks of the revision's tasks ask of a node. Networks never change in this. */
+/** What the networks of the revision's tasks ask of a node. Once they have their subnets, they never change in this. */
 export function networkReach(view: StoreView, { task, endpoint }: Revision): NetworkReach {
   const ingress = view.networks.ingress();
   const isPublished = endpoint.ports.some(({ publishMode }) => publishMode === "ingress");

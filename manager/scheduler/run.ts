@@ -89,6 +89,8 @@ async function schedule({ store, clock }: SchedulerDeps, signal: AbortSignal): P
   }
 
   function noteTask(view: StoreView, task: Task): void {
+    // Its networks may have no subnets yet, and what a revision asks for is kept. It is on no node and waits for none.
+    if (task.status.state === "new") return;
     const demand = demandFor(view, task);
     if (demand === undefined) return;
     if (task.status.state !== "pending" || !isWanted(task)) {

@@ -130,6 +130,31 @@ const replicated: readonly Case[] = [
     want: "",
   },
   {
+    name: "a node that comes back goes on, and the replacement that does not run yet goes",
+    tasks: "1=preparing/complete@n2+5~0 1=running/complete@n1~0",
+    spec: job(1, 1),
+    want: "-t1",
+  },
+  {
+    name: "of two that run, the first goes on",
+    tasks: "1=running/complete@n2+5~0 1=running/complete@n1~0",
+    spec: job(1, 1),
+    want: "-t1",
+  },
+  {
+    name: "where the node came back with nothing that runs, the replacement does the work",
+    tasks: "1=running/complete@n2+5~0 1=preparing/complete@n1~0",
+    spec: job(1, 1),
+    want: "-t2",
+  },
+  {
+    name: "while the node is down, its task goes once the replacement runs",
+    tasks: "1=running/complete@n2+5~0 1=running/complete@n1~0",
+    spec: job(1, 1),
+    nodes: [nodeObject("n1", { state: "down" }), nodeObject("n2")],
+    want: "-t2",
+  },
+  {
     name: "a replacement is not needed once the lost task turns out to have finished",
     tasks: "1=running/complete@n2+5~0 1=complete/shutdown@n1~0",
     spec: job(1, 1),

@@ -3,7 +3,7 @@ import { createTask } from "../../../manager/store/revisions.ts";
 import { runScheduler } from "../../../manager/scheduler/run.ts";
 import { Store } from "../../../manager/store/store.ts";
 import type { Transaction } from "../../../manager/store/transaction.ts";
-import type { NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
+import type { NetworkId, NodeId, ServiceId, TaskId } from "../../../model/ids.ts";
 import type { Node } from "../../../model/node.ts";
 import { enforcerMessage, type Task } from "../../../model/task.ts";
 import type { TaskSpec } from "../../../model/service.ts";
@@ -11,7 +11,7 @@ import { silentLog } from "../../../runtime/log.ts";
 import { seededRandom } from "../../../runtime/random.ts";
 import { settle, VirtualClock } from "../../sim/clock.ts";
 import { loneStore } from "../../sim/lone-store.ts";
-import { id, nodeObject, serviceSpec, taskSpec } from "../../sim/objects.ts";
+import { id, networkObject, nodeObject, serviceSpec, taskSpec } from "../../sim/objects.ts";
 
 /** A leading store whose entries are committed one by one, when the test says so. */
 class HeldStore {
@@ -256,6 +256,23 @@ class LoopBench implements AsyncDisposable {
 }
 
 const oneCpu = { resources: { reservations: { nanoCpus: 1e9 } } };
+
+t.test("a network that got its subnet late is kept off hosts that have it themselves", async (t) => {
+  await using bench = new LoopBench([["a", { subnets: ["10.0.9.0/24"] }], ["b"]]);
+  const networkId = id<NetworkId>("late");
+  await bench.store.update((tx) => tx.networks.create(networkObject("late")));
+  await bench.service("web", { networks: [{ networkId, aliases: [] }] });
+  await bench.start();
+  const early = await bench.pend("web", { status: { state: "new" } as Task["status"] });
+  await bench.store.update((tx) => {
+    const network = tx.networks.get(networkId);
+    if (network === undefined) throw new Error("no network");
+    tx.networks.update({ ...network, state: { subnet: "10.0.9.0/24", gateway: "10.0.9.1", vni: 4096 } });
+  });
+  await bench.report(early, { state: "pending" });
+  t.equal(bench.show(early), "assigned b");
+  t.equal(bench.show(await bench.pend("web")), "assigned b");
+});
 
 t.test("tasks without a ready node go to the first that becomes so", async (t) => {
   await using bench = new LoopBench([
