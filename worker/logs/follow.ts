@@ -60,9 +60,9 @@ class ReadSession {
     await this.#seek(records[start] ?? this.#file.first);
     const first = this.#linesToNow(records.slice(start + 1));
     const { tail, follow } = this.#options;
-    // A tail begins at a record, so at most one record's lines too many come before it.
-    if (tail === undefined) yield* first;
-    else yield* await lastOf(first, tail);
+    // A tail begins at a record, so lines of that record come before it. They are counted, not kept: it may be all there is.
+    let early = tail === undefined ? 0 : (await this.#count(records, start)) - tail;
+    for await (const line of first) if (--early < 0) yield line;
     if (!follow) return;
     while (!this.#over() && !this.#complete) {
       await this.#change();
@@ -116,6 +116,22 @@ class ReadSession {
       }
     }
     return earliest;
+  }
+
+  /** How many lines there are behind a record, as a reader is given them. */
+  async #count(records: readonly IndexRecord[], start: number): Promise<number> {
+    const counter = new ReadSession(this.#file, this.#options, this.#signal);
+    let count = 0;
+    try {
+      await counter.#seek(records[start] ?? this.#file.first);
+      const lines = counter.#linesOf(records.slice(start + 1));
+      while ((await lines.next()).done !== true) count++;
+      if (!this.#file.ended || counter.#over()) return count;
+      for (const stream of this.#wanted) count += [...counter.#cutters[stream].rest()].length;
+      return count;
+    } finally {
+      await counter.close();
+    }
   }
 
   /** Puts both streams at a record; a line that began before it is taken along. */
@@ -217,15 +233,6 @@ class ReadSession {
       }
     });
   }
-}
-
-async function lastOf(lines: AsyncIterable<LogLine>, count: number): Promise<LogLine[]> {
-  let kept: LogLine[] = [];
-  for await (const line of lines) {
-    kept.push(line);
-    if (kept.length > 2 * count + 1_000) kept = kept.slice(-count);
-  }
-  return count === 0 ? [] : kept.slice(-count);
 }
 
 function offsetOf(record: IndexRecord, stream: Stream): number {

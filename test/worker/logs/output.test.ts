@@ -3,6 +3,8 @@ import { appendFile, mkdtemp, rm } from "node:fs/promises";
 import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import t, { type Test } from "tap";
 
 import type { Clock } from "../../../runtime/clock.ts";
@@ -194,6 +196,42 @@ t.test("of a burst between two looks that is larger than the bound, the newest i
   t.ok(kept.includes("2000 o o 0002999") && kept.includes("2000 e e 0000999"), "the last of both streams");
   t.ok(kept.length >= 398 && kept.length <= 400, `${kept.length} lines are kept`);
   t.strictSame(await read(file, { tail: 1 }), ["2000 e e 0000999"]);
+  file.close();
+});
+
+t.test("a tail that is nearly all there is is not kept in memory", async (t) => {
+  const world = await bench(t);
+  const file = await OutputFile.create(world.deps, world.directory, { maxBytes: 1 << 27, maxFiles: 1 });
+  const total = 60_000;
+  for (let index = 0; index < total; index += 1_000) {
+    const numbers = Array.from({ length: 1_000 }, (_unused, place) => index + place);
+    appendFileSync(
+      file.stdoutPath,
+      numbers.map((number) => `${String(number).padStart(99, "0")}\n`).join(""),
+    );
+  }
+  file.look();
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const usedBytes = (): number => {
+    collect();
+    const { heapUsed, external } = process.memoryUsage();
+    return heapUsed + external;
+  };
+  const before = usedBytes();
+  const all = { stdout: true, stderr: true, follow: false, tail: total - 1 };
+  const reading = outputReader(file, written).read(all, none);
+  const { value } = await reading.next();
+  const keptBytes = usedBytes() - before;
+  t.equal(
+    value === undefined ? undefined : Number(Buffer.from(value.line).toString()),
+    1,
+    "all but the first",
+  );
+  t.ok(keptBytes < 3 << 20, `${keptBytes} bytes are kept of 6 MB`);
+  let rest = 0;
+  for await (const { line } of reading) rest += line.length / 99;
+  t.equal(rest, total - 2);
   file.close();
 });
 
