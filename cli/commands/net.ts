@@ -13,6 +13,8 @@ interface Report {
     State: "broken" | "unknown";
     Text: string;
     Next: string;
+    /** Absent from managers of an earlier version. */
+    Follows?: boolean;
   }[];
 }
 
@@ -45,9 +47,22 @@ function printReport({ Healthy: healthy, Hosts: hosts, Findings: findings }: Rep
     host.Answered ? String(host.Broken) : "no answer",
   ]);
   write(table([["HOST", "ADDRESS", "PASSED", "BROKEN"], ...rows]));
-  for (const { Host: host, Peer: peer, Test: test, State: state, Text: text, Next: next } of findings) {
+  for (const {
+    Host: host,
+    Peer: peer,
+    Test: test,
+    State: state,
+    Text: text,
+    Next: next,
+    Follows,
+  } of findings) {
+    const ends = peer === "" ? host : `${host} -> ${peer}`;
+    if (Follows === true) {
+      write(`  follows (${test}) ${ends}: ${text}`);
+      continue;
+    }
     write("");
-    write(`${state} (${test}) ${peer === "" ? host : `${host} -> ${peer}`}: ${text}`);
+    write(`${state} (${test}) ${ends}: ${text}`);
     if (next !== "") write(`  next: ${next}`);
   }
   if (healthy) write(findings.length === 0 ? "Every test passed." : "Nothing is broken.");

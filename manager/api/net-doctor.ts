@@ -3,8 +3,13 @@ import type { NodeId } from "../../model/ids.ts";
 import { dataPathOf, type Node } from "../../model/node.ts";
 import type { NetworkFinding, NetworkPeer } from "../../proto/gen/shoal/telemetry.ts";
 import type { CheckedNode } from "../../proto/telemetry.ts";
+import { isTerminal } from "../../model/task.ts";
+import { revisionOfTask } from "../store/revisions.ts";
+import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
+import { byHostname, hostnameOf } from "./hostname.ts";
+import { byCause, type DoctorFinding, type HostsOf, serviceOf } from "./net-causes.ts";
 
 export const netDoctorRoutes: readonly Route[] = [
   { method: "GET", path: "/shoal/v1/net/doctor", handle: netDoctor },
@@ -24,20 +29,8 @@ export interface DoctorReport {
     readonly Passed: number;
     readonly Broken: number;
   }[];
-  /** What is broken, and what could not be tested; the worst first. */
+  /** What is broken, and what could not be tested: causes, the worst first, and below each what follows from it. */
   readonly Findings: readonly DoctorFinding[];
-}
-
-export interface DoctorFinding {
-  readonly Host: string;
-  readonly Test: string;
-  /** Hostname of the other end; empty where there is none. */
-  readonly Peer: string;
-  readonly Subject: string;
-  readonly State: "broken" | "unknown";
-  readonly Text: string;
-  /** What to do, where the user can do something: a command line, and on which host. */
-  readonly Next: string;
 }
 
 async function netDoctor(deps: ApiDeps, call: Call): Promise<Reply> {
@@ -49,7 +42,26 @@ async function netDoctor(deps: ApiDeps, call: Call): Promise<Reply> {
     (nodeId) => peers.get(nodeId) ?? [],
   );
   call.signal.throwIfAborted();
-  return json(diagnose(nodes, checked));
+  const hosts = deps.store.view(hostsByService);
+  return json(diagnose(nodes, checked, (service) => hosts.get(service) ?? nowhere));
+}
+
+const nowhere: ReadonlySet<string> = new Set();
+
+/** Where each service has tasks at work, by its name. */
+function hostsByService(view: StoreView): Map<string, Set<string>> {
+  const hosts = new Map<string, Set<string>>();
+  for (const node of view.nodes.list()) {
+    const names = view.tasks
+      .byNode(node.id)
+      .flatMap((task) => (isTerminal(task) ? [] : (revisionOfTask(view, task)?.serviceName ?? [])));
+    for (const name of names) {
+      const known = hosts.get(name);
+      if (known === undefined) hosts.set(name, new Set([hostnameOf(node)]));
+      else known.add(hostnameOf(node));
+    }
+  }
+  return hosts;
 }
 
 /**
@@ -80,7 +92,11 @@ function peerOf(node: Node): NetworkPeer {
  * @param nodes - All there are, those that are down too.
  * @param checked - Those that were asked.
  */
-export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]): DoctorReport {
+export function diagnose(
+  nodes: readonly Node[],
+  checked: readonly CheckedNode[],
+  hostsOf: HostsOf = () => nowhere,
+): DoctorReport {
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const replies = new Map(checked.map((each) => [each.nodeId, each]));
   const findings: DoctorFinding[] = [];
@@ -91,7 +107,16 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
     const problem = node.description?.problem ?? "";
     if (problem !== "") {
       const Next = `on ${Host}: ip -4 address`;
-      findings.push({ Host, Test: "address", Peer: "", Subject: "", State: "broken", Text: problem, Next });
+      findings.push({
+        Host,
+        Test: "address",
+        Peer: "",
+        Subject: "",
+        State: "broken",
+        Text: problem,
+        Next,
+        Follows: false,
+      });
     }
     if (reply?.reply !== undefined) continue;
     const Text =
@@ -102,7 +127,16 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
       node.status.state === "down"
         ? `on ${Host}: systemctl status shoald`
         : `on ${Host}: systemctl status shoald; its way to port 4222/tcp of the leader must be open`;
-    findings.push({ Host, Test: "answer", Peer: "", Subject: "", State: "broken", Text, Next });
+    findings.push({
+      Host,
+      Test: "answer",
+      Peer: "",
+      Subject: "",
+      State: "broken",
+      Text,
+      Next,
+      Follows: false,
+    });
   }
   const isDown = (id: string): boolean => replies.get(id as NodeId)?.reply === undefined;
   for (const { nodeId, reply } of checked) {
@@ -122,13 +156,13 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
           state === "broken"
             ? nextOf(finding, node, peer !== undefined && !isDown(peer.id) ? peer : undefined)
             : "",
+        Follows: false,
       });
     }
   }
-  const sorted = findings.toSorted((a, b) => weight(a) - weight(b));
   return {
-    Healthy: !sorted.some(({ State }) => State === "broken"),
-    Hosts: nodes.map((node) => {
+    Healthy: !findings.some(({ State }) => State === "broken"),
+    Hosts: nodes.toSorted(byHostname).map((node) => {
       const own = replies.get(node.id)?.reply?.findings ?? [];
       return {
         ID: node.id,
@@ -139,15 +173,8 @@ export function diagnose(nodes: readonly Node[], checked: readonly CheckedNode[]
         Broken: own.filter(({ state }) => state === "broken").length,
       };
     }),
-    Findings: sorted,
+    Findings: byCause(findings, hostsOf),
   };
-}
-
-/** What explains other things comes before them. */
-const order = ["address", "answer", "kernel", "reach", "mtu", "tunnel", "vxlan", "dns", "vip", "port"];
-
-function weight({ State, Test }: DoctorFinding): number {
-  return (State === "broken" ? 0 : order.length) + Math.max(0, order.indexOf(Test));
 }
 
 function textOf({ test, subject, text }: NetworkFinding, peer: Node | undefined): string {
@@ -178,7 +205,7 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
   const on = `on ${hostnameOf(node)}: `;
   // A pair is tested from one side only, and what is lost may be lost at either.
   const ends = peer === undefined ? on : `on ${hostnameOf(node)} and ${hostnameOf(peer)}: `;
-  const service = subject.split(" ")[test === "port" ? 2 : 0] ?? "";
+  const service = serviceOf(test, subject);
   switch (test) {
     case "kernel":
       if (subject !== "")
@@ -203,8 +230,4 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
         ? `${on}ss -lntup 'sport = :${subject.split("/")[0] ?? ""}'`
         : `shoal service ps ${service}`;
   }
-}
-
-function hostnameOf({ id, description }: Node): string {
-  return description?.hostname ?? id;
 }

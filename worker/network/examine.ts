@@ -358,3 +358,13 @@ export function peerFindings(
   });
   return findings;
 }
+
+/** What a firewall of this host's may stop. */
+const stoppable: readonly Finding["test"][] = ["tunnel", "vxlan", "vip", "dns"];
+
+/** Where not even a ping passes, no rule about our own packets is to blame. */
+export function mayBeStopped(findings: readonly Finding[]): ReadonlySet<Finding> {
+  const broken = findings.filter(({ state }) => state === "broken");
+  const cutOff = new Set(broken.flatMap(({ test, peer }) => (test === "reach" ? [peer] : [])));
+  return new Set(broken.filter(({ test, peer }) => stoppable.includes(test) && !cutOff.has(peer)));
+}

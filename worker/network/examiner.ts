@@ -8,7 +8,7 @@ import { programFile } from "../../runtime/programs.ts";
 import { firewallHint } from "./coexist.ts";
 import type { Run } from "./command.ts";
 import type { ProbedName } from "./dns-probe.ts";
-import { peerFindings, pingArgv, pingOutcome } from "./examine.ts";
+import { mayBeStopped, peerFindings, pingArgv, pingOutcome } from "./examine.ts";
 import type { Finding, PeerProbes, Ping, PingOutcome, Probes } from "./examine.ts";
 import { inParallel } from "./rounds.ts";
 
@@ -54,15 +54,12 @@ export async function makeProbes(deps: Deps, probes: Probes, signal: AbortSignal
   return await explained(deps, findings);
 }
 
-/** What a firewall of this host's may stop. */
-const stoppable: readonly Finding["test"][] = ["tunnel", "vxlan", "vip", "dns"];
-
 async function explained({ run, readText }: Deps, findings: Finding[]): Promise<Finding[]> {
-  const isStopped = ({ test, state }: Finding): boolean => state === "broken" && stoppable.includes(test);
-  if (!findings.some(isStopped)) return findings;
+  const stopped = mayBeStopped(findings);
+  if (stopped.size === 0) return findings;
   const hint = await firewallHint(run, readText).catch((reason: unknown) => errorText(reason));
   if (hint === "") return findings;
-  return findings.map((each) => (isStopped(each) ? { ...each, text: `${each.text}; ${hint}` } : each));
+  return findings.map((each) => (stopped.has(each) ? { ...each, text: `${each.text}; ${hint}` } : each));
 }
 
 async function probePeer(deps: Deps, probes: PeerProbes, signal: AbortSignal): Promise<readonly Finding[]> {

@@ -135,6 +135,106 @@ t.test(
   },
 );
 
+const [host1, host2, host10] = [node("n1"), node("n2"), node("n10")];
+
+/** "test from>to subject", one end for those without a peer; what the named hosts found broken. */
+function broken(...texts: string[]): Parameters<typeof diagnose>[1] {
+  return [host1, host2, host10].map(({ id }) => ({
+    nodeId: id,
+    problem: "",
+    reply: {
+      findings: texts.flatMap((text) => {
+        const [, test = "", from, to, subject = ""] = /^(\w+) (n\d+)>?(n\d+)? ?(.*)$/.exec(text) ?? [];
+        return from === id
+          ? [{ test, peerNodeId: to ?? "", subject, state: "broken", text: "no answer" }]
+          : [];
+      }),
+    },
+  }));
+}
+
+const following = [
+  {
+    name: "a cut wire is one cause: overlay packets and virtual IPs across it follow, in either direction",
+    found: [
+      "vip n10 web on network front",
+      "vip n2 web on network front",
+      "vxlan n10>n2 network ingress",
+      "vxlan n10>n2 network front",
+      "reach n10>n2",
+    ],
+    want: [
+      "reach host-n10>host-n2 on host-n10: ip route get 192.0.2.2",
+      "- vxlan host-n10>host-n2",
+      "- vxlan host-n10>host-n2",
+      "- vip host-n2",
+      "- vip host-n10",
+    ],
+  },
+  {
+    name: "where ping passes, a firewall's advice is given once for all overlay packets of a pair",
+    found: ["vxlan n1>n2 network ingress", "vxlan n1>n2 network front", "vip n2 web on network front"],
+    want: [
+      "vxlan host-n1>host-n2 on host-n1 and host-n2: nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)",
+      "- vxlan host-n1>host-n2",
+      "vip host-n2 shoal service ps web",
+    ],
+  },
+  {
+    name: "another pair, and a service without tasks at the other end, have causes of their own",
+    found: ["reach n1>n2", "vxlan n1>n10 network front", "vip n1 db on network front"],
+    want: [
+      "reach host-n1>host-n2 on host-n1: ip route get 192.0.2.2",
+      "vxlan host-n1>host-n10 on host-n1 and host-n10: nft insert rule inet filter input udp dport 4789 accept (or open 4789/udp in the firewall between them)",
+      "vip host-n1 shoal service ps db",
+    ],
+  },
+  {
+    name: "small links: the networks over them follow",
+    found: ["mtu n1>n2 network front", "mtu n1>n2"],
+    want: [
+      "mtu host-n1>host-n2 on host-n1: tracepath -n 192.0.2.2; lower the MTU of the hosts' link to what passes",
+      "- mtu host-n1>host-n2",
+    ],
+  },
+] as const;
+
+for (const { name, found, want } of following) {
+  t.test(name, (t) => {
+    const hostsOf = (service: string): Set<string> =>
+      new Set(service === "web" ? ["host-n2", "host-n10"] : []);
+    const { Findings } = diagnose([host10, host1, host2], broken(...found), hostsOf);
+    t.strictSame(
+      Findings.map(({ Test, Host, Peer, Next, Follows }) =>
+        [Follows ? "-" : "", Test, Peer === "" ? Host : `${Host}>${Peer}`, Next].filter(Boolean).join(" "),
+      ),
+      want,
+    );
+    t.end();
+  });
+}
+
+t.test("a host that does not answer explains why nothing reaches it", (t) => {
+  const checked = broken("reach n1>n2", "vxlan n1>n2 network front").map((each) =>
+    each.nodeId === host2.id ? { nodeId: each.nodeId, problem: "timeout" } : each,
+  );
+  t.match(diagnose([host1, host2, host10], checked).Findings, [
+    { Test: "answer", Host: "host-n2", Follows: false },
+    { Test: "reach", Follows: true, Next: "" },
+    { Test: "vxlan", Follows: true, Next: "" },
+  ]);
+  t.end();
+});
+
+t.test("hosts stand in the order of their names", (t) => {
+  const { Hosts } = diagnose([host10, host2, host1], broken());
+  t.strictSame(
+    Hosts.map(({ Hostname }) => Hostname),
+    ["host-n1", "host-n2", "host-n10"],
+  );
+  t.end();
+});
+
 for (const count of [0, 1, 2, 3, 8, 9, 129]) {
   t.test(`every pair of ${count} hosts is tested once`, (t) => {
     const nodes = Array.from({ length: count }, (_, index) => node(`n${index + 1}`));

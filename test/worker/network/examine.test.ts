@@ -1,8 +1,14 @@
 import t from "tap";
 
 import type { NetworkId, NodeId, TaskId } from "../../../model/ids.ts";
-import { peerFindings, pingArgv, pingOutcome, probesOf } from "../../../worker/network/examine.ts";
-import type { ExamineState } from "../../../worker/network/examine.ts";
+import {
+  mayBeStopped,
+  peerFindings,
+  pingArgv,
+  pingOutcome,
+  probesOf,
+} from "../../../worker/network/examine.ts";
+import type { ExamineState, Finding } from "../../../worker/network/examine.ts";
 import type { TaskRecord } from "../../../worker/network/journal.ts";
 import type { OverlayNetwork } from "../../../worker/network/network.ts";
 
@@ -242,3 +248,27 @@ t.test(
     t.end();
   },
 );
+
+t.test("a firewall of the host's is named where a ping passes, not where the link itself is cut", (t) => {
+  const finding = (test: Finding["test"], peer: string, state: Finding["state"]): Finding => ({
+    test,
+    peer: peer as NodeId,
+    subject: "",
+    state,
+    text: "",
+  });
+  const stopped = mayBeStopped([
+    finding("reach", "cut", "broken"),
+    finding("vxlan", "cut", "broken"),
+    finding("reach", "near", "ok"),
+    finding("vxlan", "near", "broken"),
+    finding("vip", "", "broken"),
+    finding("dns", "", "ok"),
+    finding("port", "", "broken"),
+  ]);
+  t.strictSame(
+    [...stopped].map(({ test, peer }) => `${test} ${peer}`),
+    ["vxlan near", "vip "],
+  );
+  t.end();
+});
