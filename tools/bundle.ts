@@ -1,6 +1,6 @@
 /**
  * Makes one file of each program and what it imports, packages too: `build/bundle/NAME.js`. A worker or manager starts from it in
- * half the processor time, and keeps 15 MiB less, than from its six hundred modules.
+ * half the processor time, and keeps 15 MiB less, than from its six hundred modules. Does nothing while no module is newer.
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { SourceMap, type SourceMapPayload } from "node:module";
@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { encodeLineTable, type SourceLine } from "../runtime/line-table.ts";
 import { lineTableOf, programs } from "../runtime/programs.ts";
+import { isUpToDate, writeRecord } from "./made-from.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const outdir = join(root, "build/bundle");
@@ -17,7 +18,10 @@ const outdir = join(root, "build/bundle");
 const requireForPackages =
   "import { createRequire as bundleRequire } from 'node:module'; const require = bundleRequire(import.meta.url);";
 
-const { outputFiles } = await build({
+const record = join(outdir, "made-from.json");
+if (await isUpToDate(record)) process.exit();
+const start = new Date();
+const { outputFiles, metafile } = await build({
   absWorkingDir: root,
   entryPoints: Object.fromEntries(Object.entries(programs).map(([name, file]) => [name, `build/${file}`])),
   outdir,
@@ -30,6 +34,7 @@ const { outputFiles } = await build({
   sourcemap: "external",
   sourcesContent: false,
   write: false,
+  metafile: true,
   logLevel: "warning",
 });
 await mkdir(outdir, { recursive: true });
@@ -38,6 +43,18 @@ for (const { path, text, contents } of outputFiles) {
     await writeChanged(lineTableOf(path.slice(0, -".map".length)), lineTable(path, text));
   else await writeChanged(path, contents);
 }
+const own = ["build/tools/bundle.js", "build/runtime/programs.js", "build/runtime/line-table.js"];
+await writeRecord(
+  record,
+  {
+    inputs: [...Object.keys(metafile.inputs), ...own].map((path) => join(root, path)),
+    outputs: Object.keys(programs).flatMap((name) => [
+      join(outdir, `${name}.js`),
+      lineTableOf(join(outdir, `${name}.js`)),
+    ]),
+  },
+  start,
+);
 
 /** Where each line of the bundle comes from, but for those of packages. The map itself takes half a second to read, which a running manager does not have. */
 function lineTable(path: string, map: string): Buffer {
