@@ -6,14 +6,14 @@ import { call } from "../lab/api.ts";
 import { nameOption } from "../lab/guide.ts";
 import { Lab, labPlace, type Host } from "../lab/lab.ts";
 import { sleep } from "../lab/shell.ts";
-import { nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
+import { isDrawn, nodeTable, runningTasks, serviceTable, versions, type ListedService } from "./tables.ts";
 
 const examples = fileURLToPath(new URL("../../../examples/", import.meta.url));
 /** Generous: a busy machine is slow, and a step that is still getting on has not failed. */
 const stepLimitMs = 180_000;
 const lookEveryMs = 100;
-/** Between two drawings; where each one stays as lines of text, fewer are better. */
-const drawEveryMs = process.stdout.isTTY ? 150 : 1_000;
+/** Listr's own condition, and ours: a terminal that does not know its width says 0, and every letter would get a line of its own. */
+const terminal = process.stdout.isTTY && process.stdout.columns !== 0;
 const stacks = {
   one: "01-one-service",
   roll: "02-rolling-update",
@@ -127,8 +127,7 @@ try {
   await new Listr(steps, {
     concurrent: false,
     fallbackRenderer: "simple",
-    // A terminal that does not know its width says 0, and every letter would get a line of its own.
-    fallbackRendererCondition: () => process.stdout.columns === 0,
+    fallbackRendererCondition: () => !terminal,
     rendererOptions: { collapseSubtasks: false },
   }).run();
   console.log(goOn(lab.host("host1"), await webAddress()));
@@ -180,7 +179,8 @@ async function showUntil(
     if (seen !== undefined) {
       const there = wanted(seen);
       const drawn = draw(seen);
-      if (drawn !== show.output && (there || performance.now() - drawnAt > drawEveryMs)) {
+      const sinceDrawnMs = performance.now() - drawnAt;
+      if (isDrawn({ terminal, there, changed: drawn !== show.output, sinceDrawnMs })) {
         show.output = drawn;
         drawnAt = performance.now();
       }

@@ -1,7 +1,7 @@
 import t from "tap";
 import type { TaskSummary } from "../e2e/view.ts";
 import type { NodeSummary } from "../lab/swarm.ts";
-import { nodeTable, serviceTable, versions } from "./tables.ts";
+import { isDrawn, nodeTable, runningTasks, serviceTable, versions } from "./tables.ts";
 
 const task = (nodeId: string, image: string, state = "running"): TaskSummary => ({
   ID: `${nodeId}-${image}-${state}`,
@@ -53,3 +53,25 @@ t.test(
     t.match(serviceTable([service], one, tasks), /roll_web +2\/4 +web:1 ▪ {2}web:2 ▪ +updating/);
   },
 );
+
+t.test("nodes that a new leader has not heard yet are not shown as lost", async (t) => {
+  const nodes = [node("n1", "host1", "unknown"), node("n2", "host2", "unknown")];
+  const lines = nodeTable(nodes, tasks).split("\n");
+  t.match(lines[1], /^host1\s+worker\s+not heard yet\s+▪▪ 2$/);
+  const service = {
+    ID: "s1",
+    Spec: { Name: "roll_web" },
+    ServiceStatus: { RunningTasks: 0, DesiredTasks: 3 },
+  };
+  t.match(serviceTable([service], nodes, tasks), /roll_web +3\/3/);
+  t.equal(runningTasks(service, nodes, tasks).length, 0, "though nothing is concluded from it");
+});
+
+t.test("on a terminal each change is drawn, elsewhere what a step has come to", async (t) => {
+  const look = { there: false, changed: true, sinceDrawnMs: 1_000 };
+  t.equal(isDrawn({ ...look, terminal: true }), true);
+  t.equal(isDrawn({ ...look, terminal: true, sinceDrawnMs: 10 }), false, "not at every look");
+  t.equal(isDrawn({ ...look, terminal: true, changed: false }), false);
+  t.equal(isDrawn({ ...look, terminal: false }), false);
+  t.equal(isDrawn({ ...look, terminal: false, there: true }), true);
+});
