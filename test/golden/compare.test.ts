@@ -41,6 +41,10 @@ t.test("what no two engines say alike is put into words", (t) => {
     err: "",
   }) as { out: string };
   t.equal(out, "<id> <time> Up <duration> <address> <own>/y <size>");
+  const { out: ids } = normal.command({ code: 0, out: "653368006847 0a1b2c3d4e5f 1234567890", err: "" }) as {
+    out: string;
+  };
+  t.equal(ids, "<id12> <id12> 1234567890", "an id may have no letter");
   const lines = [
     { status: "Downloading", id: "x" },
     { stream: "a" },

@@ -44,6 +44,7 @@ const texts: readonly (readonly [RegExp, string])[] = [
   [/\b[0-9a-f]{32}\b/g, "<id32>"],
   [/\bsha256:[0-9a-f]{12}\b/g, "sha256:<digest12>"],
   [/\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{11,12}\b/g, "<id12>"],
+  [/\b\d{12}\b/g, "<id12>"], // One in three hundred has no letter; nothing else has twelve digits.
   [/\b(?!0001)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)/g, "<time>"],
   [/\b([0-9a-f]{2}:){5}[0-9a-f]{2}\b/gi, "<mac>"],
   [/\b172\.(1[6-9]|2\d|3[01])\.\d+\.\d+\b/g, "<address>"],
