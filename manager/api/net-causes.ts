@@ -85,7 +85,7 @@ function causeOf(finding: DoctorFinding, known: Known, hostsOf: HostsOf): Doctor
     const away = known.silent.get(Peer);
     return away ?? known.byPair.get(pairOf(Host, Peer))?.find((cause) => explains(cause, finding));
   }
-  if ((Test !== "vip" && Test !== "port") || Text.includes("another program")) return undefined;
+  if ((Test !== "vip" && Test !== "port") || isUnpublished(Test, Text)) return undefined;
   // It is asked at one end of a broken way, and the service has a task at the other.
   const hosts = hostsOf(serviceOf(Test, Subject));
   return known.cuts.get(Host)?.find(({ other }) => hosts.has(other))?.cause;
@@ -105,6 +105,14 @@ function explains(cause: DoctorFinding, { Test }: DoctorFinding): boolean {
 
 function weight({ State, Test }: DoctorFinding): number {
   return (State === "broken" ? 0 : order.length) + Math.max(0, order.indexOf(Test));
+}
+
+/**
+ * The host itself could not take the port, so nothing on the way to it is to blame. Workers say it in words alone
+ * (`worker/network/mesh.ts`), and nowhere else is anything decided on these.
+ */
+export function isUnpublished(test: string, text: string): boolean {
+  return test === "port" && text.includes("is not published on this host");
 }
 
 /** Of "web on network front" or "80/tcp of web". */

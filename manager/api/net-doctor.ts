@@ -9,7 +9,7 @@ import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { byHostname, hostnameOf } from "./hostname.ts";
-import { byCause, type DoctorFinding, type HostsOf, serviceOf } from "./net-causes.ts";
+import { byCause, type DoctorFinding, type HostsOf, isUnpublished, serviceOf } from "./net-causes.ts";
 
 export const netDoctorRoutes: readonly Route[] = [
   { method: "GET", path: "/shoal/v1/net/doctor", handle: netDoctor },
@@ -226,7 +226,7 @@ function nextOf({ test, subject, text }: NetworkFinding, node: Node, peer: Node 
     case "vip":
       return `shoal service ps ${service}`;
     default:
-      return text.includes("another program")
+      return isUnpublished(test, text)
         ? `${on}ss -lntup 'sport = :${subject.split("/")[0] ?? ""}'`
         : `shoal service ps ${service}`;
   }

@@ -1,8 +1,12 @@
+import { createServer } from "node:net";
+import { once } from "node:events";
 import t from "tap";
 
 import type { NodeId } from "../../../model/ids.ts";
 import type { Node } from "../../../model/node.ts";
 import { diagnose, pairsOf } from "../../../manager/api/net-doctor.ts";
+import { MeshPorts } from "../../../worker/network/mesh.ts";
+import { PublishedPorts } from "../../../worker/network/ports.ts";
 import { VirtualClock } from "../../sim/clock.ts";
 import { nodeObject } from "../../sim/objects.ts";
 import { ask, makeHarness } from "./harness.ts";
@@ -93,7 +97,7 @@ t.test(
                 test: "port",
                 state: "broken",
                 subject: "80/tcp of web",
-                text: "taken by another program",
+                text: "port 80/tcp of the mesh is not published on this host: address already in use",
               },
               { ...broken, test: "vxlan", subject: "network front" },
               {
@@ -213,6 +217,44 @@ for (const { name, found, want } of following) {
     t.end();
   });
 }
+
+t.test(
+  "a port that a host could not take, in its worker's own words, has a cause of its own there",
+  async (t) => {
+    const ports = new PublishedPorts();
+    const other = createServer().listen(0, "0.0.0.0");
+    await once(other, "listening");
+    t.teardown(() => {
+      ports.close();
+      other.close();
+    });
+    const address = other.address();
+    const publishedPort = typeof address === "object" && address !== null ? address.port : 0;
+    const mesh = new MeshPorts({ ports, warn: () => undefined });
+    await mesh.hold([{ protocol: "tcp", publishedPort, targetPort: 80 }]);
+    const findings = [...mesh.refused].map(([key, text]) => ({
+      test: "port",
+      peerNodeId: "",
+      subject: `${key} of web`,
+      state: "broken",
+      text,
+    }));
+    const cut = { ...finding, peerNodeId: two.id, state: "broken", text: "no answer" };
+    const report = diagnose(
+      [one, two],
+      [
+        { nodeId: one.id, reply: { findings: [cut, ...findings] }, problem: "" },
+        { nodeId: two.id, reply: { findings: [] }, problem: "" },
+      ],
+      () => new Set(["host-n2"]),
+    );
+    t.match(report.Findings, [
+      { Test: "reach", Follows: false },
+      { Test: "port", Follows: false, Next: `on host-n1: ss -lntup 'sport = :${publishedPort}'` },
+    ]);
+    t.equal(report.Findings.length, 2);
+  },
+);
 
 t.test("a host that does not answer explains why nothing reaches it", (t) => {
   const checked = broken("reach n1>n2", "vxlan n1>n2 network front").map((each) =>
