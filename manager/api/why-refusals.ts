@@ -10,9 +10,9 @@ import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { byHostname, hostnameOf } from "./hostname.ts";
+import { shownNodes } from "./why-limits.ts";
 import type { Answer } from "./why-update.ts";
 
-const shownNodes = 10;
 const gibibyte = 2 ** 30;
 const mebibyte = 2 ** 20;
 

@@ -1,10 +1,9 @@
 /** What `why` reads from the tasks of a service. */
 import { isJob, type Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
-import { isOnDownNode, newestFirst, nodesOf } from "../orchestrator/plan.ts";
+import { isOnDownNode, newestFirst, nodesOf, slotsOf, type Slot } from "../orchestrator/plan.ts";
 import type { StoreView } from "../store/transaction.ts";
-
-const shownTasks = 5;
+import { shownTasks } from "./why-limits.ts";
 
 export interface Count {
   readonly running: number;
@@ -23,29 +22,16 @@ export function countOf(view: StoreView, { spec }: Service, all: readonly Task[]
     text: `${running} of ${wanted} wanted tasks run`,
   });
   if (isJob(spec.mode)) return counted(live.filter(runs).length, live.length);
-  const running = slotsOf(live).filter((tasks) => tasks.some(runs)).length;
+  const slots = [...slotsOf(all).values()];
+  const running = slots.filter((slot) => slot.live.some(runs)).length;
   if (spec.mode.kind === "replicated")
     return counted(Math.min(running, spec.mode.replicas), spec.mode.replicas);
-  const over = slotsOf(all).filter((tasks) => overOf(tasks) !== undefined);
-  return counted(running, slotsOf(live).length + over.length);
-}
-
-/** Tasks of one place together, the newest first. */
-export function slotsOf(tasks: readonly Task[]): Task[][] {
-  const slots = new Map<string | number, Task[]>();
-  for (const task of tasks.toSorted(newestFirst)) {
-    const key = task.slot > 0 ? task.slot : (task.nodeId ?? task.id);
-    const slot = slots.get(key);
-    if (slot === undefined) slots.set(key, [task]);
-    else slot.push(task);
-  }
-  return [...slots.values()];
+  return counted(running, slots.filter((slot) => slot.live.length > 0 || overOf(slot) !== undefined).length);
 }
 
 /** The newest of a slot that nobody wants to run any more although it ended by itself. */
-export function overOf(slot: readonly Task[]): Task | undefined {
-  const [newest] = slot;
-  if (newest === undefined || slot.some(isWanted) || newest.desiredState !== "shutdown") return undefined;
+export function overOf({ tasks: [newest], live }: Slot): Task | undefined {
+  if (newest === undefined || live.length > 0 || newest.desiredState !== "shutdown") return undefined;
   return hasFailed(newest) || newest.status.state === "complete" ? newest : undefined;
 }
 

@@ -1,11 +1,11 @@
 /** What `why` says of updates that stopped or were taken back, and of tasks that end again and again. */
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
-import { newestFirst } from "../orchestrator/plan.ts";
+import { newestFirst, slotsOf } from "../orchestrator/plan.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { hostnameOf } from "./hostname.ts";
-import { type Count, failures, hasFailed, hasRun, newestFailure, slotsOf } from "./why-slots.ts";
+import { type Count, failures, hasFailed, hasRun, newestFailure } from "./why-slots.ts";
 
 export interface Answer {
   readonly Subject: string;
@@ -97,11 +97,10 @@ export function whyFailing(
   all: readonly Task[],
   { counted, wait }: { readonly counted: Count; readonly wait: string | undefined },
 ): Rest | undefined {
-  const ended = slotsOf(all).flatMap((slot) => {
-    const live = slot.filter(isWanted);
+  const ended = [...slotsOf(all).values()].flatMap(({ tasks, live }) => {
     const isTried = live.some((task) => task.desiredState === "ready" && !isTerminal(task)); // Beside one that serves.
     if (live.some((task) => task.status.state === "running") && !isTried) return [];
-    const last = slot.find(isTerminal);
+    const last = tasks.find(isTerminal);
     return last !== undefined && hasFailed(last) && last.specVersion === service.specVersion ? [last] : [];
   });
   const failed = newestFailure(ended);
@@ -127,12 +126,10 @@ export function whyKept(
   counted: Count,
 ): Rest | undefined {
   const { specVersion } = service;
-  const kept = slotsOf(all).flatMap((slot) => {
-    const [newest] = slot;
+  const kept = [...slotsOf(all).values()].flatMap(({ tasks, live }) => {
+    const [newest] = tasks;
     if (newest === undefined || !hasFailed(newest) || newest.specVersion !== specVersion) return [];
-    const serves = slot.some(
-      (task) => task.specVersion < specVersion && isWanted(task) && task.status.state === "running",
-    );
+    const serves = live.some((task) => task.specVersion < specVersion && task.status.state === "running");
     return serves ? [newest] : [];
   });
   const failed = newestFailure(kept);

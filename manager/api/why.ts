@@ -4,21 +4,19 @@ import type { Node } from "../../model/node.ts";
 import type { Service } from "../../model/service.ts";
 import { isTerminal, isWanted, type Task } from "../../model/task.ts";
 import { backoffText } from "../orchestrator/backoff.ts";
-import { isOnDownNode, nodesOf } from "../orchestrator/plan.ts";
+import { isOnDownNode, nodesOf, slotsOf, type Slot } from "../orchestrator/plan.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
 import { compareHostnames, hostnameOf } from "./hostname.ts";
 import { resolve, resolveById, resolveNode } from "./resolve.ts";
+import { shownNodes, shownTasks } from "./why-limits.ts";
 import { refusalEvidence } from "./why-refusals.ts";
-import { type Count, countOf, failures, overOf, slotsOf } from "./why-slots.ts";
+import { type Count, countOf, failures, overOf } from "./why-slots.ts";
 import { type Answer, type Rest, whyFailing, whyKept, whyPaused, whyRolledBack } from "./why-update.ts";
 
 export const whyRoutes: readonly Route[] = [{ method: "GET", path: "/shoal/v1/why/:subject", handle: why }];
-
-const shownNodes = 10;
-const shownTasks = 5;
 
 /** A service, a task or a node, found in this order. */
 function why({ store, clock }: ApiDeps, call: Call): Reply {
@@ -79,19 +77,19 @@ export function whyService(view: StoreView, service: Service, nowMs: number): An
 function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined {
   const { mode } = spec;
   if (mode.kind !== "replicated-job" && mode.kind !== "global-job") return undefined;
-  const places = slotsOf(all.filter((task) => (task.jobIteration ?? 0) === (job?.iteration ?? 0)));
-  const isComplete = (tasks: readonly Task[]): boolean =>
-    tasks.some(({ status }) => status.state === "complete");
+  const current = all.filter((task) => (task.jobIteration ?? 0) === (job?.iteration ?? 0));
+  const places = [...slotsOf(current).values()];
+  const isComplete = ({ tasks }: Slot): boolean => tasks.some(({ status }) => status.state === "complete");
   const complete = places.filter(isComplete).length;
   const active = places.filter(
-    (tasks) => !isComplete(tasks) && tasks.some((task) => isWanted(task) || !isTerminal(task)),
+    (slot) => !isComplete(slot) && slot.tasks.some((task) => isWanted(task) || !isTerminal(task)),
   ).length;
   const total = mode.kind === "replicated-job" ? mode.totalCompletions : places.length;
   const counted = `${complete} of ${total} complete`;
   if (complete >= total && active === 0 && total > 0) {
     return { Cause: `finished: ${counted}`, Evidence: [], Next: "" };
   }
-  const ended = places.filter((tasks) => !isComplete(tasks)).length - active;
+  const ended = places.filter((slot) => !isComplete(slot)).length - active;
   if (active > 0 || ended === 0 || complete + ended < total) return undefined;
   return {
     Cause: `given up: ${counted}; the restart policy allows no other task for ${ended}`,
@@ -104,7 +102,7 @@ function whyJob({ spec, job }: Service, all: readonly Task[]): Rest | undefined 
 function whyOver({ spec }: Service, all: readonly Task[], counted: Count): Rest | undefined {
   if (spec.mode.kind !== "replicated" && spec.mode.kind !== "global") return undefined;
   if (counted.running >= counted.wanted) return undefined;
-  const over = slotsOf(all).flatMap((slot) => overOf(slot) ?? []);
+  const over = [...slotsOf(all).values()].flatMap((slot) => overOf(slot) ?? []);
   if (over.length === 0) return undefined;
   const finished = over.filter(({ status }) => status.state === "complete").length;
   const what = finished === over.length ? "finished" : "given up";

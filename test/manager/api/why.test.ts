@@ -2,7 +2,7 @@ import t from "tap";
 import { VirtualClock } from "../../sim/clock.ts";
 import { id, networkObject, nodeObject, serviceSpec } from "../../sim/objects.ts";
 import { createTask } from "../../../manager/store/revisions.ts";
-import type { TaskId } from "../../../model/ids.ts";
+import type { NodeId, TaskId } from "../../../model/ids.ts";
 import type { TaskStatus } from "../../../model/task.ts";
 import { whyNode, whyService, whyTask } from "../../../manager/api/why.ts";
 import { makeHarness, type Harness } from "./harness.ts";
@@ -276,3 +276,29 @@ t.test("a task is asked about with what it was made for, on the node that was ch
   });
   t.strictSame(answer?.Evidence, ["w1: constraint (node.labels.zone==a)"]);
 });
+
+t.test(
+  "a place is a slot or a node, as for the orchestrators: a record that has neither is none",
+  async (t) => {
+    const { store } = await makeHarness({ clock: new VirtualClock() });
+    await store.update((tx) => {
+      const spec = serviceSpec({ mode: { kind: "global" } });
+      const service = tx.services.create({ id: id("web"), spec, specVersion: 0 });
+      for (const node of [{ nodeId: id<NodeId>("w1") }, {}]) {
+        const word = "nodeId" in node ? "t1" : "t2";
+        const task = createTask(tx, service, {
+          id: id<TaskId>(word),
+          slot: 0,
+          desiredState: "running",
+          ...node,
+        });
+        tx.tasks.update({ ...task, status: { ...task.status, state: "running" } });
+      }
+    });
+    const answer = store.view((view) => {
+      const service = view.services.byName("web");
+      return service === undefined ? undefined : whyService(view, service, 0);
+    });
+    t.equal(answer?.Cause, "nothing is wrong: 1 of 1 wanted tasks run");
+  },
+);
