@@ -1,11 +1,13 @@
 /** Why no node takes a task: which constraint, how much of what, whose port. */
 import { nodeMeets } from "../../model/constraint.ts";
 import type { Node } from "../../model/node.ts";
-import { isTerminal, type Task } from "../../model/task.ts";
+import type { Service } from "../../model/service.ts";
+import { isTerminal, isWanted, type Task } from "../../model/task.ts";
+import { isOnDownNode, nodesOf } from "../orchestrator/plan.ts";
 import { demandOf, type Demand, networkReach } from "../scheduler/demand.ts";
 import { hostBlockAmong, missingDriver } from "../scheduler/facts.ts";
 import type { FilterName } from "../scheduler/filter.ts";
-import type { NodeIndex, NodeUse } from "../scheduler/nodes.ts";
+import { isHeld, type NodeIndex, type NodeUse } from "../scheduler/nodes.ts";
 import { indexOf, refusalsByNode } from "../scheduler/snapshot.ts";
 import { revisionOfTask } from "../store/revisions.ts";
 import type { StoreView } from "../store/transaction.ts";
@@ -154,7 +156,8 @@ interface Holder {
 function holdersOf({ view, demand }: Case, node: Node): Holder[] {
   const wanted = new Set(demand.hostPorts);
   return view.tasks.byNode(node.id).flatMap((task): Holder[] => {
-    const revision = isTerminal(task) ? undefined : revisionOfTask(view, task);
+    // Of a service on every node, the one that waits has its node already.
+    const revision = isHeld(task) && !isTerminal(task) ? revisionOfTask(view, task) : undefined;
     if (revision === undefined) return [];
     return demandOf(revision)
       .hostPorts.filter((port) => wanted.has(port))
@@ -226,18 +229,29 @@ function anotherPort(about: Case, { use }: Refusal): string {
   const [first] = holdersOf(about, use.node);
   const service = view.services.get(demand.serviceId);
   if (first === undefined || service === undefined) return `shoal service inspect ${name}`;
-  if (first.holder === name) {
-    const nodes = new Set(
-      view.tasks
-        .byService(service.id)
-        .flatMap(({ nodeId, status }) => (status.state === "running" ? [nodeId] : [])),
-    );
-    return `shoal service scale ${name}=${nodes.size}, since each node has that port once`;
-  }
+  if (first.holder === name) return roomBesideItself(view, service);
   const port = service.spec.endpoint.ports.find(
     ({ publishedPort, protocol, publishMode }) =>
       publishMode === "host" && first.port === `${publishedPort}/${protocol}`,
   );
   const target = port?.targetPort ?? "TARGET";
   return `shoal service update --publish-rm ${target} --publish-add mode=host,target=${target},published=PORT ${name}`;
+}
+
+/** Its own tasks have the port: there are more of them than nodes, or the new one waits for the one that it is to replace. */
+function roomBesideItself(view: StoreView, { id, spec, updateStatus }: Service): string {
+  const { name, mode } = spec;
+  const scene = nodesOf(view);
+  const holding = view.tasks
+    .byService(id)
+    .filter((task) => isHeld(task) && !isTerminal(task) && !isOnDownNode(scene, task));
+  if (!holding.every(isWanted)) return `shoal service ps ${name}, until the task that stops has ended`;
+  const nodes = new Set(holding.map(({ nodeId }) => nodeId));
+  if (mode.kind === "replicated" && nodes.size < mode.replicas) {
+    return `shoal service scale ${name}=${nodes.size}, since each node has that port once`;
+  }
+  // A new spec ends a rollback, so that the order of updates is the one to change in both.
+  const policy = updateStatus?.state === "rollback_started" ? spec.rollback : spec.update;
+  if (policy?.order !== "start-first") return `shoal service ps ${name}`;
+  return `shoal service update --update-order stop-first ${name}, since each node has that port once`;
 }

@@ -217,7 +217,7 @@ export class NodeIndex {
 const noRows: ReadonlyMap<number, number> = new Map();
 
 /** From `assigned` on the node knows of it; before, a node named by an orchestrator holds nothing yet. */
-function isHeld(task: Task): boolean {
+export function isHeld(task: Task): boolean {
   return taskStates[task.status.state] >= taskStates.assigned;
 }
 
