@@ -32,7 +32,7 @@ export async function lockDirectories(
 }
 
 async function lockState(directory: string, waitMs: number): Promise<FileLock | undefined> {
-  const path = join(directory, "shoald.lock");
+  const path = join(directory, "state.lock"); // Not as that of the run directory, which may be the same one.
   try {
     const lock = await lockFile(path, waitMs);
     if (lock !== undefined) return lock;

@@ -292,8 +292,9 @@ export class Shoald {
     if (stored === undefined || stored.identity.nodeId !== nodeId) return; // Left meanwhile.
     if (stored.identity.dataPathAddress !== from) return; // Said twice.
     this.#deps.log.warn({ from, to }, "the host's address has changed; its data path follows");
-    this.#stored = { ...stored, identity: followed(stored.identity, to) };
-    await saveIdentity(this.#deps.settings.stateDir, this.#stored);
+    const next = { ...stored, identity: followed(stored.identity, to) };
+    await saveIdentity(this.#deps.settings.stateDir, next); // Where that fails, the worker says it again.
+    this.#stored = next;
     this.#worker.send(this.#identityMessage());
   }
 

@@ -1,4 +1,4 @@
-import { readFile, stat, utimes, writeFile } from "node:fs/promises";
+import { readFile, rename, stat, utimes, writeFile } from "node:fs/promises";
 
 /** What files were made from, so that they are made again only when one of those is newer. */
 export interface Making {
@@ -8,8 +8,10 @@ export interface Making {
 
 /** @param start - When the making began: an input written during it counts as newer. */
 export async function writeRecord(path: string, record: Making, start: Date): Promise<void> {
-  await writeFile(path, JSON.stringify(record));
-  await utimes(path, start, start);
+  const whole = `${path}.new`; // A making that is broken off leaves no half record.
+  await writeFile(whole, JSON.stringify(record));
+  await utimes(whole, start, start);
+  await rename(whole, path);
 }
 
 /** Whether all outputs are there, and no input has gone or changed since they were made. */

@@ -9,8 +9,13 @@ import type { NodeIdentity } from "../proto/host.ts";
 import { systemAddress } from "./api/address.ts";
 import type { HostInterface } from "./api/deps.ts";
 
-/** How often the host's addresses are looked at; all else that follows a change takes less than the rest of ten seconds. */
+/** How often the host's addresses are looked at. */
 export const dataPathLookMs = 1_000;
+/**
+ * In so many looks in a row it has to be missing: a service of the host's network that starts again takes addresses away for a moment. All
+ * else that follows a change takes less than the rest of ten seconds.
+ */
+export const dataPathLooks = 4;
 
 export interface DataPathDeps {
   /** IPv4 addresses, those of loopback included. */
@@ -35,7 +40,7 @@ export async function dataPathNow(deps: DataPathDeps, identity: Addressed): Prom
   const interfaces = deps.interfaces();
   const isHere = interfaces.some(({ addresses }) => addresses.includes(own));
   if (own === "" || own.includes(":") || own.startsWith("127.") || isHere) return { kind: "kept" };
-  const gone = `the data path address ${own} is not on this host any more`;
+  const gone = `the data path address ${own} is not on this host`;
   switch (source.kind) {
     case "fixed":
       return {
@@ -109,7 +114,8 @@ function sourceTowards(host: string): Promise<string | undefined> {
       socket.close();
       resolve(address);
     };
-    socket.once("error", () => settle(undefined)); // No way to it.
-    socket.connect(9, host, () => settle(socket.address().address));
+    socket.once("error", () => settle(undefined)); // No way to it. With a callback, that would be told instead.
+    socket.once("connect", () => settle(socket.address().address));
+    socket.connect(9, host);
   });
 }

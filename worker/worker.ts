@@ -36,7 +36,14 @@ import type { LoggedTask } from "./logs/publish.ts";
 import { publishLogs } from "./logs/publish.ts";
 import { answerNetworkChecks } from "./network/answer.ts";
 import type { HostNetwork } from "./network/network.ts";
-import { type DataPathDeps, dataPathLookMs, dataPathNow, hostDataPath, ownInterfaces } from "./data-path.ts";
+import {
+  type DataPathDeps,
+  dataPathLookMs,
+  dataPathLooks,
+  dataPathNow,
+  hostDataPath,
+  ownInterfaces,
+} from "./data-path.ts";
 
 /** Longest that a node's tasks may take to stop once it has left its cluster; the rest is removed by force. */
 const leaveTimeoutMs = 60_000;
@@ -236,11 +243,14 @@ export class Worker {
     const { clock, log, dataPath = hostDataPath } = this.#deps;
     let problem = "";
     let isLooking = false;
+    let missed = 0;
     const look = async (): Promise<void> => {
       const { identity } = this.#view;
       if (identity === undefined || this.#member !== member) return;
       const now = await dataPathNow(dataPath, identity);
       if (this.#member !== member) return;
+      missed = now.kind === "kept" ? 0 : missed + 1;
+      if (missed > 0 && missed < dataPathLooks) return;
       const { nodeId, dataPathAddress: from } = identity;
       if (now.kind === "moved") this.#deps.send({ kind: "moved", nodeId, from, to: now.address });
       const next = now.kind === "gone" ? now.problem : "";

@@ -205,11 +205,12 @@ export class Dispatcher {
     const node = tx.nodes.get(peer.nodeId);
     if (node === undefined) throw noSuchNode(peer.nodeId);
     const address = addressSeen(node, peer.address, hello.dataPathAddress);
+    const sinceMs = node.status.state === "ready" ? node.status.sinceMs : tx.nowMs;
     const { dataPathAddress: _previous, ...rest } = node;
     tx.nodes.update({
       ...rest,
       description,
-      status: { state: "ready", message: "", address },
+      status: { state: "ready", message: "", address, ...(sinceMs !== undefined && { sinceMs }) },
       ...(hello.dataPathAddress !== "" && { dataPathAddress: hello.dataPathAddress }),
     });
   }

@@ -5,6 +5,7 @@ import { isTerminal, type Task } from "../../model/task.ts";
 import {
   emptyPlan,
   hasToLeave,
+  isOnDownNode,
   isRunning,
   isStopped,
   mergePlans,
@@ -15,6 +16,9 @@ import {
   type Step,
 } from "./plan.ts";
 import { decidePromotion, decideRestart, mayRestart } from "./restart.ts";
+
+/** Within which a node that is back has said how its tasks are: its first reports follow at once. */
+const reportMs = 5_000;
 
 /** How a slot stands in the present iteration. */
 type Course =
@@ -140,19 +144,31 @@ function isComplete(task: Task): boolean {
 }
 
 function settle(scene: Scene, slot: Slot): Plan {
-  const surplus = surplusOf(scene, slot);
-  if (surplus.length > 0) return { steps: [surplus], wakeAtMs: undefined };
+  const surplus = dropSurplus(scene, slot);
+  if (surplus.steps.length > 0) return surplus;
   const restart = decideRestart(scene, slot);
-  return restart.steps.length > 0 ? restart : mergePlans([restart, decidePromotion(scene, slot)]);
+  return restart.steps.length > 0 ? restart : mergePlans([surplus, restart, decidePromotion(scene, slot)]);
 }
 
-/** Where a lost node came back before its task's replacement was through, one of the two does the work: not both, a second time. */
-function surplusOf(scene: Scene, slot: Slot): Step {
-  const able = slot.live.filter((task) => !isTerminal(task) && !hasToLeave(scene, task));
-  const [keep] = able.toSorted(
-    (a, b) => Number(isRunning(b)) - Number(isRunning(a)) || a.meta.createdVersion - b.meta.createdVersion,
+/**
+ * Where a lost node came back before its task's replacement was through, one of the two does the work: not both, a second time. If
+ * both run, the replacement does, as for services; until the node has had time to say so, its "running" may be of before it was lost.
+ */
+function dropSurplus(scene: Scene, { live }: Slot): Plan {
+  const able = live.filter(
+    (task) => !isTerminal(task) && !hasToLeave(scene, task) && !isOnDownNode(scene, task),
   );
-  return able.filter((task) => task !== keep).map((task) => ({ kind: "shutdown", taskId: task.id }));
+  const keep = able.find(isRunning); // The newest comes first.
+  if (keep === undefined || able.length < 2) return emptyPlan;
+  const saidByMs = keep === able[0] ? 0 : backSinceMs(scene, keep) + reportMs;
+  if (scene.nowMs < saidByMs) return { steps: [], wakeAtMs: saidByMs };
+  const others = able.filter((task) => task !== keep);
+  return { steps: [others.map(({ id }) => ({ kind: "shutdown", taskId: id }))], wakeAtMs: undefined };
+}
+
+function backSinceMs({ node, nowMs, leadsSinceMs }: Scene, { nodeId }: Task): number {
+  const sinceMs = (nodeId === undefined ? undefined : node(nodeId)?.status.sinceMs) ?? 0;
+  return sinceMs > nowMs ? leadsSinceMs : sinceMs; // Another leader's clock may have been ahead of ours.
 }
 
 /** A finished task keeps its wish: what it was asked for is what it did. */

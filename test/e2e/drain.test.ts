@@ -47,7 +47,7 @@ t.test("a lone task that is to stop", { skip: noLab || client.missing }, async (
     return text;
   };
 
-  const flags = ["--publish", "8080:8080", "--stop-grace-period", "8s", "--update-monitor", "500ms"];
+  const flags = ["--publish", "8080:8080", "--stop-grace-period", "60s", "--update-monitor", "500ms"];
   await run("service", "create", ...flags, "--name", "web", images.bb1, ...slow);
   await waitFor("an answer", { timeoutMs: 30_000 }, async () => (await ask()) === "done");
 
@@ -57,10 +57,9 @@ t.test("a lone task that is to stop", { skip: noLab || client.missing }, async (
   ] as const) {
     t.test(`${what} lets it finish the answer it is at, and no longer`, async (t) => {
       const before = await only();
-      const beganMs = Date.now();
       t.equal(await whileAnswering(work), "done");
-      await waitFor("the new task", { timeoutMs: 20_000 }, () => replaced(before));
-      t.comment(`${Date.now() - beganMs} ms`);
+      // Long before the grace would be over.
+      await waitFor("the new task", { timeoutMs: 30_000 }, () => replaced(before));
     });
   }
 

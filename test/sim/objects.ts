@@ -87,6 +87,7 @@ export function nodeObject(
   word: string,
   change: {
     readonly state?: NodeState;
+    readonly sinceMs?: number;
     readonly spec?: Partial<NodeSpec>;
     readonly nanoCpus?: number;
     readonly memoryBytes?: number;
@@ -112,7 +113,12 @@ export function nodeObject(
       plugins: [],
       ...(change.subnets !== undefined && { subnets: change.subnets }),
     },
-    status: { state: change.state ?? "ready", message: "", address: "10.9.0.1" },
+    status: {
+      state: change.state ?? "ready",
+      message: "",
+      address: "10.9.0.1",
+      ...(change.sinceMs !== undefined && { sinceMs: change.sinceMs }),
+    },
     role: "worker",
     index: 1,
     certificate: "",

@@ -36,10 +36,7 @@ export class Proxies {
 
 /** As Docker shows a proxy: whoever reads it learns that it wants a password, but not which. */
 export function maskCredentials(proxy: string): string {
-  if (!URL.canParse(proxy)) return proxy;
-  const { username, password } = new URL(proxy);
-  if (username === "" && password === "") return proxy;
-  return proxy.replace(/\/\/[^/?#]*@/, "//xxxxx:xxxxx@");
+  return proxy.replace(/^([a-z][a-z0-9+.-]*:\/\/)?[^/?#]*@/i, "$1xxxxx:xxxxx@");
 }
 
 function parseProxy(text: string): URL {

@@ -41,6 +41,8 @@ class ReadSession {
   /** How much of each stream has been read. */
   readonly #read = { stdout: 0, stderr: 0 };
   readonly #wanted: readonly Stream[];
+  /** Lines before the tail that are still to be left out. */
+  #early = 0;
   #generation = -1;
   #nextRecord = 0;
   #lastTimeMs = 0;
@@ -61,8 +63,8 @@ class ReadSession {
     const first = this.#linesToNow(records.slice(start + 1));
     const { tail, follow } = this.#options;
     // A tail begins at a record, so lines of that record come before it. They are counted, not kept: it may be all there is.
-    let early = tail === undefined ? 0 : (await this.#count(records, start)) - tail;
-    for await (const line of first) if (--early < 0) yield line;
+    this.#early = tail === undefined ? 0 : (await this.#count(records, start)) - tail;
+    for await (const line of first) if (--this.#early < 0) yield line;
     if (!follow) return;
     while (!this.#over() && !this.#complete) {
       await this.#change();
@@ -180,7 +182,8 @@ class ReadSession {
   async *#linesUpTo(stream: Stream, end: number, timeMs: number): AsyncGenerator<LogLine> {
     const kept = offsetOf(this.#file.first, stream);
     if (this.#read[stream] < kept) {
-      // Slower than the rotation: the oldest is gone.
+      // Slower than the rotation: the oldest is gone, and with it what a tail leaves out.
+      this.#early = 0;
       this.#cutters[stream].forget();
       this.#read[stream] = kept;
       await this.#skipLine(stream);

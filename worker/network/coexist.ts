@@ -141,7 +141,7 @@ export class Coexistence {
   readonly #run: Run;
   readonly #readText: ReadText;
   readonly #warn: (text: string) => void;
-  readonly #said = new Map<Family, string>();
+  readonly #said = new Map<string, string>();
 
   constructor({ run, readText, warn }: { run: Run; readText: ReadText; warn: (text: string) => void }) {
     this.#run = run;
@@ -158,22 +158,25 @@ export class Coexistence {
    */
   async admit(foreign: readonly ForeignChain[], family: Family = "ip"): Promise<string[]> {
     const { chain, advice: written } = admissionOf(foreign, family);
+    this.#sayOnce(`${family} by hand`, written.join("; "));
+    // First, so that trouble with the other program is not in its way.
+    const found = chain === undefined ? [] : await this.#accept(toolOf(family), chain);
     const legacy = await legacyOf(this.#run, this.#readText, family);
     const unread =
       legacy.state === "unreadable"
-        ? [
-            `this host has rules of ${legacy.tool}, and no such program to read them: if they drop what is forwarded, tasks are not ` +
-              `reached; install it (Debian: apt install iptables), and they are seen to`,
-          ]
-        : [];
-    const advice = [...written, ...unread];
-    const text = advice.join("; ");
-    if (text !== "" && text !== this.#said.get(family)) this.#warn(text);
-    this.#said.set(family, text);
-    const found = chain === undefined ? [] : await this.#accept(toolOf(family), chain);
+        ? `this host has rules of ${legacy.tool}, and no such program to read them: if they drop what is forwarded, tasks are not ` +
+          `reached; install it (Debian: apt install iptables), and they are seen to`
+        : "";
+    this.#sayOnce(`${family} legacy`, unread);
     if (legacy.state !== "read" || !legacy.lines.includes("-P FORWARD DROP")) return found;
     const own = legacy.lines.includes(`-N ${dockerChain}`) ? dockerChain : "FORWARD";
     return [...found, ...(await this.#accept(legacy.tool, own))];
+  }
+
+  /** Until there is something else to say of it. */
+  #sayOnce(of: string, text: string): void {
+    if (text !== "" && text !== this.#said.get(of)) this.#warn(text);
+    this.#said.set(of, text);
   }
 
   async #accept(tool: string, chain: string): Promise<string[]> {

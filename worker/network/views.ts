@@ -147,7 +147,7 @@ function balancedServices(wanted: WantedNetworks | undefined, addressOf: Address
 export interface Drain {
   /** Its own, of either family. */
   readonly addresses: readonly string[];
-  /** Tasks of its service that end as well: each would wait for the other. */
+  /** Tasks of its service that do not serve: those that end as well would each wait for the other. Those that start are told from them by nothing. */
   readonly leaving: ReadonlySet<string>;
 }
 

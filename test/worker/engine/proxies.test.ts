@@ -65,6 +65,8 @@ t.test("passwords of proxies are not shown", (t) => {
   t.equal(maskCredentials("http://me:secret@proxy:3128"), "http://xxxxx:xxxxx@proxy:3128");
   t.equal(maskCredentials("http://proxy:3128"), "http://proxy:3128");
   t.equal(maskCredentials("proxy:3128"), "proxy:3128");
+  t.equal(maskCredentials("me:secret@proxy:3128"), "xxxxx:xxxxx@proxy:3128");
+  t.equal(maskCredentials("http://me:sec ret@no proxy"), "http://xxxxx:xxxxx@no proxy");
   t.end();
 });
 

@@ -155,6 +155,32 @@ t.test("without its program it is said once what to install", async (t) => {
   t.match(await firewallHint(run, readText), /perhaps the rules of iptables-legacy, which is not installed/);
 });
 
+t.test(
+  "trouble with the older iptables does not keep our accepts out of the newer, and is told",
+  async (t) => {
+    const { readText } = olderHost([]);
+    const added: string[] = [];
+    const run: Run = async (argv) => {
+      if (argv[0] === "iptables-legacy")
+        return { code: 4, stdout: "", stderr: "Another app is currently holding the xtables lock" };
+      if (argv[3] === "-I") added.push(argv.join(" "));
+      return { code: argv[3] === "-C" ? 1 : 0, stdout: "", stderr: "" };
+    };
+    const coexistence = new Coexistence({ run, readText, warn: (text) => t.fail(text) });
+    await t.rejects(coexistence.admit([forward]), /xtables lock/);
+    t.equal(added.length, 2);
+  },
+);
+
+t.test("what is said of two kinds of rules is said once each", async (t) => {
+  const { run, readText } = olderHost(undefined);
+  const warnings: string[] = [];
+  const coexistence = new Coexistence({ run, readText, warn: (text) => warnings.push(text) });
+  const own = chain("inet", "own", "fwd", "forward", "drop");
+  for (let look = 0; look < 3; look += 1) await coexistence.admit([own]);
+  t.equal(warnings.length, 2);
+});
+
 t.test("chains of the older iptables that stop what no rule accepts are named", async (t) => {
   const hint = async (...listing: readonly string[]): Promise<string> => {
     const { run, readText } = olderHost(listing);
