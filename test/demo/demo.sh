@@ -28,6 +28,12 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+case "$name" in
+  "" | *[!a-z-]* | ???????????*)
+    echo "demo: cannot name a lab $name: 1 to 10 small letters or dashes are accepted" >&2
+    exit 2
+    ;;
+esac
 
 "$root/setup.sh"
 exec node "$root/build/test/demo/main.js" "$name"

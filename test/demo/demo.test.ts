@@ -19,6 +19,8 @@ t.test("the demo refuses what it does not know before it sets anything up", (t) 
     stdout: "",
     stderr: /unknown argument --managers; accepted are/,
   });
+  for (const name of ["fresh1", "elevenchars", ""])
+    t.match(demo("--name", name), { status: 2, stdout: "", stderr: /1 to 10 small letters or dashes/ });
   t.match(demo("--name"), { status: 2, stdout: "", stderr: /--name lacks its value/ });
   t.end();
 });
