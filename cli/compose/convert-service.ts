@@ -3,7 +3,7 @@ import { words } from "../service-flags.ts";
 import { parsePorts } from "../service-parse.ts";
 import { asList, parseShortMount } from "./short-forms.ts";
 import { parseBytes, parseCpus, parseDuration } from "../units.ts";
-import { namespaceLabel, networkKeys, scopedName, toRecord } from "./names.ts";
+import { namedRecord, namespaceLabel, networkKeys, scopedName, toRecord } from "./names.ts";
 import type {
   ComposeDeploy,
   ComposeMount,
@@ -103,10 +103,9 @@ function commandLine(command: string | string[] | undefined): string[] | undefin
 
 function environment(list: ComposeService["environment"]): string[] | undefined {
   if (list === undefined) return undefined;
-  const lines = Array.isArray(list)
-    ? (list as string[])
-    : Object.entries(list).map(([name, value]) => (value === null ? name : `${name}=${String(value)}`));
-  return lines.toSorted();
+  return Object.entries(namedRecord(list))
+    .map(([name, value]) => (value === null ? name : `${name}=${String(value)}`))
+    .toSorted();
 }
 
 /** "host:ip" or { host: ip } → "ip host". */

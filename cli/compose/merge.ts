@@ -1,4 +1,5 @@
 import { parsePorts } from "../service-parse.ts";
+import { namedRecord } from "./names.ts";
 import { asList, parseShortMount } from "./short-forms.ts";
 import type { ComposeFile, ComposePort, ComposeService, ListOrMap } from "./types.ts";
 
@@ -104,17 +105,6 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
 
 function mergeNamed(base: ListOrMap, over: ListOrMap): ListOrMap {
   return { ...namedRecord(base), ...namedRecord(over) };
-}
-
-/** A name without a value stays one, since of a variable it means the caller's. */
-export function namedRecord(list: ListOrMap): Record<string, string | number | boolean | null> {
-  if (!Array.isArray(list)) return { ...(list as Exclude<ListOrMap, readonly string[]>) };
-  return Object.fromEntries(
-    (list as readonly string[]).map((entry) => {
-      const split = entry.indexOf("=");
-      return split < 0 ? [entry, null] : [entry.slice(0, split), entry.slice(split + 1)];
-    }),
-  );
 }
 
 function joinLists(base: string | string[], over: string | string[]): string[] {

@@ -18,16 +18,24 @@ export function scopedName(
   return external === true ? key : `${stack}_${key}`;
 }
 
-/** Compose's two ways to write labels and variables as one record; `null` becomes the empty text. */
-export function toRecord(list: ListOrMap | undefined): Record<string, string> {
-  if (list === undefined) return {};
-  const pairs = Array.isArray(list)
-    ? (list as readonly string[]).map((entry) => {
-        const split = entry.indexOf("=");
-        return split < 0 ? [entry, ""] : [entry.slice(0, split), entry.slice(split + 1)];
-      })
-    : Object.entries(list).map(([key, value]) => [key, value === null ? "" : String(value)]);
-  return Object.fromEntries(pairs) as Record<string, string>;
+/**
+ * Compose's two ways to write labels and variables as one record. A name without a value has `null`: of a variable, it means the
+ * caller's.
+ */
+export function namedRecord(list: ListOrMap): Record<string, string | number | boolean | null> {
+  if (!Array.isArray(list)) return { ...(list as Exclude<ListOrMap, readonly string[]>) };
+  return Object.fromEntries(
+    (list as readonly string[]).map((entry) => {
+      const split = entry.indexOf("=");
+      return split < 0 ? [entry, null] : [entry.slice(0, split), entry.slice(split + 1)];
+    }),
+  );
+}
+
+/** As texts; `null` becomes the empty one. */
+export function toRecord(list: ListOrMap = {}): Record<string, string> {
+  const entries = Object.entries(namedRecord(list));
+  return Object.fromEntries(entries.map(([key, value]) => [key, value === null ? "" : String(value)]));
 }
 
 /** Networks of a service by key; a service without any is on the stack's own default network. */

@@ -1,6 +1,6 @@
 import { isAbsolute, join, resolve } from "node:path";
 import type { Environment } from "./interpolate.ts";
-import { namedRecord } from "./merge.ts";
+import { namedRecord } from "./names.ts";
 import { parseShortMount } from "./short-forms.ts";
 import type { ComposeFile, ComposeMount, ComposeService } from "./types.ts";
 

@@ -11,6 +11,7 @@ import { newId } from "../../runtime/random.ts";
 import type { StoreView } from "../store/transaction.ts";
 import { type Call, empty, json, param, type Reply, type Route } from "./call.ts";
 import type { ApiDeps } from "./deps.ts";
+import { hostnameOf } from "./hostname.ts";
 import type { Json } from "./json-writer.ts";
 import { checkNetwork, checkNetworkRemoval, networkUser } from "./network-check.ts";
 import { type NetworkDetails, parseNetworkSpec, printNetwork } from "./network-json.ts";
@@ -103,7 +104,7 @@ function details(view: StoreView, network: Network): NetworkDetails {
       EndpointIP: attachment?.address.split("/")[0] ?? "",
       Info: { "Host IP": address },
     });
-    if (node !== undefined) peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });
+    if (node !== undefined) peers.set(node.id, { Name: hostnameOf(node), IP: address });
   }
   for (const attachment of view.attachments.byNetwork(network.id)) {
     const node = view.nodes.get(attachment.nodeId);
@@ -117,7 +118,7 @@ function details(view: StoreView, network: Network): NetworkDetails {
       EndpointIP: withoutPrefix(attachment.address),
       Info: { "Host IP": address },
     });
-    peers.set(node.id, { Name: node.description?.hostname ?? node.id, IP: address });
+    peers.set(node.id, { Name: hostnameOf(node), IP: address });
   }
   return { Services: services, Peers: [...peers.values()] };
 }

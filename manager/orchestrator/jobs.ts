@@ -10,6 +10,7 @@ import {
   isStopped,
   mergePlans,
   slotsOf,
+  stateSinceMs,
   type Plan,
   type Scene,
   type Slot,
@@ -160,15 +161,11 @@ function dropSurplus(scene: Scene, { live }: Slot): Plan {
   );
   const keep = able.find(isRunning); // The newest comes first.
   if (keep === undefined || able.length < 2) return emptyPlan;
-  const saidByMs = keep === able[0] ? 0 : backSinceMs(scene, keep) + reportMs;
+  const back = keep.nodeId === undefined ? undefined : scene.node(keep.nodeId);
+  const saidByMs = keep === able[0] || back === undefined ? 0 : stateSinceMs(scene, back.status) + reportMs;
   if (scene.nowMs < saidByMs) return { steps: [], wakeAtMs: saidByMs };
   const others = able.filter((task) => task !== keep);
   return { steps: [others.map(({ id }) => ({ kind: "shutdown", taskId: id }))], wakeAtMs: undefined };
-}
-
-function backSinceMs({ node, nowMs, leadsSinceMs }: Scene, { nodeId }: Task): number {
-  const sinceMs = (nodeId === undefined ? undefined : node(nodeId)?.status.sinceMs) ?? 0;
-  return sinceMs > nowMs ? leadsSinceMs : sinceMs; // Another leader's clock may have been ahead of ours.
 }
 
 /** A finished task keeps its wish: what it was asked for is what it did. */

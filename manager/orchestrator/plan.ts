@@ -159,8 +159,7 @@ export function lossAtMs(
 ): number | undefined {
   if (status.state !== "down") return undefined;
   const { kind, afterMs } = extensionsOf(service.spec.labels).onUnreachable;
-  // Another leader's clock may have been ahead of ours.
-  const sinceMs = (status.sinceMs ?? 0) > nowMs ? leadsSinceMs : (status.sinceMs ?? 0);
+  const sinceMs = stateSinceMs({ nowMs, leadsSinceMs }, status);
   switch (kind) {
     case "wait":
       return undefined;
@@ -175,6 +174,14 @@ export function lossAtMs(
         (service.spec.task.container.stopGracePeriodMs ?? defaultStopGracePeriodMs)
       );
   }
+}
+
+/** Since when the node is in its state: another leader's clock may have been ahead of ours. */
+export function stateSinceMs(
+  { nowMs, leadsSinceMs }: Pick<Scene, "nowMs" | "leadsSinceMs">,
+  { sinceMs = 0 }: Node["status"],
+): number {
+  return sinceMs > nowMs ? leadsSinceMs : sinceMs;
 }
 
 /** What a scene knows of nodes, for those who have none. */
